@@ -68,10 +68,10 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
     code = DepthFirstCode(4, [3, 3], **SIZES)
     support = support_with_rules(code, [1, 1], None, arguments)
     codes = every_code(support, code.cardinalities, nodes)
-    assert support.attaches_surely.any() and not support.attaches_surely.all()
-    support.attaches_surely.zero_()  # Now all backtracks are looked up, ...
+    assert support.attaches_alone.any() and not support.attaches_alone.all()
+    support.attaches_alone.zero_()  # Now all backtracks are looked up, ...
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
-    support.larger_rest += 10  # ... and for each choice the path.
+    support.most_after_edge += 100  # ... and all closures.
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
 
 

@@ -1,23 +1,29 @@
-"""Support that completes nodes: of a model that knows the environments of nodes.
+"""Support of a model that knows the environments of nodes: it completes every node.
 
 A node whose state is not complete has *missing* edges: the least number of further ones that
-complete it. The nodes to come after the new one must bring them, each of them at most one to any
-node. Some missing edges can only lead to *ends*, nodes that get no other edge:
+complete it. No two of them lead to the same node. Some can only lead to *ends*, nodes that get no
+other edge:
 
     ends_of(node) = the least number of further edges to ends with which it is completed
     rest_of(node) = the number of its missing edges - ends_of(node)
 
-*Free* nodes are the nodes to come, less the ends that nodes on the path still need:
+*Free* nodes are the nodes to come after the new one, less the ends that nodes still need:
 
     free = to_come - sum of ends_of over the path and the new node
 
-An end has no edge to another node. So the rest of a node comes from free nodes, one edge from each.
-Once a new node is decided, two things are therefore necessary:
+An end has no edge to a second node. So the rest of a node must come from free nodes, or from the
+new node while its edges are being decided, one edge from each. The closures of the new node lead
+further and further up the path. So an edge from it to another node is possible only if, after this
+edge,
 
-    1. rest_of(node) <= free, for each node on the path and for the new one;
-    2. free = 0, or free_to_attach(node) <= free, for at least one of them.
+    1. rest_of <= free, for the other node and all nodes below it, which get no edge from the new
+       node any more;
+    2. rest_of <= free, for all nodes above, or <= free + 1 if a closure of the new node can still
+       lower it;
+    3. rest_of <= free + the number of closures that can still lower it, for the new node;
+    4. free = 0, or free_to_attach <= free for a node that the next one can have as its parent.
 
-`free_to_attach` is the number of free nodes that attaching one of them to a node takes, at least:
+`free_to_attach` of a node is how many free nodes it takes, at least, to attach one of them to it:
 this one, and those that are then needed to complete it and its parent.
 
 For example, let nodes n be known only with three edges, to two nodes a and to a node o; nodes a
@@ -35,57 +41,56 @@ Both are possible: after an a, the last node must be an o at n, and after an o, 
 node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
 n still needs one.
 
-These inequalities are necessary, not enough, and they are checked too laxly in four places: of the
-nodes above the parent only the one with the largest rest is looked at; nodes that must follow a
-node to come are not counted; a node above the parent counts although it may be out of reach of
-backtracks; and with many free nodes (`enough_free`) the second one is not checked. They never rule
-out a graph whose environments are known; `Support` does only where its `ROOMS` say so.
-
-`CompletingSupport` asks a `Support` what is possible, and rules out what leaves a node incomplete.
+The conditions are necessary, not enough: drawing may come to a node that it cannot complete. They
+never rule out a graph whose environments are known; `Support` does only where its `ROOMS` say so.
+They are also laxer than they could be. Of the nodes above, only the last of those with the largest
+rest is looked at. Nodes that must follow a node to come are not counted. A node counts for the
+fourth condition although it may be out of reach of backtracks, and the condition is not checked for
+closures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
-from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, Environments, NodeStates
+from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.node_states import MOST_EDGES, NO_NODE, UNKNOWN, Environments
 from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index, set_tables
 
 NEVER = 1 << 14
 """More missing edges than any number of nodes can bring."""
 
 
-@dataclass(kw_only=True)
-class NodesWithMissing(UndecidedNodes):
-    """M new nodes whose variables are being decided, and what is missing on the paths before them.
-
-    `CompletingSupport` makes and reads it. *Missing*, *free* and `rest_of` are explained above.
+@dataclass
+class PossibleEdges:
+    """K edges, each of which one of M new nodes may get next, and how things stand after it.
 
     Attributes:
-        free: Number of free nodes, (M,) long; it changes with every edge of the new node. Before
-            its first edge it may be -1, since the new node itself may be a missing end.
-        largest_rest: Largest `rest_of` of a node on the path before the new one, (M,) long.
-        last_incomplete: Column in `state` of the last node with missing edges, 0 if all are
-            complete, (M,) long.
+        row: Which of the M new nodes gets the edge, (K,) long.
+        column: Where the other node stands in `UndecidedNodes.state`, (K,) long.
+        own_state: State of the new node with this edge, (K,) long.
+        other_state: State of the other node with it, (K,) long.
+        free: Number of free nodes after it, (K,) long.
     """
 
+    row: Tensor
+    column: Tensor
+    own_state: Tensor
+    other_state: Tensor
     free: Tensor
-    largest_rest: Tensor
-    last_incomplete: Tensor
 
 
-class CompletingSupport(nn.Module):
-    """`NodeRules` of a model that knows environments: a node is left only when it is complete.
+class CompletingSupport(Support):
+    """Support of a model that knows environments: a node is left only when it is complete.
 
     Of the values that `Support` allows, those are ruled out that leave a node with missing edges,
-    or break one of the two inequalities of this module. If no value remains, all that `Support`
-    allows are possible, and drawing may leave a node incomplete.
+    or break a condition of this module. If no value remains, all that `Support` allows are
+    possible, and drawing may leave a node incomplete.
 
     Args:
         code: The variables of a node.
@@ -94,27 +99,22 @@ class CompletingSupport(nn.Module):
 
     Attributes:
         environments: The known environments.
-        support: What is possible without them.
-        states, pad, limited: Those of `support`.
         ends_of, rest_of: Missing edges of a node in each state: those to ends, and the others,
             (S,) long.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
         helps: By which edges `rest_of` of a node falls and `ends_of` does not rise, by its state,
             label of the edge and category of the neighbour, (S, E + 1, C) bool.
-        free_used: By how much `free` falls once a new node is attached, by state of the parent,
-            label of the edge and category of the new node, (S, E + 1, C) long. It is -1 for an end
-            that was missing.
-        larger_rest: The larger `rest_of` of the two ends of this edge, (S, E + 1, C) long.
-        least_rest: The same if the new node has all closures that it can have, (S, E + 1, C) long.
+        most_after_edge: Largest number of missing edges of a node after one further edge, less its
+            `ends_of` before, (S,) long. Closures are looked up only where it, or a rest, is larger
+            than `free`.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
-            in each state, (S,) long; and `free_to_attach_at_ends`: to one of the two ends of this
-            edge, (S, E + 1, C) long.
-        enough_free: If no node on the path has a rest and so many nodes are free, all that
-            `Support` allows is possible, and is not looked up.
-        attaches_surely: Whether a node can be attached to a parent in each state if all other nodes
-            are complete, and none above the parent takes a free node, (`enough_free` + 2, ROOMS, S)
-            bool, by `free` plus 1 and by the room that both ends must have. It saves looking up
-            most backtracks.
+            in each state, (S,) long.
+        enough_free: With so many free nodes, and as many more as the largest rest on the path, a
+            node can be attached wherever `Support` allows it: nothing is looked up.
+        attaches_alone: Whether a node can be attached to a parent in each state if all other nodes
+            are complete and no free node can be attached above, (`enough_free` + 2, ROOMS, S) bool,
+            by `free` plus 1 and by the room that both must have. It saves looking up most
+            backtracks.
 
     Raises:
         UserError: if `environments` are malformed, or not of these categories.
@@ -139,35 +139,23 @@ class CompletingSupport(nn.Module):
     rest_of: Tensor
     is_incomplete: Tensor
     helps: Tensor
-    free_used: Tensor
-    larger_rest: Tensor
-    least_rest: Tensor
+    most_after_edge: Tensor
     free_to_attach: Tensor
-    free_to_attach_at_ends: Tensor
-    attaches_surely: Tensor
+    attaches_alone: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
-        super().__init__()
-        self.environments = Environments.of(
-            environments, code.node_categories, code.edge_categories
-        )
-        self.support = Support(code, self.environments.states(edge_weights), limited=True)
-        self.pad = self.support.pad
-        self.limited = True
+        known = Environments.of(environments, code.node_categories, code.edge_categories)
+        super().__init__(code, known.states(edge_weights), limited=True)
+        self.environments = known
         self._set_missing()
         self._set_attaching()
-
-    @property
-    def states(self) -> NodeStates:
-        """The states of nodes: the parts of the known environments."""
-        return self.support.states
 
     def _set_missing(self) -> None:
         """Set the missing edges of each state, and which edges bring some."""
         after = self.states.after
-        attaches = self.support.attaches[0]
+        attaches = self.attaches[0]
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
-        leads_to_end = gets_no_edge[self.support.leaf].long()
+        leads_to_end = gets_no_edge[self.leaf].long()
         cost_if_left = torch.where(self.states.complete, 0, NEVER)
         missing = self._least(cost_if_left, torch.where(attaches, 1, NEVER))
         ends = self._least(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
@@ -176,52 +164,38 @@ class CompletingSupport(nn.Module):
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_ends = ends[after] <= ends[:, None, None]
         helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        is_incomplete = (missing > 0).long()
-        set_tables(self, ends_of=ends, rest_of=rest, is_incomplete=is_incomplete, helps=helps)
-
-    def _set_attaching(self) -> None:
-        """Set what the inequalities need of new nodes that are attached to a parent."""
-        # Axes: state of the parent, label of the edge, category of the new node.
-        after = self.states.after
-        leaf = self.support.leaf
-        attaches = self.support.attaches[0]
-        ends = self.ends_of
-        rest = self.rest_of
-        used = ends[after] + ends[leaf] - ends[:, None, None]
-        larger_rest = rest[after].maximum(rest[leaf])
-        # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
-        least_rest = rest[after].maximum(rest[leaf] - (self.support.entries - 1))
-        to_attach = self._free_to_attach(used, least_rest)
-        at_ends = to_attach[after].minimum(to_attach[leaf])
-        self.enough_free = max(1, int((used + larger_rest)[attaches].max()))
-        free = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
-        surely = (free >= larger_rest) & ((free == 0) | (free >= at_ends))
+        after_edge = torch.where(after != UNKNOWN, missing[after] - ends[:, None, None], 0)
         set_tables(
             self,
-            free_used=used,
-            larger_rest=larger_rest,
-            least_rest=least_rest,
-            free_to_attach=to_attach,
-            free_to_attach_at_ends=at_ends,
-            attaches_surely=(surely[:, None] & self.support.attaches).flatten(3).any(3),
+            ends_of=ends,
+            rest_of=rest,
+            is_incomplete=(missing > 0).long(),
+            most_after_edge=after_edge.amax((1, 2)),
+            helps=helps,
         )
 
-    def _free_to_attach(self, used: Tensor, least_rest: Tensor) -> Tensor:
-        """Return `free_to_attach`, (S,) long.
-
-        Args:
-            used: `free_used`.
-            least_rest: Least number of free nodes that can complete both ends once a new node is
-                attached, indexed as `free_used`.
-        """
-        attaches = self.support.attaches[0]
-        is_missing_end = attaches & (used < 0)
-        is_free = attaches & (used >= 0)
-        # Once it is attached, `free` is smaller by 1 (it no longer is to come) and by `used`.
-        least = torch.where(is_free, 1 + used + least_rest, NEVER).amin((1, 2))
+    def _set_attaching(self) -> None:
+        """Set how many free nodes it takes to attach one of them."""
+        # Axes: state of the parent, label of the edge, category of the new node.
+        after = self.states.after
+        leaf = self.leaf
+        attaches = self.attaches[0]
+        # By how much `free` falls once the new node is decided; by -1 for an end that was missing.
+        used = self.ends_of[after] + self.ends_of[leaf] - self.ends_of[:, None, None]
+        larger_rest = self.rest_of[after].maximum(self.rest_of[leaf])
+        # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
+        least_rest = self.rest_of[after].maximum(self.rest_of[leaf] - (self.entries - 1))
+        # Attaching a free node takes this node itself, too.
+        least = torch.where(attaches & (used >= 0), 1 + used + least_rest, NEVER).amin((1, 2))
         least[UNKNOWN] = NEVER
         # Or ends that were missing come first, for which no free node is needed.
-        return self._least(least, torch.where(is_missing_end, 0, NEVER))
+        to_attach = self._least(least, torch.where(attaches & (used < 0), 0, NEVER))
+        at_either = to_attach[after].minimum(to_attach[leaf])
+        self.enough_free = max(1, int((used + larger_rest)[attaches].max()))
+        free = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
+        surely = (free >= larger_rest) & ((free == 0) | (free >= at_either))
+        surely = (surely[:, None] & self.attaches).flatten(3).any(3)
+        set_tables(self, free_to_attach=to_attach, attaches_alone=surely)
 
     def _least(self, least: Tensor, cost: Tensor) -> Tensor:
         """Return the least cost of any number of further edges at a node in each state, (S,) long.
@@ -234,101 +208,64 @@ class CompletingSupport(nn.Module):
             least = least.minimum((least[self.states.after] + cost).amin((1, 2)))
         return least
 
-    def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> NodesWithMissing:
-        """Return M new nodes of which no variable is decided; arguments as of `Support`."""
-        new = self.support.new_nodes(state, depth, to_come)
-        on_path = new.state[:, self.pad :]
-        column = torch.arange(self.pad, state.shape[1], device=state.device)
-        return NodesWithMissing(
-            **vars(new),
-            free=to_come - self.ends_of[on_path].sum(1),
-            largest_rest=self.rest_of[on_path].amax(1),
-            last_incomplete=(self.is_incomplete[on_path] * column).amax(1),
-        )
+    def _free(self, new: UndecidedNodes) -> Tensor:
+        """Return the number of free nodes for each of M new nodes, (M,) long.
 
-    def allowed(self, new: UndecidedNodes) -> Tensor:
-        """Return which values of the next variable are possible, (M, Q) bool; see `Support`."""
-        assert isinstance(new, NodesWithMissing)
-        possible = self.support.allowed(new)
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
-                return _if_any(self._backtracks(new, possible), possible)
-            case VariableRole.LENGTH | VariableRole.CLOSING_EDGE:
-                rest = new.largest_rest.maximum(self.rest_of[new.own_state])
-                row = (rest > new.free).nonzero()[:, 0]
-                if len(row):
-                    fits = possible[row] & self._closures(new[row])
-                    possible[row] = _if_any(fits, possible[row])
-        return possible
-
-    def add(self, new: UndecidedNodes, x: Tensor) -> NodesWithMissing:
-        """Return M new nodes after one more variable is decided; see `Support.add`."""
-        assert isinstance(new, NodesWithMissing)
-        added = self.support.add(new, x)
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
-                return replace(added, choices=self._choices(added))
-            case VariableRole.CATEGORY:
-                one = torch.ones_like(x)[:, None]
-                parent = self.support.earlier_state(new, one)[:, 0]
-                return replace(added, free=new.free - self.free_used[parent, new.parent_label, x])
-            case VariableRole.CLOSING_EDGE:
-                length = new.closure_lengths[-1][:, None]
-                earlier = self.support.earlier_state(new, length)[:, 0]
-                earlier_after = self.states.after[earlier, x, new.category]
-                more_ends = self.ends_of[earlier_after] - self.ends_of[earlier]
-                more_ends = more_ends + self.ends_of[added.own_state] - self.ends_of[new.own_state]
-                return replace(added, free=new.free - more_ends)
-        return added
-
-    def _backtracks(self, new: NodesWithMissing, possible: Tensor) -> Tensor:
-        """Return which of the possible backtracks of M new nodes leave no node incomplete.
-
-        Args:
-            new: The M new nodes.
-            possible: What `Support` allows, (M, U) bool.
-
-        Returns:
-            (M, U) bool.
+        Before the first edge of a new node it may be -1: the node itself may be a missing end.
         """
-        column = self.support.backtrack_columns(new)
-        beyond = possible.shape[1] - column.shape[1]
+        return new.to_come - self.ends_of[new.state].sum(1) - self.ends_of[new.own_state]
+
+    def _largest_rest(self, new: UndecidedNodes) -> Tensor:
+        """Return the largest rest on the paths before M new nodes, (M,) long."""
+        return self.rest_of[new.state].amax(1)
+
+    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
+        """Return before which of M new nodes nothing has to be looked up, (M,) bool."""
+        return self._free(new) >= self.enough_free + self._largest_rest(new)
+
+    def _backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, U) bool; see `Support`."""
+        possible = super()._backtracks(new)
+        parent = self.backtrack_columns(new)
         # All nodes below the parent are left for good.
-        fits = possible[:, : column.shape[1]] & (column >= new.last_incomplete[:, None])
-        free = new.free.clamp(-1, self.enough_free)[:, None]
-        needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
-        surely = self.attaches_surely[free + 1, needed, new.state.gather(1, column)]
-        surely = surely & (new.largest_rest == 0)[:, None]
-        unsure = self._has_few_free(new)[:, None] & ~surely
-        row, back = (fits & unsure).nonzero(as_tuple=True)
+        column = torch.arange(new.state.shape[1], device=parent.device)
+        last_incomplete = (self.is_incomplete[new.state] * column).amax(1)
+        fits = possible & (parent >= last_incomplete[:, None])
+        unsure = fits & ~self._attaches_surely(new, parent)
+        row, back = unsure.nonzero(as_tuple=True)
         if len(row):
-            fits[row, back] = self._attaching(new, row, column[row, back]).flatten(1).any(1)
-        return F.pad(fits, (0, beyond))
+            choices = self._completing_choices(new, row, parent[row, back])
+            fits[row, back] = choices.flatten(1).any(1)
+        return _if_any(fits, possible)
 
-    def _choices(self, new: NodesWithMissing) -> Tensor:
-        """Return `choices` of M new nodes after which no node must stay incomplete.
+    def _attaches_surely(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
+        """Return to which parents new nodes can be attached by what tables say, (M, U) bool.
 
         Args:
-            new: The M new nodes, with the choices that `Support` allows.
+            new: M new nodes without edges.
+            parent: Columns in `UndecidedNodes.state`, (M, U) long.
         """
-        assert new.choices is not None
-        row = self._has_few_free(new).nonzero()[:, 0]
+        free = self._free(new).clamp(-1, self.enough_free)[:, None]
+        room = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, parent))
+        surely = self.attaches_alone[free + 1, room, new.state.gather(1, parent)]
+        alone = surely & (self._largest_rest(new) == 0)[:, None]
+        return alone | self._has_enough_free(new)[:, None]
+
+    def _choices(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible edges to parents, and categories with them; see `Support`."""
+        possible = super()._choices(new)
+        row = (~self._has_enough_free(new)).nonzero()[:, 0]
         if not len(row):
-            return new.choices
-        fits = self._attaching(new, row, self.support.parent_column(new)[row, 0])
-        possible = new.choices[row].flatten(1)
-        fits = _if_any(possible & fits.flatten(1), possible)
-        return new.choices.index_copy(0, row, fits.unflatten(1, new.choices.shape[1:]))
+            return possible
+        fits = self._completing_choices(new, row, self.parent_column(new)[row, 0])
+        fits = _if_any(fits.flatten(1), possible[row].flatten(1))
+        return possible.index_copy(0, row, fits.unflatten(1, possible.shape[1:]))
 
-    def _has_few_free(self, new: NodesWithMissing) -> Tensor:
-        """Return where so few nodes are free that the inequalities may fail, (M,) bool."""
-        return new.free < self.enough_free + new.largest_rest
-
-    def _attaching(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
+    def _completing_choices(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
         """Return with which edges and categories new nodes may be attached.
 
         Args:
-            new: The M new nodes.
+            new: M new nodes without edges.
             row: Which of them, K times, (K,) long.
             column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
 
@@ -337,71 +274,103 @@ class CompletingSupport(nn.Module):
         """
         parent = new.state[row, column]
         room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        free = new.free[row, None, None] - self.free_used[parent]
-        above = self._least_to_attach_above(new, row, column)[:, None, None]
-        to_attach = self.free_to_attach_at_ends[parent].minimum(above)
-        # The two inequalities for the new node and its parent: the first, then the second.
-        fits = self.support.attaches[room, parent] & (self.least_rest[parent] <= free)
-        fits = fits & ((free == 0) | (to_attach <= free))
-        # If closures must bring edges, or nodes above the parent miss some, these are looked up.
-        others_miss = (new.largest_rest[row] > 0)[:, None, None]
-        unsure = fits & ((self.larger_rest[parent] > free) | others_miss)
-        which, label, category = unsure.nonzero(as_tuple=True)
-        leaf = self.support.leaf[parent[which], label, category]
-        fits[unsure] = self._completes(new, row[which], column[which], leaf, free[unsure])
+        fits = self.attaches[room, parent]
+        which, label, category = fits.nonzero(as_tuple=True)
+        own = self.states.first[category]
+        edges = self._edges(new, row[which], column[which], own, label, category)
+        can_go_on = self._has_next_parent(new, edges)
+        fits[which, label, category] = can_go_on & self._completes(new, edges)
         return fits
 
-    def _least_to_attach_above(self, new: NodesWithMissing, row: Tensor, column: Tensor) -> Tensor:
-        """Return the least `free_to_attach` of the nodes above columns of paths, (K,) long."""
-        to_attach = self.free_to_attach[new.state[row]].cummin(1).values
-        return to_attach.gather(1, column[:, None] - 1)[:, 0]
+    def _closures(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible lengths of closures, and labels with them; see `Support`."""
+        possible = super()._closures(new)
+        free = self._free(new)
+        rest = self._largest_rest(new).maximum(self.rest_of[new.own_state])
+        most = self.most_after_edge[new.state].amax(1)
+        most = most.maximum(self.most_after_edge[new.own_state]).maximum(rest)
+        unsure = (most > free).nonzero()[:, 0]
+        if not len(unsure):
+            return possible
+        fits = possible[unsure]
+        # Without a further closure, things stay as they are.
+        fits[:, 0, 0] = (rest <= free)[unsure]
+        k, length, label = fits.nonzero(as_tuple=True)
+        k, length, label = k[length > 0], length[length > 0], label[length > 0]
+        row = unsure[k]
+        column = self.parent_column(new)[row, 0] + 1 - length
+        edges = self._edges(new, row, column, new.own_state[row], label, new.category[row])
+        fits[k, length, label] = self._completes(new, edges)
+        fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
+        return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 
-    def _completes(
-        self, new: NodesWithMissing, row: Tensor, column: Tensor, own: Tensor, free: Tensor
-    ) -> Tensor:
-        """Return whether new nodes and the nodes above some column can be completed.
-
-        A closure of the new node lowers the rest of both its ends by one. Of the other nodes, only
-        the last one of those with the largest rest is looked at.
+    def _edges(
+        self,
+        new: UndecidedNodes,
+        row: Tensor,
+        column: Tensor,
+        own: Tensor,
+        label: Tensor,
+        category: Tensor,
+    ) -> PossibleEdges:
+        """Return how things stand after each of K possible edges of M new nodes.
 
         Args:
             new: The M new nodes.
-            row: Which of them, (K,) long; fastest in ascending order.
-            column: Column above which their further closures lead, (K,) long.
-            own: States of the new nodes, (K,) long.
-            free: Numbers of free nodes after them, (K,) long.
+            row: Which of them gets the edge, (K,) long.
+            column: Where the other node stands in `UndecidedNodes.state`, (K,) long.
+            own: States of the new nodes before the edge, (K,) long.
+            label: Labels of the edges, (K,) long.
+            category: Categories of the new nodes, (K,) long.
 
         Returns:
-            (K,) bool.
+            The K edges.
         """
-        largest, its_column = self._largest_rest_above(new, row, column)
-        lowered = self._lowers_rest(own, new.state[row, its_column]).long()
-        fits = largest - lowered <= free
-        # Where the new node itself misses too many, a node above must take a closure of it.
-        too_many = (self.rest_of[own] > free).nonzero()[:, 0]
-        on_path = new.state[row[too_many], self.pad :]
-        level = torch.arange(on_path.shape[1], device=row.device)
-        far = torch.where(level < column[too_many, None] - self.pad, on_path, UNKNOWN)
-        fits[too_many] &= self._lowers_rest(far, own[too_many, None]).any(1)
-        return fits
+        other = new.state[row, column]
+        own_after = self.states.after[own, label, self.states.category[other]]
+        other_after = self.states.after[other, label, category]
+        more_ends = self.ends_of[own_after] - self.ends_of[new.own_state[row]]
+        more_ends = more_ends + self.ends_of[other_after] - self.ends_of[other]
+        return PossibleEdges(row, column, own_after, other_after, self._free(new)[row] - more_ends)
 
-    def _largest_rest_above(
-        self, new: NodesWithMissing, row: Tensor, column: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the largest rest of nodes above columns, and the column of the last that has it.
+    def _completes(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which edges of M new nodes conditions 1 to 3 hold, (K,) bool.
 
         Args:
             new: The M new nodes.
-            row: Which of them, (K,) long; fastest in ascending order.
-            column: Columns in `UndecidedNodes.state`, (K,) long.
-
-        Returns:
-            (K,) long each.
+            edges: The K edges.
         """
-        rows, which = row.unique_consecutive(return_inverse=True)
-        # Of several with the largest rest, `cummax` names the last one.
-        largest, its_column = self.rest_of[new.state[rows]].cummax(1)
-        return largest[which, column - 1], its_column[which, column - 1]
+        row, column, free = edges.row, edges.column, edges.free
+        rest = self.rest_of[new.state]
+        # Condition 1. The largest rest at each column and to the right of it:
+        from_here = rest.flip(1).cummax(1).values.flip(1)
+        below = F.pad(from_here, (0, 1))[row, column + 1]
+        fits = below.maximum(self.rest_of[edges.other_state]) <= free
+        # Condition 2. Of several with the largest rest, `cummax` names the last one.
+        largest, its_column = rest.cummax(1)
+        largest, its_column = largest[row, column - 1], its_column[row, column - 1]
+        k = (fits & (largest > free)).nonzero()[:, 0]
+        lowered = self._lowers_rest(edges.own_state[k], new.state[row[k], its_column[k]])
+        fits[k] = largest[k] - lowered.long() <= free[k]
+        # Condition 3.
+        own_rest = self.rest_of[edges.own_state]
+        k = (fits & (own_rest > free)).nonzero()[:, 0]
+        every = torch.arange(new.state.shape[1], device=k.device)
+        above = torch.where(every < column[k, None], new.state[row[k]], NO_NODE)
+        lowering = self._lowers_rest(above, edges.own_state[k, None]).sum(1)
+        fits[k] = own_rest[k] - lowering.clamp(max=self._closures_left(new)) <= free[k]
+        return fits
+
+    def _closures_left(self, new: UndecidedNodes) -> int:
+        """Return how many closures new nodes may still get after the next edge."""
+        return self.entries - 1 - len(new.closure_lengths)
+
+    def _has_next_parent(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which edges to parents condition 4 holds, (K,) bool."""
+        least = self.free_to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
+        for state in (edges.own_state, edges.other_state):
+            least = least.minimum(self.free_to_attach[state])
+        return (edges.free == 0) | (least <= edges.free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
         """Return whether a closure is possible that lowers the rest of the other node.
@@ -417,73 +386,6 @@ class CompletingSupport(nn.Module):
         own, other = torch.broadcast_tensors(own, other)
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.helps[other, :, category[own]]).any(-1)
-
-    def _closures(self, new: NodesWithMissing) -> Tensor:
-        """Return which lengths, or edges, of the next closure leave no node incomplete.
-
-        Args:
-            new: M new nodes, of which the length or the edge of a closure is next.
-
-        Returns:
-            (M, Q) bool.
-        """
-        if new.variable.role is VariableRole.CLOSING_EDGE:
-            length = new.closure_lengths[-1][:, None]
-            fits = self._edges_that_complete(new, length, new.closure_lengths[:-1])
-            return fits[:, 0] | (length == 0)
-        before = new.closure_lengths
-        length = torch.arange(self.support.cardinalities[new.count], device=new.free.device)
-        fits = self._edges_that_complete(new, length.expand(len(new.free), -1), before).any(2)
-        # Length 0 is possible only if neither the new node nor one above its last closure waits.
-        every_row = torch.arange(len(new.free), device=new.free.device)
-        largest, _ = self._largest_rest_above(new, every_row, self._lowest_column(new, before))
-        none_waits = (largest <= new.free) & (self.rest_of[new.own_state] <= new.free)
-        return torch.cat([none_waits[:, None], fits[:, 1:]], 1)
-
-    def _lowest_column(self, new: NodesWithMissing, before: tuple[Tensor, ...]) -> Tensor:
-        """Return the columns above which further closures of M new nodes lead, (M,) long.
-
-        The closures of a node lead further and further up, beginning above the parent.
-
-        Args:
-            new: The new nodes.
-            before: Lengths of their closures so far, (M,) long each.
-        """
-        parent = self.support.parent_column(new)[:, 0]
-        return parent + 1 - before[-1] if before else parent
-
-    def _edges_that_complete(
-        self, new: NodesWithMissing, length: Tensor, before: tuple[Tensor, ...]
-    ) -> Tensor:
-        """Return by which edges closures of some lengths leave no node incomplete.
-
-        A node on the path *waits* if its rest is larger than the number of free nodes: then the new
-        node must close an edge to it, and its closures may not pass over it.
-
-        Args:
-            new: M new nodes.
-            length: Lengths, (M, L) long.
-            before: Lengths of their closures so far, (M,) long each.
-
-        Returns:
-            By label, (M, L, E + 1) bool.
-        """
-        free = new.free
-        every_row = torch.arange(len(free), device=free.device)
-        lowest = self._lowest_column(new, before)
-        largest, waiting = self._largest_rest_above(new, every_row, lowest)
-        fits = self.support.closing_labels(new, length)
-        row, n, label = fits.nonzero(as_tuple=True)
-        column = (self.support.parent_column(new) + 1 - length)[row, n]
-        far = new.state[row, column]
-        own = new.own_state[row]
-        far_after = self.states.after[far, label, new.category[row]]
-        own_after = self.states.after[own, label, self.states.category[far]]
-        passes_none = (largest <= free)[row] | (waiting[row] <= column)
-        is_enough = self.rest_of[far_after] <= free[row]
-        completes = self._completes(new, row, column, own_after, free[row])
-        fits[row, n, label] = passes_none & is_enough & completes
-        return fits
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:

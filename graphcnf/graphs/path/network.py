@@ -40,7 +40,7 @@ from graphcnf.graphs.path.path_layers import (
     level_codes,
 )
 from graphcnf.graphs.path.paths import Path
-from graphcnf.graphs.path.support import NodeRules, UndecidedNodes
+from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 if TYPE_CHECKING:
     from graphcnf.graphs.conditions import ConditionEmbedding
@@ -132,7 +132,7 @@ class PathNetwork(AutoregressiveNetwork):
     def __init__(
         self,
         code: DepthFirstCode,
-        support: NodeRules,
+        support: Support,
         *,
         max_nodes: int,
         width: int = 192,
@@ -147,7 +147,7 @@ class PathNetwork(AutoregressiveNetwork):
     ):
         super().__init__()
         self.cardinalities = code.cardinalities
-        self.support: NodeRules = support
+        self.support = support
         self.max_nodes = max_nodes
         self.features = PathFeatures(self.cardinalities, max_nodes, width, level_width, table_rows)
         self.biases = AttentionBiases(layers * heads, max_nodes)

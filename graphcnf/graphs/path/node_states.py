@@ -34,8 +34,10 @@ from graphcnf.errors import UserError
 NEIGHBOUR_BASE = 256
 """Node categories are below it, see `packed_neighbour`."""
 UNKNOWN = 0
-"""State of a node with edges that it may not have. It also stands where there is no node: in
-columns beside the path, and in place of the parent of a first node."""
+"""State of a node with edges that it may not have."""
+NO_NODE = UNKNOWN
+"""State where no node is: in columns beside the path, and in place of the parent of a first node.
+It is the same number, since neither may get an edge."""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000

@@ -18,7 +18,7 @@ from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.support import NodeRules, Support
+from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.pretrained import keep_arguments
 
@@ -28,7 +28,7 @@ def support_with_rules(
     edge_weights: list[int],
     largest_sums: list[int] | None = None,
     environments: dict | None = None,
-) -> NodeRules:
+) -> Support:
     """Build the support of a model.
 
     Args:

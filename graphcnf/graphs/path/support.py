@@ -33,14 +33,14 @@ a.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, Variable, VariableRole
-from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
+from graphcnf.graphs.path.node_states import NO_NODE, UNKNOWN, NodeStates
 from graphcnf.graphs.path.paths import SEEN_LEVELS
 
 ENDLESS = 1000
@@ -71,6 +71,9 @@ class UndecidedNodes:
             included but not the new node, added up, (M,) long; 0 before its category is decided.
         choices: Which labels of the edge to the parent, and with each which categories of the new
             node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
+        closures: Which lengths of the next closure, and with each which labels of its edge are
+            possible, (M, L, E + 1) bool; length 0 and label 0 stand for no further closure. None
+            before the category is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -81,6 +84,7 @@ class UndecidedNodes:
     own_state: Tensor
     room_of_others: Tensor
     choices: Tensor | None = None
+    closures: Tensor | None = None
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> Self:
@@ -139,35 +143,8 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
         module.register_buffer(name, table.contiguous(), persistent=False)
 
 
-class NodeRules(Protocol):
-    """Which values of a node's variables are possible: what `PathNetwork` asks.
-
-    `Support` is one; `CompletingSupport` (`graphcnf.graphs.path.completion`) another.
-
-    Attributes:
-        pad: Number of columns of zeros in `Path.table`, enough for every backtrack and closure.
-        limited: True if the states limit what edges a node may get.
-    """
-
-    @property
-    def states(self) -> NodeStates:
-        """The states of nodes."""
-
-    pad: int
-    limited: bool
-
-    def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
-        """Return M new nodes of which no variable is decided; see `Support.new_nodes`."""
-
-    def allowed(self, new: UndecidedNodes) -> Tensor:
-        """Return which values of the next variable are possible, (M, Q) bool."""
-
-    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
-        """Return the nodes after one more variable (M,) is decided."""
-
-
 class Support(nn.Module):
-    """`NodeRules` that leave room for the nodes to come. Sizes: see `graphcnf.graphs.path`.
+    """Which values of a node's variables are possible. Sizes: see `graphcnf.graphs.path`.
 
     Impossible values have probability 0, and the probabilities of the others sum to one. Impossible
     is
@@ -193,7 +170,7 @@ class Support(nn.Module):
         room: Room of a node in each state, (S,) long.
         attaches: Whether a new node can be attached so that it and its parent together have room
             for `ROOMS[r]` nodes, (ROOMS, S, E + 1, C) bool: by r, then as `leaf`. A first node,
-            which has no parent, has the entries of state `UNKNOWN` and label 0.
+            which has no parent, has the entries of state `NO_NODE` and label 0.
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
         takes: Whether a node in each state may get a further edge to a neighbour of each category,
             (S, C) bool.
@@ -232,7 +209,7 @@ class Support(nn.Module):
         attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in ROOMS])
         # A first node has no parent.
         rooms = torch.tensor(ROOMS)[:, None]
-        attaches[:, UNKNOWN, 0] = (first != UNKNOWN) & (room[first] >= rooms)
+        attaches[:, NO_NODE, 0] = (first != UNKNOWN) & (room[first] >= rooms)
         set_tables(
             self,
             leaf=leaf,
@@ -277,7 +254,7 @@ class Support(nn.Module):
             The nodes, with the rooms that the path has for those after them.
         """
         column = torch.arange(state.shape[1], device=state.device)
-        state = torch.where(column <= depth[:, None] + self.pad, state, UNKNOWN)
+        state = torch.where(column <= depth[:, None] + self.pad, state, NO_NODE)
         # The `reach` - 1 levels above each one: the difference of two cumulative sums.
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
@@ -302,6 +279,7 @@ class Support(nn.Module):
         Returns:
             (M, Q) bool; at least one value in each row is possible.
         """
+        every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
             case VariableRole.BACKTRACK:
                 fits = self._backtracks(new)
@@ -310,12 +288,13 @@ class Support(nn.Module):
                 fits = new.choices.any(2)
             case VariableRole.CATEGORY:
                 assert new.choices is not None
-                every_row = torch.arange(len(new.depth), device=new.depth.device)
                 fits = new.choices[every_row, new.parent_label]
             case VariableRole.LENGTH:
-                fits = self._lengths(new)
+                assert new.closures is not None
+                fits = new.closures.any(2)
             case VariableRole.CLOSING_EDGE:
-                fits = self._closing_edges(new)
+                assert new.closures is not None
+                fits = new.closures[every_row, new.closure_lengths[-1]]
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
         # No value is possible only if an earlier one was already impossible, as when a graph
@@ -343,9 +322,9 @@ class Support(nn.Module):
         first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
         # The new node and its parent must have room for the nodes that do not fit elsewhere.
         needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
-        return ((state != UNKNOWN) | first) & self.attaches_at[needed, state]
+        return ((state != NO_NODE) | first) & self.attaches_at[needed, state]
 
-    def _attachments(self, new: UndecidedNodes) -> Tensor:
+    def _choices(self, new: UndecidedNodes) -> Tensor:
         """Return which edges and categories are possible once parents are decided.
 
         Args:
@@ -367,54 +346,57 @@ class Support(nn.Module):
         """
         return new.state.gather(1, self.parent_column(new) + 1 - length)
 
-    def closing_labels(self, new: UndecidedNodes, length: Tensor) -> Tensor:
+    def _closures(self, new: UndecidedNodes) -> Tensor:
+        """Return which lengths of the next closure, and which labels of its edge, are possible.
+
+        Args:
+            new: The M new nodes.
+
+        Returns:
+            (M, L, E + 1) bool, `closures` of `UndecidedNodes`. Going without a further closure,
+            length 0 and label 0, is always possible.
+        """
+        most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
+        length = torch.arange(most, device=new.depth.device).expand(len(new.depth), -1)
+        other = self.earlier_state(new, length)
+        own_takes = self.takes[new.own_state[:, None], self.states.category[other]]
+        possible = own_takes & self.takes[other, new.category[:, None]] & (length >= 2)
+        if new.closure_lengths:
+            # Lengths increase, and after a length of 0 all are 0.
+            previous = new.closure_lengths[-1][:, None]
+            possible = possible & (length > previous) & (previous > 0)
+        closures = possible[..., None].repeat(1, 1, self.leaf.shape[1])
+        row, number = possible.nonzero(as_tuple=True)
+        closures[row, number] = self._closing_labels(new, row, other[row, number], number)
+        closures[:, 0, 0] = True
+        return closures
+
+    def _closing_labels(
+        self, new: UndecidedNodes, row: Tensor, other: Tensor, length: Tensor
+    ) -> Tensor:
         """Return by which edges closures are possible.
 
         Args:
             new: The M new nodes.
-            length: Lengths of the closures, (M, L) long.
+            row: Which of them, (K,) long.
+            other: States of the nodes to which their closures lead, (K,) long.
+            length: Lengths of the closures, (K,) long.
 
         Returns:
-            By label of the edge, (M, L, E + 1) bool; False for label 0, no edge.
+            By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
-        every_far = self.earlier_state(new, length)
-        own_takes = self.takes[new.own_state[:, None], self.states.category[every_far]]
-        both_take = own_takes & self.takes[every_far, new.category[:, None]]
-        row, number = both_take.nonzero(as_tuple=True)
-        far = every_far[row, number]
         own = new.own_state[row]
-        far_after = self.states.after[far, :, new.category[row]]
-        own_after = self.states.after[own, :, self.states.category[far]]
-        # For nodes to come, room must be left at the other nodes and both ends together. A far end
-        # above the reach of the next backtrack is no possible parent.
-        in_reach = (length[row, number] <= self.reach)[:, None]
+        other_after = self.states.after[other, :, new.category[row]]
+        own_after = self.states.after[own, :, self.states.category[other]]
+        # For nodes to come, room must be left at the other nodes and both ends together. Another
+        # end above the reach of the next backtrack is no possible parent.
+        in_reach = (length <= self.reach)[:, None]
         room = new.room_of_others[row, None] + self.room[own_after]
-        room = room + torch.where(in_reach, self.room[far_after] - self.room[far][:, None], 0)
-        fits = (far_after != UNKNOWN) & (own_after != UNKNOWN) & (room >= new.to_come[row, None])
+        room = room + torch.where(in_reach, self.room[other_after] - self.room[other][:, None], 0)
+        known = (other_after != UNKNOWN) & (own_after != UNKNOWN)
+        fits = known & (room >= new.to_come[row, None])
         fits[:, 0] = False
-        possible = fits.new_zeros(*length.shape, fits.shape[1])
-        possible[row, number] = fits
-        return possible
-
-    def _lengths(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible lengths of the next closure of M new nodes, (M, L) bool.
-
-        0, for no closure, is always possible.
-        """
-        most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
-        length = torch.arange(most, device=new.depth.device)
-        fits = self.closing_labels(new, length.expand(len(new.depth), -1)).any(2) & (length >= 2)
-        if new.variable.edge_number > 1:
-            # Lengths increase, and after a length of 0 all are 0.
-            previous = new.closure_lengths[-1][:, None]
-            fits = fits & (length > previous) & (previous > 0)
-        return fits | (length == 0)
-
-    def _closing_edges(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible labels of the edge of a closure of M new nodes, (M, E + 1) bool."""
-        length = new.closure_lengths[-1][:, None]
-        label = torch.arange(self.leaf.shape[1], device=length.device)
-        return torch.where(length > 0, self.closing_labels(new, length)[:, 0], label == 0)
+        return fits
 
     def add(self, new: Nodes, x: Tensor) -> Nodes:
         """Return M new nodes after one more variable is decided.
@@ -429,12 +411,16 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, choices=self._attachments(decided))
+                return replace(decided, choices=self._choices(decided))
             case VariableRole.CATEGORY:
-                return self._with_parent(decided)
+                decided = self._with_parent(decided)
             case VariableRole.CLOSING_EDGE:
-                return self._with_edge(decided, x, new.closure_lengths[-1])
-        return decided
+                decided = self._with_edge(decided, x, new.closure_lengths[-1])
+            case _:
+                return decided
+        if decided.count == len(self.cardinalities):
+            return decided
+        return replace(decided, closures=self._closures(decided))
 
     def _with_parent(self, new: Nodes) -> Nodes:
         """Return M new nodes with their first edge, once this and their category are decided."""
@@ -456,9 +442,15 @@ class Support(nn.Module):
             length: Its length, 1 for the edge to the parent, (M,) long.
         """
         states = self.states
-        earlier = self.earlier_state(new, length[:, None])[:, 0]
+        column = self.parent_column(new) + 1 - length[:, None]
+        earlier = new.state.gather(1, column)[:, 0]
         earlier_after = states.after[earlier, label, new.category]
         own_after = states.after[new.own_state, label, states.category[earlier]]
         in_reach = (length <= self.reach) & (label > 0)
         more_room = torch.where(in_reach, self.room[earlier_after] - self.room[earlier], 0)
-        return replace(new, own_state=own_after, room_of_others=new.room_of_others + more_room)
+        return replace(
+            new,
+            state=new.state.scatter(1, column, earlier_after[:, None]),
+            own_state=own_after,
+            room_of_others=new.room_of_others + more_room,
+        )
