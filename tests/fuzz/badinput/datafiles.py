@@ -27,6 +27,7 @@ READERS = {
 }  # fmt: skip
 """Commands that read molecules, and how they are given a file of them."""
 
+WRITTEN = frozenset(READERS)
 READERS |= {
     " ".join(path): (*path, *(part.replace("{molecules}", "{file}") for part in usual(path)))
     for path in read_files()
@@ -87,6 +88,9 @@ WORDS = {"words.smi": b"nothing here\nis a molecule\n", "words.csv": b"smiles\nn
          }  # fmt: skip
 """Files with records, none of which is a molecule that can be coded."""
 
+UNCODED = ("salts.smi", "radicals.smi", "dummies.smi")
+"""Those that RDKit reads: a command that encodes none may take them."""
+
 BAD_RECORDS = {
     "smi": "\u0421CO\nCC\u00a0O\n[#119]\n\u200b\nC1CC\nCCO\u202e x\n".encode(),
     "csv": "smiles,id\nCCO,1\n\u0421CO,2\nCC\u00a0O,3\n[#119],\u202e\n".encode(),
@@ -117,7 +121,8 @@ def data_file_cases(seed: int) -> Iterator[Case]:
             readable = name in ("huge.csv", "broken.jsonl", "wide.csv", "keys.jsonl")
             yield _case(reader, arguments, name, content, readable=readable)
         for name, content in WORDS.items():
-            yield _case(reader, arguments, name, content, readable=reader in SCORED)
+            taken = reader in SCORED or (reader not in WRITTEN and name in UNCODED)
+            yield _case(reader, arguments, name, content, readable=taken)
         for k in range(6):
             yield _case(reader, arguments, f"noise{k}.smi", dice.randbytes(dice.randint(1, 3000)))
         for name, whole in (("cut.parquet", _parquet()), ("cut.smi.gz", _packed())):
