@@ -68,6 +68,17 @@ def model_folder(tmp_path_factory, zinc_smiles):
     return folder
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of records an eighth as large: of 16, 48 and 64 records, then of 128."""
+    from graphcnf.graphs import record_blocks
+    from graphcnf.sampling import sample
+
+    monkeypatch.setattr(record_blocks, "FIRST_BLOCKS", (0, 16, 64))
+    for module in (record_blocks, sample):
+        monkeypatch.setattr(module, "BLOCK", 128)
+
+
 def checked(command):
     """The same command, its exit code checked: stdout and stderr."""
 

@@ -31,12 +31,19 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 
+IMPORTED = ["distributed", "graphcnf.sampling.sample", "graphcnf.optimization.oracle"]
+"""Modules that the work below imports."""
+
+
 @pytest.fixture(scope="module")
 def local():
     """Two worker processes."""
     options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    method = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(method):  # what all workers import, also those that come back, once
+        distributed.utils.get_mp_context().set_forkserver_preload(IMPORTED)
     with (
-        dask.config.set(LOCAL),
+        dask.config.set({**LOCAL, **method}),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, silence_logs=50, **options
         ) as started,
@@ -129,7 +136,7 @@ def test_a_scheduler_that_ends_is_one_error(few, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_generate_writes_the_file_of_one_process(run, model_folder, two, local):
-    arguments = ("generate", "--model", model_folder, "-n", 1400, "--all", "--likelihood")
+    arguments = ("generate", "--model", model_folder, "-n", 1060, "--all", "--likelihood")
     run(*arguments, "--workers", 1, "--out", "one.csv")
     victim, put = pids(two)[0], Blocks.put
 

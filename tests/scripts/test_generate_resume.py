@@ -16,7 +16,9 @@ from interruptions import at_block, interrupt
 from graphcnf.compute import parallel
 from graphcnf.file_writing import file_lock, lock_of
 
-FEW = ("-n", 160, "--all", "--workers", 1, "--out", "x.csv")
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+FEW = ("-n", 20, "--all", "--workers", 1, "--out", "x.csv")
 """A command that draws two blocks, of which it needs a part of the second."""
 
 
@@ -60,9 +62,9 @@ def terminate():
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        ("sdf", ("-n", 80, "--temperature", 0.7)),
-        ("jsonl", ("-n", 700, "--likelihood", "--all", "--size", "3-5")),
-        ("smi", ("-n", 160, "--properties", "qed,atoms", "--require", "atoms > 2")),
+        ("sdf", ("-n", 40, "--temperature", 0.7)),
+        ("jsonl", ("-n", 88, "--likelihood", "--all", "--size", "3-5")),
+        ("smi", ("-n", 60, "--properties", "qed,atoms", "--require", "atoms > 2")),
     ],
 )  # fmt: skip
 def test_an_interrupted_command_goes_on_to_the_same_file(generate, same, suffix, options):
@@ -88,7 +90,7 @@ def test_an_interrupted_command_goes_on_to_the_same_file(generate, same, suffix,
 def test_killed_before_anything_is_put_on_the_disk(generate, same, kind):
     if kind == "parquet":
         pytest.importorskip("pyarrow")
-    arguments = ("-n", 200, "--all", "--workers", 1, "--out", f"x.{kind}")
+    arguments = ("-n", 25, "--all", "--workers", 1, "--out", f"x.{kind}")
     kills = 0
     # Every attempt goes on where the one before was, and so has less left to do.
     for call in range(1, 9):
@@ -104,16 +106,16 @@ def test_killed_before_anything_is_put_on_the_disk(generate, same, kind):
 
 def test_a_full_disk(generate, same):
     """No file may be larger than 2,000 bytes: the kernel refuses to write more."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    many, before = ("-n", 160, *FEW[2:]), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        err = generate(*FEW, code=1)
+        err = generate(*many, code=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert err == f"error: cannot write x.csv: {os.strerror(errno.EFBIG)}\n"
     assert not Path("x.csv").exists()
-    generate(*FEW)
-    same(*FEW)
+    generate(*many)
+    same(*many)
 
 
 def test_two_at_once(generate):
@@ -127,26 +129,26 @@ def test_a_killed_worker_is_one_line(generate, same):
     class Killed(parallel.Worker):
         def __init__(self, function):
             # The first molecules do not wait for the processes.
-            assert stored() == 128
+            assert stored() == 16
             super().__init__(function)
             self.kill()
 
-    arguments = ["-n", 1500, "--all", "--out", "x.csv"]
+    arguments = ["-n", 188, "--all", "--out", "x.csv"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "Worker", Killed)
         err = generate("--workers", 2, *arguments, code=1)
     assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
-    assert err.endswith("; the same command goes on from there\n") and stored() == 128
+    assert err.endswith("; the same command goes on from there\n") and stored() == 16
     generate("--workers", 1, *arguments)
     same("--workers", 1, *arguments)
 
 
 def test_larger_and_smaller_numbers_after_an_interruption(generate, same):
-    for number, more in ((900, ()), (200, ("--force",))):
+    for number, more in ((112, ()), (25, ("--force",))):
         tail = ["--all", "--workers", 1, *more, "--out", "x.csv"]
         with at_block(2, interrupt):
-            generate("-n", 800, *tail, code=130)
-        assert "going on with x.csv: 512 graphs" in generate("-n", number, *tail) or number == 200
+            generate("-n", 100, *tail, code=130)
+        assert "going on with x.csv: 64 graphs" in generate("-n", number, *tail) or number == 25
         same("-n", number, *tail)
 
 
@@ -229,7 +231,7 @@ def test_blocks_without_an_intact_manifest_are_thrown_away(generate, same, inter
     same("--force", *FEW)
 
 
-@pytest.mark.parametrize("name", ["", "manifest.json", "000000000000-000000000127.json.gz"])
+@pytest.mark.parametrize("name", ["", "manifest.json", "000000000000-000000000015.json.gz"])
 def test_no_link_among_the_blocks_is_followed(generate, interrupted, name):
     link, away = Path(".x.csv.blocks", name), Path("away").absolute()
     link.rename(away)
@@ -244,7 +246,7 @@ def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate, same, in
     for options in (("--temperature", 0.5), ("--size", 4), ("--likelihood",), ("--seed", 1)):
         err = generate(*options, *FEW, code=1)
         assert "with other options" in err and "left an unfinished x.csv" in err
-        assert stored() == 128
+        assert stored() == 16
     generate("--seed", 2, "--force", *FEW)
     same("--seed", 2, *FEW)
 

@@ -18,7 +18,9 @@ from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import shards as parts
 from graphcnf.sampling.shards import block_count, share_of
 
-NUMBER = 2100
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+NUMBER = 264
 """Graphs in 5 blocks."""
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -37,7 +39,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def shards(generate, drawn, surroundings):
-    """Five shards of the molecules among 1,800 graphs, in the working folder."""
+    """Five shards of the molecules among these graphs, in the working folder."""
     for k in range(1, 6):
         name = f"part{k}.smi"
         if not (drawn / name).exists():
@@ -61,15 +63,15 @@ def test_shards_hold_every_record_once_and_no_block_twice():
 
 
 def test_first_is_the_number_of_the_first_graph(generate):
-    whole = generate("-n", 300, "--all")[0].splitlines()
-    tail, err = generate("-n", 100, "--all", "--first", 200)
-    assert tail.splitlines() == whole[:1] + whole[201:] and err.startswith("sampled 100 graphs")
+    whole = generate("-n", 60, "--all")[0].splitlines()
+    tail, err = generate("-n", 20, "--all", "--first", 40)
+    assert tail.splitlines() == whole[:1] + whole[41:] and err.startswith("sampled 20 graphs")
     # A number of molecules is one, wherever it begins.
-    found = generate("-n", 20, "--first", 200, "--json")[0].splitlines()
+    found = generate("-n", 20, "--first", 40, "--json")[0].splitlines()
     numbers = [json.loads(line)["record"] for line in found]
-    assert len(numbers) == 20 and numbers[0] >= 200 and numbers == sorted(numbers)
+    assert len(numbers) == 20 and numbers[0] >= 40 and numbers == sorted(numbers)
     beginning = [row["smiles"] for row in csv.DictReader(whole) if row["strict"] == "True"]
-    assert not set(numbers) & set(range(200)) and json.loads(found[0])["smiles"] in beginning
+    assert not set(numbers) & set(range(40)) and json.loads(found[0])["smiles"] in beginning
 
 
 @pytest.mark.parametrize(
@@ -82,33 +84,33 @@ def test_first_is_the_number_of_the_first_graph(generate):
 def test_merged_shards_are_the_file_of_one_command(run, generate, suffix, options):
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
-    options, names = ("--first", 90, *options), []
+    options, names = ("--first", 12, *options), []
     for k in (3, 1, 2):
         names.append(f"part{k}.{suffix}")
-        generate("-n", 600, "--shard", f"{k}/3", *options, "--out", names[-1])
+        generate("-n", 80, "--shard", f"{k}/3", *options, "--out", names[-1])
     figures = json.loads(run("merge", *names, "--out", f"x.{suffix}", "--json")[1])
     # Where repeats are left out, one command that writes as many molecules is the same.
-    number = 600 if "--all" in options else figures["written"]
+    number = 80 if "--all" in options else figures["written"]
     generate("-n", number, *options, "--out", f"whole.{suffix}")
     assert Path(f"x.{suffix}").read_bytes() == Path(f"whole.{suffix}").read_bytes()
-    assert figures["sampled"] == 600 and (figures["shards"], figures["of"]) == (3, 3)
-    assert figures["written"] == (600 if "--all" in options else figures["distinct"])
+    assert figures["sampled"] == 80 and (figures["shards"], figures["of"]) == (3, 3)
+    assert figures["written"] == (80 if "--all" in options else figures["distinct"])
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 
 def test_unique_keeps_the_first_of_each(run, generate):
-    generate("-n", 700, "--all", "--shard", "all/2", "--out", "x.csv")
+    generate("-n", 88, "--all", "--shard", "all/2", "--out", "x.csv")
     rows = list(csv.DictReader(run("merge", "x-1.csv", "x-2.csv")[0].splitlines()))
     unique, err = run("merge", "x-1.csv", "x-2.csv", "--unique")
     # Protonation states of a molecule are one.
     first = {protonation_hash(row["smiles"]): row for row in reversed(rows)}
     expected = sorted(first.values(), key=lambda row: int(row["record"]))
     assert list(csv.DictReader(unique.splitlines())) == expected
-    assert f"{700 - len(first):,} repeats left out" in err and 0 < len(first) < 700
+    assert f"{88 - len(first):,} repeats left out" in err and 0 < len(first) < 88
 
 
 def test_all_shards_in_a_folder(run, generate):
-    options = ("-n", 600, "--seed", 5, "--all")
+    options = ("-n", 80, "--seed", 5, "--all")
     err = generate(*options, "--shard", "all/3", "--out", "parts/some.csv.gz")[1]
     names = [f"parts/some-{k}.csv.gz" for k in (1, 2, 3)]
     assert len(err.splitlines()) == 3
@@ -154,11 +156,11 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, 
         "cold.smi: of another sample than most: temperature 0.5 instead of 1.0",
         "copy.smi: shard 1/5, like part1.smi",
         "alien.smi: no shard of generate --shard: without alien.smi.shard.json",
-        "missing: shard 2/5, graphs 128 to 511",
+        "missing: shard 2/5, graphs 16 to 63",
         "error: 2 of 5 shards are whole: draw the others again, or merge these with --partial",
     }
     err = run("merge", *names, "--out", "x.smi", "--partial")[1]
-    assert err.splitlines()[-1].startswith("merged 2 of 5 shards: 640 graphs, ")
+    assert err.splitlines()[-1].startswith("merged 2 of 5 shards: 80 graphs, ")
     kept = {}
     for smiles in (one.read_text() + three.read_text()).splitlines():
         kept.setdefault(protonation_hash(smiles), smiles)
@@ -203,11 +205,11 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
     assert err[0].startswith("note: ") and "jax" in err[0] and len(err) == 2
     err = generate("-n", NUMBER, "--shard", "4/5", "--out", "part3.smi", code=1)[1]
     assert "part3.smi exists" in err
-    arguments = ["-n", 2000, "--shard", "2/2", "--out", "x.smi"]
+    arguments = ["-n", 250, "--shard", "2/2", "--out", "x.smi"]
     with at_block(1, interrupt):
         err = generate(*arguments, code=130)[1]
-    assert "after 512 graphs of x.smi" in err
-    assert "512 graphs are there" in generate(*arguments)[1]
+    assert "after 64 graphs of x.smi" in err
+    assert "64 graphs are there" in generate(*arguments)[1]
     generate(*arguments[:-1], "whole.smi")
     assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
 
