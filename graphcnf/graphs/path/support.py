@@ -60,15 +60,14 @@ class UndecidedNodes:
     """M new nodes while their variables are decided one after the other.
 
     Attributes:
-        state: State of the node at each level of the path, (M, W) long; `Support.pad` columns of 0
-            come first, and levels beyond the path are 0.
+        state: State of the node at each level of the path, (M, W) long, with the edges of the new
+            node that are decided; `Support.pad` columns of `NO_NODE` come first, and levels beyond
+            the path have it, too.
         room_above_parent: For each level p, if the parent of the new node is there, (M, W) long:
             the rooms of the nodes at levels p - 1 to p + 1 - `reach`, added up.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
-        own_state: State of the new node, (M,) long; 0 before its category is decided.
-        room_of_others: Rooms of all possible parents of the node after the new one, its own parent
-            included but not the new node, added up, (M,) long; 0 before its category is decided.
+        own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
         choices: Which labels of the edge to the parent, and with each which categories of the new
             node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
         closures: Which lengths of the next closure, and with each which labels of its edge are
@@ -82,7 +81,6 @@ class UndecidedNodes:
     depth: Tensor
     to_come: Tensor
     own_state: Tensor
-    room_of_others: Tensor
     choices: Tensor | None = None
     closures: Tensor | None = None
     x: tuple[Tensor, ...] = ()
@@ -174,7 +172,6 @@ class Support(nn.Module):
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
         takes: Whether a node in each state may get a further edge to a neighbour of each category,
             (S, C) bool.
-        no_backtrack: True for the backtrack 0, (U,) bool.
     """
 
     leaf: Tensor
@@ -182,7 +179,6 @@ class Support(nn.Module):
     attaches: Tensor
     attaches_at: Tensor
     takes: Tensor
-    no_backtrack: Tensor
 
     def __init__(self, code: DepthFirstCode, states: NodeStates, *, limited: bool):
         super().__init__()
@@ -217,7 +213,6 @@ class Support(nn.Module):
             attaches=attaches,
             attaches_at=attaches.flatten(2).any(2),
             takes=(after[:, 1:] != UNKNOWN).any(1),
-            no_backtrack=torch.arange(self.cardinalities[0]) == 0,
         )
 
     def _rooms(self, fits: Tensor, leaf: Tensor) -> Tensor:
@@ -259,15 +254,13 @@ class Support(nn.Module):
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
         beyond_reach = F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]
-        zero = torch.zeros_like(depth)
         return UndecidedNodes(
             state=state,
             # Without backtracks no level is in reach, and the difference is a room below 0.
             room_above_parent=(above - beyond_reach).clamp(min=0),
             depth=depth,
             to_come=to_come,
-            own_state=zero,
-            room_of_others=zero,
+            own_state=torch.full_like(depth, NO_NODE),
         )
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
@@ -319,7 +312,7 @@ class Support(nn.Module):
         """
         column = self.backtrack_columns(new)
         state = new.state.gather(1, column)
-        first = (new.depth < 0)[:, None] & self.no_backtrack[: state.shape[1]]
+        first = new.depth[:, None].lt(0) & (column == new.depth[:, None] + self.pad)
         # The new node and its parent must have room for the nodes that do not fit elsewhere.
         needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
         return ((state != NO_NODE) | first) & self.attaches_at[needed, state]
@@ -366,8 +359,8 @@ class Support(nn.Module):
             previous = new.closure_lengths[-1][:, None]
             possible = possible & (length > previous) & (previous > 0)
         closures = possible[..., None].repeat(1, 1, self.leaf.shape[1])
-        row, number = possible.nonzero(as_tuple=True)
-        closures[row, number] = self._closing_labels(new, row, other[row, number], number)
+        row, at_length = possible.nonzero(as_tuple=True)
+        closures[row, at_length] = self._closing_labels(new, row, other[row, at_length], at_length)
         closures[:, 0, 0] = True
         return closures
 
@@ -391,12 +384,18 @@ class Support(nn.Module):
         # For nodes to come, room must be left at the other nodes and both ends together. Another
         # end above the reach of the next backtrack is no possible parent.
         in_reach = (length <= self.reach)[:, None]
-        room = new.room_of_others[row, None] + self.room[own_after]
+        room = self._room_of_others(new)[row, None] + self.room[own_after]
         room = room + torch.where(in_reach, self.room[other_after] - self.room[other][:, None], 0)
         known = (other_after != UNKNOWN) & (own_after != UNKNOWN)
         fits = known & (room >= new.to_come[row, None])
         fits[:, 0] = False
         return fits
+
+    def _room_of_others(self, new: UndecidedNodes) -> Tensor:
+        """Return the rooms of the next node's possible parents but the new node, added up, (M,)."""
+        above = self.parent_column(new) - torch.arange(new.state.shape[1], device=new.state.device)
+        in_reach = (above >= 0) & (above < self.reach)
+        return torch.where(in_reach, self.room[new.state], 0).sum(1)
 
     def add(self, new: Nodes, x: Tensor) -> Nodes:
         """Return M new nodes after one more variable is decided.
@@ -413,7 +412,8 @@ class Support(nn.Module):
             case VariableRole.BACKTRACK:
                 return replace(decided, choices=self._choices(decided))
             case VariableRole.CATEGORY:
-                decided = self._with_parent(decided)
+                alone = replace(decided, own_state=self.states.first[x])
+                decided = self._with_edge(alone, decided.parent_label, torch.ones_like(x))
             case VariableRole.CLOSING_EDGE:
                 decided = self._with_edge(decided, x, new.closure_lengths[-1])
             case _:
@@ -421,17 +421,6 @@ class Support(nn.Module):
         if decided.count == len(self.cardinalities):
             return decided
         return replace(decided, closures=self._closures(decided))
-
-    def _with_parent(self, new: Nodes) -> Nodes:
-        """Return M new nodes with their first edge, once this and their category are decided."""
-        own_state = self.states.first[new.category]
-        room = new.room_above_parent.gather(1, self.parent_column(new))[:, 0]
-        length = torch.ones_like(own_state)
-        if self.branches:  # The parent is a possible parent of the next node, too.
-            parent = self.earlier_state(new, length[:, None])[:, 0]
-            room = room + torch.where(new.parent_label > 0, self.room[parent], 0)
-        alone = replace(new, own_state=own_state, room_of_others=room)
-        return self._with_edge(alone, new.parent_label, length)
 
     def _with_edge(self, new: Nodes, label: Tensor, length: Tensor) -> Nodes:
         """Return M new nodes after one more edge to an earlier node.
@@ -446,11 +435,5 @@ class Support(nn.Module):
         earlier = new.state.gather(1, column)[:, 0]
         earlier_after = states.after[earlier, label, new.category]
         own_after = states.after[new.own_state, label, states.category[earlier]]
-        in_reach = (length <= self.reach) & (label > 0)
-        more_room = torch.where(in_reach, self.room[earlier_after] - self.room[earlier], 0)
-        return replace(
-            new,
-            state=new.state.scatter(1, column, earlier_after[:, None]),
-            own_state=own_after,
-            room_of_others=new.room_of_others + more_room,
-        )
+        state = new.state.scatter(1, column, earlier_after[:, None])
+        return replace(new, state=state, own_state=own_after)
