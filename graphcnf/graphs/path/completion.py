@@ -277,7 +277,7 @@ class CompletingSupport(Support):
         fits = self.attaches[room, parent]
         which, label, category = fits.nonzero(as_tuple=True)
         own = self.states.first[category]
-        edges = self._edges(new, row[which], column[which], own, label, category)
+        edges = self._edges(new, row[which], column[which], own, label)
         can_go_on = self._has_next_parent(new, edges)
         fits[which, label, category] = can_go_on & self._completes(new, edges)
         return fits
@@ -299,19 +299,13 @@ class CompletingSupport(Support):
         k, length, label = k[length > 0], length[length > 0], label[length > 0]
         row = unsure[k]
         column = self.parent_column(new)[row, 0] + 1 - length
-        edges = self._edges(new, row, column, new.own_state[row], label, new.category[row])
+        edges = self._edges(new, row, column, new.own_state[row], label)
         fits[k, length, label] = self._completes(new, edges)
         fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
         return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 
     def _edges(
-        self,
-        new: UndecidedNodes,
-        row: Tensor,
-        column: Tensor,
-        own: Tensor,
-        label: Tensor,
-        category: Tensor,
+        self, new: UndecidedNodes, row: Tensor, column: Tensor, own: Tensor, label: Tensor
     ) -> PossibleEdges:
         """Return how things stand after each of K possible edges of M new nodes.
 
@@ -321,14 +315,12 @@ class CompletingSupport(Support):
             column: Where the other node stands in `UndecidedNodes.state`, (K,) long.
             own: States of the new nodes before the edge, (K,) long.
             label: Labels of the edges, (K,) long.
-            category: Categories of the new nodes, (K,) long.
 
         Returns:
             The K edges.
         """
         other = new.state[row, column]
-        own_after = self.states.after[own, label, self.states.category[other]]
-        other_after = self.states.after[other, label, category]
+        own_after, other_after = self.states.joined(own, other, label)
         more_ends = self.ends_of[own_after] - self.ends_of[new.own_state[row]]
         more_ends = more_ends + self.ends_of[other_after] - self.ends_of[other]
         return PossibleEdges(row, column, own_after, other_after, self._free(new)[row] - more_ends)

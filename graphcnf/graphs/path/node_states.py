@@ -96,6 +96,20 @@ class NodeStates(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table.contiguous(), persistent=False)
 
+    def joined(self, one: Tensor, other: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states of two nodes after an edge between them.
+
+        Args:
+            one: States of some nodes, long.
+            other: States of the nodes at the other end, of the same shape.
+            label: Labels of the edges, of the same shape; 0 for none, which changes nothing.
+
+        Returns:
+            The states of the nodes, and of those at the other end.
+        """
+        category = self.category
+        return self.after[one, label, category[other]], self.after[other, label, category[one]]
+
 
 class Environments:
     """The known environments: which neighbours the nodes of whole graphs may have.

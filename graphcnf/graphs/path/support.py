@@ -378,9 +378,9 @@ class Support(nn.Module):
         Returns:
             By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
-        own = new.own_state[row]
-        other_after = self.states.after[other, :, new.category[row]]
-        own_after = self.states.after[own, :, self.states.category[other]]
+        label = torch.arange(self.leaf.shape[1], device=row.device)
+        own = new.own_state[row, None]
+        own_after, other_after = self.states.joined(own, other[:, None], label)
         # For nodes to come, room must be left at the other nodes and both ends together. Another
         # end above the reach of the next backtrack is no possible parent.
         in_reach = (length <= self.reach)[:, None]
@@ -400,8 +400,7 @@ class Support(nn.Module):
     def add(self, new: Nodes, x: Tensor) -> Nodes:
         """Return M new nodes after one more variable is decided.
 
-        The path stays that before the new node: `Path.add` updates it once all variables of the
-        node are decided.
+        The new node itself joins the path by `Path.add`, once all its variables are decided.
 
         Args:
             new: The M new nodes, with the variables that are decided; it stays as it is.
@@ -430,10 +429,8 @@ class Support(nn.Module):
             label: Label of the edge, (M,) long; 0 for none.
             length: Its length, 1 for the edge to the parent, (M,) long.
         """
-        states = self.states
         column = self.parent_column(new) + 1 - length[:, None]
         earlier = new.state.gather(1, column)[:, 0]
-        earlier_after = states.after[earlier, label, new.category]
-        own_after = states.after[new.own_state, label, states.category[earlier]]
+        own_after, earlier_after = self.states.joined(new.own_state, earlier, label)
         state = new.state.scatter(1, column, earlier_after[:, None])
         return replace(new, state=state, own_state=own_after)
