@@ -71,7 +71,7 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
     assert support.attaches_alone.any() and not support.attaches_alone.all()
     support.attaches_alone.zero_()  # Now all backtracks are looked up, ...
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
-    support.most_after_edge += 100  # ... and all closures.
+    support.largest_rest_next += 100  # ... and all closures.
     assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
 
 

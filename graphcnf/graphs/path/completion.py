@@ -104,9 +104,9 @@ class CompletingSupport(Support):
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
         helps: By which edges `rest_of` of a node falls and `ends_of` does not rise, by its state,
             label of the edge and category of the neighbour, (S, E + 1, C) bool.
-        most_after_edge: Largest number of missing edges of a node after one further edge, less its
-            `ends_of` before, (S,) long. Closures are looked up only where it, or a rest, is larger
-            than `free`.
+        largest_rest_next: Largest `rest_of` that a node in each state can have after at most one
+            further edge, and more if the edge makes it need further ends, (S,) long. Closures are
+            looked up only where it is larger than `free`.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long.
         enough_free: With so many free nodes, and as many more as the largest rest on the path, a
@@ -139,7 +139,7 @@ class CompletingSupport(Support):
     rest_of: Tensor
     is_incomplete: Tensor
     helps: Tensor
-    most_after_edge: Tensor
+    largest_rest_next: Tensor
     free_to_attach: Tensor
     attaches_alone: Tensor
 
@@ -164,13 +164,14 @@ class CompletingSupport(Support):
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_ends = ends[after] <= ends[:, None, None]
         helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        after_edge = torch.where(after != UNKNOWN, missing[after] - ends[:, None, None], 0)
+        # An edge of label 0 changes nothing.
+        next_rest = torch.where(after != UNKNOWN, missing[after] - ends[:, None, None], 0)
         set_tables(
             self,
             ends_of=ends,
             rest_of=rest,
             is_incomplete=(missing > 0).long(),
-            most_after_edge=after_edge.amax((1, 2)),
+            largest_rest_next=next_rest.amax((1, 2)),
             helps=helps,
         )
 
@@ -231,35 +232,43 @@ class CompletingSupport(Support):
         column = torch.arange(new.state.shape[1], device=parent.device)
         last_incomplete = (self.is_incomplete[new.state] * column).amax(1)
         fits = possible & (parent >= last_incomplete[:, None])
-        unsure = fits & ~self._attaches_surely(new, parent)
+        unsure = fits & ~self._has_enough_free(new)[:, None]
         row, back = unsure.nonzero(as_tuple=True)
+        look_up = ~self._attaches_surely(new, row, parent[row, back])
+        row, back = row[look_up], back[look_up]
         if len(row):
-            choices = self._completing_choices(new, row, parent[row, back])
+            rows, which = row.unique_consecutive(return_inverse=True)
+            choices = self._completing_choices(new[rows], which, parent[row, back])
             fits[row, back] = choices.flatten(1).any(1)
         return _if_any(fits, possible)
 
-    def _attaches_surely(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
-        """Return to which parents new nodes can be attached by what tables say, (M, U) bool.
+    def _attaches_surely(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
+        """Return whether new nodes can be attached to parents by what `attaches_alone` says.
 
         Args:
             new: M new nodes without edges.
-            parent: Columns in `UndecidedNodes.state`, (M, U) long.
+            row: Which of them, K times, (K,) long.
+            column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
+
+        Returns:
+            (K,) bool; False where the path has to be looked at.
         """
-        free = self._free(new).clamp(-1, self.enough_free)[:, None]
-        room = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, parent))
-        surely = self.attaches_alone[free + 1, room, new.state.gather(1, parent)]
-        alone = surely & (self._largest_rest(new) == 0)[:, None]
-        return alone | self._has_enough_free(new)[:, None]
+        free = self._free(new).clamp(-1, self.enough_free)[row]
+        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
+        alone = (self._largest_rest(new) == 0)[row]
+        return alone & self.attaches_alone[free + 1, room, new.state[row, column]]
 
     def _choices(self, new: UndecidedNodes) -> Tensor:
         """Return the possible edges to parents, and categories with them; see `Support`."""
         possible = super()._choices(new)
-        row = (~self._has_enough_free(new)).nonzero()[:, 0]
-        if not len(row):
+        unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
+        if not len(unsure):
             return possible
-        fits = self._completing_choices(new, row, self.parent_column(new)[row, 0])
-        fits = _if_any(fits.flatten(1), possible[row].flatten(1))
-        return possible.index_copy(0, row, fits.unflatten(1, possible.shape[1:]))
+        some = new[unsure]
+        every = torch.arange(len(unsure), device=unsure.device)
+        fits = self._completing_choices(some, every, self.parent_column(some)[:, 0])
+        fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
+        return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 
     def _completing_choices(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
         """Return with which edges and categories new nodes may be attached.
@@ -286,21 +295,21 @@ class CompletingSupport(Support):
         """Return the possible lengths of closures, and labels with them; see `Support`."""
         possible = super()._closures(new)
         free = self._free(new)
-        rest = self._largest_rest(new).maximum(self.rest_of[new.own_state])
-        most = self.most_after_edge[new.state].amax(1)
-        most = most.maximum(self.most_after_edge[new.own_state]).maximum(rest)
-        unsure = (most > free).nonzero()[:, 0]
+        largest = self.largest_rest_next[new.state].amax(1)
+        largest = largest.maximum(self.largest_rest_next[new.own_state])
+        unsure = (largest > free).nonzero()[:, 0]
         if not len(unsure):
             return possible
         fits = possible[unsure]
         # Without a further closure, things stay as they are.
-        fits[:, 0, 0] = (rest <= free)[unsure]
-        k, length, label = fits.nonzero(as_tuple=True)
-        k, length, label = k[length > 0], length[length > 0], label[length > 0]
-        row = unsure[k]
-        column = self.parent_column(new)[row, 0] + 1 - length
-        edges = self._edges(new, row, column, new.own_state[row], label)
-        fits[k, length, label] = self._completes(new, edges)
+        some = new[unsure]
+        rest = self._largest_rest(some).maximum(self.rest_of[some.own_state])
+        fits[:, 0, 0] = rest <= free[unsure]
+        row, length, label = fits.nonzero(as_tuple=True)
+        row, length, label = row[length > 0], length[length > 0], label[length > 0]
+        column = self.parent_column(some)[row, 0] + 1 - length
+        edges = self._edges(some, row, column, some.own_state[row], label)
+        fits[row, length, label] = self._completes(some, edges)
         fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
         return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 

@@ -96,16 +96,18 @@ class NodeStates(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table.contiguous(), persistent=False)
 
-    def joined(self, one: Tensor, other: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def joined(self, one: Tensor, other: Tensor, label: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the states of two nodes after an edge between them.
 
         Args:
-            one: States of some nodes, long.
-            other: States of the nodes at the other end, of the same shape.
-            label: Labels of the edges, of the same shape; 0 for none, which changes nothing.
+            one: States of some nodes, (K,) long.
+            other: States of the nodes at the other end, (K,) long.
+            label: Labels of the edges, (K,) long; 0 for none, which changes nothing.
+                `slice(None)` for each of the E + 1 labels.
 
         Returns:
-            The states of the nodes, and of those at the other end.
+            The states of the nodes and those of the nodes at the other end: (K,) long each, or
+            (K, E + 1).
         """
         category = self.category
         return self.after[one, label, category[other]], self.after[other, label, category[one]]

@@ -378,9 +378,7 @@ class Support(nn.Module):
         Returns:
             By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
-        label = torch.arange(self.leaf.shape[1], device=row.device)
-        own = new.own_state[row, None]
-        own_after, other_after = self.states.joined(own, other[:, None], label)
+        own_after, other_after = self.states.joined(new.own_state[row], other, slice(None))
         # For nodes to come, room must be left at the other nodes and both ends together. Another
         # end above the reach of the next backtrack is no possible parent.
         in_reach = (length <= self.reach)[:, None]
