@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphcnf.design.missing import MissingEdges, MissingOnPaths
 from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
 from graphcnf.graphs.path.depth_first import Variable, VariableRole
 from graphcnf.graphs.path.support import Support
@@ -60,8 +61,15 @@ class LinkedFragment(GraphFragment):
             alone = alone & ~met
         return ring
 
-    def start(self, sizes: Tensor, support: Support, closures: int) -> LinkedProgress:
-        return LinkedProgress(self, sizes, support, closures)
+    def start(
+        self, sizes: Tensor, support: Support, closures: int, missing: MissingEdges
+    ) -> LinkedProgress:
+        return LinkedProgress(self, sizes, support, closures, missing)
+
+    @property
+    def entries(self) -> int:
+        """Largest number of entries: all attachments may be."""
+        return int(self.attachments.sum())
 
 
 class LinkedProgress(Progress):
@@ -78,8 +86,15 @@ class LinkedProgress(Progress):
 
     TABLES = (*Progress.TABLES, "piece")
 
-    def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
-        super().__init__(fragment, sizes, support, closures)
+    def __init__(
+        self,
+        fragment: GraphFragment,
+        sizes: Tensor,
+        support: Support,
+        closures: int,
+        missing: MissingEdges,
+    ):
+        super().__init__(fragment, sizes, support, closures, missing)
         self.piece = torch.full_like(self.at, NO_PIECE)
 
     @property
@@ -100,14 +115,21 @@ class LinkedProgress(Progress):
         topmost = torch.where(here, self.piece, self.piece.shape[1]).amin(1)
         return torch.where(here.any(1), topmost, NO_PIECE), deepest
 
-    def update_tables(self) -> None:
+    def entries_to_come(self) -> tuple[Tensor, Tensor]:
+        waiting = torch.where(self.unplaced, self.attachments, 0).sum(1)
+        return waiting, torch.zeros_like(waiting, dtype=torch.bool)
+
+    def update_tables(self, state: Tensor) -> None:
         """Compute what the next node may be, see `Progress.update_tables`.
+
+        Args:
+            state: State of the node at each level of the path, (P, W) long.
 
         It also sets `linker`, the piece that becomes the linker, (P,) long; raises `floor`, so that
         no unfinished piece is left; and replaces `enterable`: fragment nodes may follow a free node
         at attachments only.
         """
-        super().update_tables()
+        super().update_tables(state)
         self.linker, deepest = self._pieces()
         unfinished = (deepest > self.linker) | (self.attachments > 0).any(1)
         stays = torch.where(unfinished, deepest, NO_PIECE)
@@ -252,11 +274,11 @@ class LinkedProgress(Progress):
         return self.support.states.sums >= needed[:, None]
 
     def entries(
-        self, back: Tensor, uniform: Tensor, guide: Tensor
+        self, back: Tensor, uniform: Tensor, guide: Tensor, ahead: MissingOnPaths
     ) -> tuple[Placements, Tensor] | None:
         # Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings
         # to these.
-        entry = super().entries(back, uniform, guide)
+        entry = super().entries(back, uniform, guide, ahead)
         if entry is None:
             return None
         found, among = entry

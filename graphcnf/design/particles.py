@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphcnf.design.missing import MissingEdges, MissingOnPaths
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
@@ -109,13 +110,16 @@ class GraphFragment:
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
         return type(self)(*moved)
 
-    def start(self, sizes: Tensor, support: Support, closures: int) -> Progress:
+    def start(
+        self, sizes: Tensor, support: Support, closures: int, missing: MissingEdges
+    ) -> Progress:
         """Return particles that have no nodes yet, a `Progress` or a subclass of it.
 
         Args:
             sizes: Numbers of nodes of the graphs, (P,) long.
             support: Edge weights, and the largest sum of these at a node.
             closures: Largest number of rings that a node may close.
+            missing: What nodes in each state miss.
 
         Returns:
             The state of P particles, which `ParticleSampler.draw` advances node by node.
@@ -123,12 +127,17 @@ class GraphFragment:
         Raises:
             UserError: A graph is too small for the fragment.
         """
-        return Progress(self, sizes, support, closures)
+        return Progress(self, sizes, support, closures, missing)
 
     @property
     def fewest_free(self) -> int:
         """Least number of free nodes in a graph that contains the fragment."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
+
+    @property
+    def entries(self) -> int:
+        """Largest number of entries, see `graphcnf.design.missing`."""
+        return 1 if self.components == 1 else 0
 
     @property
     def closed_ring(self) -> int:
@@ -176,6 +185,7 @@ class Progress:
         sizes: Numbers of nodes of the graphs, (P,) long.
         support: Edge weights, and the largest sum of these at a node.
         closures: Largest number of rings that a node may close.
+        missing: What nodes in each state miss.
 
     Attributes:
         free: Number of free nodes to come, (P,) long.
@@ -193,6 +203,9 @@ class Progress:
         symmetric: Symmetries of the fragment that leave the placed nodes where they are, (P, G)
             bool.
         rings: Number of rings that free nodes have closed, (P,) long.
+        whole: State of each fragment node with all its edges to fragment nodes and those to free
+            nodes so far, in each of K structures, (P, U, K) long.
+        state: State of the node at each level, as `update_tables` got it, (P, levels) long.
 
     Raises:
         UserError: A graph is too small for the fragment.
@@ -201,15 +214,23 @@ class Progress:
     # Attributes with a row for each particle.
     TABLES: tuple[str, ...] = (
         "free", "depth", "at", "level", "valence", "attachments", "alive", "last", "came_from",
-        "log_probs", "left", "detours", "symmetric", "rings",
+        "log_probs", "left", "detours", "symmetric", "rings", "whole",
     )  # fmt: skip
 
-    def __init__(self, fragment: GraphFragment, sizes: Tensor, support: Support, closures: int):
+    def __init__(
+        self,
+        fragment: GraphFragment,
+        sizes: Tensor,
+        support: Support,
+        closures: int,
+        missing: MissingEdges,
+    ):
         least, count = len(fragment) + fragment.fewest_free, len(sizes)
         if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.states.weights
         self.closures = closures
+        self.whole = missing.closed.expand(count, -1, -1).clone()
         self.free = sizes - len(fragment)
         self.depth = torch.full_like(sizes, -1)
         self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
@@ -257,14 +278,39 @@ class Progress:
         """True for fragment nodes that are not placed yet, (P, U) bool."""
         return self.level == UNPLACED
 
+    def attachable(self, row: Tensor, filled: Tensor | int) -> Tensor:
+        """Return whether free nodes can be attached to fragment nodes after the next node.
+
+        Args:
+            row: Index of R particles, (R,) long.
+            filled: How many attachments the next node fills, (R,) long.
+
+        Returns:
+            (R,) bool.
+        """
+        here = (self.level != LEFT) & (self.valence > 0)
+        return here.any(1)[row] | (self.need[row] > filled)
+
     @property
     def complete(self) -> Tensor:
         """True for particles that lack nothing and may end here, (P,) bool."""
         placed = ~self.unplaced.any(1) & (self.attachments == 0).all(1)
         return placed & (self.rings >= self.fragment.new_rings[0])
 
-    def update_tables(self) -> None:
+    def entries_to_come(self) -> tuple[Tensor, Tensor]:
+        """Return the number of entries to come, see `graphcnf.design.missing`.
+
+        Returns:
+            (P,) long; and True for particles in which it is unknown, (P,) bool.
+        """
+        waits = self.not_entered.any(1)
+        return waits.long(), waits & (self.fragment.components > 1)
+
+    def update_tables(self, state: Tensor) -> None:
         """Compute, from what is placed so far, what the next node of each particle may be.
+
+        Args:
+            state: State of the node at each level of the path, of some levels, (P, W) long.
 
         Call it before each node: `mask`, `placements`, `entries` and `free_fits` read the
         attributes that it sets, which `add` and `select` leave as they were. By fragment node
@@ -273,6 +319,7 @@ class Progress:
         `free_below`, `last_member`. By particle: `floor` (P, 1) and `need` (P,).
         """
         f = self.fragment
+        self.state = F.pad(state, (0, self.at.shape[1] - state.shape[1]))
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
         held = (self.level >= 0) & (pending | (self.attachments > 0))
@@ -413,7 +460,7 @@ class Progress:
         return Placements(*map(torch.cat, zip(*parts, strict=True))) if parts else None
 
     def entries(
-        self, back: Tensor, uniform: Tensor, guide: Tensor
+        self, back: Tensor, uniform: Tensor, guide: Tensor, ahead: MissingOnPaths
     ) -> tuple[Placements, Tensor] | None:
         """Place a node at the start or after a free node in each particle that allows it.
 
@@ -421,6 +468,7 @@ class Progress:
             back: Backtrack of each particle to the parent of the node, (P,) long.
             uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
             guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
+            ahead: What the nodes on the paths miss.
 
         Returns:
             R placements, and the negative log-probability of each choice, (R,) nats. None if no
@@ -428,8 +476,8 @@ class Progress:
         """
         f, first = self.fragment, self.depth < 0
         parent = torch.where(first, -1, self.depth - back)
-        after_free = self.is_free.gather(1, parent.clamp(min=0)[:, None])
-        takes = torch.where(first[:, None], self.not_entered, self.enterable & after_free)
+        everyone = torch.arange(len(back), device=back.device)
+        takes = torch.where(first[:, None], self.not_entered, ahead.enterable(everyone, parent))
         takes &= self.is_first
         rows = takes.any(1).nonzero()[:, 0]
         if not len(rows):
@@ -568,15 +616,17 @@ class Progress:
         first, free, member = self.depth < 0, node == FREE, node != FREE
         parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
         own = self.support.states.sums[x[:, 2]]
+        category = self.support.states.category[self.state]
         edges, lengths = DepthFirstCode.labels(x), DepthFirstCode.lengths(x)
         self._count_rings(parent, free, lengths[:, 1:])
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             real = ~first & (length > 0)
-            far = self.at[rows, (parent + 1 - length).clamp(min=0)]
+            level = (parent + 1 - length).clamp(min=0)
+            far = self.at[rows, level]
             far = torch.where(real, far, FREE)
             # An edge from a fragment node to a free one fills an attachment, or else takes valence.
-            self._use(free & (far != FREE), far, edge)
-            self._use(member & real & (far == FREE), node, edge)
+            self._use(free & (far != FREE), far, edge, x[:, 2])
+            self._use(member & real & (far == FREE), node, edge, category[rows, level])
             own = own - self.weights[edge]
             ends = (far != FREE).nonzero()[:, 0]
             self.left[ends, far[ends]] -= self.weights[edge[ends]]
@@ -604,16 +654,21 @@ class Progress:
         """
         self.rings = self.rings + torch.where(free, (lengths > 0).sum(1), 0)
 
-    def _use(self, which: Tensor, node: Tensor, edge: Tensor) -> None:
-        """Take an edge to a free node from attachments, or else free degree, in place.
+    def _use(self, which: Tensor, node: Tensor, edge: Tensor, other: Tensor) -> None:
+        """Give fragment nodes an edge to a free node, in place.
+
+        It is taken from attachments, or else from free degree.
 
         Args:
             which: Particles that get such an edge, (P,) bool.
             node: Fragment node at its other end, (P,) long.
             edge: Label of the edge, (P,) long.
+            other: Category of the free node, (P,) long.
         """
         rows = which.nonzero()[:, 0]
-        node, edge = node[rows], edge[rows]
+        node, edge, other = node[rows], edge[rows], other[rows, None]
+        whole = self.whole[rows, node]
+        self.whole[rows, node] = self.support.states.after[whole, edge[:, None], other]
         attaches = self.attachments[rows, node] > 0
         self.attachments[rows, node] -= attaches.long()
         self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
@@ -676,6 +731,8 @@ class ParticleSampler:
         self.condition_values = condition_values
         self.model, self.network = model, model.network
         self.fragment, self.temperature = fragment, temperature
+        closures = model.code.entries - 1
+        self.missing = MissingEdges(fragment, model.network.support.states, closures)
         self.fixed = bool((fragment.categories.sum(1) == 1).all())
         size = len(fragment)
         # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
@@ -762,7 +819,7 @@ class ParticleSampler:
         mask = number < sizes[:, None]
         rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
         state = network.start(Context(mask.clone(), condition_values=rows))
-        progress = self.fragment.start(sizes, network.support, code.entries - 1)
+        progress = self.fragment.start(sizes, network.support, code.entries - 1, self.missing)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
         guide, expected = self.guide, self.expected
@@ -777,7 +834,8 @@ class ParticleSampler:
             assert step is not None
             order = step.rows
             hidden = step.hidden[order.argsort()]
-            progress.update_tables()
+            nodes = hidden.undecided
+            progress.update_tables(nodes.state[:, network.support.pad :])
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
             # Complete graphs and dead ends leave the batch.
@@ -845,7 +903,13 @@ class ParticleSampler:
         """
         count = len(known)
         everyone = torch.arange(count, device=known.device)
-        x, masses = self._draw(hidden, everyone, progress.mask)
+        ahead = MissingOnPaths(self.missing, progress)
+
+        def mask(previous, cardinality):
+            fits = progress.mask(previous, cardinality)
+            return fits & ahead.allowed(previous, cardinality)
+
+        x, masses = self._draw(hidden, everyone, mask)
         back = x[:, 0]
         fits = progress.free_fits(back[:, None])[:, 0]
         log_free = masses.sum(1).masked_fill(~fits, -math.inf)
@@ -855,7 +919,7 @@ class ParticleSampler:
         parts: list[tuple[Placements, Tensor, Tensor, Tensor, Tensor]] = []
         forward = progress.placements()
         if forward is not None:
-            own, drawn = self._draw_placements(hidden, forward, progress)
+            own, drawn = self._draw_placements(hidden, forward, progress, ahead)
             # Every fragment node must come at some time, with about the same log-probability given
             # its step back. So placements compete by their steps back, and only those with the same
             # step back by log-probability and preference.
@@ -869,10 +933,10 @@ class ParticleSampler:
             parts.append((forward, own, log_p, drawn.sum(1) + alike, rest))
         uniform, entry = self._uniform(count), None
         if i == 0 or bool(progress.enterable.any()):
-            entry = progress.entries(back, uniform, guide)
+            entry = progress.entries(back, uniform, guide, ahead)
         if entry is not None:
             placements, among = entry
-            own, drawn = self._draw_placements(hidden, placements, progress)
+            own, drawn = self._draw_placements(hidden, placements, progress, ahead)
             # The step back was drawn for the free node, from all that were possible.
             drawn[:, 0] = masses[placements.owner, 0]
             log_p, total = drawn[:, 1:].sum(1), drawn.sum(1)
@@ -929,7 +993,11 @@ class ParticleSampler:
         return torch.where(pending, math.log(min(share, 1.0)), 0.0).double()
 
     def _draw_placements(
-        self, hidden: NodeHidden, placements: Placements, progress: Progress
+        self,
+        hidden: NodeHidden,
+        placements: Placements,
+        progress: Progress,
+        ahead: MissingOnPaths,
     ) -> tuple[Tensor, Tensor]:
         """Draw the variables of fragment nodes at their placements.
 
@@ -939,6 +1007,7 @@ class ParticleSampler:
             hidden: What the network knows of the particles so far.
             placements: R placements.
             progress: The particles.
+            ahead: What the nodes on their paths miss.
 
         Returns:
             The values, (R, V) long, and the log-probability of all possible values of each
@@ -947,7 +1016,8 @@ class ParticleSampler:
 
         def mask(previous, cardinality):
             progress.narrow(placements, previous)
-            return progress.placement_mask(placements, previous, cardinality)
+            fits = progress.placement_mask(placements, previous, cardinality)
+            return fits & ahead.placed(placements, previous) if len(previous) == 1 else fits
 
         x, masses = self._draw(hidden, placements.owner, mask)
         progress.narrow(placements, list(x.unbind(1)))

@@ -365,9 +365,21 @@ def tries(flow, particles, seed=0):
 
 
 def test_attempts_keep_failures(flow):
+    search = tries(flow, 1)
+    plain = search._draw
+
+    def drawn(part, number, count):
+        particles = plain(part, number, count)
+        if number:
+            particles.log_weights[::2] = -math.inf
+        return particles
+
     made = tries(flow, 1).attempts(60)
     valid = [smiles for smiles in made if smiles]
-    assert len(made) == 60 and 5 < len(valid) < 60
+    assert len(made) == 60 and len(valid) > 50
+    search._draw = drawn
+    half = search.attempts(60)
+    assert not any(half[::2]) and half[1::2] == made[1::2]
     assert tries(flow, 1).attempts(20) == made[:20] != tries(flow, 1, seed=1).attempts(20)
     query = Chem.MolFromSmarts("[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1")
     assert all(Chem.MolFromSmiles(smiles).HasSubstructMatch(query) for smiles in valid)

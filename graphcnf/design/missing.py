@@ -1,0 +1,490 @@
+"""Edges that the nodes of particles still miss, and from where they can come.
+
+Particle, free node, fragment node, placement, attachment and closure are those of
+`graphcnf.design.particles`; state, label and complete those of `graphcnf.graphs.path.node_states`.
+P particles, paths of L levels, S states, E edge and C node categories, a fragment of U nodes.
+
+The support of a model leaves a node only if the nodes to come can complete it. But with a fragment
+most of these are fragment nodes, which get no edges beside those of the fragment and attachments.
+So a free node gets further edges only from free nodes to come, at most one from each, and from
+*entries*: edges to fragment nodes to come, at their attachments. Of a node, let
+
+    least_entries = least number of entries with which up to F free nodes to come complete it
+    most_entries = largest number of entries that complete it without a free node
+    room = largest number of free nodes that can come at it, and at these, and so on
+
+With F free nodes and A entries to come after a node, it is necessary that
+
+    1. the sum of least_entries over the free nodes of the path is at most A;
+    2. if F = 0, the sum of most_entries is at least A;
+    3. if F > 0, and none can be attached to the fragment, the sum of rooms is at least F, and a
+       first one can be attached to some free node so that the others can complete both.
+
+Besides, a fragment node gets a free neighbour only if its environment is known with this one and
+all its edges of the fragment. What is ruled out leads to no graph whose nodes are all complete, so
+more particles survive and their weights stay the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from graphcnf.graphs.path.depth_first import Variable, VariableRole
+from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, NodeStates
+
+if TYPE_CHECKING:
+    from graphcnf.design.particles import GraphFragment, Placements, Progress
+
+NEVER = 1 << 14
+"""More edges than any number of nodes can bring."""
+MOST_ROOM = 16
+"""Rooms are told apart below it."""
+
+
+class MissingEdges:
+    """What nodes in each state still miss if a fragment is to come.
+
+    Args:
+        fragment: The fragment, of U nodes.
+        states: States of the model's nodes.
+        closures: Largest number of rings that a node may close.
+
+    Attributes:
+        leaf: State of a new node with only the edge to its parent, by state of the parent, label of
+            the edge and category of the new node, (S, E + 1, C) long. A first node has those of
+            state `UNKNOWN` and label 0.
+        entering: By which edges each fragment node may come below a free node, (U, E + 1) bool.
+        closed: State of each fragment node with all edges of the fragment, in each of its K
+            different structures, (U, K) long.
+        is_open: True for fragment nodes whose states are not looked at, since categories are open
+            or the environment is no known one, (U,) bool.
+        completed: Whether a node in each state is complete after so many attachments to free nodes,
+            (attachments + 1, S) bool.
+        least_entries: By F and state, (.., S) long; 0 in state `UNKNOWN`, which stands for nodes
+            that are not free.
+        most_entries, room: By state, (S,) long.
+        least_to_attach: Least number of free nodes with which one of them can be attached to a node
+            in each state, and both completed, (S,) long.
+        takes: Whether a node in each state gets a further edge to a category, (S, C) bool.
+    """
+
+    def __init__(self, fragment: GraphFragment, states: NodeStates, closures: int):
+        self.fragment = fragment
+        self.states = states
+        after = states.after
+        self.leaf = after[states.first][:, :, states.category].permute(2, 1, 0)
+        self.takes = (after[:, 1:] != UNKNOWN).any(1)
+        single = fragment.plain & (states.weights == 1)
+        fitting = fragment.plain & (states.weights <= fragment.valence[:, None])
+        fitting[:, 0] = False
+        self.entering = torch.where(fragment.attachments[:, None] > 0, single, fitting)
+        self._set_fragment()
+        attaches = (after != UNKNOWN) & (self.leaf != UNKNOWN)
+        attaches[:, 0] = False
+        if fragment.free_nodes is not None:
+            attaches &= fragment.free_nodes
+        free_edges = self._free_edges(attaches)
+        self._set_entries(free_edges)
+        if fragment.free_edges is not None:
+            attaches &= fragment.free_edges[:, None]
+        # The new node itself can have closures, each of which brings it an edge.
+        fewest = free_edges.amin(0)
+        both = fewest[after].maximum(fewest[self.leaf] - closures).clamp(min=0)
+        self.least_to_attach = torch.where(attaches, 1 + both, NEVER).amin((1, 2))
+        self.room = torch.zeros_like(states.category)
+        for _ in range(MOST_ROOM):
+            more = 1 + self.room[self.leaf] + self.room[after]
+            self.room = torch.where(attaches, more, 0).amax((1, 2)).clamp(max=MOST_ROOM)
+
+    def _set_fragment(self) -> None:
+        """Set `closed` and `is_open` of the fragment nodes, and `completed`."""
+        fragment, after = self.fragment, self.states.after
+        category = fragment.categories.int().argmax(1)
+        self.closed = self.states.first[category][:, None].repeat(1, len(fragment.structures))
+        self.is_open = fragment.categories.sum(1) != 1
+        labels = fragment.structures.int().argmax(2)
+        several = (fragment.structures.sum(2) != 1).any(0)
+        for number, (i, j) in enumerate(fragment.edges.tolist()):
+            for node, other in ((i, j), (j, i)):
+                self.closed[node] = after[self.closed[node], labels[:, number], category[other]]
+                self.is_open[node] |= several[number] | (fragment.categories[other].sum() != 1)
+        self.is_open |= (self.closed == UNKNOWN).all(1)
+        # Of equal states of a node one is enough.
+        self.closed = pad_sequence([row.unique() for row in self.closed], True, UNKNOWN)
+        single = fragment.plain & (self.states.weights == 1)
+        single = (after != UNKNOWN) & single[:, None]
+        done = [self.states.complete & (torch.arange(len(after), device=after.device) != UNKNOWN)]
+        for _ in range(int(fragment.attachments.max())):
+            done.append((done[-1][after] & single).flatten(1).any(1))
+        self.completed = torch.stack(done)
+
+    def _set_entries(self, free_edges: Tensor) -> None:
+        """Set `least_entries` and `most_entries`; `free_edges` is what `_free_edges` returns."""
+        most = int(free_edges[free_edges < NEVER].max())
+        number = torch.arange(most + 1, device=free_edges.device)[:, None, None]
+        entry = torch.arange(len(free_edges), device=free_edges.device)[:, None]
+        self.least_entries = torch.where(free_edges <= number, entry, NEVER).amin(1)
+        self.most_entries = torch.where(free_edges == 0, entry, 0).amax(0)
+        self.least_entries[:, UNKNOWN] = self.most_entries[UNKNOWN] = 0
+
+    def _free_edges(self, attaches: Tensor) -> Tensor:
+        """Return the least number of edges to free nodes that complete a node in each state.
+
+        Args:
+            attaches: Edges to free nodes that are possible, indexed as `leaf`.
+
+        Returns:
+            By the number of its entries, and by state, (entries + 1, S) long.
+        """
+        after = self.states.after
+        least = torch.where(self.states.complete, 0, NEVER)
+        least[UNKNOWN] = NEVER
+        for _ in range(MOST_EDGES):
+            more = torch.where(attaches, 1 + least[after], NEVER)
+            least = least.minimum(more.amin((1, 2)))
+        found = [least]
+        takes = self._entries()
+        for _ in range(self.fragment.entries):
+            found.append(torch.where(takes, found[-1][after], NEVER).amin((1, 2)))
+        return torch.stack(found)
+
+    def _entries(self) -> Tensor:
+        """Return which entries free nodes in each state may get, indexed as `leaf`."""
+        after = self.states.after
+        takes = torch.zeros_like(after, dtype=torch.bool)
+        for node in self.entering.any(1).nonzero()[:, 0].tolist():
+            categories = self.fragment.categories[node]
+            own = self.fragment_takes(
+                self.closed[node][None],
+                self.fragment.attachments[node][None] - 1,
+                self.fragment.valence[node][None],
+            )
+            own = own | self.is_open[node]
+            allowed = own[0][:, self.states.category].T  # (S, E + 1)
+            takes |= (allowed & self.entering[node])[..., None] & categories
+        return takes & (after != UNKNOWN)
+
+    def fragment_takes(self, state: Tensor, attachments: Tensor, valence: Tensor) -> Tensor:
+        """Return which free neighbours R fragment nodes may get.
+
+        Args:
+            state: Their states with all edges of the fragment, (R, K) long.
+            attachments: Attachments that are left after this one, (R,) long.
+            valence: Free degree, (R,) long.
+
+        Returns:
+            By label and category of the neighbour, (R, E + 1, C) bool.
+        """
+        after = self.states.after[state]
+        done = self.completed[attachments.clamp(min=0)[:, None, None, None], after]
+        done = done | (valence > 0)[:, None, None, None]
+        return (done & (after != UNKNOWN)).any(1)
+
+
+class Sums(NamedTuple):
+    """What is counted over free nodes; tensors of one shape.
+
+    Attributes:
+        least, most: Sums of `least_entries` and `most_entries`.
+        room: Sum of `room`.
+        to_attach: Smallest `least_to_attach`.
+    """
+
+    least: Tensor
+    most: Tensor
+    room: Tensor
+    to_attach: Tensor
+
+    def plus(self, other: Sums) -> Sums:
+        """Return what is counted over the nodes of both."""
+        return Sums(
+            self.least + other.least,
+            self.most + other.most,
+            self.room + other.room,
+            self.to_attach.minimum(other.to_attach),
+        )
+
+    def above(self) -> Sums:
+        """Return, of the sums by level (P, L), those of all higher levels, (P, L + 1)."""
+        least, most, room = (F.pad(x.cumsum(1), (1, 0)) for x in self[:3])
+        return Sums(least, most, room, F.pad(self.to_attach, (1, 0), value=NEVER).cummin(1).values)
+
+    def at(self, row: Tensor, level: Tensor) -> Sums:
+        """Return the sums at an index of both axes."""
+        return Sums(*(x[row, level] for x in self))
+
+
+class MissingOnPaths:
+    """What the nodes on the paths of P particles miss before their next node.
+
+    Args:
+        missing: What nodes in each state miss.
+        progress: The particles, whose tables are up to date.
+
+    Attributes:
+        state: State of the node at each level of the path, `UNKNOWN` below it, (P, L) long.
+        free_state: The same, `UNKNOWN` for fragment nodes, (P, L) long.
+        after_free, after_placed: Sums over the levels above each level, (P, L + 1), if the next
+            node is a free one, and if it is a fragment node.
+        chosen: What `choices` returns once backtracks are decided, (P, E + 1, C) bool.
+        entries: Number A of entries to come, (P,) long.
+        unsure: True for particles of which nothing is known yet, so that all is possible, (P,)
+            bool.
+    """
+
+    def __init__(self, missing: MissingEdges, progress: Progress):
+        self.missing, self.progress = missing, progress
+        level = torch.arange(progress.at.shape[1], device=progress.at.device)
+        on_path = level <= progress.depth[:, None]
+        self.state = torch.where(on_path, progress.state, UNKNOWN)
+        self.free_state = torch.where(progress.is_free, self.state, UNKNOWN)
+        self.entries, self.unsure = progress.entries_to_come()
+        self.after_free = self._sums(self.free_state, (progress.free - 1)[:, None]).above()
+        self.after_placed = self._sums(self.free_state, progress.free[:, None]).above()
+
+    def _sums(self, state: Tensor, free: Tensor) -> Sums:
+        """Return what nodes in some states count for.
+
+        Args:
+            state: The states, long.
+            free: Number F of free nodes to come, of a shape that can be broadcast to it.
+        """
+        m = self.missing
+        known = free.clamp(0, len(m.least_entries) - 1)
+        return Sums(
+            m.least_entries[known, state],
+            m.most_entries[state],
+            m.room[state],
+            m.least_to_attach[state],
+        )
+
+    def _enough(
+        self, row: Tensor, sums: Sums, free: Tensor, entries: Tensor, filled: Tensor | int = 0
+    ) -> Tensor:
+        """Return whether the three conditions of this module hold.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            sums: Sums over all free nodes of the path, (R, ...).
+            free: F, (R,) long.
+            entries: A, (R,) long.
+            filled: How many attachments to free nodes the node fills, (R,) long.
+
+        Returns:
+            Of the shape of the sums, bool.
+        """
+        attachable = self.progress.attachable(row, filled)
+        more = (slice(None), *[None] * (sums.least.dim() - 1))
+        free, entries, attachable = free[more], entries[more], attachable[more]
+        has_room = sums.room >= free.clamp(max=MOST_ROOM)
+        grows = attachable | (has_room & (sums.to_attach <= free))
+        fits = torch.where(free > 0, grows, sums.most >= entries)
+        return (sums.least <= entries) & fits | self.unsure[row][more]
+
+    def choices(self, row: Tensor, level: Tensor) -> Tensor:
+        """Return with which edges and categories free nodes may come next.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            level: Level of their parents, -1 before the first node, (R,) long.
+
+        Returns:
+            By label and category, (R, E + 1, C) bool.
+        """
+        m, progress = self.missing, self.progress
+        at = level.clamp(min=0)
+        first = (level < 0)[:, None, None]
+        state = torch.where(level < 0, UNKNOWN, self.state[row, at])
+        after, leaf = m.states.after[state], m.leaf[state]
+        fits = (leaf != UNKNOWN) & ((after != UNKNOWN) | first)
+        fits[:, 0] &= first[:, 0]
+        fits = fits & self.fragment_takes(row, at)
+        which, label, category = fits.nonzero(as_tuple=True)
+        row, at = row[which], at[which]
+        after, leaf = after[which, label, category], leaf[which, label, category]
+        after = torch.where(progress.is_free[row, at] & (level[which] >= 0), after, UNKNOWN)
+        free = progress.free[row] - 1
+        of_parent = self._sums(after, free)
+        sums = self.after_free.at(row, at).plus(of_parent).plus(self._sums(leaf, free))
+        filled = self._attached(row, at) & (level[which] >= 0)
+        enough = self._enough(row, sums, free, self.entries[row], filled.long())
+        # Closures may still bring edges to the new node, and to those above its parent.
+        lacking = (~enough & (of_parent.least <= self.entries[row])).nonzero()[:, 0]
+        closes = self._may_close(
+            row[lacking], level[which[lacking]], leaf[lacking], category[lacking]
+        )
+        fits[which, label, category] = enough.index_put((lacking,), closes)
+        return fits
+
+    def _attached(self, row: Tensor, level: Tensor) -> Tensor:
+        """Return whether an edge to a free node fills an attachment at levels, (R,) bool."""
+        return self.progress.attachments_at[row, level] > 0
+
+    def _may_close(self, row: Tensor, level: Tensor, own: Tensor, category: Tensor) -> Tensor:
+        """Return whether new nodes can have a closure to a node above their parents, (R,) bool.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            level: Level of the parents, (R,) long.
+            own: State of the new nodes, (R,) long.
+            category: Their categories, (R,) long.
+        """
+        m, progress = self.missing, self.progress
+        number = torch.arange(self.state.shape[1], device=row.device)
+        state = self.state[row]
+        takes = m.takes[state, category[:, None]] & m.takes[own[:, None], m.states.category[state]]
+        open_to = progress.is_free | (progress.attachments_at > 0) | (progress.valence_at > 0)
+        return (takes & open_to[row] & (number < level[:, None])).any(1)
+
+    def fragment_takes(self, row: Tensor, level: Tensor) -> Tensor:
+        """Return by which edges nodes on the path may get a free neighbour.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            level: Levels, (R,) long.
+
+        Returns:
+            By label and category of the neighbour, (R, E + 1, C) bool; True for a free node.
+        """
+        progress = self.progress
+        node = progress.at[row, level]
+        fits = self.state.new_ones(len(row), *self.missing.leaf.shape[1:], dtype=torch.bool)
+        member = ((node >= 0) & ~self.missing.is_open[node.clamp(min=0)]).nonzero()[:, 0]
+        row, node = row[member], node[member]
+        fits[member] = self.missing.fragment_takes(
+            progress.whole[row, node],
+            progress.attachments[row, node] - 1,
+            progress.valence[row, node],
+        )
+        return fits
+
+    def entry_labels(self, row: Tensor, level: Tensor, node: Tensor) -> Tensor:
+        """Return by which edges fragment nodes may come next below a free node, at an attachment.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            level: Level of the parents, (R,) long.
+            node: The fragment nodes, (R,) long.
+
+        Returns:
+            By label, (R, E + 1) bool.
+        """
+        m, progress = self.missing, self.progress
+        state = self.free_state[row, level.clamp(min=0)]
+        category = m.fragment.categories[node].int().argmax(1)
+        after = m.states.after[state, :, category]
+        free = progress.free[row]
+        sums = self.after_placed.at(row, level.clamp(min=0))
+        sums = Sums(*(x[:, None] for x in sums)).plus(self._sums(after, free[:, None]))
+        others = (self.entries[row] - 1).clamp(min=0)
+        fits = (after != UNKNOWN) & self._enough(row, sums, free, others)
+        own = m.fragment_takes(
+            progress.whole[row, node],
+            progress.attachments[row, node] - 1,
+            progress.valence[row, node],
+        )
+        every = torch.arange(len(row), device=row.device)
+        fits = fits & own[every, :, m.states.category[state]]
+        return fits | (m.is_open[node] | (level < 0))[:, None]
+
+    def placed(self, placements: Placements, previous: list[Tensor]) -> Tensor:
+        """Return by which edges R placements may have their parents, (R, E + 1) bool.
+
+        Args:
+            placements: The placements.
+            previous: Their backtracks, (R,) long, as the only item.
+        """
+        row = placements.owner
+        level = torch.where(placements.enters, self.progress.depth[row] - placements.back, -1)
+        return self.entry_labels(row, level, placements.node)
+
+    def allowed(self, previous: list[Tensor], cardinality: int) -> Tensor:
+        """Return which values of a free node's next variable are possible.
+
+        Args:
+            previous: Values of its earlier variables, (P,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (P, cardinality) bool.
+        """
+        progress = self.progress
+        everyone = torch.arange(len(progress.depth), device=progress.depth.device)
+        role = Variable.at(len(previous)).role
+        if role is VariableRole.BACKTRACK:
+            return self._backtracks(cardinality)
+        level = progress.depth - previous[0]
+        level = torch.where(progress.depth < 0, -1, level.clamp(min=0))
+        if role is VariableRole.PARENT_EDGE:
+            self.chosen = self.choices(everyone, level)
+            return self.chosen.any(2)
+        if role is VariableRole.CATEGORY:
+            return self.chosen[everyone, previous[1]]
+        value = torch.arange(cardinality, device=level.device)
+        if role is VariableRole.LENGTH:
+            ends = self._may_end(level, previous)
+            return (value > 0) | ends[:, None]
+        far = (level + 1 - previous[-1]).clamp(min=0)
+        takes = self.fragment_takes(everyone, far)[everyone, :, previous[2]]
+        return takes | (previous[-1] == 0)[:, None]
+
+    def _may_end(self, level: Tensor, previous: list[Tensor]) -> Tensor:
+        """Return whether free nodes may have no further closure, (P,) bool.
+
+        Args:
+            level: Levels of their parents, -1 for a first node, (P,) long.
+            previous: Values of their variables so far, (P,) long each.
+        """
+        after = self.missing.states.after
+        every = torch.arange(len(level), device=level.device)
+        state = self.free_state.clone()
+        category = previous[2]
+        own = self.missing.states.first[category]
+        lengths = [torch.ones_like(level), *previous[3::2]]
+        filled = torch.zeros_like(level)
+        for label, length in zip(previous[1:2] + previous[4::2], lengths, strict=True):
+            far = (level + 1 - length).clamp(min=0)
+            filled = filled + (self._attached(every, far) & (label > 0)).long()
+            other = self.missing.states.category[self.state[every, far]]
+            own = after[own, label, other]
+            state[every, far] = after[state[every, far], label, category]
+        free = self.progress.free - 1
+        above = self._sums(state, free[:, None]).above().at(every, level + 1)
+        sums = above.plus(self._sums(own, free))
+        return self._enough(every, sums, free, self.entries, filled)
+
+    def _backtracks(self, cardinality: int) -> Tensor:
+        """Return which backtracks of free nodes are possible, (P, cardinality) bool.
+
+        Those after which a fragment node can come are possible as well.
+        """
+        progress = self.progress
+        depth = progress.depth[:, None]
+        value = torch.arange(cardinality, device=depth.device)
+        level = depth - value
+        fits = (depth < 0) & (value == 0)
+        row, back = (level >= progress.floor.clamp(min=0)).nonzero(as_tuple=True)
+        found = self.choices(row, level[row, back]).flatten(1).any(1) & (progress.free[row] > 0)
+        found |= self.enterable(row, level[row, back]).any(1)
+        return fits.index_put((row, back), found)
+
+    def enterable(self, row: Tensor, level: Tensor) -> Tensor:
+        """Return which fragment nodes may come next below free nodes, (R, U) bool.
+
+        Args:
+            row: Index of the particles, (R,) long.
+            level: Level of their parents, -1 before the first node, (R,) long.
+        """
+        progress = self.progress
+        after_free = progress.is_free[row, level.clamp(min=0)] & (level >= 0)
+        fits = progress.enterable[row] & after_free[:, None]
+        which, node = fits.nonzero(as_tuple=True)
+        if len(which):
+            labels = self.entry_labels(row[which], level[which], node)
+            fits[which, node] = (labels & self.missing.entering[node]).any(1)
+        return fits
