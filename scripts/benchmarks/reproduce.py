@@ -4,9 +4,10 @@ A *marker* is a comment above a table in a page: name and kind of the table, abo
 of one core it takes, and the commands that print its figures. Where the output of a command names a
 row or column otherwise, an indented line below the command says how: `printed = output`, where
 `a + b` are the figures of several rows or columns, `a & b` is the row that has both cells, and `-`
-is what no command prints. The marker of a table that no command makes says why. A *figure* is a
-number of a cell. The *kind* is "weights" for figures of shipped weights, "training" for those of a
-training or a search.
+is what no command prints. A line "samples: 3000, quick 1000" says of how many samples the shares of
+a table are, and those of its quick run, where `-n` does not. The marker of a table that no command
+makes says why. A *figure* is a number of a cell. The *kind* is "weights" for figures of shipped
+weights, "training" for those of a training or a search.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MARKED = re.compile(r"(?:<!-- ((?:(?!-->)[\s\S])*?)\s*-->\n\n)?((?:^\|.*\n)+)", 
 """A table with the text of its marker, if there is one."""
 
 HEAD = re.compile(r"table (?P<name>[\w-]+): (?P<kind>weights|training), (?P<minutes>\d+) minutes?")
-QUICK, SLOW = "quick: ", "no quick: "
+QUICK, SLOW, COUNTED = "quick: ", "no quick: ", "samples: "
 NUMBER = re.compile(r"([-−+]?(?:\d[\d,]*)?\.?\d+(?:e-\d+)?)(?: ± ([\d.]+(?:e-\d+)?))?")
 
 REFERENCE = "train-vs-test reference"
@@ -134,7 +135,7 @@ class Table(NamedTuple):
         """
         found: dict[bool, list[tuple[str, dict[str, str]]]] = {False: [], True: []}
         for line in self.marker.split("\n")[1:]:
-            if line.startswith(SLOW):
+            if line.startswith((SLOW, COUNTED)):
                 continue
             if not line.startswith(" "):
                 own = line.startswith(QUICK)
@@ -146,6 +147,21 @@ class Table(NamedTuple):
         if quick and not found[True]:
             return [(quicker(command, self.head["kind"]), other) for command, other in found[False]]
         return found[quick]
+
+    def samples(self, quick: bool) -> int:
+        """Return of how many samples the shares are, those of each seed where it has several.
+
+        Args:
+            quick: True for those of a quick run.
+
+        Returns:
+            What the marker says; without that the first `-n` of its commands, or `SAMPLES`.
+        """
+        counted = re.search(rf"^{COUNTED}(\d+), quick (\d+)$", self.marker, re.MULTILINE)
+        if counted:
+            return int(counted[2 if quick else 1])
+        found = re.findall(r"-n (\d+)", " ".join(command for command, _ in self.commands(quick)))
+        return int(found[0]) if found else SAMPLES
 
     def named_cells(self) -> Iterator[tuple[str, str, str]]:
         """Yield the label of the row, that of the column, and the text, of each cell."""
@@ -404,12 +420,6 @@ def allowed(
     return found - wide, found + wide
 
 
-def samples(commands: list[tuple[str, dict[str, str]]]) -> int:
-    """Return how many samples of a seed the commands of a marker draw, as `-n` says."""
-    found = re.findall(r"-n (\d+)", " ".join(command for command, _ in commands))
-    return int(found[0]) if found else SAMPLES
-
-
 def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any]]:
     """Compare the figures of a table with new ones.
 
@@ -428,7 +438,7 @@ def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any
     if quick and table.head["kind"] == "training":
         yield {**about, "row": f"{len(found)} figures", "verdict": "not measured again"}
         return
-    here, there = (samples(table.commands(short)) for short in (quick, False))
+    here, there = table.samples(quick), table.samples(False)
     for one in found:
         beside = [other for other in found if len({*one[:3]} - {*other[:3]}) == 1]
         references = [x for x in [one, *beside] if REFERENCE in (x.row + x.column)]

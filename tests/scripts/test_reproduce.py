@@ -121,6 +121,23 @@ def test_figures_out_of_bounds_are_named(bench, tmp_path, monkeypatch, valid, lo
     assert "published" not in shown
 
 
+def test_shares_are_of_as_many_samples_as_the_marker_says(tables):
+    (table,) = [one for one in tables if one.head.get("name") == "fragments"]
+    assert (table.samples(False), table.samples(True)) == (3000, 1000)
+    verdicts = {}
+    for found in (0.97, 0.89):
+        cells = [["", "valid"], ["linkers", "97.4 %"]]
+        marked = reproduce.Table("page", table.marker.partition("\npython")[0], cells)
+        printed = reproduce.Table("", "", [["", "valid"], ["linkers", f"{100 * found} %"]])
+        (row,) = reproduce.judge(marked, [({}, [printed])], True)
+        verdicts[found] = row["verdict"]
+    assert verdicts == {0.97: "", 0.89: "OUT"}
+    assert (
+        reproduce.Table("", "table t: weights, 1 minute\na -n 7\nquick: b", []).samples(True)
+        == 1000
+    )
+
+
 def test_a_name_that_no_output_has_is_not_passed_over(bench, tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(PAGE.replace("    ours = model\n", ""))
