@@ -1,5 +1,6 @@
 """One thread per process, and the same random numbers whatever ran before a test."""
 
+import gc
 import os
 import random
 import signal
@@ -32,6 +33,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--roundtrip-all", action="store_true", help="82,000 molecules in test_codec.py"
     )
+
+
+def pytest_collection_finish():
+    """What has been imported stays: collections of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 def pytest_terminal_summary(terminalreporter):
