@@ -97,8 +97,9 @@ def output_lock(path: Path) -> Iterator[None]:
         path: The file, which need not exist yet.
 
     Raises:
-        UserError: The file is no regular file, another process is writing it, or the block has
-            raised an `OSError` about it or a hidden file of its name.
+        UserError: The file is no regular file, another process is writing it, or it cannot be
+            written: the `with` block has raised an `OSError` that names no file, this file, or its
+            temporary or lock file. An `OSError` about another file is passed on.
     """
     check_output(path)
     try:

@@ -591,7 +591,8 @@ class JunctionTreeVAE(GraphVAE):
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (bond orders).
-        clusters: Rows of the `ClusterVocabulary`.
+        clusters: For each label a pair of lists that describes its cluster: the node categories,
+            and i, j, category of all edges in turn. `ClusterVocabulary.measure` collects them.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         tree_dim: Channels of the latents of the tree.
         graph_dim: Channels of the latents of the attachments.

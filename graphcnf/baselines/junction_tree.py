@@ -380,11 +380,12 @@ def attachments(
 
 
 class ClusterVocabulary:
-    """Clusters by label.
+    """The clusters that trees are built of; the index of a cluster is its label.
 
     Args:
-        rows: For each label a pair of lists, as JSON: the node categories, and i, j, category of
-            all edges in turn.
+        rows: For each label a pair of lists that describes its cluster: the node categories, and
+            i, j, category of all edges in turn, where i and j are indices of these nodes. A bond
+            of category 0 between nodes of categories 2 and 5 is `[[2, 5], [0, 1, 0]]`.
         edge_weights: Weight of each edge category.
         largest_sums: Largest sum of edge weights of each node category.
 

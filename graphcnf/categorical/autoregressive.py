@@ -82,7 +82,7 @@ class State(Protocol):
         """
 
     def update(self, x: Tensor) -> None:
-        """Receive the categories x (M, V) that were drawn for the positions of the last step."""
+        """Receive the categories x (M, V) drawn for the M positions of the last `Step`."""
 
 
 Place = tuple[Tensor, Tensor, int]

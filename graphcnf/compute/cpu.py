@@ -56,8 +56,9 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         device: Device of the computation, such as "cpu" or "cuda:1".
 
     Returns:
-        "versions": `{package: version}` for each of `PACKAGES`; "processor": a list of the name of
-        the GPU, or `device` if it is none, and of the capability of the CPU, such as "AVX512".
+        "versions": `{package: version}` for each of `PACKAGES`. "processor": two strings, the name
+        of the GPU, or `device` if that is not a GPU, and the capability of the CPU, such as
+        "AVX512".
     """
     import torch
 

@@ -35,9 +35,9 @@ class ColoringFlow(Pretrained, nn.Module):
 
     - "nodes" (`AutoregressiveCoupling`): one node after another in `SaturationOrder`. The bound is
       exact up to the margins of the intervals.
-    - "waves": as "nodes", but a colour of a neighbour is impossible as long as another colour is
-      left (train on colourings without conflicts). All nodes with at most one colour left are
-      decided at once, so the network is evaluated only where there is a choice.
+    - "waves": as "nodes", but a colour that a neighbour has gets the probability 0, unless
+      neighbours have all colours (train on colourings without conflicts). All nodes with at most
+      one colour left are decided at once, so the network is evaluated only where there is a choice.
     - "channels": ActNorm, invertible linear map and a mixture coupling, which transforms half of
       the latents of all nodes in parallel (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2).
 
@@ -145,8 +145,8 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Args:
             batch: B graphs; their node types are the colours.
-            samples: Number of draws, at least 1, whose exponentials are averaged; more tighten the
-                bound.
+            samples: Number K of draws per graph, at least 1. The bound is the logarithm of the mean
+                of their K importance weights (as in IWAE, Burda et al. 2016), tighter for larger K.
             noise: Tape of the random numbers, to repeat the draws.
 
         Returns:

@@ -309,8 +309,9 @@ class LookAhead(nn.Module):
 class ColoringNetwork(AutoregressiveNetwork):
     """Network of the colours of nodes, given the colours so far.
 
-    The logit of a colour depends on whether a neighbour has the colour and on the encoded node; if
-    some but not all colours are left to the node, and more than one, also on the `LookAhead` score.
+    The logit of a colour depends on the encoded node, on whether a neighbour has the colour, and on
+    whether more than one colour is left to the node (no neighbour has it). If a neighbour has a
+    colour and more than one is left, a `LookAhead` score is added.
 
     Args:
         colors: Number K of colours.
@@ -319,8 +320,8 @@ class ColoringNetwork(AutoregressiveNetwork):
         heads: Attention heads of a convolution.
         ahead: Channels of a state of `LookAhead`.
         rounds: Rounds of message passing of `LookAhead`; 0 for none.
-        waves: True for the coupling "waves" of `ColoringFlow`: colours of neighbours are impossible
-            while others are left.
+        waves: True for the coupling "waves" of `ColoringFlow`: a colour that a neighbour has gets
+            the probability 0, unless neighbours have all colours.
     """
 
     def __init__(
@@ -517,10 +518,10 @@ class ColoringState:
         return Step(graph, node, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
-        """Give the nodes of the last step their colours, and advance.
+        """Give the nodes of the last `Step` their colours, and advance.
 
         Args:
-            x: The colours, (M, 1) long.
+            x: The colours, (M, 1) long, in the order of the M nodes that `step` returned.
         """
         self.order.settle(*self.decided, x[:, 0])
 

@@ -417,13 +417,13 @@ class GraphAdapter(Adapter):
 
 
 def graphs_in(graphs: Any) -> Any:
-    """Return the graphs of a `Batch` or `Dataset` of torch-geometric as a list.
+    """Return a list of graphs if they came as a `Batch` or `Dataset` of torch-geometric.
 
     Args:
-        graphs: Data of any type.
+        graphs: What a user gives as graphs, which may be anything.
 
     Returns:
-        A list of `Data`; anything but a `Batch` or `Dataset` as it is.
+        A list of `torch_geometric.data.Data` for a `Batch` or `Dataset`; else `graphs` itself.
     """
     from torch_geometric.data import Batch, Dataset
 

@@ -234,7 +234,7 @@ class CausalState:
         self.before = network.before(first)[:, 0]
 
     def step(self) -> Step | None:
-        """Advance to the next position of all rows that have one.
+        """Advance to the next position in every row that is not complete.
 
         Returns:
             A `Step` for the M rows with another position, the longest rows; its `hidden` are the

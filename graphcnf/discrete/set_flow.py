@@ -354,9 +354,10 @@ class ElementCoupling(Bijection):
 
     A causal attention network gives the parameters of a density of the other D latents of an
     element, `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, from the elements before it. The map
-    turns this density into the standard logistic one (triangular map of Rosenblatt 1952): latent d
-    goes through the distribution function of its conditional density given latents e < d, a mixture
-    of logistics with the weights `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
+    turns this density into that of independent standard logistic variables (triangular map of
+    Rosenblatt 1952): latent d becomes `logit(F_d(x_d))`. F_d is the distribution function of x_d
+    given latents e < d, that of a mixture of logistics with weights proportional to
+    `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
 
     Args:
         means: Initial means of the C components, (C, D), as the function `components` measures
@@ -657,7 +658,7 @@ class GroupState:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Advance to the next group of all sets that have one.
+        """Advance to the next group of elements in every set that is not complete.
 
         Returns:
             A `Step` for the M sets with another group, whose `hidden` is that of `GroupNetwork`;
@@ -670,7 +671,7 @@ class GroupState:
         return self.order.step(groups)
 
     def update(self, x: Tensor) -> None:
-        """Append the decided elements of the current group to the sets of the last step.
+        """Append the decided elements of the current group to the M sets of the last `Step`.
 
         Args:
             x: Categories of the elements, (M, V) long; 0 where a group has no element.

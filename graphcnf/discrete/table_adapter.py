@@ -534,8 +534,9 @@ class TableAdapter(Adapter):
 
         Args:
             rows: M encoded rows without masked entries.
-            given: Values of columns by label, which are written into every row as they are; places
-                in bins would give them back with rounding errors only. None for none.
+            given: `{label of a column: its value}`. The value is written into every row in place of
+                the decoded one, since a number that was encoded as bin and place comes back with
+                rounding errors. None for no column.
 
         Returns:
             A DataFrame of M rows, or an array or tensor (M, N).

@@ -62,10 +62,10 @@ BLOCK = 2000
 
 
 def add_counts(one: Counter, other: Counter) -> Counter:
-    """Add the counts of a histogram to another one, as `Statistic.add` does.
+    """Add the counts of a histogram to those of another one; a function for `Statistic.add`.
 
     Args:
-        one: The histogram that grows, in place.
+        one: The histogram to which counts are added, in place.
         other: The counts to add.
 
     Returns:

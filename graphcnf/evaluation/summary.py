@@ -163,7 +163,7 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
         wanted: Statistics of the strictly valid molecules to compute.
 
     Returns:
-        The summary, without stereo marks, for which `Summary.add_marks` is called.
+        The summary. Its `marks` and `isomers` are empty until its `add_marks` is called.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])

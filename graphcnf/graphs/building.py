@@ -150,7 +150,10 @@ def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> Grap
 
 
 def has_rules(model: GraphModel) -> bool:
-    """Return True if a model has rules that `without_rules` leaves out."""
+    """Return True if a rule of a model is in force, so that `without_rules` can leave it out.
+
+    A rule that the model was built without does not count.
+    """
     defaults = signature(type(model)).parameters
     return any(
         model.config.get(name, defaults[name].default) != off

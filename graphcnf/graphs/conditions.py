@@ -67,10 +67,10 @@ def hide_values(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of the values of conditions.
+    """Embedding of the values of P conditions as channels: (B, P) becomes (B, width).
 
-    It is 0 if all are unknown, and initially for all values: a model that gets conditions later
-    begins as it was without them.
+    It is 0 if all values of a graph are unknown, and initially for all values: a model that gets
+    conditions later begins as it was without them.
 
     Args:
         conditions: The P conditions, as `condition_statistics` describes them.

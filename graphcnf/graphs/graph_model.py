@@ -196,7 +196,8 @@ class GraphModel(Pretrained, ABC):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Tensors (B, ..., D) by name.
+            `{name: latents}`, (B, ..., D) each. The names, and the D of each, are up to the class,
+            such as "nodes" (B, N, D).
 
         Raises:
             ValueError: for a graph that `knows` rejects.
@@ -212,7 +213,7 @@ class GraphModel(Pretrained, ABC):
                 generator.
 
         Returns:
-            Tensors (B, ..., D) by name, of the names and shapes that `to_latents` returns.
+            `{name: latents}`, of the names and shapes that `to_latents` returns.
         """
 
     @abstractmethod
@@ -349,7 +350,8 @@ class GraphModel(Pretrained, ABC):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Tensors (B, ..., D) by name.
+            `{name: latents}`, (B, ..., D) each, such as "nodes" (B, N, D). The `to_latents` of the
+            model's class says which names there are, and what D is.
 
         Raises:
             ValueError: if a graph does not fit the model.

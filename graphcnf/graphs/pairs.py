@@ -397,10 +397,12 @@ class PairsModel(StochasticModel):
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
         order: Node order of the graphs, "canonical" or "none".
-        nodes: Arguments of the first step: `couplings` (3), and arguments of `PairNetwork`.
-        edges: Arguments of the second step: `couplings` (3), and arguments of `PairNetwork`.
-        adjacency: Arguments of the third step: `couplings` (6), and arguments of `PairNetwork`.
-        encoding: "mixture", "linear", "variational" or "argmax".
+        nodes: Arguments of the first step: `couplings`, their number (default 3), and arguments of
+            `PairNetwork`.
+        edges: The same of the second step (default 3 couplings).
+        adjacency: The same of the third step (default 6 couplings).
+        encoding: How latents encode node and edge categories: "mixture", "linear", "variational" or
+            "argmax".
         node_dim: Latents D of a node; without effect for "argmax".
         pair_dim: Latents E of a pair; without effect for "argmax".
         node_mixtures: Logistics per channel of the couplings of nodes.

@@ -79,8 +79,12 @@ def valence_only(mol: Chem.Mol) -> str | None:
 def repaired(mol: Chem.Mol) -> str | None:
     """Return the canonical SMILES of the largest fragment after valence repair, None if invalid.
 
-    While an atom exceeds its valence, the bond of highest order of the first such atom (the last
-    one on ties) is lowered by one order, or removed if single.
+    While there are atoms above their valence, the first of them loses a bond order: its bond of
+    highest order (of several, the bond with the highest index) is lowered by one order, or removed
+    if it is single.
+
+    Args:
+        mol: Molecule that need not be sanitized, and stays as it is.
     """
     mol = Chem.RWMol(mol)
     with quiet():

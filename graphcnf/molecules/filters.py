@@ -220,10 +220,11 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 
     Args:
         names: Names in `Filters.checks`, in order.
-        outcomes: Number of molecules by `Filters.refusal`.
+        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
+            returns: "" for molecules that pass.
 
     Returns:
-        Shares in [0, 1] by name, in the order of `names`; 0 where no molecule was left.
+        `{name: share in [0, 1]}`, in the order of `names`; 0 where no molecule was left.
     """
     refused = Counter[str]()
     for refusal, number in outcomes.items():
@@ -239,12 +240,15 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 def removed_by_alerts(outcomes: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Count the molecules that alerts have removed, the most frequent alert first.
 
+    An alert is a substructure pattern of a catalogue such as "reactive" or "pains".
+
     Args:
-        outcomes: Number of molecules by `Filters.refusal`.
+        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
+            returns, such as "no reactive alert: peroxide".
 
     Returns:
-        By the name of the filter, such as "no reactive alert", number of molecules by the name of
-        the first alert that was found in them.
+        `{name of the filter: {name of the alert: number of molecules}}`, such as
+        `{"no reactive alert": {"peroxide": 3}}`. A molecule counts for the first alert found in it.
     """
     found: dict[str, dict[str, int]] = {}
     for refusal, number in sorted(outcomes.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -286,7 +290,8 @@ class Funnel:
         given: What the user gives, whose reactive groups do not count.
 
     Attributes:
-        outcomes: Number of valid molecules by `Filters.refusal`.
+        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
+            `Filters.refusal` returns: "" for molecules that pass.
         seen: Hashes of the new molecules so far.
     """
 

@@ -527,8 +527,8 @@ class MoleculeFlow:
             molecules: SMILES or RDKit molecules, or one of them; B molecules.
 
         Returns:
-            Latents in the base space of the model, tensors (B, ..., D) by name; and True for real
-            atoms, (B, N) bool.
+            Latents in the base space of the model, `{name: tensor (B, ..., D)}`, as the method
+            `to_latents` of its class describes them; and True for real atoms, (B, N) bool.
 
         Raises:
             UserError: There are no molecules, or the model cannot represent one of them.

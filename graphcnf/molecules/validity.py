@@ -39,9 +39,12 @@ class CheckedMolecule(NamedTuple):
 def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
     """Return a sanitized copy without stereo, None if RDKit refuses the molecule.
 
+    Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well.
+
     Args:
         mol: Molecule, which stays as it is; it may have several fragments.
-        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
+        bare: True if the molecule has none of these, nor stereo: the removal is skipped, which
+            saves time.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -55,9 +58,12 @@ def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
     """Return a sanitized copy without stereo, None if the molecule is invalid or disconnected.
 
+    Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well.
+
     Args:
-        mol: Molecule.
-        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms.
+        mol: Molecule, which need not be sanitized and stays as it is.
+        bare: True if the molecule has none of these, nor stereo: the removal is skipped, which
+            saves time.
     """
     return sanitize(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
@@ -94,10 +100,11 @@ def readable_smiles(mol: Chem.Mol | None) -> str | None:
 def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
     """Check whether a molecule is valid and connected.
 
+    Stereo, isotopes, atom map numbers and explicit hydrogen atoms are removed from the result.
+
     Args:
         mol: An RDKit molecule, which need not be sanitized and stays as it is.
-        bare: True to save time, if it has no stereo, isotopes, atom map numbers and hydrogen atoms:
-            they are then not removed.
+        bare: True if the molecule has none of these: the removal is skipped, which saves time.
 
     Returns:
         The sanitized molecule and its SMILES. If it is invalid, in several fragments, or RDKit

@@ -418,7 +418,10 @@ class Goal:
 
     @property
     def is_chiral(self) -> bool:
-        """True if a fingerprint of the goal distinguishes stereoisomers."""
+        """True if the fingerprint of an objective distinguishes stereoisomers ("ECFP4-chiral").
+
+        Only the key `fingerprint` of the tables counts: scores of the user are not looked into.
+        """
         prints = [str(table.get("fingerprint", "")) for table in self.tables]
         return any(name.endswith(CHIRAL) for name in prints)
 

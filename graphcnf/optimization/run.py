@@ -75,7 +75,7 @@ PATIENCE = 5
 
 @dataclass(repr=False)
 class OptimizationResult:
-    """Calls of a search, in order, and the trained model.
+    """What `optimize` returns: the calls of the score, in order, and the trained model.
 
     Attributes:
         answers: Answer to each call.
@@ -84,7 +84,8 @@ class OptimizationResult:
         policy: The model at the end.
         outcomes: Number of proposals by the name of the filter that refused them
             (`Filters.refusal`), "" for those that pass all filters.
-        lacking: Molecules of `start` that do not contain the fragment.
+        lacking: SMILES of `start`, the molecules that `optimize` scores first, which do not contain
+            its `fragment`; [] if it was given no fragment.
     """
 
     answers: list[Answer]

@@ -112,10 +112,10 @@ class SampleCounts:
         valid: Number of these that are valid.
         written: Number of these that are written.
         seconds: Wall time of drawing, s, over all interrupted runs.
-        outcomes: Numbers of valid molecules by the filter that refuses them, "" for none
-            (`Filters.refusal`).
-        reached: Four numbers for each conditioned property: the target; over the written molecules
-            with a finite value, their number, the sum of values, and the sum of absolute errors.
+        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
+            `Filters.refusal` returns: "" for molecules that pass.
+        reached: `{conditioned property: [target, number, sum of values, sum of absolute errors]}`;
+            number and sums are over the written molecules with a finite value.
     """
 
     sampled: int = 0
@@ -152,8 +152,8 @@ class SampleCounts:
         """Add the counts of another part of the sample, in place.
 
         Args:
-            other: Counts of the part. A molecule that both parts have written counts twice in
-                `reached`.
+            other: Counts of the part, with the same targets in `reached`. A molecule that both
+                parts have written counts twice, in `written` and in the sums of `reached`.
         """
         self.sampled += other.sampled
         self.valid += other.valid

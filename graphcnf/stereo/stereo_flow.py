@@ -500,7 +500,7 @@ class StereoNetwork(AutoregressiveNetwork):
 
 
 class StereoState:
-    """State of drawing configurations of a batch: the categories of its first stereo elements.
+    """State of drawing configurations of B molecules, one stereo element of each per step.
 
     Args:
         network: The network.
@@ -508,10 +508,11 @@ class StereoState:
 
     Attributes:
         graphs: The molecules.
-        mask: True for stereo elements, (B, E) bool.
-        categories: Categories of the elements so far, 0 for later ones, (B, E) long.
-        number: Number of the current element of every molecule, -1 before the first.
-        row: Molecules that have this element, (M,) long.
+        mask: True for stereo elements, False for padding, (B, E) bool.
+        categories: Categories of the elements drawn so far, 0 for later ones, (B, E) long.
+        number: Index of the element being drawn, the same for all molecules; -1 before the first.
+        row: Indices in the batch of the M molecules that have an element with this index, (M,)
+            long.
     """
 
     def __init__(self, network: StereoNetwork, context: StereoContext):
@@ -526,8 +527,8 @@ class StereoState:
         for these.
 
         Returns:
-            A `Step` for the M molecules that have this element. Its hidden state is the logits of
-            the categories themselves, (M, CATEGORIES). None once no molecule has one.
+            A `Step` for the M molecules with more than k elements. Its hidden state is the logits
+            of the categories themselves, (M, CATEGORIES). None if no molecule has so many.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:
@@ -538,10 +539,10 @@ class StereoState:
         return Step(self.row, number, logits)
 
     def update(self, x: Tensor) -> None:
-        """Set the categories of the stereo elements that `step` returned last.
+        """Set the categories of the stereo elements of the last `Step`.
 
         Args:
-            x: The categories, (M, 1) long.
+            x: The categories, (M, 1) long, in the order of the M molecules of that step.
         """
         self.categories[self.row, self.number] = x[:, 0]
 
