@@ -59,7 +59,7 @@ class AddedLimits:
         """Return the limits that are not None.
 
         Returns:
-            `{"atoms": (lowest, highest)}`, and likewise "rings" and "rotatable".
+            `{"atoms": (lowest, highest), "rings": ..., "rotatable": ...}`.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in values.items() if limit is not None}

@@ -157,7 +157,8 @@ class Growth:
         drawn: Number of particles drawn so far.
         placed: Number of particles that contain the whole fragment.
         valid: Number of valid molecules among these.
-        outcomes: Number of valid molecules by `Filters.refusal`.
+        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
+            `Filters.refusal` returns: "" for molecules that pass.
         common: True if enough samples of the model contain the fragment by themselves. These are
             taken instead of particles, and all have the same weight. None before the first round.
     """

@@ -383,7 +383,7 @@ class CategoricalModel(nn.Module):
 
         Returns:
             The negative log-likelihood given the sizes, in nats per position or node, a scalar; and
-            metrics by name, such as "bits_per_variable", each a pair (sum, number), whose quotient
+            `{metric: (sum, number)}`, such as "bits_per_variable", pairs whose quotient
             is the mean.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)

@@ -409,7 +409,7 @@ class ColumnMLP(AutoregressiveNetwork):
                 look them up.
 
         Returns:
-            Slots, places and orders of the B rows, by name.
+            Categories, slots, places and orders of the B rows.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))

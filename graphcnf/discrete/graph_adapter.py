@@ -284,8 +284,8 @@ class GraphAdapter(Adapter):
             flow: The model.
             batch: B encoded graphs.
             orders: Number of node orders of each graph whose probabilities are added; for a model
-                without a node order, number of draws of the bound whose exponentials are averaged.
-                1 to `graphcnf.limits.LARGEST_ORDERS`.
+                without a node order, number of draws of the bound: the value is the logarithm of
+                the mean of their importance weights. 1 to `graphcnf.limits.LARGEST_ORDERS`.
 
         Returns:
             (B,) nats in float64.

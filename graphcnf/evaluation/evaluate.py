@@ -665,8 +665,8 @@ def _compare_with_training(
         test: SMILES of the held-out molecules.
 
     Returns:
-        For each summary the value of each metric by name, None where it could not be computed; with
-        the FCD also `fcd_molecules`, the number of samples that it was computed from.
+        For each summary `{metric: value}`, None where it could not be computed; with the FCD also
+        `fcd_molecules`, the number of samples that it was computed from.
     """
     hashes = result.training_hashes
     assert hashes is not None

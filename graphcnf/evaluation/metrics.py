@@ -257,7 +257,7 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
     In [0, 1], higher is better; the share of the reference may be far below 1 itself.
 
     Args:
-        generated: Number of molecules by outcome: "passed" or another text.
+        generated: `{outcome: number of molecules}`; an outcome is "passed" or another text.
         reference: Not used: every metric is called with the statistics of both sets.
     """
     return generated.get("passed", 0) / sum(generated.values())
@@ -267,7 +267,8 @@ def values_and_counts(counts: Histogram) -> tuple[np.ndarray, np.ndarray]:
     """Return the K numbers that a histogram counts, and how often each occurs.
 
     Args:
-        counts: Number of occurrences by value; values are decimal numbers as text, such as "0.25".
+        counts: `{value: number of occurrences}`; values are decimal numbers as text, such as
+            "0.25".
 
     Returns:
         Values and counts, (K,) float64 each.
@@ -688,7 +689,7 @@ RINGS_TV = _tv("rings", "ring sizes", "ring size", _ring_sizes)
 
 
 def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
-    """Return some metrics by name.
+    """Look up metrics by their names.
 
     Args:
         names: Names of `METRICS`; None for all.

@@ -49,7 +49,7 @@ class SetStatistics:
     Attributes:
         size: Number of molecules.
         values: Statistics by `Statistic.name`: a `Counter` of texts or an array.
-        missing: Reason why a statistic could not be computed, in one line, by name.
+        missing: `{statistic: reason why it could not be computed, in one line}`.
     """
 
     size: int
@@ -75,8 +75,8 @@ class SetStatistics:
         """Return the statistics as arrays by name, for a cache file.
 
         Returns:
-            Each statistic that is an array, by its name; and "rest", uint8, the bytes of a JSON
-            object of "size", "counts" (the histograms by name) and "missing".
+            `{name: array}` of the statistics that are arrays; and under "rest", uint8, the bytes of
+            a JSON object of "size", "counts" (`{name: histogram}`) and "missing".
         """
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
         rest = {k: v for k, v in self.values.items() if k not in arrays}
@@ -105,8 +105,8 @@ class Comparison:
     """Metrics of a generated set, given a reference set.
 
     Attributes:
-        values: Value of each metric by name; None if it could not be computed.
-        missing: Reason why a metric is None, in one line, by name.
+        values: `{metric: value}`; None if it could not be computed.
+        missing: `{metric: reason why it is None, in one line}`.
         generated: Number of generated molecules.
     """
 

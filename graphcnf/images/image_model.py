@@ -145,8 +145,9 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
-            samples: Number of draws of a bound, whose exponentials are averaged; more tighten it
-                (Burda et al. 2016, arXiv 1509.00519).
+            samples: Number K of draws of a bound per image. It is then the logarithm of the mean of
+                their K importance weights, tighter for larger K (IWAE, Burda et al. 2016, arXiv
+                1509.00519).
             noise: Tape of the random numbers of a bound, to repeat a draw.
 
         Returns:

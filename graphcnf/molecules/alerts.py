@@ -156,7 +156,7 @@ def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
         catalogue: One of `ALERTS`.
 
     Returns:
-        Numbers of the atoms of all matches, ascending, by the name of the alert.
+        `{name of the alert: atoms of all its matches}`; atoms are indices, ascending.
     """
     found: dict[str, set[int]] = {}
     if catalogue == REACTIVE:

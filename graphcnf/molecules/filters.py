@@ -263,7 +263,8 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
 
     Args:
         names: Names in `Filters.checks`, in order.
-        outcomes: Number of molecules by `Filters.refusal`.
+        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
+            returns: "" for molecules that pass.
 
     Returns:
         The text; "" if there are no filters.

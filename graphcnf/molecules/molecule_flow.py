@@ -394,8 +394,9 @@ class MoleculeFlow:
             molecules: SMILES or RDKit molecules, or one of them.
 
         Returns:
-            The graphs of the molecules that have one, and for every molecule None, or the reason
-            why it has none. The model may still give a graph the probability 0.
+            The graphs of the molecules that can be written as graphs, in their order; and for every
+            molecule None, or the reason why it cannot. The model may still give a graph the
+            probability 0.
 
         Raises:
             UserError: The model was trained with another codec, or `molecules` are none.

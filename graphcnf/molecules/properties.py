@@ -106,7 +106,7 @@ def properties_of(
         predictors: Functions that predict further properties.
 
     Returns:
-        The value of each property by name: an integer, or rounded to `DECIMALS` decimals.
+        `{name of a property: its value}`, an integer, or rounded to `DECIMALS` decimals.
     """
     values = {
         name: float(predictors[name]([mol])[0]) if name in predictors else PROPERTIES[name](mol)

@@ -287,7 +287,7 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
 
 
 def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
-    """Return the surrogates that `give_surrogate` has stored in a model, by column.
+    """Return the surrogates that `give_surrogate` has stored in a model.
 
     Args:
         model: A model of molecules.

@@ -48,7 +48,8 @@ def bond_orders(vocabulary: MoleculeVocabulary) -> list[int]:
         vocabulary: The vocabulary.
 
     Returns:
-        Whole numbers, by bond category; of aromatic ones the order in the Kekulé structure.
+        A whole number for each bond category, in their order; of aromatic ones the order in the
+        Kekulé structure.
     """
     return [ORDERS.get(bond, 1) for bond in vocabulary.bond_types]
 

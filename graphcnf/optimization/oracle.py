@@ -71,7 +71,7 @@ class Answer:
     Attributes:
         smiles: Canonical SMILES of the molecule; isomeric in a search with stereo.
         score: Its score by the goal; NaN if the call failed.
-        values: Score of each objective by name; {} if the call failed.
+        values: `{objective: its score}`; {} if the call failed.
         error: Reason why the call failed, in one line, or None.
     """
 

@@ -82,8 +82,8 @@ class OptimizationResult:
         sources: Origin of each molecule: "start", "model" or "genetic".
         paid: Number of calls that this run has made; the other answers were in the journal.
         policy: The model at the end.
-        outcomes: Number of proposals by the name of the filter that refused them
-            (`Filters.refusal`), "" for those that pass all filters.
+        outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
+            refusal is what `Filters.refusal` returns: "" for those that pass all filters.
         lacking: SMILES of `start`, the molecules that `optimize` scores first, which do not contain
             its `fragment`; [] if it was given no fragment.
     """

@@ -307,8 +307,8 @@ class Search:
         memory: Scored molecules.
         round: Number of the round, from 0.
         given: Molecules to start from, and the fragment, whose reactive groups the filters allow.
-        outcomes: How many proposals that contain the fragment each filter has refused, by the
-            name of the filter; "" for those that passed all.
+        outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
+            refusal is what `Filters.refusal` returns: "" for those that passed all filters.
     """
 
     def __init__(

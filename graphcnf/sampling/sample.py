@@ -94,7 +94,7 @@ class Recipe:
         """Return the recipe as JSON values, to compare it with that of another sample.
 
         Returns:
-            Values by the names of the attributes. Equal values determine equal records.
+            `{attribute: value}`. Equal values determine equal records.
         """
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 

@@ -140,7 +140,7 @@ def means(sums: Sums) -> dict[str, float]:
         sums: numerator and denominator of each metric, as `add` sums them.
 
     Returns:
-        Value of each metric by name: numerator / denominator, NaN if the denominator is 0.
+        `{metric: numerator / denominator}`, NaN if the denominator is 0.
     """
     return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
@@ -184,8 +184,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        The entries of the state by name, and "format", the version of the layout. What the entries
-        are is not checked: see `starting_state`.
+        The state, `{name: entry}`, with "format", the version of the layout. The types of the
+        entries are not checked: see `starting_state`.
 
     Raises:
         UserError: the file is missing, damaged or of another version; the message names it.

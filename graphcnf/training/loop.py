@@ -193,8 +193,8 @@ class LossModule(nn.Module):
             device: the device.
 
         Returns:
-            The loss, a scalar tensor, and the metrics by name, each a pair of scalars without
-            gradients, numerator and denominator.
+            The loss, a scalar tensor, and `{metric: (numerator, denominator)}`, scalars without
+            gradients.
 
         Raises:
             UserError: the model returns anything else.

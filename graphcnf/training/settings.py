@@ -158,7 +158,7 @@ class TrainingSettings:
         """Return the settings as the table `[training]` of a preset.
 
         Returns:
-            Values by name, without those that are None, which TOML cannot express.
+            `{setting: value}`, without those that are None, which TOML cannot express.
         """
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
@@ -385,7 +385,7 @@ def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
         name_or_path: name of a shipped preset, or path of a TOML file.
 
     Returns:
-        Each table by name; a table that is missing is empty.
+        `{"model": ..., "data": ..., "training": ...}`; a table that is missing is empty.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table. What is in the tables
@@ -428,7 +428,7 @@ def apply_overrides(
             setting in `[training]`. A value is read as TOML, or as plain text if that fails.
 
     Returns:
-        The tables by name; values are not checked yet.
+        The tables, with the keys of `config`; values are not checked yet.
 
     Raises:
         UserError: a text is no assignment, or names an unknown table.
