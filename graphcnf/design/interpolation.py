@@ -67,7 +67,8 @@ def interpolate(
         paths: Number of paths to compare.
         seed: Seed of the paths.
         filters: Filters of the molecules between the ends; those that fail become None.
-        outcomes: Counter to which the `Filters.refusal` of these molecules, of all paths, is added.
+        outcomes: Counter `{refusal: number of molecules}`, to which these molecules of all paths
+            are added; a refusal is what `Filters.refusal` returns.
         stereo: True to keep the stereo marks of both ends, if the model has stereo. Each molecule
             adopts marks from its neighbour towards the nearer end; other marks are drawn.
 

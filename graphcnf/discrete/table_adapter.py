@@ -684,8 +684,8 @@ class TableAdapter(Adapter):
     def presence(self) -> torch.Tensor:
         """The `event` of a `ColumnContext` that no entry is missing, (N, C, 2) float64.
 
-        As `whole`, but with 0 and 0 for the category "missing" of each column that has one and has
-        other categories.
+        As `whole`, but with the interval 0 to 0, which is empty, for the category "missing" of each
+        column that has this category and others.
         """
         event = self.whole
         for k, column in enumerate(self.columns):

@@ -74,8 +74,8 @@ class Shown(NamedTuple):
         drawing: Its SVG.
         values: Name and text of each value in the caption, or of each cell in the table.
         note: Text above the values, "" for none.
-        keys: Numbers by which columns of the table are sorted, by name, where it is not the number
-            with which the text begins.
+        keys: `{column: number by which the table is sorted}`, for columns where this is not the
+            number with which the text begins.
     """
 
     smiles: str
@@ -167,7 +167,7 @@ def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
     """Draw the molecule of a row, and write its values as text.
 
     Args:
-        row: Values by the name of their column; `smiles` must be there.
+        row: `{column: value}`; the column `smiles` must be there.
         highlight: Numbers of the atoms to highlight, counted from 0 in the order of the SMILES.
 
     Returns:

@@ -379,7 +379,7 @@ def conditions_of(
 
     Args:
         model: The model.
-        properties: Target value of each property by name.
+        properties: `{property: target value}`.
 
     Returns:
         A value for each condition of the model in its order, None for a property without a target,

@@ -144,8 +144,8 @@ class Surrogate:
 
         Args:
             name: Name of the column.
-            values: Value of each member, in the unit of the column, by canonical SMILES without
-                stereo.
+            values: `{canonical SMILES of a member, without stereo: value}`, in the unit of the
+                column.
             bound: See `Surrogate`.
         """
         smiles = sorted(values)

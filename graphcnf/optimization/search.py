@@ -179,7 +179,7 @@ class ReplayMemory:
         sources: Origin of each: "start", "model" or "genetic".
         scores: Score of each; NaN for failed calls.
         known: The molecules as a set.
-        graphs: Score of the isomer that was added first, by the SMILES without stereo of its graph.
+        graphs: `{SMILES without stereo: score}`; the score of the isomer that was added first.
         isomers: Number of molecules that were added after another isomer of their graph: under
             True those with the score of the first isomer, under False those with another score.
     """

@@ -215,9 +215,9 @@ def starting_state(path: Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        The entries that `Run._save` has written, by name, of which these are checked: "at", a
-        `Counters`; "best", None or a dictionary whose "figures" are a `Best`; "metrics" and "sums",
-        which hold numbers. Added is "path", the file, for messages.
+        `{name: entry}`, as `Run._save` has written them. These are checked: "at", a `Counters`;
+        "best", None or a dictionary whose "figures" are a `Best`; "metrics" and "sums", which hold
+        numbers. Added is "path", the file, for messages.
 
     Raises:
         UserError: the file is missing, damaged or of another version.

@@ -657,7 +657,7 @@ class Run:
         """Return the name of the metric to minimise.
 
         Args:
-            row: metrics by name.
+            row: `{metric: value}`.
 
         Returns:
             The headline of the experiment, if `row` has it; else the first of
