@@ -235,7 +235,7 @@ def _sort_edges(
         Rows (i, j, category) with j < i, int64.
 
     Raises:
-        ValueError: if the graph is none, see `PackedGraphs.from_lists`.
+        ValueError: if the arguments are no graph; see `PackedGraphs.from_lists`.
     """
     edge_types = _to_integers(categories)
     edges = np.asarray(pairs, np.int64).reshape(-1, 2)

@@ -35,7 +35,7 @@ its `ends_of` and `rest_of` are 1 each, and no node is free.
     edges of n                 a, a              a, o
     ends_of(n), rest_of(n)     1, 0              0, 1
     free                       1 - 1 = 0         1 - 0 = 1
-    free_to_attach(n)          none can be       1
+    free_to_attach(n)          impossible        1
 
 Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
 node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
@@ -51,8 +51,7 @@ closures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,6 +75,7 @@ class PossibleEdges:
         own_state: State of the new node with this edge, (K,) long.
         other_state: State of the other node with it, (K,) long.
         free: Number of free nodes after it, (K,) long.
+        closures_left: How many closures the new node may still get after it.
     """
 
     row: Tensor
@@ -83,6 +83,12 @@ class PossibleEdges:
     own_state: Tensor
     other_state: Tensor
     free: Tensor
+    closures_left: int
+
+    def __getitem__(self, k: Tensor) -> PossibleEdges:
+        """Return some of the edges; `k` are their indices, long."""
+        tensors = {n: v[k] for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 class CompletingSupport(Support):
@@ -95,37 +101,34 @@ class CompletingSupport(Support):
     Args:
         code: The variables of a node.
         edge_weights: Weight of each edge category.
-        environments: Arguments of `Environments`.
+        environments: The known environments.
 
     Attributes:
         environments: The known environments.
         ends_of, rest_of: Missing edges of a node in each state: those to ends, and the others,
-            (S,) long.
+            (S,) long. A state that new nodes alone cannot complete has `NEVER` ends.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
-        helps: By which edges `rest_of` of a node falls and `ends_of` does not rise, by its state,
-            label of the edge and category of the neighbour, (S, E + 1, C) bool.
-        largest_rest_next: Largest `rest_of` that a node in each state can have after at most one
-            further edge, and more if the edge makes it need further ends, (S,) long. Closures are
-            looked up only where it is larger than `free`.
+        helps: Entry [s, label, c] is True if an edge with this label to a node of category c lowers
+            `rest_of` of a node in state s and does not raise its `ends_of`, (S, E + 1, C) bool.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long.
-        enough_free: With so many free nodes, and as many more as the largest rest on the path, a
-            node can be attached wherever `Support` allows it: nothing is looked up.
-        attaches_alone: Whether a node can be attached to a parent in each state if all other nodes
-            are complete and no free node can be attached above, (`enough_free` + 2, ROOMS, S) bool,
-            by `free` plus 1 and by the room that both must have. It saves looking up most
-            backtracks.
-
-    Raises:
-        UserError: if `environments` are malformed, or not of these categories.
+        enough_free: If `free` is at least this, plus the largest `rest_of` on the path, a node is
+            attached wherever `Support` allows it: the first three conditions hold then.
+        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
+            state s so that these two meet all conditions, without further closures, and with the
+            room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool. If all other nodes are complete,
+            the path need not be looked at.
+        largest_rest_next: Largest number of missing edges of a node in each state after at most one
+            further edge, less its `ends_of` before, (S,) long. Closures are looked up only if it is
+            larger than `free` for some node.
 
     Examples:
         The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
 
         >>> code = DepthFirstCode(3, [], node_categories=3, edge_categories=1)
+        >>> # Each row: a category, then the categories of each edge and its neighbour.
         >>> known = [[1, 0, 0, 0, 0, 0, 2], [0, 0, 1], [0, 0, 1, 0, 1], [2, 0, 1]]
-        >>> environments = {"nodes": [0, 1, 2], "edges": [0], "known": known}
-        >>> support = CompletingSupport(code, [1], environments)
+        >>> support = CompletingSupport(code, [1], Environments([0, 1, 2], [0], known))
         >>> one_a = support.states.after[support.states.first[1], 1, 0]
         >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
         >>> for state in (one_a, two_a, a_and_o):
@@ -143,10 +146,9 @@ class CompletingSupport(Support):
     free_to_attach: Tensor
     attaches_alone: Tensor
 
-    def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Any):
-        known = Environments.of(environments, code.node_categories, code.edge_categories)
-        super().__init__(code, known.states(edge_weights), limited=True)
-        self.environments = known
+    def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
+        super().__init__(code, environments.states(edge_weights), limited=True)
+        self.environments = environments
         self._set_missing()
         self._set_attaching()
 
@@ -180,23 +182,34 @@ class CompletingSupport(Support):
         # Axes: state of the parent, label of the edge, category of the new node.
         after = self.states.after
         leaf = self.leaf
-        attaches = self.attaches[0]
         # By how much `free` falls once the new node is decided; by -1 for an end that was missing.
         used = self.ends_of[after] + self.ends_of[leaf] - self.ends_of[:, None, None]
+        to_attach = self._free_to_attach(used)
+        # Both nodes are complete with the nodes to come if free - used >= larger_rest.
         larger_rest = self.rest_of[after].maximum(self.rest_of[leaf])
+        self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
+        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
+        goes_on = free_after >= to_attach[after].minimum(to_attach[leaf])
+        alone = (free_after >= larger_rest) & ((free_after == 0) | goes_on)
+        alone = (alone[:, None] & self.attaches).flatten(3).any(3)
+        set_tables(self, free_to_attach=to_attach, attaches_alone=alone)
+
+    def _free_to_attach(self, used: Tensor) -> Tensor:
+        """Return `free_to_attach`, (S,) long.
+
+        Args:
+            used: By how much `free` falls once a new node is decided, by state of the parent, label
+                of the edge and category of the new node, (S, E + 1, C) long.
+        """
+        attaches = self.attaches[0]
         # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
-        least_rest = self.rest_of[after].maximum(self.rest_of[leaf] - (self.entries - 1))
-        # Attaching a free node takes this node itself, too.
-        least = torch.where(attaches & (used >= 0), 1 + used + least_rest, NEVER).amin((1, 2))
+        own_rest = self.rest_of[self.leaf] - (self.entries - 1)
+        rest = self.rest_of[self.states.after].maximum(own_rest)
+        # A free node takes itself, the `used` ones, and those that then complete both nodes.
+        least = torch.where(attaches & (used >= 0), 1 + used + rest, NEVER).amin((1, 2))
         least[UNKNOWN] = NEVER
         # Or ends that were missing come first, for which no free node is needed.
-        to_attach = self._least(least, torch.where(attaches & (used < 0), 0, NEVER))
-        at_either = to_attach[after].minimum(to_attach[leaf])
-        self.enough_free = max(1, int((used + larger_rest)[attaches].max()))
-        free = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
-        surely = (free >= larger_rest) & ((free == 0) | (free >= at_either))
-        surely = (surely[:, None] & self.attaches).flatten(3).any(3)
-        set_tables(self, free_to_attach=to_attach, attaches_alone=surely)
+        return self._least(least, torch.where(attaches & (used < 0), 0, NEVER))
 
     def _least(self, least: Tensor, cost: Tensor) -> Tensor:
         """Return the least cost of any number of further edges at a node in each state, (S,) long.
@@ -287,8 +300,8 @@ class CompletingSupport(Support):
         which, label, category = fits.nonzero(as_tuple=True)
         own = self.states.first[category]
         edges = self._edges(new, row[which], column[which], own, label)
-        can_go_on = self._has_next_parent(new, edges)
-        fits[which, label, category] = can_go_on & self._completes(new, edges)
+        goes_on = self._has_next_parent(new, edges)
+        fits[which, label, category] = self._completes(new, edges, goes_on)
         return fits
 
     def _closures(self, new: UndecidedNodes) -> Tensor:
@@ -309,7 +322,8 @@ class CompletingSupport(Support):
         row, length, label = row[length > 0], length[length > 0], label[length > 0]
         column = self.parent_column(some)[row, 0] + 1 - length
         edges = self._edges(some, row, column, some.own_state[row], label)
-        fits[row, length, label] = self._completes(some, edges)
+        every = torch.ones_like(row, dtype=torch.bool)
+        fits[row, length, label] = self._completes(some, edges, every)
         fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
         return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 
@@ -332,42 +346,65 @@ class CompletingSupport(Support):
         own_after, other_after = self.states.joined(own, other, label)
         more_ends = self.ends_of[own_after] - self.ends_of[new.own_state[row]]
         more_ends = more_ends + self.ends_of[other_after] - self.ends_of[other]
-        return PossibleEdges(row, column, own_after, other_after, self._free(new)[row] - more_ends)
+        return PossibleEdges(
+            row=row,
+            column=column,
+            own_state=own_after,
+            other_state=other_after,
+            free=self._free(new)[row] - more_ends,
+            # The variables after the first three are those of closures, two of each.
+            closures_left=self.entries - 1 - max(0, new.count - 1) // 2,
+        )
 
-    def _completes(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges of M new nodes conditions 1 to 3 hold, (K,) bool.
+    def _completes(self, new: UndecidedNodes, edges: PossibleEdges, fits: Tensor) -> Tensor:
+        """Return after which edges of M new nodes the first three conditions hold.
 
         Args:
             new: The M new nodes.
             edges: The K edges.
+            fits: Which of them to look at, (K,) bool.
+
+        Returns:
+            (K,) bool; False for the edges that are not looked at.
         """
-        row, column, free = edges.row, edges.column, edges.free
-        rest = self.rest_of[new.state]
-        # Condition 1. The largest rest at each column and to the right of it:
-        from_here = rest.flip(1).cummax(1).values.flip(1)
-        below = F.pad(from_here, (0, 1))[row, column + 1]
-        fits = below.maximum(self.rest_of[edges.other_state]) <= free
-        # Condition 2. Of several with the largest rest, `cummax` names the last one.
-        largest, its_column = rest.cummax(1)
-        largest, its_column = largest[row, column - 1], its_column[row, column - 1]
-        k = (fits & (largest > free)).nonzero()[:, 0]
-        lowered = self._lowers_rest(edges.own_state[k], new.state[row[k], its_column[k]])
-        fits[k] = largest[k] - lowered.long() <= free[k]
-        # Condition 3.
-        own_rest = self.rest_of[edges.own_state]
-        k = (fits & (own_rest > free)).nonzero()[:, 0]
-        every = torch.arange(new.state.shape[1], device=k.device)
-        above = torch.where(every < column[k, None], new.state[row[k]], NO_NODE)
-        lowering = self._lowers_rest(above, edges.own_state[k, None]).sum(1)
-        fits[k] = own_rest[k] - lowering.clamp(max=self._closures_left(new)) <= free[k]
+        fits = fits.clone()
+        for condition in (self._lower_nodes_complete, self._new_completes, self._upper_complete):
+            k = fits.nonzero()[:, 0]
+            fits[k] = condition(new, edges[k])
         return fits
 
-    def _closures_left(self, new: UndecidedNodes) -> int:
-        """Return how many closures new nodes may still get after the next edge."""
-        return self.entries - 1 - len(new.closure_lengths)
+    def _lower_nodes_complete(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which edges the first condition holds, (K,) bool."""
+        # The largest rest in each column and all to its right:
+        largest = self.rest_of[new.state].flip(1).cummax(1).values.flip(1)
+        below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
+        return below.maximum(self.rest_of[edges.other_state]) <= edges.free
+
+    def _upper_complete(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which edges the second condition holds, (K,) bool."""
+        # The largest rest in each column and all to its left, and the last column that has it:
+        largest, its_column = self.rest_of[new.state].cummax(1)
+        largest = largest[edges.row, edges.column - 1]
+        its_column = its_column[edges.row, edges.column - 1]
+        fits = largest <= edges.free
+        k = ((largest == edges.free + 1) & (edges.closures_left > 0)).nonzero()[:, 0]
+        waiting = new.state[edges.row[k], its_column[k]]
+        fits[k] = self._lowers_rest(edges.own_state[k], waiting)
+        return fits
+
+    def _new_completes(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which edges the third condition holds, (K,) bool."""
+        short = self.rest_of[edges.own_state] - edges.free
+        fits = short <= 0
+        k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
+        column = torch.arange(new.state.shape[1], device=k.device)
+        is_above = column < edges.column[k, None]
+        above = torch.where(is_above, new.state[edges.row[k]], NO_NODE)
+        fits[k] = self._lowers_rest(above, edges.own_state[k, None]).sum(1) >= short[k]
+        return fits
 
     def _has_next_parent(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges to parents condition 4 holds, (K,) bool."""
+        """Return after which edges to parents the fourth condition holds, (K,) bool."""
         least = self.free_to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
             least = least.minimum(self.free_to_attach[state])

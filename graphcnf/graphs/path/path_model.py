@@ -18,6 +18,7 @@ from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.pretrained import keep_arguments
@@ -52,7 +53,8 @@ def support_with_rules(
             f"got {edge_weights}"
         )
     if environments is not None:
-        return CompletingSupport(code, edge_weights, environments)
+        known = Environments.of(environments, categories, code.edge_categories)
+        return CompletingSupport(code, edge_weights, known)
     from graphcnf.graphs.path.sum_states import states_of_sums, states_without_rules
 
     if largest_sums is None:
