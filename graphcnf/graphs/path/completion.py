@@ -51,7 +51,7 @@ closures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -87,8 +87,14 @@ class PossibleEdges:
 
     def __getitem__(self, k: Tensor) -> PossibleEdges:
         """Return some of the edges; `k` are their indices, long."""
-        tensors = {n: v[k] for n, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        return PossibleEdges(
+            row=self.row[k],
+            column=self.column[k],
+            own_state=self.own_state[k],
+            other_state=self.other_state[k],
+            free=self.free[k],
+            closures_left=self.closures_left,
+        )
 
 
 class CompletingSupport(Support):

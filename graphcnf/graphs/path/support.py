@@ -233,8 +233,11 @@ class Support(nn.Module):
             endless = endless & (fits & goes_on).flatten(1).any(1)
         room = torch.where(endless, ENDLESS, 0)
         for _ in range(ROUNDS):
+            previous = room
             more = torch.where(fits, 1 + room[leaf] + room[after] * self.branches, 0)
             room = torch.where(endless, ENDLESS, more.amax((1, 2)))
+            if torch.equal(room, previous):
+                break
         return room
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
