@@ -232,6 +232,7 @@ class CompletingSupport(Support):
         """Return the number of free nodes for each of M new nodes, (M,) long.
 
         Before the first edge of a new node it may be -1: the node itself may be a missing end.
+        Nodes below its parent are added up, too; they are complete, and miss nothing.
         """
         return new.to_come - self.ends_of[new.state].sum(1) - self.ends_of[new.own_state]
 

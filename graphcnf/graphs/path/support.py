@@ -68,11 +68,10 @@ class UndecidedNodes:
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        choices: Which labels of the edge to the parent, and with each which categories of the new
-            node are possible, (M, E + 1, C) bool; None before the backtrack is decided.
-        closures: Which lengths of the next closure, and with each which labels of its edge are
-            possible, (M, L, E + 1) bool; length 0 and label 0 stand for no further closure. None
-            before the category is decided.
+        possible: Which values of the variables that are decided next are possible, bool: backtracks
+            (M, U); then *choices* (M, E + 1, C), labels of the edge to the parent and with each the
+            categories of the new node; then, for each closure, lengths and with each the labels of
+            its edge (M, L, E + 1), where length 0 and label 0 stand for no further closure.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -81,8 +80,7 @@ class UndecidedNodes:
     depth: Tensor
     to_come: Tensor
     own_state: Tensor
-    choices: Tensor | None = None
-    closures: Tensor | None = None
+    possible: Tensor
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> Self:
@@ -257,14 +255,16 @@ class Support(nn.Module):
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
         beyond_reach = F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]
-        return UndecidedNodes(
+        new = UndecidedNodes(
             state=state,
             # Without backtracks no level is in reach, and the difference is a room below 0.
             room_above_parent=(above - beyond_reach).clamp(min=0),
             depth=depth,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
+            possible=torch.ones_like(state, dtype=torch.bool),
         )
+        return replace(new, possible=self._backtracks(new))
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -278,19 +278,13 @@ class Support(nn.Module):
         every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                fits = self._backtracks(new)
-            case VariableRole.PARENT_EDGE:
-                assert new.choices is not None
-                fits = new.choices.any(2)
+                fits = new.possible
+            case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
+                fits = new.possible.any(2)
             case VariableRole.CATEGORY:
-                assert new.choices is not None
-                fits = new.choices[every_row, new.parent_label]
-            case VariableRole.LENGTH:
-                assert new.closures is not None
-                fits = new.closures.any(2)
+                fits = new.possible[every_row, new.parent_label]
             case VariableRole.CLOSING_EDGE:
-                assert new.closures is not None
-                fits = new.closures[every_row, new.closure_lengths[-1]]
+                fits = new.possible[every_row, new.closure_lengths[-1]]
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
         # No value is possible only if an earlier one was already impossible, as when a graph
@@ -327,7 +321,7 @@ class Support(nn.Module):
             new: The M new nodes.
 
         Returns:
-            (M, E + 1, C) bool, `choices` of `UndecidedNodes`.
+            (M, E + 1, C) bool, `possible` of `UndecidedNodes`.
         """
         column = self.parent_column(new)
         needed = room_index(new.to_come - new.room_above_parent.gather(1, column)[:, 0])
@@ -349,7 +343,7 @@ class Support(nn.Module):
             new: The M new nodes.
 
         Returns:
-            (M, L, E + 1) bool, `closures` of `UndecidedNodes`. Going without a further closure,
+            (M, L, E + 1) bool, `possible` of `UndecidedNodes`. Going without a further closure,
             length 0 and label 0, is always possible.
         """
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
@@ -410,7 +404,7 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, choices=self._choices(decided))
+                return replace(decided, possible=self._choices(decided))
             case VariableRole.CATEGORY:
                 alone = replace(decided, own_state=self.states.first[x])
                 decided = self._with_edge(alone, decided.parent_label, torch.ones_like(x))
@@ -420,7 +414,7 @@ class Support(nn.Module):
                 return decided
         if decided.count == len(self.cardinalities):
             return decided
-        return replace(decided, closures=self._closures(decided))
+        return replace(decided, possible=self._closures(decided))
 
     def _with_edge(self, new: Nodes, label: Tensor, length: Tensor) -> Nodes:
         """Return M new nodes after one more edge to an earlier node.
