@@ -20,6 +20,7 @@ from graphcnf.evaluation.statistics import compare
 from graphcnf.molecules.descriptors import qed
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import Goal
+from graphcnf.scripts.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
@@ -125,3 +126,8 @@ def test_an_installed_package_adds_a_score(own_parts):
     with pytest.raises(UserError, match="near needs 'to'"):
         Goal.of("near")
     assert SCORES["qed"] is qed and list(SCORES).count("qed") == 1
+
+
+def test_every_module_of_commands_is_named_as_one():
+    modules = {path.stem for path in (ROOT / "scripts").glob("[!_]*.py")} - {"cli"}
+    assert modules <= set(COMMANDS), "name them in COMMANDS of scripts/cli.py"

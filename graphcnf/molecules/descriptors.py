@@ -155,6 +155,8 @@ RANGES = {function.__name__: (low, high) for function, low, high in TABLE}
 """Lowest and highest possible value of a property."""
 
 COUNTS = frozenset(
-    name for name, function in PROPERTIES.items() if get_annotations(function)["return"] == "int"
+    name
+    for name, function in PROPERTIES.items()
+    if get_annotations(function).get("return") == "int"
 )
 """Properties that are integers."""
