@@ -48,7 +48,7 @@ PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt",
 """Endings of files that may run code where another program loads them."""
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?", re.A)
-_UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline")
+_UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline|Protocol|^(Read|Write|Close)Error")
 """In the names of errors without an answer, whose classes change with huggingface_hub."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.A)
