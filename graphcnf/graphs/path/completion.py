@@ -58,11 +58,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.node_states import MOST_EDGES, NO_NODE, UNKNOWN, Environments
-from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index, set_tables
-
-NEVER = 1 << 14
-"""More missing edges than any number of nodes can bring."""
+from graphcnf.graphs.path.node_states import NEVER, NO_NODE, UNKNOWN, Environments, set_tables
+from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
 
 
 @dataclass
@@ -165,8 +162,8 @@ class CompletingSupport(Support):
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
         leads_to_end = gets_no_edge[self.leaf].long()
         cost_if_left = torch.where(self.states.complete, 0, NEVER)
-        missing = self._least(cost_if_left, torch.where(attaches, 1, NEVER))
-        ends = self._least(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
+        missing = self.states.least_cost(cost_if_left, torch.where(attaches, 1, NEVER))
+        ends = self.states.least_cost(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
         rest = missing - ends
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]
@@ -215,18 +212,7 @@ class CompletingSupport(Support):
         least = torch.where(attaches & (used >= 0), 1 + used + rest, NEVER).amin((1, 2))
         least[UNKNOWN] = NEVER
         # Or ends that were missing come first, for which no free node is needed.
-        return self._least(least, torch.where(attaches & (used < 0), 0, NEVER))
-
-    def _least(self, least: Tensor, cost: Tensor) -> Tensor:
-        """Return the least cost of any number of further edges at a node in each state, (S,) long.
-
-        Args:
-            least: Cost without further ones, (S,) long.
-            cost: Cost of each edge, by state, label and category of the neighbour, (S, E + 1, C).
-        """
-        for _ in range(MOST_EDGES):
-            least = least.minimum((least[self.states.after] + cost).amin((1, 2)))
-        return least
+        return self.states.least_cost(least, torch.where(attaches & (used < 0), 0, NEVER))
 
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.

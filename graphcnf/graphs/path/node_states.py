@@ -41,6 +41,8 @@ It is the same number, since neither may get an edge."""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000
+NEVER = 1 << 14
+"""Cost of what is impossible, and of more edges than any number of nodes can bring."""
 Environment = tuple[int, tuple[int, ...]]
 """A node category, and its neighbours (`packed_neighbour`) in rising order."""
 
@@ -59,6 +61,12 @@ def packed_neighbour(edge: Any, category: Any) -> Any:
 def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
     """Return the edge and the category of which `packed_neighbour` has made one number."""
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
+
+
+def set_tables(module: nn.Module, **tables: Tensor) -> None:
+    """Set attributes of a module that follow from its arguments, and are not saved."""
+    for name, table in tables.items():
+        module.register_buffer(name, table.contiguous(), persistent=False)
 
 
 class NodeStates(nn.Module):
@@ -93,8 +101,18 @@ class NodeStates(nn.Module):
 
     def __init__(self, **tables: Tensor):
         super().__init__()
-        for name, table in tables.items():
-            self.register_buffer(name, table.contiguous(), persistent=False)
+        set_tables(self, **tables)
+
+    def least_cost(self, least: Tensor, cost: Tensor) -> Tensor:
+        """Return the least cost of any number of further edges at a node in each state, (S,) long.
+
+        Args:
+            least: Cost without further ones, (S,) long.
+            cost: Cost of each edge, by state, label and category of the neighbour, (S, E + 1, C).
+        """
+        for _ in range(MOST_EDGES):
+            least = least.minimum((least[self.after] + cost).amin((1, 2)))
+        return least
 
     def joined(self, one: Tensor, other: Tensor, label: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the states of two nodes after an edge between them.

@@ -33,14 +33,13 @@ a.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode, Variable, VariableRole
-from graphcnf.graphs.path.node_states import NO_NODE, UNKNOWN, NodeStates
+from graphcnf.graphs.path.node_states import NO_NODE, UNKNOWN, NodeStates, set_tables
 from graphcnf.graphs.path.paths import SEEN_LEVELS
 
 ENDLESS = 1000
@@ -83,7 +82,7 @@ class UndecidedNodes:
     possible: Tensor
     x: tuple[Tensor, ...] = ()
 
-    def __getitem__(self, rows: Tensor) -> Self:
+    def __getitem__(self, rows: Tensor) -> UndecidedNodes:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
         tensors = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors, x=tuple(value[rows] for value in self.x))
@@ -122,21 +121,12 @@ class UndecidedNodes:
         return self.x[3::2]
 
 
-Nodes = TypeVar("Nodes", bound=UndecidedNodes)
-
-
 def room_index(room: Tensor) -> Tensor:
     """Return the index of the smallest entry of `ROOMS` that is at least `room`, of its shape.
 
     The entries 0 to 7 equal their index; a larger need maps to `ENDLESS`.
     """
     return room.clamp(0, len(ROOMS) - 1)
-
-
-def set_tables(module: nn.Module, **tables: Tensor) -> None:
-    """Set attributes of a module that follow from its arguments, and are not saved."""
-    for name, table in tables.items():
-        module.register_buffer(name, table.contiguous(), persistent=False)
 
 
 class Support(nn.Module):
@@ -327,14 +317,14 @@ class Support(nn.Module):
         needed = room_index(new.to_come - new.room_above_parent.gather(1, column)[:, 0])
         return self.attaches[needed, new.state.gather(1, column)[:, 0]]
 
-    def earlier_state(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the states of the nodes to which edges of new nodes lead, (M, L) long.
+    def edge_columns(self, new: UndecidedNodes, length: Tensor) -> Tensor:
+        """Return the columns in `state` of the nodes to which edges of new nodes lead, (M, L) long.
 
         Args:
             new: The M new nodes.
-            length: Lengths of the edges, (M or 1, L) long; 1 for that to the parent.
+            length: Lengths of the edges, (M, L) long; 1 for that to the parent.
         """
-        return new.state.gather(1, self.parent_column(new) + 1 - length)
+        return self.parent_column(new) + 1 - length
 
     def _closures(self, new: UndecidedNodes) -> Tensor:
         """Return which lengths of the next closure, and which labels of its edge, are possible.
@@ -348,7 +338,7 @@ class Support(nn.Module):
         """
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.depth.device).expand(len(new.depth), -1)
-        other = self.earlier_state(new, length)
+        other = new.state.gather(1, self.edge_columns(new, length))
         own_takes = self.takes[new.own_state[:, None], self.states.category[other]]
         possible = own_takes & self.takes[other, new.category[:, None]] & (length >= 2)
         if new.closure_lengths:
@@ -392,7 +382,7 @@ class Support(nn.Module):
         in_reach = (above >= 0) & (above < self.reach)
         return torch.where(in_reach, self.room[new.state], 0).sum(1)
 
-    def add(self, new: Nodes, x: Tensor) -> Nodes:
+    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more variable is decided.
 
         The new node itself joins the path by `Path.add`, once all its variables are decided.
@@ -416,7 +406,7 @@ class Support(nn.Module):
             return decided
         return replace(decided, possible=self._closures(decided))
 
-    def _with_edge(self, new: Nodes, label: Tensor, length: Tensor) -> Nodes:
+    def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
 
         Args:
@@ -424,7 +414,7 @@ class Support(nn.Module):
             label: Label of the edge, (M,) long; 0 for none.
             length: Its length, 1 for the edge to the parent, (M,) long.
         """
-        column = self.parent_column(new) + 1 - length[:, None]
+        column = self.edge_columns(new, length[:, None])
         earlier = new.state.gather(1, column)[:, 0]
         own_after, earlier_after = self.states.joined(new.own_state, earlier, label)
         state = new.state.scatter(1, column, earlier_after[:, None])
