@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from graphcnf.design.missing import MissingEdges, MissingOnPaths
 from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
 from graphcnf.graphs.path.depth_first import Variable, VariableRole
-from graphcnf.graphs.path.support import Support
 
 NO_PIECE = -1  # at the level of a fragment node
 
@@ -61,10 +60,8 @@ class LinkedFragment(GraphFragment):
             alone = alone & ~met
         return ring
 
-    def start(
-        self, sizes: Tensor, support: Support, closures: int, missing: MissingEdges
-    ) -> LinkedProgress:
-        return LinkedProgress(self, sizes, support, closures, missing)
+    def start(self, sizes: Tensor, missing: MissingEdges) -> LinkedProgress:
+        return LinkedProgress(sizes, missing)
 
     @property
     def entries(self) -> int:
@@ -86,15 +83,8 @@ class LinkedProgress(Progress):
 
     TABLES = (*Progress.TABLES, "piece")
 
-    def __init__(
-        self,
-        fragment: GraphFragment,
-        sizes: Tensor,
-        support: Support,
-        closures: int,
-        missing: MissingEdges,
-    ):
-        super().__init__(fragment, sizes, support, closures, missing)
+    def __init__(self, sizes: Tensor, missing: MissingEdges):
+        super().__init__(sizes, missing)
         self.piece = torch.full_like(self.at, NO_PIECE)
 
     @property

@@ -35,13 +35,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from graphcnf.graphs.path.depth_first import Variable, VariableRole
-from graphcnf.graphs.path.node_states import MOST_EDGES, UNKNOWN, NodeStates
+from graphcnf.graphs.path.node_states import NEVER, UNKNOWN
+from graphcnf.graphs.path.support import Support
 
 if TYPE_CHECKING:
     from graphcnf.design.particles import GraphFragment, Placements, Progress
 
-NEVER = 1 << 14
-"""More edges than any number of nodes can bring."""
 MOST_ROOM = 16
 """Rooms are told apart below it."""
 
@@ -51,13 +50,10 @@ class MissingEdges:
 
     Args:
         fragment: The fragment, of U nodes.
-        states: States of the model's nodes.
-        closures: Largest number of rings that a node may close.
+        support: Support of the model, with the states of its nodes.
 
     Attributes:
-        leaf: State of a new node with only the edge to its parent, by state of the parent, label of
-            the edge and category of the new node, (S, E + 1, C) long. A first node has those of
-            state `UNKNOWN` and label 0.
+        states: The states of nodes.
         entering: By which edges each fragment node may come below a free node, (U, E + 1) bool.
         closed: State of each fragment node with all edges of the fragment, in each of its K
             different structures, (U, K) long.
@@ -70,21 +66,19 @@ class MissingEdges:
         most_entries, room: By state, (S,) long.
         least_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, and both completed, (S,) long.
-        takes: Whether a node in each state gets a further edge to a category, (S, C) bool.
     """
 
-    def __init__(self, fragment: GraphFragment, states: NodeStates, closures: int):
+    def __init__(self, fragment: GraphFragment, support: Support):
         self.fragment = fragment
-        self.states = states
-        after = states.after
-        self.leaf = after[states.first][:, :, states.category].permute(2, 1, 0)
-        self.takes = (after[:, 1:] != UNKNOWN).any(1)
+        self.support = support
+        self.states = states = support.states
+        after, leaf = states.after, support.leaf
         single = fragment.plain & (states.weights == 1)
         fitting = fragment.plain & (states.weights <= fragment.valence[:, None])
         fitting[:, 0] = False
         self.entering = torch.where(fragment.attachments[:, None] > 0, single, fitting)
         self._set_fragment()
-        attaches = (after != UNKNOWN) & (self.leaf != UNKNOWN)
+        attaches = (after != UNKNOWN) & (leaf != UNKNOWN)
         attaches[:, 0] = False
         if fragment.free_nodes is not None:
             attaches &= fragment.free_nodes
@@ -94,11 +88,12 @@ class MissingEdges:
             attaches &= fragment.free_edges[:, None]
         # The new node itself can have closures, each of which brings it an edge.
         fewest = free_edges.amin(0)
-        both = fewest[after].maximum(fewest[self.leaf] - closures).clamp(min=0)
+        closures = support.entries - 1
+        both = fewest[after].maximum(fewest[leaf] - closures).clamp(min=0)
         self.least_to_attach = torch.where(attaches, 1 + both, NEVER).amin((1, 2))
         self.room = torch.zeros_like(states.category)
         for _ in range(MOST_ROOM):
-            more = 1 + self.room[self.leaf] + self.room[after]
+            more = 1 + self.room[leaf] + self.room[after]
             self.room = torch.where(attaches, more, 0).amax((1, 2)).clamp(max=MOST_ROOM)
 
     def _set_fragment(self) -> None:
@@ -136,7 +131,7 @@ class MissingEdges:
         """Return the least number of edges to free nodes that complete a node in each state.
 
         Args:
-            attaches: Edges to free nodes that are possible, indexed as `leaf`.
+            attaches: Edges to free nodes that are possible, indexed as `Support.leaf`.
 
         Returns:
             By the number of its entries, and by state, (entries + 1, S) long.
@@ -144,17 +139,14 @@ class MissingEdges:
         after = self.states.after
         least = torch.where(self.states.complete, 0, NEVER)
         least[UNKNOWN] = NEVER
-        for _ in range(MOST_EDGES):
-            more = torch.where(attaches, 1 + least[after], NEVER)
-            least = least.minimum(more.amin((1, 2)))
-        found = [least]
+        found = [self.states.least_cost(least, torch.where(attaches, 1, NEVER))]
         takes = self._entries()
         for _ in range(self.fragment.entries):
             found.append(torch.where(takes, found[-1][after], NEVER).amin((1, 2)))
         return torch.stack(found)
 
     def _entries(self) -> Tensor:
-        """Return which entries free nodes in each state may get, indexed as `leaf`."""
+        """Return which entries free nodes in each state may get, indexed as `Support.leaf`."""
         after = self.states.after
         takes = torch.zeros_like(after, dtype=torch.bool)
         for node in self.entering.any(1).nonzero()[:, 0].tolist():
@@ -300,7 +292,7 @@ class MissingOnPaths:
         at = level.clamp(min=0)
         first = (level < 0)[:, None, None]
         state = torch.where(level < 0, UNKNOWN, self.state[row, at])
-        after, leaf = m.states.after[state], m.leaf[state]
+        after, leaf = m.states.after[state], m.support.leaf[state]
         fits = (leaf != UNKNOWN) & ((after != UNKNOWN) | first)
         fits[:, 0] &= first[:, 0]
         fits = fits & self.fragment_takes(row, at)
@@ -337,7 +329,8 @@ class MissingOnPaths:
         m, progress = self.missing, self.progress
         number = torch.arange(self.state.shape[1], device=row.device)
         state = self.state[row]
-        takes = m.takes[state, category[:, None]] & m.takes[own[:, None], m.states.category[state]]
+        takes = m.support.takes[state, category[:, None]]
+        takes = takes & m.support.takes[own[:, None], m.states.category[state]]
         open_to = progress.is_free | (progress.attachments_at > 0) | (progress.valence_at > 0)
         return (takes & open_to[row] & (number < level[:, None])).any(1)
 
@@ -353,7 +346,7 @@ class MissingOnPaths:
         """
         progress = self.progress
         node = progress.at[row, level]
-        fits = self.state.new_ones(len(row), *self.missing.leaf.shape[1:], dtype=torch.bool)
+        fits = self.state.new_ones(len(row), *self.missing.states.after.shape[1:], dtype=torch.bool)
         member = ((node >= 0) & ~self.missing.is_open[node.clamp(min=0)]).nonzero()[:, 0]
         row, node = row[member], node[member]
         fits[member] = self.missing.fragment_takes(

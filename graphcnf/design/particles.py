@@ -29,7 +29,6 @@ from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Variable, VariableRole
 from graphcnf.graphs.path.path_layers import NodeHidden
-from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
 UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path
@@ -110,16 +109,12 @@ class GraphFragment:
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
         return type(self)(*moved)
 
-    def start(
-        self, sizes: Tensor, support: Support, closures: int, missing: MissingEdges
-    ) -> Progress:
+    def start(self, sizes: Tensor, missing: MissingEdges) -> Progress:
         """Return particles that have no nodes yet, a `Progress` or a subclass of it.
 
         Args:
             sizes: Numbers of nodes of the graphs, (P,) long.
-            support: Edge weights, and the largest sum of these at a node.
-            closures: Largest number of rings that a node may close.
-            missing: What nodes in each state miss.
+            missing: What nodes in each state miss, of this fragment and the support of a model.
 
         Returns:
             The state of P particles, which `ParticleSampler.draw` advances node by node.
@@ -127,7 +122,7 @@ class GraphFragment:
         Raises:
             UserError: A graph is too small for the fragment.
         """
-        return Progress(self, sizes, support, closures, missing)
+        return Progress(sizes, missing)
 
     @property
     def fewest_free(self) -> int:
@@ -181,11 +176,8 @@ class Progress:
     of a particle are those that its free nodes have closed so far.
 
     Args:
-        fragment: The fragment, of U nodes.
         sizes: Numbers of nodes of the graphs, (P,) long.
-        support: Edge weights, and the largest sum of these at a node.
-        closures: Largest number of rings that a node may close.
-        missing: What nodes in each state miss.
+        missing: What nodes in each state miss, of the fragment and the support of a model.
 
     Attributes:
         free: Number of free nodes to come, (P,) long.
@@ -217,19 +209,13 @@ class Progress:
         "log_probs", "left", "detours", "symmetric", "rings", "whole",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        fragment: GraphFragment,
-        sizes: Tensor,
-        support: Support,
-        closures: int,
-        missing: MissingEdges,
-    ):
+    def __init__(self, sizes: Tensor, missing: MissingEdges):
+        fragment, support = missing.fragment, missing.support
         least, count = len(fragment) + fragment.fewest_free, len(sizes)
         if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.states.weights
-        self.closures = closures
+        self.closures = support.entries - 1
         self.whole = missing.closed.expand(count, -1, -1).clone()
         self.free = sizes - len(fragment)
         self.depth = torch.full_like(sizes, -1)
@@ -731,8 +717,7 @@ class ParticleSampler:
         self.condition_values = condition_values
         self.model, self.network = model, model.network
         self.fragment, self.temperature = fragment, temperature
-        closures = model.code.entries - 1
-        self.missing = MissingEdges(fragment, model.network.support.states, closures)
+        self.missing = MissingEdges(fragment, model.network.support)
         self.fixed = bool((fragment.categories.sum(1) == 1).all())
         size = len(fragment)
         # Statistics of the draws that were learnt from: by `Progress.source` and node, by node.
@@ -819,7 +804,7 @@ class ParticleSampler:
         mask = number < sizes[:, None]
         rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
         state = network.start(Context(mask.clone(), condition_values=rows))
-        progress = self.fragment.start(sizes, network.support, code.entries - 1, self.missing)
+        progress = self.fragment.start(sizes, self.missing)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
         guide, expected = self.guide, self.expected
