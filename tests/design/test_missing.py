@@ -96,7 +96,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("name", "arrive"), [*zip(CASES, (0.6, 0.6, 0.18, 0.95), strict=True)])
+@pytest.mark.parametrize(("name", "arrive"), [*zip(CASES, (0.6, 0.6, 0.2, 0.95), strict=True)])
 def test_weights_are_proper_and_more_particles_arrive(every, name, arrive):
     """If only sums of edge weights are looked at, 48, 49, 19 and 90 % of the particles arrive."""
     environments, model, batch, probabilities = every
