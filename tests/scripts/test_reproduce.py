@@ -208,7 +208,9 @@ def test_the_calls_of_the_short_searches_give_the_figures_of_their_table(tables)
     calls = pd.read_csv(io.BytesIO(content), compression="gzip")
     (table,) = [one for one in tables if one.head.get("name") == "pmo-1000"]
     printed = {row: cell for row, column, cell in table.named_cells() if column == "auc top 10"}
+    total = float(printed.pop("sum of 23").strip("*"))
     assert list(printed) == [task.replace("_", " ") for task in calls["task"].unique()]
+    assert total == pytest.approx(sum(map(float, printed.values())), abs=0.02)
     for task, one in calls.groupby("task"):
         assert len(one) == 1000 == one["smiles"].nunique()
         assert printed[task.replace("_", " ")] == f"{top_auc(one['score'].to_numpy(), 1000):.3f}"
