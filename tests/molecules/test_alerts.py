@@ -57,6 +57,12 @@ def test_a_reactive_group_and_a_stable_one(name):
     assert refusal(stable) == ""
 
 
+def test_a_neighbour_activates_a_tertiary_halide():
+    assert refusal("CC(Br)(c1ccccc1)N1CCOCC1") == "no reactive alert: alkyl halide"
+    assert refusal("CC(C)(Br)C(=O)NC") == "no reactive alert: alkyl halide"
+    assert refusal("CC1(Cl)CCCCC1") == ""
+
+
 def test_drugs_pass():
     for smiles in (
         "CC(=O)Oc1ccccc1C(=O)O", "C=CC(=O)N1CCCC(C1)n1nc(-c2ccccc2)c2c(N)ncnc12",
