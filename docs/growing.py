@@ -5,24 +5,20 @@ A fragment, and the first molecules of seed 0 that the shipped weights draw arou
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
-from rdkit import Chem
-
 from graphcnf.design.fragments import read_fragment
-from graphcnf.design.growing import Growth
 from graphcnf.molecules.drawing import draw_grid
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 TASKS = {
-    "scaffold": "O=C1NCc2ccccc21",
-    "grow": "[*:1]c1ccc2c(c1)CNC2=O",
-    "decorate": "O=C1NC([*:2])c2cc([*:1])ccc21",
-    "link": "[*:1]c1ccc2c(c1)CNC2=O.[*:2]N1CCOCC1",
-    "close": "[*:1]NC(=O)c1cccc(c1)CC[*:2]",
+    "scaffold": ("O=C1NCc2ccccc21", {}),
+    "grow": ("[*:1]c1ccc2c(c1)CNC2=O", {}),
+    "decorate": ("O=C1NC([*:2])c2cc([*:1])ccc21", {}),
+    "link": ("[*:1]c1ccc2c(c1)CNC2=O.[*:2]N1CCOCC1", {}),
+    "close": ("[*:1]NC(=O)c1cccc(c1)CC[*:2]", {"added_atoms": (6, 11), "added_rings": (0, 0)}),
 }
-"""Fragments by task, of isoindolinone but for the ring that is closed."""
+"""Fragments by task, of isoindolinone but for the ring that is closed, and further options."""
 
 EXAMPLES = 3
 
@@ -30,13 +26,14 @@ EXAMPLES = 3
 def main() -> None:
     """Write a picture for each task beside this script."""
     flow = MoleculeFlow.from_pretrained("zinc250k")
-    for task, text in TASKS.items():
+    for task, (text, options) in TASKS.items():
         fragment = read_fragment(text, task, flow.vocabulary)
-        drawn = Growth(flow.model, flow.vocabulary, fragment, seed=0, atoms=(16, 22))
-        smiles = [one.smiles for one in islice(drawn.molecules(), EXAMPLES)]
-        marks = [fragment.match(Chem.MolFromSmiles(s)) for s in smiles]
+        drawn = flow.grow(
+            text, EXAMPLES, task=task, seed=0, stereo=False, atoms=(16, 22), **options
+        )
+        marks = [fragment.match(mol) for mol in drawn.molecules]
         path = Path(__file__).with_name(f"growing-{task}.png")
-        draw_grid([text, *smiles], path, [f"--{task}"] + [""] * EXAMPLES, [(), *marks])
+        draw_grid([text, *drawn.smiles], path, [f"--{task}"] + [""] * EXAMPLES, [(), *marks])
 
 
 if __name__ == "__main__":
