@@ -37,7 +37,6 @@ from graphcnf.graphs.path.path_layers import (
     NodeHeads,
     NodeHidden,
     PathFeatures,
-    level_codes,
 )
 from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support, UndecidedNodes
@@ -245,7 +244,10 @@ class PathNetwork(AutoregressiveNetwork):
         number = torch.arange(mask.shape[1], device=mask.device)
         remaining = (mask.sum(1, keepdim=True) - number).clamp(min=0)
         path = Path.before_each(x, self.support.states, self.support.pad)
-        h, on_path = self._inputs(x, path, remaining, folded)
+        before = self._nodes_before(x, folded)
+        h, on_path = self.inputs(path, before, number.repeat(len(x)), remaining.flatten(), folded)
+        h = h.unflatten(0, mask.shape)
+        on_path = on_path.unflatten(0, mask.shape)
         if conditions is not None:
             of_nodes = self.contribution(x.flatten(0, 1), path).unflatten(0, mask.shape)
             so_far = F.pad(of_nodes.cumsum(1)[:, :-1], (0, 0, 1, 0))
@@ -257,39 +259,40 @@ class PathNetwork(AutoregressiveNetwork):
         rows, positions = mask.nonzero(as_tuple=True)
         yield Step(rows, positions, folded.hidden_state(h[mask], undecided))
 
-    def _inputs(
-        self, x: Tensor, path: Path, remaining: Tensor, folded: Folded
-    ) -> tuple[Tensor, Tensor]:
-        """Return the inputs of all positions of complete graphs, without conditions.
+    def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
+        """Return the embeddings of the node before each node of complete graphs.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
-            path: The paths before them, B * N, those of one graph after the other.
-            remaining: How many nodes of the graph are to come, these included, (B, N) long.
             folded: Rearranged parameters.
 
         Returns:
-            Inputs of the attention, (B, N, D); and positions that hold the nodes on the last levels
-            before each node, 0 for none, (B, N, SEEN_LEVELS) long.
+            Those of one graph after the other, (B * N, D).
         """
-        batch, nodes, _ = x.shape
-        index = path.last_levels(batch * nodes)
-        last = path.at(index)
-        codes = level_codes(last)
-        neighbours = path.flat_neighbours[index].flatten(0, 1)
-        channels = self.features.of_levels(codes.flatten(), neighbours, folded.embeddings)
-        # The node before each node; none before the first one.
         before = self.features.of_nodes(x[:, :-1].flatten(0, 1), folded.embeddings)
-        none = self.features.no_node.to(before.dtype).expand(batch, 1, -1)
-        before = torch.cat([none, before.unflatten(0, (batch, nodes - 1))], 1)
-        h = self.features(
-            channels.unflatten(0, codes.shape),
-            codes,
-            before.flatten(0, 1),
-            torch.arange(nodes, device=x.device).repeat(batch),
-            remaining.flatten(),
-        )
-        return h.unflatten(0, (batch, nodes)), last.number.unflatten(0, (batch, nodes))
+        before = before.unflatten(0, (len(x), x.shape[1] - 1))
+        none = self.features.no_node.to(before.dtype).expand(len(x), 1, -1)
+        return torch.cat([none, before], 1).flatten(0, 1)
+
+    def inputs(
+        self, path: Path, before: Tensor, number: Tensor, remaining: Tensor, folded: Folded
+    ) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the attention for R nodes that are to be drawn, without conditions.
+
+        Args:
+            path: Its first R paths are those before the nodes.
+            before: Embeddings of the nodes before them, see `PathFeatures.forward`, (R, D).
+            number: Their numbers in their graphs, from 0, (R,) or () long.
+            remaining: How many nodes of the graph are to come, these included, (R,) long.
+            folded: Rearranged parameters.
+
+        Returns:
+            Inputs, (R, D); and positions that hold the nodes on the last levels of the path, the
+            deepest level first, 0 for none, (R, SEEN_LEVELS) long.
+        """
+        levels, neighbours = path.last_levels(len(remaining))
+        h = self.features(levels, neighbours, before, number, remaining, folded.embeddings)
+        return h, levels.number
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, context.condition_values)
@@ -327,8 +330,7 @@ class PathState:
     """State of B partly drawn graphs, updated in place.
 
     Graphs are sorted by size, the largest first, so that complete ones are last and leave the
-    batch; all rows below are in this order (`InSequence`). What was computed for a level of the
-    path is kept until the node at this level changes.
+    batch; all rows below are in this order (`InSequence`).
 
     Attributes:
         network: The network.
@@ -336,9 +338,7 @@ class PathState:
         folded: Rearranged parameters of the network.
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
-        codes: Level code of each level of the paths, (B, W) long.
-        level_channels: Channels of each level, (B, W, level width).
-        before: Channels of the last node, (B, D).
+        before: Embeddings of the last node, (B, D).
         conditions: Values of the conditions, (B, P), or None.
         so_far: Contributions of all nodes to the conditions, (B, P); only with conditions.
     """
@@ -349,15 +349,10 @@ class PathState:
         self.folded = Folded(network)
         self.cache = network.blocks.cache(mask)
         self.path = Path.start(len(mask), mask.shape[1], network.support.pad, mask.device)
-        shape = self.path.table.shape[1:]
-        self.codes = self.path.depth.new_zeros(shape)
-        self.level_channels = self.folded.embeddings.level_table.new_zeros(
-            *shape, self.folded.embeddings.level_table.shape[1]
-        )
         self.before = network.features.no_node.repeat(len(mask), 1)
         self.conditions = None if conditions is None else conditions[self.order.rows]
         if conditions is not None:
-            self.so_far = self.level_channels.new_zeros(conditions.shape)
+            self.so_far = self.before.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
         """Go on to the next node of all unfinished graphs.
@@ -372,18 +367,12 @@ class PathState:
         count = self.order.count
         number = self.order.position
         remaining = self.order.sizes[:count] - number
-        index = self.path.last_levels(count)
-        h = net.features(
-            F.embedding(index, self.level_channels.flatten(0, 1)),
-            self.codes.flatten()[index],
-            self.before[:count],
-            index.new_tensor(number),
-            remaining,
-        )
+        before = self.before[:count]
+        of_all = remaining.new_tensor(number)
+        h, on_path = net.inputs(self.path, before, of_all, remaining, self.folded)
         if self.conditions is not None:
             so_far = self.so_far[:count, None]
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
-        on_path = self.path.at(index).number
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         states = self.path.levels.state[:count, : net.support.pad + number + 1]
         undecided = net.support.new_nodes(states, self.path.depth[:count], remaining - 1)
@@ -409,17 +398,11 @@ class PathState:
             x: Variables of this node in each of the M unfinished graphs, (M, V) long.
         """
         net = self.network
-        folded = self.folded.embeddings
         count = len(x)
         if self.conditions is not None:
             self.so_far[:count] += net.contribution(x, self.path)
-        self.before[:count] = net.features.of_nodes(x, folded)
-        changed = self.path.add(self.order.position, x, net.support.states)
-        codes = level_codes(self.path.at(changed))
-        self.codes.view(-1)[changed] = codes
-        neighbours = self.path.flat_neighbours[changed]
-        channels = net.features.of_levels(codes, neighbours, folded)
-        self.level_channels.view(-1, self.level_channels.shape[-1])[changed] = channels
+        self.before[:count] = net.features.of_nodes(x, self.folded.embeddings)
+        self.path.add(self.order.position, x, net.support.states)
 
     def select(self, rows: Tensor) -> None:
         """Replace the batch in place by graphs of it, as particle samplers do between steps.
@@ -430,8 +413,6 @@ class PathState:
         index = self.order.select(rows)
         self.cache.select(index)
         self.path = self.path.select(index)
-        self.codes = self.codes[index]
-        self.level_channels = self.level_channels[index]
         self.before = self.before[index]
         if self.conditions is not None:
             self.conditions = self.conditions[index]

@@ -27,7 +27,6 @@ from graphcnf.graphs.path.node_states import unpacked_neighbour
 from graphcnf.graphs.path.paths import (
     SEEN_DEGREES,
     SEEN_LEVELS,
-    SEEN_NEIGHBOURS,
     SEEN_SUMS,
     Levels,
     hashed,
@@ -135,22 +134,6 @@ class PathFeatures(nn.Module):
         level_table = F.pad(level_table.flatten(0, 1), (0, 0, 1, 0))
         return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), level_table)
 
-    def of_levels(self, codes: Tensor, neighbours: Tensor, folded: FoldedEmbeddings) -> Tensor:
-        """Embed levels of paths.
-
-        Args:
-            codes: Level codes, (R,) long.
-            neighbours: Neighbours of the node at each level, as in `Path.neighbours`, (R,
-                SEEN_NEIGHBOURS + 1) long.
-            folded: What `fold` returns.
-
-        Returns:
-            Channels of the levels, (R, level width).
-        """
-        label, category = unpacked_neighbour(neighbours[:, :SEEN_NEIGHBOURS])
-        pairs = label * self.categories + category
-        return F.embedding(codes, folded.level_table) + self.neighbours(pairs)
-
     def of_nodes(self, x: Tensor, folded: FoldedEmbeddings) -> Tensor:
         """Embed nodes by all their variables.
 
@@ -164,27 +147,36 @@ class PathFeatures(nn.Module):
         return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
 
     def forward(
-        self, channels: Tensor, codes: Tensor, before: Tensor, number: Tensor, remaining: Tensor
+        self,
+        levels: Levels,
+        neighbours: Tensor,
+        before: Tensor,
+        number: Tensor,
+        remaining: Tensor,
+        folded: FoldedEmbeddings,
     ) -> Tensor:
         """Embed what is known before each of R nodes that are to be drawn.
 
         Values of conditions are not part of it: the network adds their embeddings to the result.
 
         Args:
-            channels: Channels of the last `SEEN_LEVELS` (16) levels of the path before each node,
-                the deepest level first, as `of_levels` returns them, (R, SEEN_LEVELS, level width).
-                If the path is shorter, the rest are those of level code 0 and no neighbours.
-            codes: Level codes of these levels, 0 beyond the path, (R, SEEN_LEVELS) long.
+            levels: Last levels of the path before each node, see `Path.last_levels`, (R,
+                SEEN_LEVELS) each.
+            neighbours: Neighbours of the nodes there, (R, SEEN_LEVELS, SEEN_NEIGHBOURS) long.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
             remaining: How many nodes of the graph are to come, these included, (R,) long.
+            folded: What `fold` returns.
 
         Returns:
             Inputs of the attention, (R, D).
         """
-        ngrams = self._ngrams(codes)
-        of_path = self.levels(channels.flatten(1)) + self.all_ngrams(ngrams)
+        codes = level_codes(levels)
+        label, category = unpacked_neighbour(neighbours.flatten(0, 1))
+        of_neighbours = self.neighbours(label * self.categories + category)
+        channels = F.embedding(codes, folded.level_table) + of_neighbours.unflatten(0, codes.shape)
+        of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(codes))
         return of_path + before + self.number(number) + self.to_come(remaining)
 
     def _ngrams(self, codes: Tensor) -> Tensor:

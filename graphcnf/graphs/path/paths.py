@@ -112,17 +112,6 @@ class Path:
         """View (R * W, SEEN_NEIGHBOURS + 1) of `neighbours`, to be read and written."""
         return self.neighbours.view(-1, self.neighbours.shape[-1])
 
-    def at(self, index: Tensor) -> Levels:
-        """Return what is known at an index of the flat views.
-
-        Args:
-            index: What the method `index` returns, long of any shape.
-
-        Returns:
-            Copies, of the shape of `index`; 0 in the `pad` columns.
-        """
-        return Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
-
     def select(self, rows: Tensor) -> Path:
         """Return copies of some of the paths; `rows` are their indices (K,) long, may repeat."""
         return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
@@ -139,27 +128,26 @@ class Path:
         rows = torch.arange(len(level), device=level.device) * self.table.shape[-1] + self.pad
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
-    def last_levels(self, rows: int) -> Tensor:
-        """Return the index of the last `SEEN_LEVELS` (16) levels of the first `rows` paths.
+    def last_levels(self, rows: int) -> tuple[Levels, Tensor]:
+        """Return what is known of the last `SEEN_LEVELS` (16) levels of the first `rows` paths.
 
         Returns:
-            Index of the flat views, the deepest level first, (rows, SEEN_LEVELS) long. If a path is
-            shorter, the rest are columns of `pad`, which say "no node".
+            The levels, the deepest first, (rows, SEEN_LEVELS); and the neighbours of the nodes
+            there, (rows, SEEN_LEVELS, SEEN_NEIGHBOURS) long, see `neighbours`. If a path is
+            shorter, the rest are columns of `pad`: all zeros, which say "no node".
         """
         up = torch.arange(SEEN_LEVELS, device=self.depth.device)
-        return self.index(self.depth[:rows, None] - up)
+        index = self.index(self.depth[:rows, None] - up)
+        levels = Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
+        return levels, self.flat_neighbours[index][..., :SEEN_NEIGHBOURS]
 
-    def add(self, number: int, x: Tensor, states: NodeStates) -> Tensor:
+    def add(self, number: int, x: Tensor, states: NodeStates) -> None:
         """Append a node to each of the first R paths, in place.
 
         Args:
             number: Number of the node in its graph, the same in all R graphs.
             x: Its variables, (R, V) long.
             states: The states of nodes, and the weights of edges.
-
-        Returns:
-            Index of the changed entries of the flat views, (K,) long; some occur more than once.
-            The caller updates what it has computed from these entries.
         """
         # The clamp only matters for impossible values, which backtrack beyond the first node.
         back = DepthFirstCode.backtracks(x)
@@ -167,7 +155,6 @@ class Path:
         self.depth[: len(x)] = parent + 1
         new_node = self.index(parent + 1)
         self._place(new_node, number, DepthFirstCode.categories(x), states)
-        changed = [new_node]
         edges = DepthFirstCode.labels(x)
         lengths = DepthFirstCode.lengths(x)
         for k in range(edges.shape[1]):
@@ -175,12 +162,9 @@ class Path:
             if not len(rows):
                 continue
             length = lengths[rows, k]
-            earlier = new_node[rows] - length
-            self._join(new_node[rows], earlier, edges[rows, k], states)
-            changed.append(earlier)
+            self._join(new_node[rows], new_node[rows] - length, edges[rows, k], states)
             if k:
-                changed.append(self._mark_ring(new_node[rows], length))
-        return torch.cat(changed)
+                self._mark_ring(new_node[rows], length)
 
     def _place(self, new_node: Tensor, number: int, category: Tensor, states: NodeStates) -> None:
         """Put a node without edges at the end of each of R paths.
@@ -224,20 +208,16 @@ class Path:
         levels.weight.index_add_(0, node, states.weights[label])
         levels.degree.index_add_(0, node, torch.ones_like(node))
 
-    def _mark_ring(self, new_node: Tensor, length: Tensor) -> Tensor:
+    def _mark_ring(self, new_node: Tensor, length: Tensor) -> None:
         """Mark the edges that closures put on rings: those to the parents of all nodes but one.
 
         Args:
             new_node: Index of K new nodes, the last ones on the rings, (K,) long.
             length: Lengths of the closures, (K,) long.
-
-        Returns:
-            Index of the changed entries, long; some occur more than once.
         """
         up = torch.arange(int(length.max()), device=length.device)
         ring = (new_node[:, None] - up.minimum(length[:, None] - 1)).flatten()
         self.flat_levels.on_ring.index_fill_(0, ring, 1)
-        return ring
 
     @classmethod
     def before_each(cls, x: Tensor, states: NodeStates, pad: int) -> Path:
