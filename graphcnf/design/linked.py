@@ -22,7 +22,13 @@ from torch.nn import functional as F
 
 from graphcnf.design.missing import MissingEdges, MissingOnPaths
 from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
-from graphcnf.graphs.path.depth_first import Variable, VariableRole
+from graphcnf.graphs.path.depth_first import (
+    BACKTRACK,
+    LENGTHS,
+    PARENT_EDGE,
+    Variable,
+    VariableRole,
+)
 
 NO_PIECE = -1  # at the level of a fragment node
 
@@ -154,7 +160,7 @@ class LinkedProgress(Progress):
         if role is VariableRole.CATEGORY:
             return fits & self._categories(previous)
         if role is VariableRole.CLOSING_EDGE:
-            far = (self.depth - previous[0] + 1 - previous[-1]).clamp(min=0)[:, None]
+            far = (self.depth - previous[BACKTRACK] + 1 - previous[-1]).clamp(min=0)[:, None]
             fills = (previous[-1][:, None] > 0) & (self.attachments_at.gather(1, far) > 0)
             return fits & (~fills | self._single)
         return fits
@@ -178,7 +184,7 @@ class LinkedProgress(Progress):
             (P, cardinality) bool.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
-        level = (self.depth - previous[0] + 1)[:, None]
+        level = (self.depth - previous[BACKTRACK] + 1)[:, None]
         far = (level - value).clamp(min=0)
         pieces, made = self._joined(level, previous)
         same = torch.stack([self.piece.gather(1, far) == own for own in pieces]).any(0)
@@ -206,7 +212,7 @@ class LinkedProgress(Progress):
         after_free = (level > 0) & self.is_free.gather(1, up)
         pieces = [torch.where(after_free, self.piece.gather(1, up), level)]
         made = torch.zeros_like(self.rings)
-        for length in previous[3::2]:
+        for length in previous[LENGTHS]:
             far = (level - length[:, None]).clamp(min=0)
             joins = (length[:, None] > 0) & self.is_free.gather(1, far)
             piece = torch.where(joins, self.piece.gather(1, far), NO_PIECE - 1)
@@ -258,9 +264,9 @@ class LinkedProgress(Progress):
         Returns:
             (P, node categories) bool.
         """
-        level = (self.depth - previous[0] + 1)[:, None]
+        level = (self.depth - previous[BACKTRACK] + 1)[:, None]
         joins = self._must_join(self._joined(level, previous)[0])[:, 0].long()
-        needed = self.weights[previous[1]] + self._forced(level, previous).sum(1) + joins
+        needed = self.weights[previous[PARENT_EDGE]] + self._forced(level, previous).sum(1) + joins
         return self.support.states.sums >= needed[:, None]
 
     def entries(

@@ -34,7 +34,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from graphcnf.graphs.path.depth_first import Variable, VariableRole
+from graphcnf.graphs.path.depth_first import (
+    BACKTRACK,
+    CATEGORY,
+    CLOSING_EDGES,
+    LENGTHS,
+    PARENT_EDGE,
+    Variable,
+    VariableRole,
+)
 from graphcnf.graphs.path.node_states import NEVER, UNKNOWN
 from graphcnf.graphs.path.support import Support
 
@@ -411,19 +419,19 @@ class MissingOnPaths:
         role = Variable.at(len(previous)).role
         if role is VariableRole.BACKTRACK:
             return self._backtracks(cardinality)
-        level = progress.depth - previous[0]
+        level = progress.depth - previous[BACKTRACK]
         level = torch.where(progress.depth < 0, -1, level.clamp(min=0))
         if role is VariableRole.PARENT_EDGE:
             self.chosen = self.choices(everyone, level)
             return self.chosen.any(2)
         if role is VariableRole.CATEGORY:
-            return self.chosen[everyone, previous[1]]
+            return self.chosen[everyone, previous[PARENT_EDGE]]
         value = torch.arange(cardinality, device=level.device)
         if role is VariableRole.LENGTH:
             ends = self._may_end(level, previous)
             return (value > 0) | ends[:, None]
         far = (level + 1 - previous[-1]).clamp(min=0)
-        takes = self.fragment_takes(everyone, far)[everyone, :, previous[2]]
+        takes = self.fragment_takes(everyone, far)[everyone, :, previous[CATEGORY]]
         return takes | (previous[-1] == 0)[:, None]
 
     def _may_end(self, level: Tensor, previous: list[Tensor]) -> Tensor:
@@ -436,11 +444,12 @@ class MissingOnPaths:
         after = self.missing.states.after
         every = torch.arange(len(level), device=level.device)
         state = self.free_state.clone()
-        category = previous[2]
+        category = previous[CATEGORY]
         own = self.missing.states.first[category]
-        lengths = [torch.ones_like(level), *previous[3::2]]
+        lengths = [torch.ones_like(level), *previous[LENGTHS]]
+        edges = [previous[PARENT_EDGE], *previous[CLOSING_EDGES]]
         filled = torch.zeros_like(level)
-        for label, length in zip(previous[1:2] + previous[4::2], lengths, strict=True):
+        for label, length in zip(edges, lengths, strict=True):
             far = (level + 1 - length).clamp(min=0)
             filled = filled + (self._attached(every, far) & (label > 0)).long()
             other = self.missing.states.category[self.state[every, far]]

@@ -27,7 +27,16 @@ from graphcnf.design.missing import MissingEdges, MissingOnPaths
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.path.depth_first import COMMON, DepthFirstCode, Variable, VariableRole
+from graphcnf.graphs.path.depth_first import (
+    BACKTRACK,
+    CATEGORY,
+    COMMON,
+    LENGTHS,
+    PARENT_EDGE,
+    DepthFirstCode,
+    Variable,
+    VariableRole,
+)
 from graphcnf.graphs.path.path_layers import NodeHidden
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
@@ -376,7 +385,7 @@ class Progress:
             return f.free_nodes.expand(len(first), -1)
         if role is VariableRole.CATEGORY or (role is VariableRole.CLOSING_EDGE and not f.rings):
             return torch.ones_like(first).expand(-1, cardinality)
-        parent = self.depth[:, None] - (previous[0][:, None] if k else value)
+        parent = self.depth[:, None] - (previous[BACKTRACK][:, None] if k else value)
         at = parent.clamp(min=0)
         if role is VariableRole.BACKTRACK:
             enters = self.enterable.any(1, keepdim=True) & self.is_free.gather(1, at)
@@ -397,7 +406,7 @@ class Progress:
                 fits = self.valence_at.gather(1, far) > 0
             else:
                 fits = far > self.last_member.gather(1, at)
-            made = torch.stack([torch.zeros_like(self.rings), *previous[3::2]]).sign().sum(0)
+            made = torch.stack([torch.zeros_like(self.rings), *previous[LENGTHS]]).sign().sum(0)
             fits = fits & (self.rings + made < f.new_rings[1])[:, None]
             return fits | (value == 0) | first
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
@@ -553,7 +562,7 @@ class Progress:
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.states.sums
         if k == 2:
-            return fits & (sums - self.weights[previous[1]][:, None] >= rest[:, None])
+            return fits & (sums - self.weights[previous[PARENT_EDGE]][:, None] >= rest[:, None])
         # Free degree of the node at the other end.
         up = torch.zeros_like(parent) if k == 1 else previous[-1] - 1
         other = self.at[owner].gather(1, (parent - up).clamp(min=0)[:, None])
@@ -563,7 +572,7 @@ class Progress:
         enough = self.weights <= torch.where(other < 0, self.weights.max(), far)
         if k == 1:
             return fits & (placements.enters[:, None] | enough)
-        own = sums[previous[2]] - self.weights[previous[1]]
+        own = sums[previous[CATEGORY]] - self.weights[previous[PARENT_EDGE]]
         for j in range(COMMON, k, 2):
             own = own - self.weights[previous[j]]
         enough = enough & (self.weights <= (own - rest)[:, None])

@@ -13,12 +13,15 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import node_states
+from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
+from graphcnf.graphs.path.paths import Path
 from graphcnf.testing import assert_stepping_agrees
 
 SIZES = {"node_categories": 3, "edge_categories": 2}
@@ -66,13 +69,28 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
     chain = PackedGraphs.from_lists([([0, 0, 2, 1], [(0, 1), (1, 2), (2, 3)], [0, 0, 1])])
     arguments = with_those_of(environments, chain).arguments()
     code = DepthFirstCode(4, [3, 3], **SIZES)
-    support = support_with_rules(code, [1, 1], None, arguments)
-    codes = every_code(support, code.cardinalities, nodes)
-    assert support.attaches_alone.any() and not support.attaches_alone.all()
-    support.attaches_alone.zero_()  # Now all backtracks are looked up, ...
-    assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
-    support.largest_rest_next += 100  # ... and all closures.
-    assert torch.equal(codes, every_code(support, code.cardinalities, nodes))
+    quick = support_with_rules(code, [1, 1], None, arguments)
+    assert quick.attaches_alone.any() and not quick.attaches_alone.all()
+    whole = CompletingSupport(code, [1, 1], Environments.of(arguments, 3, 2))
+    codes = every_code(whole, code.cardinalities, nodes)
+    assert torch.equal(codes, every_code(quick, code.cardinalities, nodes))
+
+
+@pytest.mark.parametrize("weights", ["zinc250k", "moses"])
+def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
+    model = GraphModel.from_pretrained(weights)
+    quick = model.network.support
+    whole = CompletingSupport(model.code, quick.states.weights[1:].tolist(), quick.environments)
+    batch = sample_records(model, range(64), seed=3)
+    x, _ = model.code.encode(GraphBatch.collate(batch))
+    path = Path.before_each(x, quick.states, quick.pad)
+    to_come = torch.from_numpy(batch.node_counts)[:, None] - 1 - torch.arange(x.shape[1])
+    real = (to_come >= 0).flatten()
+    start = path.levels.state[real], path.depth[real], to_come.flatten()[real]
+    news = [quick.new_nodes(*start), whole.new_nodes(*start)]
+    for value in x.flatten(0, 1)[real].unbind(1):
+        assert torch.equal(news[0].possible, news[1].possible)
+        news = [quick.add(news[0], value), whole.add(news[1], value)]
 
 
 @pytest.mark.parametrize("nodes", [3, 4])

@@ -47,6 +47,9 @@ They are also laxer than they could be. Of the nodes above, only the last of tho
 rest is looked at. Nodes that must follow a node to come are not counted. A node counts for the
 fourth condition although it may be out of reach of backtracks, and the condition is not checked for
 closures.
+
+`CompletingSupport` looks up the conditions for every value. Models use `QuickCompletingSupport`,
+which gives the same answers, and looks them up only where it is not plain that they hold.
 """
 
 from __future__ import annotations
@@ -115,15 +118,6 @@ class CompletingSupport(Support):
             `rest_of` of a node in state s and does not raise its `ends_of`, (S, E + 1, C) bool.
         free_to_attach: Least number of free nodes with which one of them can be attached to a node
             in each state, (S,) long.
-        enough_free: If `free` is at least this, plus the largest `rest_of` on the path, a node is
-            attached wherever `Support` allows it: the first three conditions hold then.
-        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
-            state s so that these two meet all conditions, without further closures, and with the
-            room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool. If all other nodes are complete,
-            the path need not be looked at.
-        largest_rest_next: Largest number of missing edges of a node in each state after at most one
-            further edge, less its `ends_of` before, (S,) long. Closures are looked up only if it is
-            larger than `free` for some node.
 
     Examples:
         The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
@@ -145,15 +139,13 @@ class CompletingSupport(Support):
     rest_of: Tensor
     is_incomplete: Tensor
     helps: Tensor
-    largest_rest_next: Tensor
     free_to_attach: Tensor
-    attaches_alone: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights), limited=True)
         self.environments = environments
         self._set_missing()
-        self._set_attaching()
+        set_tables(self, free_to_attach=self._free_to_attach())
 
     def _set_missing(self) -> None:
         """Set the missing edges of each state, and which edges bring some."""
@@ -169,41 +161,25 @@ class CompletingSupport(Support):
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_ends = ends[after] <= ends[:, None, None]
         helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        # An edge of label 0 changes nothing.
-        next_rest = torch.where(after != UNKNOWN, missing[after] - ends[:, None, None], 0)
         set_tables(
             self,
             ends_of=ends,
             rest_of=rest,
             is_incomplete=(missing > 0).long(),
-            largest_rest_next=next_rest.amax((1, 2)),
             helps=helps,
         )
 
-    def _set_attaching(self) -> None:
-        """Set how many free nodes it takes to attach one of them."""
-        # Axes: state of the parent, label of the edge, category of the new node.
-        after = self.states.after
-        leaf = self.leaf
-        # By how much `free` falls once the new node is decided; by -1 for an end that was missing.
-        used = self.ends_of[after] + self.ends_of[leaf] - self.ends_of[:, None, None]
-        to_attach = self._free_to_attach(used)
-        # Both nodes are complete with the nodes to come if free - used >= larger_rest.
-        larger_rest = self.rest_of[after].maximum(self.rest_of[leaf])
-        self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
-        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
-        goes_on = free_after >= to_attach[after].minimum(to_attach[leaf])
-        alone = (free_after >= larger_rest) & ((free_after == 0) | goes_on)
-        alone = (alone[:, None] & self.attaches).flatten(3).any(3)
-        set_tables(self, free_to_attach=to_attach, attaches_alone=alone)
+    def _used(self) -> Tensor:
+        """Return by how much `free` falls once a new node is decided, (S, E + 1, C) long.
 
-    def _free_to_attach(self, used: Tensor) -> Tensor:
-        """Return `free_to_attach`, (S,) long.
-
-        Args:
-            used: By how much `free` falls once a new node is decided, by state of the parent, label
-                of the edge and category of the new node, (S, E + 1, C) long.
+        By state of its parent, label of the edge and its category; -1 for an end that was missing.
         """
+        ends = self.ends_of
+        return ends[self.states.after] + ends[self.leaf] - ends[:, None, None]
+
+    def _free_to_attach(self) -> Tensor:
+        """Return `free_to_attach`, (S,) long."""
+        used = self._used()
         attaches = self.attaches[0]
         # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
         own_rest = self.rest_of[self.leaf] - (self.entries - 1)
@@ -226,10 +202,6 @@ class CompletingSupport(Support):
         """Return the largest rest on the paths before M new nodes, (M,) long."""
         return self.rest_of[new.state].amax(1)
 
-    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
-        """Return before which of M new nodes nothing has to be looked up, (M,) bool."""
-        return self._free(new) >= self.enough_free + self._largest_rest(new)
-
     def _backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U) bool; see `Support`."""
         possible = super()._backtracks(new)
@@ -238,36 +210,17 @@ class CompletingSupport(Support):
         column = torch.arange(new.state.shape[1], device=parent.device)
         last_incomplete = (self.is_incomplete[new.state] * column).amax(1)
         fits = possible & (parent >= last_incomplete[:, None])
-        unsure = fits & ~self._has_enough_free(new)[:, None]
-        row, back = unsure.nonzero(as_tuple=True)
-        look_up = ~self._attaches_surely(new, row, parent[row, back])
-        row, back = row[look_up], back[look_up]
+        row, back = self._unsure_backtracks(new, fits).nonzero(as_tuple=True)
         if len(row):
             rows, which = row.unique_consecutive(return_inverse=True)
             choices = self._completing_choices(new[rows], which, parent[row, back])
             fits[row, back] = choices.flatten(1).any(1)
         return _if_any(fits, possible)
 
-    def _attaches_surely(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
-        """Return whether new nodes can be attached to parents by what `attaches_alone` says.
-
-        Args:
-            new: M new nodes without edges.
-            row: Which of them, K times, (K,) long.
-            column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
-
-        Returns:
-            (K,) bool; False where the path has to be looked at.
-        """
-        free = self._free(new).clamp(-1, self.enough_free)[row]
-        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        alone = (self._largest_rest(new) == 0)[row]
-        return alone & self.attaches_alone[free + 1, room, new.state[row, column]]
-
     def _choices(self, new: UndecidedNodes) -> Tensor:
         """Return the possible edges to parents, and categories with them; see `Support`."""
         possible = super()._choices(new)
-        unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
+        unsure = self._unsure_choices(new).nonzero()[:, 0]
         if not len(unsure):
             return possible
         some = new[unsure]
@@ -300,17 +253,14 @@ class CompletingSupport(Support):
     def _closures(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of closures, and labels with them; see `Support`."""
         possible = super()._closures(new)
-        free = self._free(new)
-        largest = self.largest_rest_next[new.state].amax(1)
-        largest = largest.maximum(self.largest_rest_next[new.own_state])
-        unsure = (largest > free).nonzero()[:, 0]
+        unsure = self._unsure_closures(new).nonzero()[:, 0]
         if not len(unsure):
             return possible
         fits = possible[unsure]
         # Without a further closure, things stay as they are.
         some = new[unsure]
         rest = self._largest_rest(some).maximum(self.rest_of[some.own_state])
-        fits[:, 0, 0] = rest <= free[unsure]
+        fits[:, 0, 0] = rest <= self._free(some)
         row, length, label = fits.nonzero(as_tuple=True)
         row, length, label = row[length > 0], length[length > 0], label[length > 0]
         column = self.parent_column(some)[row, 0] + 1 - length
@@ -319,6 +269,20 @@ class CompletingSupport(Support):
         fits[row, length, label] = self._completes(some, edges, every)
         fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
         return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
+
+    # Which values the conditions have to be looked up for; the others meet them.
+
+    def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
+        """Return which of the backtracks `fits` (M, U) of M new nodes to look up, (M, U) bool."""
+        return fits
+
+    def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
+        """Return of which of M new nodes to look up the edge to the parent, (M,) bool."""
+        return torch.ones_like(new.depth, dtype=torch.bool)
+
+    def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
+        """Return of which of M new nodes to look up the closures, (M,) bool."""
+        return torch.ones_like(new.depth, dtype=torch.bool)
 
     def _edges(
         self, new: UndecidedNodes, row: Tensor, column: Tensor, own: Tensor, label: Tensor
@@ -345,8 +309,7 @@ class CompletingSupport(Support):
             own_state=own_after,
             other_state=other_after,
             free=self._free(new)[row] - more_ends,
-            # The variables after the first three are those of closures, two of each.
-            closures_left=self.entries - 1 - max(0, new.count - 1) // 2,
+            closures_left=self.entries - 1 - new.variable.edge_number,
         )
 
     def _completes(self, new: UndecidedNodes, edges: PossibleEdges, fits: Tensor) -> Tensor:
@@ -417,6 +380,66 @@ class CompletingSupport(Support):
         own, other = torch.broadcast_tensors(own, other)
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.helps[other, :, category[own]]).any(-1)
+
+
+class QuickCompletingSupport(CompletingSupport):
+    """The same support, in less time: most values are possible for a reason that is quick to see.
+
+    The arguments are those of `CompletingSupport`.
+
+    Attributes:
+        enough_free: If `free` is at least this, plus the largest `rest_of` on the path, a node is
+            attached wherever `Support` allows it: the first three conditions hold then.
+        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
+            state s so that these two meet all conditions, without further closures, and with the
+            room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool. If all other nodes are complete,
+            the path need not be looked at.
+        largest_rest_next: Largest number of missing edges of a node in each state after at most one
+            further edge, less its `ends_of` before, (S,) long. If it is at most `free` for all
+            nodes, all closures meet the conditions.
+    """
+
+    attaches_alone: Tensor
+    largest_rest_next: Tensor
+
+    def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
+        super().__init__(code, edge_weights, environments)
+        after = self.states.after
+        leaf = self.leaf
+        used = self._used()
+        # Both nodes are complete with the nodes to come if free - used >= larger_rest.
+        larger_rest = self.rest_of[after].maximum(self.rest_of[leaf])
+        self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
+        # Axes: free + 1, state of the parent, label of the edge, category of the new node.
+        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
+        goes_on = free_after >= self.free_to_attach[after].minimum(self.free_to_attach[leaf])
+        alone = (free_after >= larger_rest) & ((free_after == 0) | goes_on)
+        alone = (alone[:, None] & self.attaches).flatten(3).any(3)
+        missing = (self.ends_of + self.rest_of)[after] - self.ends_of[:, None, None]
+        # An edge of label 0 changes nothing.
+        largest = torch.where(after != UNKNOWN, missing, 0).amax((1, 2))
+        set_tables(self, attaches_alone=alone, largest_rest_next=largest)
+
+    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
+        """Return whether M new nodes can be attached wherever `Support` allows it, (M,) bool."""
+        return self._free(new) >= self.enough_free + self._largest_rest(new)
+
+    def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
+        unsure = fits & ~self._has_enough_free(new)[:, None]
+        row, back = unsure.nonzero(as_tuple=True)
+        column = self.backtrack_columns(new)[row, back]
+        free = self._free(new).clamp(-1, self.enough_free)[row]
+        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
+        alone = (self._largest_rest(new) == 0)[row]
+        unsure[row, back] = ~(alone & self.attaches_alone[free + 1, room, new.state[row, column]])
+        return unsure
+
+    def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
+        return ~self._has_enough_free(new)
+
+    def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
+        largest = self.largest_rest_next[new.state].amax(1)
+        return largest.maximum(self.largest_rest_next[new.own_state]) > self._free(new)
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:

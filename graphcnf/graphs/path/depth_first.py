@@ -24,6 +24,11 @@ from torch.nn import functional as F
 
 from graphcnf.graphs.batch import GraphBatch
 
+# Where the variables of a node stand: those of the edge to its parent, then two for each closure.
+BACKTRACK, PARENT_EDGE, CATEGORY = range(3)
+LENGTHS = slice(3, None, 2)
+CLOSING_EDGES = slice(4, None, 2)
+
 COMMON = 4
 """Number of variables that every node has: up to the length of its first closure. If that is 0, all
 later variables are 0."""
@@ -209,12 +214,12 @@ class DepthFirstCode:
     @staticmethod
     def backtracks(x: Tensor) -> Tensor:
         """Return the backtracks (...) of nodes with the variables x (..., V)."""
-        return x[..., 0]
+        return x[..., BACKTRACK]
 
     @staticmethod
     def categories(x: Tensor) -> Tensor:
         """Return the categories (...) of nodes with the variables x (..., V)."""
-        return x[..., 2]
+        return x[..., CATEGORY]
 
     @staticmethod
     def lengths(x: Tensor) -> Tensor:
@@ -227,7 +232,7 @@ class DepthFirstCode:
             Lengths, (..., J) long: 1 for the edge to the parent, then those of the closures; 0 for
             none.
         """
-        return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
+        return torch.cat([torch.ones_like(x[..., :1]), x[..., LENGTHS]], -1)
 
     @staticmethod
     def labels(x: Tensor) -> Tensor:
@@ -240,7 +245,7 @@ class DepthFirstCode:
             Categories plus 1, (..., J) long: of the edge to the parent, then of closures; 0 for no
             edge.
         """
-        return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
+        return torch.cat([x[..., PARENT_EDGE, None], x[..., CLOSING_EDGES]], -1)
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Write each graph as a code.

@@ -38,7 +38,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode, Variable, VariableRole
+from graphcnf.graphs.path.depth_first import (
+    BACKTRACK,
+    CATEGORY,
+    LENGTHS,
+    PARENT_EDGE,
+    DepthFirstCode,
+    Variable,
+    VariableRole,
+)
 from graphcnf.graphs.path.node_states import NO_NODE, UNKNOWN, NodeStates, set_tables
 from graphcnf.graphs.path.paths import SEEN_LEVELS
 
@@ -103,22 +111,22 @@ class UndecidedNodes:
     @property
     def backtrack(self) -> Tensor:
         """Backtrack of the new node, (M,) long."""
-        return self.x[0]
+        return self.x[BACKTRACK]
 
     @property
     def parent_label(self) -> Tensor:
         """Label of the edge to the parent, (M,) long."""
-        return self.x[1]
+        return self.x[PARENT_EDGE]
 
     @property
     def category(self) -> Tensor:
         """Category of the new node, (M,) long."""
-        return self.x[2]
+        return self.x[CATEGORY]
 
     @property
     def closure_lengths(self) -> tuple[Tensor, ...]:
         """Lengths of its closures that are decided, (M,) long each."""
-        return self.x[3::2]
+        return self.x[LENGTHS]
 
 
 def room_index(room: Tensor) -> Tensor:
