@@ -117,10 +117,9 @@ class ContextCounts(nn.Module):
         begin = torch.searchsorted(owner, torch.arange(shape[1], device=p.device))
         start = torch.arange(shape[0], device=p.device)[:, None] * p.shape[1] + begin
         for k in range(keys.shape[2]):
-            key = keys[..., k].flatten().contiguous()
-            index = torch.searchsorted(self.contexts, key).clamp(max=len(self.contexts) - 1)
+            index, seen = find(self.contexts, keys[..., k].flatten())
             first = self.first[index]
-            size = torch.where(self.contexts[index] == key, self.first[index + 1] - first, 0)
+            size = torch.where(seen, self.first[index + 1] - first, 0)
             # All pairs of all rows and columns in one list: the cell of each, and its index in
             # `symbols`.
             cell = torch.arange(cells, device=p.device).repeat_interleave(size)
@@ -138,6 +137,21 @@ class ContextCounts(nn.Module):
             share = often * torch.where(counted, scale, 0).flatten()[cell]
             p.view(-1).index_add_(0, start.flatten()[cell] + symbol, share)
         return p.log()
+
+
+def find(sorted_keys: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Find integers in a list.
+
+    Args:
+        sorted_keys: The list, one integer or more, ascending, (K,) long.
+        keys: Integers, long, of any shape.
+
+    Returns:
+        The index of each in the list, of the shape of `keys`, an arbitrary one where the list lacks
+        it; and where it has it, bool of the same shape.
+    """
+    index = torch.searchsorted(sorted_keys, keys.contiguous()).clamp(max=len(sorted_keys) - 1)
+    return index, sorted_keys[index] == keys
 
 
 def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:

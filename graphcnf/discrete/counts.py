@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor, numbered
+from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor, find, numbered
 from graphcnf.flows.transform import log_term_dtype
 
 LARGEST_PAIRS = 1024
@@ -45,6 +46,9 @@ ITERATIONS = 25
 FOLDED = 500
 """With fewer rows, each quarter of them is held out in turn to choose penalties, else only one."""
 
+LARGEST_TABLES = 50_000_000
+"""Largest number of probabilities in contexts that are tabulated, of all columns together."""
+
 LARGEST_REGRESSION = 1e9
 """Largest number of products in a step of a regression; there is none without half of the rows."""
 
@@ -52,7 +56,31 @@ CHUNK = 4096
 """Rows whose counts are looked up at a time."""
 
 SPARSE = 16
-"""With more categories per column, on average, rows of a table are added one by one."""
+"""With more categories per column, on average, rows of a table are added one by one, and columns
+are normalised one by one."""
+
+
+@dataclass
+class Tables:
+    """Probabilities of categories in all contexts, made from counts so that they are looked up.
+
+    Attributes:
+        p: For each column the probabilities of its C categories, (1 + contexts, C), first without
+            any context.
+        first: Index of the first context of each column, (N,) long.
+        total: How many rows have been counted in each context, (contexts,) long.
+        different: How many different categories have been counted in each, (contexts,) long.
+        pairs: Index of the context times `width` plus category, of each pair that has been seen,
+            ascending, (pairs,) long.
+        width: Largest number of categories of a column.
+    """
+
+    p: list[Tensor]
+    first: Tensor
+    total: Tensor
+    different: Tensor
+    pairs: Tensor
+    width: int
 
 
 class ColumnCounts(nn.Module):
@@ -123,6 +151,7 @@ class ColumnCounts(nn.Module):
         for name, value in named.items():
             self.register_buffer(name, value, persistent=False)
         self.counts = ContextCounts(sizes)
+        self._made: tuple[tuple[Tensor | None, Tensor | None], Tables | None] = (None, None), None
 
     def keys(self, x: Tensor, rank: Tensor | None, columns: Tensor) -> Tensor:
         """Return the keys of the contexts of M columns in each of B rows.
@@ -168,12 +197,126 @@ class ColumnCounts(nn.Module):
         """
         every = torch.arange(len(self.parents), device=x.device)
         columns = every if column is None else every[column : column + 1]
-        slots = slice(None) if column is None else self.owner == column
-        kind = log_term_dtype(self.uniform)
-        p = self.uniform[slots].to(kind).expand(len(x), -1)
-        keys, factors = self.keys(x, rank, columns), self.factors[columns].to(kind)
-        own = x[:, columns] if counted else None
-        return self.counts(keys, p, factors, self.owner[slots] - columns[0], own)
+        keys, own = self.keys(x, rank, columns), x[:, columns] if counted else None
+        if (tables := self._tables()) is None:
+            slots = slice(None) if column is None else self.owner == column
+            kind = log_term_dtype(self.uniform)
+            p, factors = self.uniform[slots].to(kind).expand(len(x), -1), self.factors.to(kind)
+            owner = self.owner[slots] - columns[0]
+            return self.counts(keys, p, factors[columns], owner, own)
+        rows, weights, of_own = self._interpolated(tables, keys, columns, own)
+        parts = [
+            F.embedding_bag(rows[:, i], tables.p[k], mode="sum", per_sample_weights=weights[:, i])
+            for i, k in enumerate(columns.tolist())
+        ]
+        p = torch.cat(parts, 1)
+        if own is not None:
+            sizes = self.cardinalities[columns]
+            p = p.scatter(1, own + sizes.cumsum(0) - sizes, of_own)
+        return p.log()
+
+    def _interpolated(
+        self, tables: Tables, keys: Tensor, columns: Tensor, own: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how the probabilities of M columns in B rows follow from the tables.
+
+        They are those in the longest context that has been seen. Without the row itself they are a
+        weighted sum of those in all contexts, as the recursion in `ContextCounts` is linear, but
+        for the row's own category.
+
+        Args:
+            tables: The tables.
+            keys: Keys of contexts, (B, M, L) long.
+            columns: The columns, (M,) long.
+            own: Categories of the rows in them, (B, M) long, to leave each row out of its own
+                counts; None for rows that have not been counted.
+
+        Returns:
+            Rows of the tables, of each context length and in front of no context, (B, M, L + 1)
+            long; their weights, (B, M, L + 1); and the probability of the row's own category,
+            (B, M), which means nothing without `own`.
+        """
+        (index, seen), kind = find(self.counts.contexts, keys), log_term_dtype(self.uniform)
+        rows = F.pad(torch.where(seen, index - tables.first[columns, None] + 1, 0), (1, 0))
+        p = (1 / self.cardinalities[columns]).to(torch.float64).expand(seen.shape[:2])
+        if own is None:
+            return rows, F.one_hot(seen.sum(-1), rows.shape[-1]).to(kind), p.to(kind)
+        total, different = (part[index].double() for part in (tables.total, tables.different))
+        pair, there = find(tables.pairs, index * tables.width + own[..., None])
+        same = torch.where(there, self.counts.often[pair], 0)
+        factor = self.factors[columns].double()
+        weight, smaller = different * factor, (different - (same == 1).double()) * factor
+        # A context that only this row has leaves the probabilities of the shorter one.
+        scale = torch.where(seen & (total > 1), 1 / (total - 1 + smaller).clamp(min=1e-9), 0)
+        kept = torch.where(scale > 0, smaller * scale, 1)
+        weights = F.pad(torch.zeros_like(scale), (1, 0))
+        weights[..., 0] = 1
+        for k in range(scale.shape[-1]):
+            weights *= kept[..., k, None]
+            weights[..., k + 1] += ((total + weight) * scale)[..., k]
+            weights[..., k] -= (weight * scale)[..., k]
+            p = p * kept[..., k] + ((same - 1) * scale)[..., k]
+        return rows, weights.to(kind), p.to(kind)
+
+    def _tables(self) -> Tables | None:
+        """Return the probabilities in all contexts, from the counts as they are.
+
+        Returns:
+            The tables; None where columns have few categories, so that counting is as fast, or the
+            tables would have more than `LARGEST_TABLES` entries.
+        """
+        if len(self.owner) <= SPARSE * len(self.parents):
+            return None
+        sources = self.counts.often, self.uniform
+        if any(map(operator.is_not, self._made[0], sources)):
+            self._made = sources, self._tabulated()
+        return self._made[1]
+
+    @torch.no_grad()
+    def _tabulated(self) -> Tables | None:
+        contexts, width = self.counts.contexts, int(self.cardinalities.max())
+        first = torch.searchsorted(contexts, self.starts[:, 0].contiguous())
+        sizes = first.diff(append=first.new_tensor([len(contexts)])) + 1
+        if int((sizes * self.cardinalities).sum()) > LARGEST_TABLES:
+            return None
+        tables, kind = list[Tensor](), log_term_dtype(self.uniform)
+        for k, (begin, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
+            uniform = self.uniform[self.owner == k].to(kind).expand(size, -1)
+            keys = self._shorter(k, contexts[begin : begin + size - 1])
+            # A context that has never been seen leaves the first row as it is.
+            keys = F.pad(keys, (0, 0, 1, 0), value=-1)[:, None]
+            tables.append(self.counts(keys, uniform, self.factors[k : k + 1].to(kind)).exp())
+        different = self.counts.first.diff()
+        owner = torch.arange(len(contexts), device=first.device).repeat_interleave(different)
+        total = torch.zeros_like(different).index_add_(0, owner, self.counts.often.long())
+        pairs = owner * width + self.counts.symbols
+        return Tables(tables, first, total, different, pairs, width)
+
+    def _shorter(self, k: int, keys: Tensor) -> Tensor:
+        """Return the keys of the contexts of fewer parents that contexts of column k contain.
+
+        Args:
+            k: The column.
+            keys: Keys of contexts of any number of parents, (M,) long.
+
+        Returns:
+            Keys with the first 0, 1, 2, ... parents, (M, L) long; -1 for more than the context has.
+        """
+        levels = int((self.parents[k] >= 0).sum()) + 1
+        starts = self.starts[k, :levels]
+        found = keys.new_full((len(keys), self.starts.shape[1]), -1)
+        level = torch.searchsorted(starts, keys, right=True) - 1
+        number = keys - starts[level]
+        for shorter in reversed(range(levels)):
+            there = level >= shorter
+            found[:, shorter] = torch.where(there, starts[shorter] + number, -1)
+            size = self.cardinalities[self.parents[k, shorter - 1]] if shorter else 1
+            number = torch.where(there, number // size, number)
+        return found
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._made = (None, None), None  # counts are loaded in place
+        super()._load_from_state_dict(*arguments)
 
     def count(self, x: Tensor) -> None:
         """Replace the counts by those of a table, in place; parents and factors stay.
@@ -432,6 +575,9 @@ def normalised(logits: Tensor, owner: Tensor) -> Tensor:
     sizes = member.sum(0)
     if (sizes == sizes[0]).all():
         return logits.unflatten(1, (columns, -1)).log_softmax(-1).flatten(1)
+    if len(owner) > SPARSE * columns:
+        parts = logits.split([int(size) for size in sizes], 1)
+        return torch.cat([part.log_softmax(1) for part in parts], 1)
     top = logits.new_full((len(logits), columns), -math.inf)
     top = top.scatter_reduce(1, owner.expand_as(logits), logits.detach(), "amax")
     logits = logits - top[:, owner]

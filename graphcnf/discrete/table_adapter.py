@@ -34,7 +34,7 @@ from graphcnf.discrete.adapters import (
     draw_rows,
 )
 from graphcnf.discrete.columns import ColumnContext, ColumnFlow, ColumnMLP
-from graphcnf.discrete.counts import Counts
+from graphcnf.discrete.counts import LARGEST_PAIRS, SPARSE, Counts
 from graphcnf.discrete.numbers import (
     MAX_DISTINCT,
     Bins,
@@ -55,6 +55,9 @@ MAX_CATEGORIES = 1000
 
 MANY = 2000
 """With more training rows, batches and learning rate are larger."""
+
+WIDTH_OF_WIDE = 128
+"""Hidden units where columns have many categories, in place of the default of `ColumnMLP`."""
 
 SCORED = 2048
 """Rows that are scored at a time."""
@@ -595,6 +598,8 @@ class TableAdapter(Adapter):
             self.settings = {**self.settings, **larger}  # type: ignore[misc]
         placed = any(column.rare for column in self.columns) or set(parts) != {1}
         own: dict[str, Any] = {"parts": parts} if placed else {}
+        if sum(self.cardinalities) > max(LARGEST_PAIRS, SPARSE * len(self.columns)):
+            network = {"width": WIDTH_OF_WIDE, **network}
         x = rows.values.numpy()[chosen].astype(int)
         self.counts = Counts.of(x, self.cardinalities, first=first)
         if len(rows) * sum(self.cardinalities) <= LARGEST_STARTS:

@@ -40,11 +40,16 @@ def test_unknown_contexts_change_nothing():
         torch.testing.assert_close(counts(torch.tensor([[key]]), p, torch.ones(1, 1)).exp(), p)
 
 
+def column_counts(x):
+    found = counts.ColumnCounts([2, 5, 3], [[], [0], [0, 1]], [[], [2], [1, 4]])
+    found.count(x)
+    return found
+
+
 def test_columns_of_one_table_are_counted_together():
     random = np.random.default_rng(0)
     x = torch.from_numpy(random.integers(0, [2, 5, 3], (50, 3)))
-    table = counts.ColumnCounts([2, 5, 3], [[], [0], [0, 1]], [[], [2], [1, 4]])
-    table.count(x)
+    table = column_counts(x)
     rank = torch.tensor([[0, 1, 2], [2, 0, 1]])[torch.arange(50) % 2]
     for counted in (False, True):
         together = table(x, rank, counted=counted)
@@ -56,6 +61,35 @@ def test_columns_of_one_table_are_counted_together():
     alone = counts.ColumnCounts([2, 5, 3], [[], [], []], [[], [], []])
     alone.count(x)
     torch.testing.assert_close(table(x, rank)[1::2, 2:7], alone(x, rank)[1::2, 2:7])
+
+
+def test_looking_up_tables_is_as_counting(monkeypatch):
+    monkeypatch.setattr(counts, "SPARSE", 1)
+    random = np.random.default_rng(0)
+    # 60 rows of 30 combinations: some contexts have one row, some categories occur once.
+    x = torch.from_numpy(random.integers(0, [2, 5, 3], (60, 3)))
+    new = torch.from_numpy(random.integers(0, [2, 5, 3], (90, 3)))
+    rank = torch.rand(90, 3).argsort(1)
+    looked_up = column_counts(x[:50])
+    found = [looked_up(x[:50], rank[:50], counted=True), looked_up(new, rank)]
+    assert looked_up._made[1] is not None
+    monkeypatch.setattr(counts, "LARGEST_TABLES", 0)
+    counted = column_counts(x[:50])
+    expected = [counted(x[:50], rank[:50], counted=True), counted(new, rank)]
+    torch.testing.assert_close(found, expected)
+    assert (expected[0] - counted(x[:50], rank[:50])).abs().max() > 0.1
+
+
+def test_tables_follow_counts_that_are_loaded_in_place(monkeypatch):
+    monkeypatch.setattr(counts, "SPARSE", 1)
+    x = torch.tensor([[0, 1, 2], [1, 0, 1], [0, 1, 2]])
+    others = torch.tensor([[1, 4, 0], [0, 2, 1], [1, 4, 0]])  # as many contexts and pairs
+    rank = torch.arange(3)[None]
+    table, other = column_counts(x), column_counts(others)
+    before = table(x, rank)
+    table.load_state_dict(other.state_dict())
+    torch.testing.assert_close(table(x, rank), other(x, rank))
+    assert (table(x, rank) - before).abs().max() > 0.1
 
 
 def test_mutual_information_is_that_of_the_smoothed_frequencies():
@@ -76,6 +110,14 @@ def test_mutual_information_is_that_of_the_smoothed_frequencies():
 def test_normalised_logits_are_those_of_each_column():
     owner, logits = torch.tensor([0, 0, 0, 1, 2, 2]), 50 * torch.randn(20, 6)
     parts = [part.log_softmax(1) for part in logits.split([3, 1, 2], 1)]
+    torch.testing.assert_close(counts.normalised(logits, owner), torch.cat(parts, 1))
+
+
+def test_many_categories_are_normalised_one_column_after_the_other():
+    sizes = [3, 40, 20]
+    owner, logits = torch.arange(3).repeat_interleave(torch.tensor(sizes)), 50 * torch.randn(4, 63)
+    assert len(owner) > counts.SPARSE * len(sizes)
+    parts = [part.log_softmax(1) for part in logits.split(sizes, 1)]
     torch.testing.assert_close(counts.normalised(logits, owner), torch.cat(parts, 1))
 
 
