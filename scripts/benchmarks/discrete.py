@@ -7,6 +7,7 @@ compared with these.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -216,9 +217,32 @@ def checkerboard() -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=["x", "y"]).astype("category")
 
 
+DRAWS, FACES = 6, 12
+"""Numbers of a sorted row, and how many different ones there are."""
+
+
+def sorted_numbers() -> pd.DataFrame:
+    """Draw rows of `DRAWS` numbers below `FACES`, each row in ascending order.
+
+    Returns:
+        A table of `MADE_ROWS` rows of integers.
+    """
+    drawn = np.random.default_rng(0).integers(0, FACES, (MADE_ROWS, DRAWS))
+    return pd.DataFrame(np.sort(drawn, 1)).rename(columns="column {}".format)
+
+
+def _bits_of_sorted() -> float:
+    """Return the entropy of `sorted_numbers`: that of how often each number was drawn, in bits."""
+    logs = np.log2([math.factorial(n) for n in range(DRAWS + 1)])
+    ways = [math.comb(DRAWS, n) * (FACES - 1) ** (DRAWS - n) for n in range(DRAWS + 1)]
+    repeated = FACES * np.dot(ways, logs) / FACES**DRAWS  # mean of log2 of the product of n!
+    return float(DRAWS * np.log2(FACES) - logs[-1] + repeated)
+
+
 ENTROPIES = {
     "sums": 4 * np.log2(5), "sum_of_four": 4 * np.log2(5), "parities": 6.0,
-    "parities_of_five": 10.0, "checkerboard": 11.0,
+    "parities_of_four": 8.0, "parities_of_five": 10.0, "checkerboard": 11.0,
+    "sorted": _bits_of_sorted(),
 }  # fmt: skip
 """Bits of a row of each made table, the least that a model can need."""
 
@@ -226,7 +250,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sums": partial(sums, 2, 2, 5),
     "sum_of_four": partial(sums, 1, 4, 5),
     "parities": partial(sums, 2, 3, 2),
+    "parities_of_four": partial(sums, 2, 4, 2),
     "parities_of_five": partial(sums, 2, 5, 2),
+    "sorted": sorted_numbers,
     "checkerboard": checkerboard,
     "census": census,
     **{name: _of_sklearn(name) for name in ("wine", "breast_cancer", "digits")},

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import itertools
 import json
 import math
 
@@ -220,12 +221,28 @@ def test_made_tables_have_their_entropy():
     for name, bits in discrete.ENTROPIES.items():
         table = discrete.TABLES[name]()
         assert len(table) == discrete.MADE_ROWS
-        # Rows are equally likely: so many of 2^bits rows are expected among the draws.
+        if name == "sorted":  # its rows are not equally likely
+            continue
+        # So many of 2^bits rows are expected among the draws.
         count = 2**bits
         expected = count * (1 - (1 - 1 / count) ** len(table))
         found = len(table.drop_duplicates())
         assert abs(found - expected) < 5 * expected**0.5
         assert found <= count + 1e-9
+
+
+def test_sorted_rows_have_their_entropy():
+    draws, faces = discrete.DRAWS, discrete.FACES
+    p = []
+    for row in itertools.combinations_with_replacement(range(faces), draws):
+        ways = math.factorial(draws) / math.prod(math.factorial(row.count(k)) for k in set(row))
+        p.append(ways / faces**draws)
+    assert sum(p) == pytest.approx(1)
+    assert discrete.ENTROPIES["sorted"] == pytest.approx(-np.dot(p, np.log2(p)))
+    table = discrete.sorted_numbers().to_numpy()
+    assert (np.diff(table) >= 0).all()
+    p = 1 - (11 / 12) ** 6  # that the least of six is 0
+    assert abs((table[:, 0] == 0).mean() - p) < 4 * (p * (1 - p) / len(table)) ** 0.5
 
 
 def test_tables_beside_a_tree_and_boosting(bench, tmp_path):
