@@ -24,8 +24,8 @@ from graphcnf.graphs.path.data_rules import has_part, neighbours_of, with_those_
 from graphcnf.graphs.path.depth_first import Variable, VariableRole
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.node_states import Environments
+from graphcnf.graphs.path.path_layers import SEEN_SUMS
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.path.paths import SEEN_SUMS
 
 FURTHER = 2
 """Free neighbours of a fragment's node whose own environment no training graph has."""

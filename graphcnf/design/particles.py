@@ -37,6 +37,7 @@ from graphcnf.graphs.path.depth_first import (
     Variable,
     VariableRole,
 )
+from graphcnf.graphs.path.node_states import UNKNOWN
 from graphcnf.graphs.path.path_layers import NodeHidden
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
@@ -547,7 +548,8 @@ class Progress:
         Returns:
             (R, C) bool.
         """
-        if not self.support.limited:
+        # State 1 is the first one after `UNKNOWN`.
+        if (self.support.states.after[1:] != UNKNOWN).all():
             return fits
         k, owner, node = len(previous), placements.owner, placements.node
         parent = self.depth[owner] - placements.back

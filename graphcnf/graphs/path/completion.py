@@ -142,7 +142,7 @@ class CompletingSupport(Support):
     free_to_attach: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
-        super().__init__(code, environments.states(edge_weights), limited=True)
+        super().__init__(code, environments.states(edge_weights))
         self.environments = environments
         self._set_missing()
         set_tables(self, free_to_attach=self._free_to_attach())

@@ -20,7 +20,8 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import packed_neighbour
-from graphcnf.graphs.path.paths import SEEN_NEIGHBOURS, Path, hashed
+from graphcnf.graphs.path.path_layers import hashed
+from graphcnf.graphs.path.paths import SEEN_NEIGHBOURS, Path
 
 if TYPE_CHECKING:
     from graphcnf.graphs.path.path_model import PathModel

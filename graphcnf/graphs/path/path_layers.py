@@ -24,17 +24,32 @@ from torch.nn import functional as F
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, zero_init
 from graphcnf.graphs.path.depth_first import COMMON
 from graphcnf.graphs.path.node_states import unpacked_neighbour
-from graphcnf.graphs.path.paths import (
-    SEEN_DEGREES,
-    SEEN_LEVELS,
-    SEEN_SUMS,
-    Levels,
-    hashed,
-)
+from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels
 from graphcnf.graphs.path.support import UndecidedNodes
 
 NGRAMS = (2, 3, 4, 6)
 """Lengths of the n-grams that have an embedding."""
+
+# The network tells the sum of a node's edge weights, and its degree, apart below these limits.
+SEEN_SUMS = 12
+SEEN_DEGREES = 6
+# Of the hash of a sequence of numbers: a prime multiplier, and the Mersenne prime 2**31 - 1, whose
+# products with the multiplier fit into 64 bits.
+HASH_MULTIPLIER = 1_000_003
+HASH_MODULUS = 2_147_483_647
+
+
+def hashed(key: Tensor, value: Tensor) -> Tensor:
+    """Extend hashed sequences by one number each.
+
+    Args:
+        key: Hash of each sequence; 0 for an empty one.
+        value: The number to append, of the shape of `key`.
+
+    Returns:
+        Hash of each longer sequence, from 0 to `HASH_MODULUS` - 1.
+    """
+    return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
 def level_codes(levels: Levels) -> Tensor:

@@ -58,13 +58,13 @@ def support_with_rules(
     from graphcnf.graphs.path.sum_states import states_of_sums, states_without_rules
 
     if largest_sums is None:
-        return Support(code, states_without_rules(categories, edge_weights), limited=False)
+        return Support(code, states_without_rules(categories, edge_weights))
     if len(largest_sums) != categories or max(largest_sums) < 2:
         raise UserError(
             f"largest_sums must be {categories} whole numbers, one of them 2 or more, "
             f"got {largest_sums}"
         )
-    return Support(code, states_of_sums(largest_sums, edge_weights), limited=True)
+    return Support(code, states_of_sums(largest_sums, edge_weights))
 
 
 class PathModel(CodedModel[PathNetwork]):

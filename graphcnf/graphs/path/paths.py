@@ -15,29 +15,9 @@ from torch import Tensor
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import NodeStates, packed_neighbour
 
-# What a network sees of a path: its last levels, and of the node at a level the sum of edge weights
-# and the degree, each below a limit, and its first neighbours.
+# What a network sees of a path: its last levels, and the first neighbours of the node at a level.
 SEEN_LEVELS = 16
-SEEN_SUMS = 12
-SEEN_DEGREES = 6
 SEEN_NEIGHBOURS = 5
-# Of the hash of a sequence of numbers: a prime multiplier, and the Mersenne prime 2**31 - 1, whose
-# products with the multiplier fit into 64 bits.
-HASH_MULTIPLIER = 1_000_003
-HASH_MODULUS = 2_147_483_647
-
-
-def hashed(key: Tensor, value: Tensor) -> Tensor:
-    """Extend hashed sequences by one number each.
-
-    Args:
-        key: Hash of each sequence; 0 for an empty one.
-        value: The number to append, of the shape of `key`.
-
-    Returns:
-        Hash of each longer sequence, from 0 to `HASH_MODULUS` - 1.
-    """
-    return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
 class Levels(NamedTuple):

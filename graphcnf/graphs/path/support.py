@@ -151,8 +151,6 @@ class Support(nn.Module):
     Args:
         code: The variables of a node.
         states: The states of nodes.
-        limited: True if the states limit what edges a node may get, False if a node may get any
-            number. It changes nothing here: searches for graphs with a given part ask for it.
 
     Attributes:
         reach: Largest backtrack.
@@ -176,12 +174,11 @@ class Support(nn.Module):
     attaches_at: Tensor
     takes: Tensor
 
-    def __init__(self, code: DepthFirstCode, states: NodeStates, *, limited: bool):
+    def __init__(self, code: DepthFirstCode, states: NodeStates):
         super().__init__()
         self.cardinalities = code.cardinalities
         self.entries = code.entries
         self.states = states
-        self.limited = limited
         self.reach = code.cardinalities[0] - 1
         self.branches = self.reach > 0
         # The largest backtrack from level -1, before the first node, still leads to a column.
