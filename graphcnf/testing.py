@@ -20,7 +20,6 @@ import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -417,8 +416,8 @@ def assert_stepping_agrees(
     """Check that a network gives the same probabilities in scoring and in drawing.
 
     Scoring calls `AutoregressiveNetwork.steps`, which may evaluate all positions in one pass;
-    drawing calls ``start``, ``step`` and ``update``, here with given categories in place of drawn
-    ones. In both, every real position must be decided once.
+    drawing calls ``one_by_one``, here with given categories in place of drawn ones. In both, every
+    real position must be decided once.
 
     Args:
         network: The network, moved away from an initialisation that ignores its input.
@@ -428,8 +427,7 @@ def assert_stepping_agrees(
         rtol: Relative tolerance of it.
     """
     found = []
-    stepping = partial(AutoregressiveNetwork.steps, network)
-    for name, steps in (("steps", network.steps), ("stepping", stepping)):
+    for name, steps in (("steps", network.steps), ("stepping", network.one_by_one)):
         decided = torch.zeros_like(context.mask, dtype=torch.long)
         for step in steps(x, context):
             decided[step.rows, step.positions] += 1

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding
-from graphcnf.categorical.autoregressive import AutoregressiveNetwork
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
@@ -91,7 +90,7 @@ class Case:
     def order(self, x: torch.Tensor) -> torch.Tensor:
         """Number of the step in which each position of categories x is decided, (B, N) long."""
         order = torch.full(x.shape[:2], -1)
-        steps = AutoregressiveNetwork.steps(self.coupling.network, x, self.context)
+        steps = self.coupling.network.one_by_one(x, self.context)
         for number, step in enumerate(steps):
             at = step.rows, step.positions
             assert (order[at] == -1).all(), "a position is decided twice"

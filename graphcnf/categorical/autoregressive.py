@@ -9,8 +9,13 @@ nodes), and V *variables* at each position (what describes a node).
 earlier steps; the variables of a position are decided one after the other. What the network knows
 when it decides a variable is its *hidden state*. Scoring goes through the steps of known categories
 (`AutoregressiveNetwork.steps`; a network that evaluates all positions in one pass yields one step),
-drawing through those of a `State`, one after the other. Both then do the same for each variable:
-compute its logits, and look its category up, or draw it.
+drawing through those of a `State` (`one_by_one`). Both then go through the variables of the step
+(`variables`), compute the logits of each, and look its category up, or draw it. With three
+positions of two variables, drawing is
+
+    for step in network.one_by_one(x, context):             # positions 0, 1 and 2 of all rows
+        for place, hidden in network.variables(step, x):    # variables 0 and 1 at each
+            x[place] = categories drawn with network.logits(hidden)
 
 A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
 second one. `AutoregressiveNetwork.embed` says which these are; they are 0 with probability 1.
@@ -25,7 +30,7 @@ constants, so that neither scoring nor drawing has to evaluate it: they use the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -165,8 +170,8 @@ class AutoregressiveNetwork(nn.Module):
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps that score known categories, each given the categories of earlier steps.
 
-        By default they are those of drawing, one after the other. A network that knows the hidden
-        states of all positions after one pass yields one step.
+        By default they are those of drawing, `one_by_one`. A network that knows the hidden states
+        of all positions after one pass yields one step.
 
         Args:
             x: Categories of all variables, (B, N, V); arbitrary at padding.
@@ -175,53 +180,46 @@ class AutoregressiveNetwork(nn.Module):
         Yields:
             The steps; together they have every real position once, and no padding.
         """
+        return self.one_by_one(x, context)
+
+    def one_by_one(self, x: Tensor, context: Any) -> Iterator[Step]:
+        """Yield the steps of drawing.
+
+        Args:
+            x: Categories (B, N, V). Those of a step are read when the next step is asked for: until
+                then the caller may draw them, and write them to x.
+            context: `Context` with a mask (B, N), True for real positions.
+
+        Yields:
+            The steps, one after the other.
+        """
         state = self.start(context)
         while (step := state.step()) is not None:
             yield step
             state.update(x[step.rows, step.positions])
 
-    def _draw(self, u: Tensor, context: Any, choose: Callable[[Place, Any], Tensor]) -> Tensor:
-        """Draw the categories of all steps, one step after the other.
-
-        Args:
-            u: Numbers (B, N, V), of which the shape counts.
-            context: `Context` with a mask (B, N).
-            choose: Function of the places of a variable and of their hidden state, as `decide` of
-                `_decide`, which returns the categories.
-
-        Returns:
-            Categories, (B, N, V) long; 0 where masked or omitted.
-        """
-        x = torch.zeros_like(u, dtype=torch.long)
-
-        def choose_and_write(place: Place, hidden: Any) -> Tensor:
-            x[place] = choose(place, hidden)
-            return x[place]
-
-        state = self.start(context)
-        while (step := state.step()) is not None:
-            self._decide(step, choose_and_write)
-            state.update(x[step.rows, step.positions])
-        return x
-
-    def _decide(self, step: Step, decide: Callable[[Place, Any], Tensor]) -> None:
-        """Go through the variables of a step, in the order in which they are decided.
+    def variables(self, step: Step, x: Tensor) -> Iterator[tuple[Place, Any]]:
+        """Yield the variables of a step, in the order in which they are decided.
 
         Args:
             step: The step.
-            decide: Function that is called for each variable, at the R positions that have it. It
-                gets their places in x (B, N, V), and their hidden state, and returns their
-                categories, (R,) long: known ones, or those that it has drawn.
+            x: Categories (B, N, V). Those of a variable are read when the next variable is asked
+                for: until then the caller may draw them, and write them to x.
+
+        Yields:
+            For each variable, its places in x at the R positions that have it, and their hidden
+            state.
         """
         rows = step.rows
         positions = step.positions
         hidden = step.hidden
         last = len(self.cardinalities) - 1
         for variable in range(last + 1):
-            category = decide((rows, positions, variable), hidden)
+            place = (rows, positions, variable)
+            yield place, hidden
             if variable == last:
                 return
-            hidden, kept = self.embed(hidden, category)
+            hidden, kept = self.embed(hidden, x[place])
             if kept is not None:
                 rows = rows[kept]
                 positions = positions[kept]
@@ -239,14 +237,10 @@ class AutoregressiveNetwork(nn.Module):
             (B, N, V) nats, 0 at masked positions.
         """
         log_p = self._log_probs_if_omitted(x)
-
-        def look_up(place: Place, hidden: Any) -> Tensor:
-            log_all = self.logits(hidden).log_softmax(-1)
-            log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
-            return x[place]
-
         for step in self.steps(x, context):
-            self._decide(step, look_up)
+            for place, hidden in self.variables(step, x):
+                log_all = self.logits(hidden).log_softmax(-1)
+                log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
         return masked(log_p, context.mask)
 
     def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
@@ -273,17 +267,13 @@ class AutoregressiveNetwork(nn.Module):
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
-
-        def look_up(place: Place, hidden: Any) -> Tensor:
-            log_all = self.logits(hidden).log_softmax(-1)
-            p = log_all.double().exp()  # In float64, a rare category keeps its interval.
-            category = x[place][:, None]
-            log_width[place] = log_all.gather(-1, category)[:, 0]
-            lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
-            return x[place]
-
         for step in self.steps(x, context):
-            self._decide(step, look_up)
+            for place, hidden in self.variables(step, x):
+                log_all = self.logits(hidden).log_softmax(-1)
+                p = log_all.double().exp()  # In float64, a rare category keeps its interval.
+                category = x[place][:, None]
+                log_width[place] = log_all.gather(-1, category)[:, 0]
+                lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
         return Intervals(lower, log_width)
 
     @torch.no_grad()
@@ -298,12 +288,12 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long; 0 where masked.
         """
-
-        def choose(place: Place, hidden: Any) -> Tensor:
-            category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-            return self.settle(hidden, category)
-
-        return self._draw(u, context, choose)
+        x = torch.zeros_like(u, dtype=torch.long)
+        for step in self.one_by_one(x, context):
+            for place, hidden in self.variables(step, x):
+                category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
+                x[place] = self.settle(hidden, category)
+        return x
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
@@ -319,17 +309,14 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long, and intervals; both 0 where masked or omitted.
         """
-        found = Intervals(torch.zeros_like(u), torch.zeros_like(u))
-
-        def find(place: Place, hidden: Any) -> Tensor:
-            category, lower, log_width = find_interval(
-                self.logits(hidden) / context.temperature, u[place]
-            )
-            found.lower[place] = lower
-            found.log_width[place] = log_width
-            return category
-
-        return self._draw(u, context, find), found
+        x = torch.zeros_like(u, dtype=torch.long)
+        lower = torch.zeros_like(u)
+        log_width = torch.zeros_like(u)
+        for step in self.one_by_one(x, context):
+            for place, hidden in self.variables(step, x):
+                logits = self.logits(hidden) / context.temperature
+                x[place], lower[place], log_width[place] = find_interval(logits, u[place])
+        return x, Intervals(lower, log_width)
 
 
 class InSequence:

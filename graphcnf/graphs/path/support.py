@@ -75,10 +75,12 @@ class UndecidedNodes:
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        possible: Which values of the variables that are decided next are possible, bool: backtracks
-            (M, U); then *choices* (M, E + 1, C), labels of the edge to the parent and with each the
-            categories of the new node; then, for each closure, lengths and with each the labels of
-            its edge (M, L, E + 1), where length 0 and label 0 stand for no further closure.
+        backtracks: Which backtracks are possible, (M, U) bool.
+        choices: Which edges to the parent are possible, and with each which categories of the new
+            node, (M, E + 1, C) bool; empty, (M, 0, 0), before the backtrack is decided.
+        closures: Which lengths of the next closure are possible, and with each which labels of its
+            edge, (M, L, E + 1) bool; length 0 and label 0 stand for no further closure. Empty
+            before the category is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -87,7 +89,9 @@ class UndecidedNodes:
     depth: Tensor
     to_come: Tensor
     own_state: Tensor
-    possible: Tensor
+    backtracks: Tensor
+    choices: Tensor
+    closures: Tensor
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
@@ -250,6 +254,7 @@ class Support(nn.Module):
         up_to = self.room[state].cumsum(1)
         above = F.pad(up_to, (1, 0))[:, :-1]
         beyond_reach = F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]
+        undecided = torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device)
         new = UndecidedNodes(
             state=state,
             # Without backtracks no level is in reach, and the difference is a room below 0.
@@ -257,9 +262,11 @@ class Support(nn.Module):
             depth=depth,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
-            possible=torch.ones_like(state, dtype=torch.bool),
+            backtracks=undecided,
+            choices=undecided,
+            closures=undecided,
         )
-        return replace(new, possible=self._backtracks(new))
+        return replace(new, backtracks=self._backtracks(new))
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -273,13 +280,15 @@ class Support(nn.Module):
         every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                fits = new.possible
-            case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
-                fits = new.possible.any(2)
+                fits = new.backtracks
+            case VariableRole.PARENT_EDGE:
+                fits = new.choices.any(2)
             case VariableRole.CATEGORY:
-                fits = new.possible[every_row, new.parent_label]
+                fits = new.choices[every_row, new.parent_label]
+            case VariableRole.LENGTH:
+                fits = new.closures.any(2)
             case VariableRole.CLOSING_EDGE:
-                fits = new.possible[every_row, new.closure_lengths[-1]]
+                fits = new.closures[every_row, new.closure_lengths[-1]]
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
         # No value is possible only if an earlier one was already impossible, as when a graph
@@ -316,7 +325,7 @@ class Support(nn.Module):
             new: The M new nodes.
 
         Returns:
-            (M, E + 1, C) bool, `possible` of `UndecidedNodes`.
+            (M, E + 1, C) bool, as in `UndecidedNodes`.
         """
         column = self.parent_column(new)
         needed = room_index(new.to_come - new.room_above_parent.gather(1, column)[:, 0])
@@ -338,7 +347,7 @@ class Support(nn.Module):
             new: The M new nodes.
 
         Returns:
-            (M, L, E + 1) bool, `possible` of `UndecidedNodes`. Going without a further closure,
+            (M, L, E + 1) bool, as in `UndecidedNodes`. Going without a further closure,
             length 0 and label 0, is always possible.
         """
         most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
@@ -399,7 +408,7 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, possible=self._choices(decided))
+                return replace(decided, choices=self._choices(decided))
             case VariableRole.CATEGORY:
                 alone = replace(decided, own_state=self.states.first[x])
                 decided = self._with_edge(alone, decided.parent_label, torch.ones_like(x))
@@ -409,7 +418,7 @@ class Support(nn.Module):
                 return decided
         if decided.count == len(self.cardinalities):
             return decided
-        return replace(decided, possible=self._closures(decided))
+        return replace(decided, closures=self._closures(decided))
 
     def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
