@@ -104,14 +104,14 @@ class SubGraph(NamedTuple):
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Select what nodes send along edges of known values.
+    """Select, for each pair of nodes, the message that belongs to the value of its edge.
 
     Args:
-        sent: What a node sends along an edge of each value, (..., R + 1, W).
-        categories: Edge values, (...) long.
+        sent: Message along an edge of each value, (..., R + 1, W).
+        categories: Edge values: category plus 1, 0 for no edge, (...) long.
 
     Returns:
-        What it sends along the edge that there is, (..., W).
+        Messages along the edges with these values, (..., W).
     """
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)

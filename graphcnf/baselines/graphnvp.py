@@ -290,7 +290,9 @@ class ColumnCouplings(OneByOne):
 
 
 class NodeCouplings(OneByOne):
-    """Couplings of the nodes (B, N, channels), one for each node, given the edges.
+    """Flow of the nodes, one-hot categories with noise (B, N, channels).
+
+    It has a coupling for each node, which transforms it given all other nodes and the edges.
 
     Args:
         max_nodes: Largest number of nodes.

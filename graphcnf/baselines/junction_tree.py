@@ -550,10 +550,10 @@ class PartialGraph:
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
     def open(self, k: int) -> list[int]:
-        """Return the nodes of the graph to which something can still be attached.
+        """Return the nodes of the graph to which a later cluster can still be attached.
 
-        In a depth-first walk that stands at the k-th cluster, these are the nodes with free valence
-        in this cluster and its ancestors.
+        In a depth-first walk that stands at the k-th cluster (an edge or a ring), these are nodes
+        of this cluster and of its ancestors: those that may get further edges.
 
         Args:
             k: Index of the cluster in the tree.

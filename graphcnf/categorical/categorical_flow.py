@@ -72,7 +72,7 @@ class Bound:
 
 
 def total(bounds: Iterable[Bound]) -> Tensor:
-    """Return the sum of the values of bounds, (B,) nats."""
+    """Add up the bounds of parts of the same B samples to one of the whole, (B,) nats."""
     first, *others = (bound.value() for bound in bounds)
     return sum(others, first)
 

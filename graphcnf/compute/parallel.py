@@ -552,11 +552,11 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
     Args:
         cluster: "local" for processes of this machine, the address of a scheduler, or the .json
             file that a scheduler has written; None for no cluster.
-        workers: Number of processes of a local cluster, or without a cluster; None for one per
-            core, and for a remote cluster.
+        workers: Number of processes, without a cluster or of a local one; None for one per core. A
+            remote cluster has workers of its own: for it, None.
 
     Yields:
-        What functions take as `workers`: a `Cluster`, or the number as it was given.
+        What to pass on as the argument `workers`: a `Cluster`, or the number as it was given.
 
     Raises:
         UserError: The cluster cannot be reached or started.

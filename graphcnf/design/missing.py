@@ -343,14 +343,15 @@ class MissingOnPaths:
         return (takes & open_to[row] & (number < level[:, None])).any(1)
 
     def fragment_takes(self, row: Tensor, level: Tensor) -> Tensor:
-        """Return by which edges nodes on the path may get a free neighbour.
+        """Return by which edges the fragment lets nodes on the path get a neighbour outside of it.
 
         Args:
             row: Index of the particles, (R,) long.
-            level: Levels, (R,) long.
+            level: Levels of the nodes, (R,) long.
 
         Returns:
-            By label and category of the neighbour, (R, E + 1, C) bool; True for a free node.
+            By label of the edge and category of the neighbour, (R, E + 1, C) bool. All are True of
+            a node that is itself outside, of which the fragment says nothing.
         """
         progress = self.progress
         node = progress.at[row, level]

@@ -136,7 +136,7 @@ class GraphFragment:
 
     @property
     def fewest_free(self) -> int:
-        """Least number of free nodes in a graph that contains the fragment."""
+        """Least number of nodes outside the fragment in any graph that contains it."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
 
     @property
@@ -305,14 +305,23 @@ class Progress:
     def update_tables(self, state: Tensor) -> None:
         """Compute, from what is placed so far, what the next node of each particle may be.
 
-        Args:
-            state: State of the node at each level of the path, of some levels, (P, W) long.
-
         Call it before each node: `mask`, `placements`, `entries` and `free_fits` read the
-        attributes that it sets, which `add` and `select` leave as they were. By fragment node
-        (P, U): `not_entered`, `enterable`, `is_first`, `log_alike`, `needed`. By level of the path
-        (P, L): `is_free`, `attachments_at`, `valence_at`, `pending_at`, `grows_at`, `open_below`,
-        `free_below`, `last_member`. By particle: `floor` (P, 1) and `need` (P,).
+        attributes that it sets, which `add` and `select` leave as they were:
+
+        - of the U fragment nodes, (P, U): `not_entered`, no node of its component is placed;
+          `enterable`, it can be the first one that is; `is_first`, no node that symmetries map to
+          it comes before it; `log_alike`, logarithm of the number of nodes that it stands for;
+          `needed`, sum of the weights of its edges to come;
+        - of the levels of the path, (P, L): `is_free`, the node there is free; `attachments_at` and
+          `valence_at`, what it must and may still get from free nodes; `pending_at`, fragment nodes
+          are still to be attached to it; `grows_at`, free nodes can be; `open_below`, they can be
+          there, higher up, or later; `free_below`, there or higher up is a free node;
+          `last_member`, level of the last fragment node down to it;
+        - of particles: `floor`, level of the last node that may not be left yet, (P, 1); `need`,
+          number of free nodes that attachments still need, (P,).
+
+        Args:
+            state: State of the node at each level of the path, (P, W) long.
         """
         f = self.fragment
         self.state = F.pad(state, (0, self.at.shape[1] - state.shape[1]))

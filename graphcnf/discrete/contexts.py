@@ -83,7 +83,10 @@ class ContextCounts(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of contexts and of pairs, the argument `sizes` of the constructor."""
+        """Number of contexts, and of pairs of a context and a category seen in it.
+
+        With them, the constructor makes empty tables, into which saved counts are loaded.
+        """
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()

@@ -96,7 +96,11 @@ class GraphAdapter(Adapter):
 
     @property
     def order(self) -> str:
-        """Node ordering of the model: "canonical" (a function of the graph) or "none"."""
+        """Node order of the model.
+
+        "canonical" if nodes are numbered by a rule that depends on the graph alone, "none" if the
+        model does not depend on how they are numbered.
+        """
         return self.model.node_orders[0]
 
     @property

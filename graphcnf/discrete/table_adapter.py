@@ -758,15 +758,16 @@ class TableAdapter(Adapter):
     ) -> torch.Tensor:
         """Return the log-likelihood of each row, log p(other columns | given columns).
 
-        A category or an integer counts by its probability, a real number by its density in the
-        column's own unit, a time by that in the unit of its `Bins`.
+        A category or an integer counts by its probability, a real number by its density per unit of
+        the column, a time by its density per unit of its `Bins`, such as a day.
 
         Args:
             flow: The flow.
             rows: B rows; entries whose mask is False are marginalised.
-            orders: Number of orders of the columns whose densities (not their logarithms) are
-                averaged, 1 to `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random
-                ones, the same in every call.
+            orders: Number of orders of the columns in which a row is scored, 1 to
+                `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random ones, the same
+                in every call. The densities (not their logarithms) are averaged, so that less
+                depends on one order.
             given: Labels of the columns to condition on; they come first in every order.
 
         Returns:

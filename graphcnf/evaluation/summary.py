@@ -159,8 +159,9 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
     """Summarize a block of records.
 
     Args:
-        records: Table that `evaluate_records` returns, with the columns of all conventions.
-        wanted: Statistics of the strictly valid molecules to compute.
+        records: Table that `evaluate_records` returns, which says of each record whether it is
+            valid by each convention.
+        wanted: Statistics to compute of the molecules that are valid by the convention "strict".
 
     Returns:
         The summary. Its `marks` and `isomers` are empty until its `add_marks` is called.

@@ -58,7 +58,10 @@ class Context:
 
 
 class Transform(nn.Module):
-    """A map from data to latents with a log term per sample.
+    """A map from data x to latents z, with a *log term* for each sample.
+
+    For a bijection it is log|det dz/dx|, for a stochastic map a random number such that
+    log p(z) + log term is one draw of a lower bound on log p(x).
 
     Attributes:
         exact: False if the log term is one draw of a stochastic bound.

@@ -562,7 +562,9 @@ def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None
 
 
 def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
-    """Load the companions of a model; skip those whose package is not installed.
+    """Load the companions of a model: models of what its graphs leave out, such as stereo marks.
+
+    Without the package of a companion it is skipped, since the model works without it.
 
     Args:
         folder: Folder of the model.

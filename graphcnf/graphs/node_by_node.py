@@ -150,14 +150,15 @@ class RowCode:
 
 
 def edges_of(x: Tensor) -> Tensor:
-    """Return the edges of codes.
+    """Read the edges of graphs out of their codes.
 
     Args:
-        x: Codes, as `RowCode.encode` returns them, (B, N, V) long.
+        x: Codes, as `RowCode.encode` returns them: the category of each node, and a variable for
+            its edge to each earlier node, (B, N, V) long.
 
     Returns:
-        Categories plus 1 of the edges from node i to earlier nodes j, (B, N, N) long; 0 for no edge
-        and for j >= i.
+        Entry [b, i, j] is the category plus 1 of the edge between nodes i and j of graph b, (B, N,
+        N) long; 0 for no edge, and for j >= i.
     """
     number = torch.arange(x.shape[1], device=x.device)
     back = (number[:, None] - number).clamp(min=0)

@@ -98,8 +98,9 @@ def record_batches(
 def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: int) -> Batches:
     """Draw the sizes of the records of a block, and yield its batches, of similar size.
 
-    The first number that the generator of a record draws gives its size; the generators go on to
-    draw the latents.
+    Each record has a random generator of its own, from the seed and its number, so that it does not
+    depend on what else is drawn. The first number that it draws gives the size of the record, the
+    next ones its latents.
 
     Args:
         block: Numbers of the records.

@@ -80,12 +80,13 @@ class OptimizationResult:
     Attributes:
         answers: Answer to each call.
         sources: Origin of each molecule: "start", "model" or "genetic".
-        paid: Number of calls that this run has made; the other answers were in the journal.
+        paid: Number of calls that this run has made; the other answers were in the journal, the
+            file of all answers so far, from which a stopped run goes on.
         policy: The model at the end.
         outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
             refusal is what `Filters.refusal` returns: "" for those that pass all filters.
-        lacking: SMILES of `start`, the molecules that `optimize` scores first, which do not contain
-            its `fragment`; [] if it was given no fragment.
+        lacking: Molecules of the argument `start` that lack the `fragment`, as SMILES; [] without
+            a fragment.
     """
 
     answers: list[Answer]

@@ -72,8 +72,10 @@ class SearchSettings:
     Attributes:
         batch: Molecules to score in a round.
         first: Molecules to score in the first round.
-        every: The policy draws proposals and is trained in every round whose number is a multiple.
-        sampled: Proposals that the policy draws then, per molecule to score until the next time.
+        every: The policy, the model that proposes molecules, draws some and is trained only in
+            every `every`-th round.
+        sampled: Number of molecules that it draws in such a round, as a multiple of those that are
+            scored until the next such round.
         bred: Offspring per molecule of the batch.
         parents: Best molecules that can be parents.
         replay: Best molecules that the policy learns from.
@@ -81,8 +83,8 @@ class SearchSettings:
         step_size: Molecules in a training step.
         learning_rate: Learning rate of the policy.
         sigma: Nats that a reward of 1 adds to the target log-probability of the policy.
-        fitted: Molecules to which the surrogate is fitted, half of them the best; 0 for no
-            surrogate.
+        fitted: Molecules to which the surrogate (a Gaussian process that predicts scores) is
+            fitted, half of them the best; 0 for no surrogate.
         boldness: Standard deviations that are added to the surrogate's mean, for exploration.
         per_scaffold: Molecules of one scaffold at most among the best; 0 for any number.
         most_atoms: Heavy atoms of offspring at most.
@@ -294,19 +296,20 @@ class Search:
     """Search that proposes molecules and learns from their scores.
 
     Args:
-        policy: The policy, which is trained.
-        settings: Settings.
-        seed: Seed.
-        start: Canonical SMILES that are proposed before all others.
-        fragment: Fragment that all others contain, or None.
-        filters: Filters that all others pass.
+        policy: Model that proposes molecules; it is trained in place.
+        settings: Numbers of molecules and steps, and more.
+        seed: Seed of all random numbers.
+        start: Canonical SMILES that are proposed first, whatever they contain.
+        fragment: Fragment that all other proposals contain, or None.
+        filters: Filters that all other proposals pass.
         stereo: Density by which stereo marks are drawn at all stereo elements, except that marks of
             the fragment and marks that offspring inherit are kept; None for a search without marks.
 
     Attributes:
         memory: Scored molecules.
         round: Number of the round, from 0.
-        given: Molecules to start from, and the fragment, whose reactive groups the filters allow.
+        given: The molecules of `start`, and the fragment. A reactive group that one of them has is
+            no reason to reject a proposal.
         outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
             refusal is what `Filters.refusal` returns: "" for those that passed all filters.
     """

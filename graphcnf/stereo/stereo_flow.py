@@ -605,12 +605,12 @@ class StereoFlow(Pretrained, nn.Module):
 
         Args:
             graphs: Molecules with their canonical configurations.
-            beta: Without effect.
+            beta: Ignored; training passes it to every model.
 
         Returns:
-            The negative log-probability in nats per stereo element, a scalar; and the metrics
-            `bits_per_element` and `bits_chain`, `bits_ring`, `bits_double` (per element of a kind),
-            as pairs (sum, number).
+            The negative log-probability in nats per stereo element, a scalar; and metrics, each the
+            sum of bits and the number of elements: `bits_per_element` of all, `bits_chain` and
+            `bits_ring` of stereocentres in chains and rings, `bits_double` of double bonds.
         """
         categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
         log_p = self.flow.network.log_probs(categories[..., None], context)

@@ -166,11 +166,12 @@ class Environments:
     def of(cls, arguments: Any, node_categories: int, edge_categories: int) -> Environments:
         """Build environments from the `environments` in the configuration of a model.
 
-        It is the inverse of the method `arguments`. Configurations may come from a stranger.
+        It is the inverse of the method `arguments`. Everything is checked, since a configuration
+        may come from a stranger.
 
         Args:
-            arguments: JSON value: lists of integers "nodes" and "edges", and a list of lists of
-                integers "known", as the constructor takes them.
+            arguments: JSON value that the method `arguments` returned: lists of integers "nodes"
+                and "edges", and a list of lists of integers "known", as the constructor takes them.
             node_categories: Number of node categories of the model.
             edge_categories: Number of edge categories of the model.
 
@@ -178,7 +179,7 @@ class Environments:
             The environments.
 
         Raises:
-            UserError: if they are anything else.
+            UserError: if `arguments` are of another form, or of other numbers of categories.
         """
         if not isinstance(arguments, dict) or set(arguments) != {"nodes", "edges", "known"}:
             raise UserError('environments must be a table of "nodes", "edges" and "known"')

@@ -246,7 +246,7 @@ class Support(nn.Module):
             to_come: Number of nodes of the graph after the new one, (M,) long.
 
         Returns:
-            The nodes, with the rooms that the path has for those after them.
+            The nodes, with how many later nodes can be attached to those on the path.
         """
         column = torch.arange(state.shape[1], device=state.device)
         state = torch.where(column <= depth[:, None] + self.pad, state, NO_NODE)
