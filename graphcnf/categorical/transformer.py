@@ -4,8 +4,8 @@ An *attention bias* is a number that is added to an attention score, for each at
 pair of positions: it may say how far apart they are, and keeps a position from attending to later
 ones (`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
 positions so far, so that only the new position goes through the blocks. `forward` evaluates all
-positions, `step` the next one, `steps` the next M. Shapes are (B, N, D): B rows, N positions, D
-channels; in `step` and `steps`, positions are the first axis.
+positions, `next_position` the next one, `next_positions` the next M. Shapes are (B, N, D): B rows,
+N positions, D channels; in these two, positions are the first axis.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Block(nn.Module):
         seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
         return self.write(x, seen, hidden)
 
-    def steps(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
+    def next_positions(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
         """Update the next M positions of every row, which attend to all N positions so far.
 
         Args:
@@ -199,7 +199,7 @@ class Cache:
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
         """Add keys and values of the next positions to those of a block, in place.
 
-        `filled` stays: `Transformer.steps` raises it by M once every block has been extended.
+        `filled` stays: `Transformer.next_positions` raises it by M after the last block.
 
         Args:
             block: Number of the block, from 0.
@@ -255,7 +255,7 @@ class Transformer(nn.ModuleList):
             h = block(h, block_bias)
         return h
 
-    def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
+    def next_position(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
         """Evaluate all blocks for the next position of every row, and fill the cache.
 
         Args:
@@ -267,9 +267,9 @@ class Transformer(nn.ModuleList):
         Returns:
             Output of the position, (B, D).
         """
-        return self.steps(h[None], bias[None], cache)[0]
+        return self.next_positions(h[None], bias[None], cache)[0]
 
-    def steps(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
+    def next_positions(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
         """Evaluate all blocks for the next M positions of every row, and fill the cache.
 
         Args:
@@ -282,7 +282,7 @@ class Transformer(nn.ModuleList):
         """
         biases = bias.split(self.heads, -1)
         for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):
-            h = block.steps(h, block_bias, partial(cache.extend, k))  # type: ignore[operator]
+            h = block.next_positions(h, block_bias, partial(cache.extend, k))  # type: ignore[operator]
         cache.filled += len(h)
         return h
 

@@ -249,7 +249,7 @@ class CausalState:
         h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
-        h = net.norm(net.blocks.step(h, bias, self.cache))
+        h = net.norm(net.blocks.next_position(h, bias, self.cache))
         return self.order.step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:

@@ -590,7 +590,7 @@ class GrowthState:
             bias = net.biases(last_links, _shared(last_links, links), back)[:, 0]
             edges, pieces = self.grown.edges[:count], self.grown.pieces[:count]
             h = net.inputs(self.x[:count], last, self.order.sizes[:count], edges, pieces)
-            h = net.norm(net.blocks.step(h, bias.transpose(0, 1), self.cache))
+            h = net.norm(net.blocks.next_position(h, bias.transpose(0, 1), self.cache))
             self.nodes[:count, last] = net.as_node(h)
         self.grown = GrowingGraphs(links, torch.full_like(graph, number))
         return self.order.step(net.new_nodes(self.grown, self.nodes, graph, h))

@@ -173,13 +173,14 @@ class RoundState(PathState):
             for padded, (_, known) in zip(biases, self.waiting, strict=True):
                 padded[: len(known)] = known[:, :rows]
             self.waiting = []
-            outputs = net.blocks.steps(inputs, biases, self.cache)
+            outputs = net.blocks.next_positions(inputs, biases, self.cache)
             self.last_cache.extend(0, *net.last.keys_and_values(outputs))
             self.last_cache.filled += len(outputs)
         filled = self.last_cache.filled
         cached = self.last_cache.table[0, :, :filled, :rows]
         # As in `RoundNetwork.attend`: outputs up to the first position of the round.
-        return net.last.steps(h[None], bias[None, :filled, :, -heads:], lambda *_: cached)[0]
+        bias = bias[None, :filled, :, -heads:]
+        return net.last.next_positions(h[None], bias, lambda *_: cached)[0]
 
 
 class UnorderedModel(RandomOrder[RoundNetwork]):

@@ -22,8 +22,8 @@ def test_bridges_are_those_of_a_search(random_graphs):
 def evaluations(model, sizes):
     """Numbers of nodes in each evaluation of the blocks while graphs are drawn."""
     block, seen = model.network.blocks[0], []
-    steps = block.steps
-    block.steps = lambda x, *rest: seen.append(len(x)) or steps(x, *rest)
+    steps = block.next_positions
+    block.next_positions = lambda x, *rest: seen.append(len(x)) or steps(x, *rest)
     model.sample(torch.tensor(sizes))
     return seen
 

@@ -53,13 +53,13 @@ class AttentionBlocks(Protocol):
         """Return the outputs of all positions, as `Transformer.forward` does."""
 
     def cache(self, mask: Tensor) -> Any:
-        """Return an object in which `step` keeps what it needs of earlier positions.
+        """Return an object in which `next_position` keeps what it needs of earlier positions.
 
         Its method `select(rows)` replaces the rows of the batch, as that of `Cache` does.
         """
 
-    def step(self, h: Tensor, bias: Tensor, cache: Any) -> Tensor:
-        """Return the output of the next position, as `Transformer.step` does.
+    def next_position(self, h: Tensor, bias: Tensor, cache: Any) -> Tensor:
+        """Return the output of the next position, as `Transformer.next_position` does.
 
         Args:
             h: Input of the position, (B, D).
@@ -389,7 +389,7 @@ class PathState:
         Returns:
             Output channels, (B, D).
         """
-        return self.network.blocks.step(h, bias, self.cache)
+        return self.network.blocks.next_position(h, bias, self.cache)
 
     def update(self, x: Tensor) -> None:
         """Append the node that `step` returned last to the paths, and update what depends on them.
