@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "log_prob_in_batches": "in_batches",
         "model_for_graphs": "building",
         "sample_records": "in_batches",
+        "FaceModel": "faces",
         "GrowthModel": "node_by_node",
         "PairsModel": "pairs",
         "PathModel": "path.path_model",

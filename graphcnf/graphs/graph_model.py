@@ -46,6 +46,7 @@ GRAPH_MODELS = Registry(
         "path": "graphcnf.graphs.path.path_model:PathModel",
         "unordered": "graphcnf.graphs.unordered:UnorderedModel",
         "growth": "graphcnf.graphs.node_by_node:GrowthModel",
+        "faces": "graphcnf.graphs.faces:FaceModel",
         "pairs": "graphcnf.graphs.pairs:PairsModel",
         "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
         "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",

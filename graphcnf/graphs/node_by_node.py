@@ -411,9 +411,7 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         @lru_cache(maxsize=4)  # Not all steps: a large batch might not fit into memory.
         def before(step: int) -> GrowingGraphs:
-            graph, node = parts[step]
-            real = number < node[:, None]
-            return GrowingGraphs(links[graph] & real[:, None] & real[..., None], node)
+            return self.growing(links, *parts[step])
 
         h = self.initial.new_zeros(*mask.shape, len(self.initial))
         for k, (graph, node) in enumerate(parts):
@@ -434,6 +432,34 @@ class GrowthNetwork(AutoregressiveNetwork):
             hidden = self.new_nodes(before(k), nodes, graph, h[graph, node])
             yield Step(graph, node, hidden)
 
+    def growing(self, links: Tensor, graph: Tensor, node: Tensor) -> GrowingGraphs:
+        """Return partly drawn graphs with their new nodes, of which nothing is decided.
+
+        Args:
+            links: Adjacency matrices of B graphs, (B, N, N) bool.
+            graph: Which of these each of the M partly drawn graphs is a part of, (M,) long.
+            node: Number of its new node; the nodes before are those of the part, (M,) long.
+        """
+        part = torch.arange(links.shape[1], device=links.device) < node[:, None]
+        return GrowingGraphs(links[graph] & part[:, None] & part[..., None], node)
+
+    def describe(self, features: list[Tensor]) -> Tensor:
+        """Return the embedding of R possible edges by their features, (R, H).
+
+        Args:
+            features: As `GrowingGraphs.features` returns them, (R,) long each.
+        """
+        return self.counts(self._rows(features)).sum(1)
+
+    def score(self, h: Tensor, features: list[Tensor]) -> Tensor:
+        """Return the logits of R possible edges, (R, number of edge categories + 1).
+
+        Args:
+            h: Output of the hidden layers, (R, H).
+            features: As `GrowingGraphs.features` returns them, (R,) long each.
+        """
+        return self.edge(h)
+
     def start(self, context: Context) -> GrowthState:
         assert context.mask is not None
         return GrowthState(self, context.mask)
@@ -446,9 +472,10 @@ class GrowthNetwork(AutoregressiveNetwork):
         node, gate, _ = hidden.nodes[hidden.graph, far].split(self.head_width, -1)
         own = hidden.own + hidden.ends
         h = own + node + own * gate + self.distance.weight[hidden.decided]
-        h = F.relu(h + self.counts(self._rows(grown.features(at, far))).sum(1))
+        features = grown.features(at, far)
+        h = F.relu(h + self.describe(features))
         h = h + self.hidden[1](F.relu(self.hidden[0](h)))
-        logits = super().logits(self.edge(F.relu(h)))
+        logits = super().logits(self.score(F.relu(h), features))
         if self.connected:
             needed = (far == 0) & (grown.edges[at] == 0)
             none = torch.arange(logits.shape[1], device=far.device) == 0
@@ -592,7 +619,7 @@ class GrowthState:
             h = net.inputs(self.x[:count], last, self.order.sizes[:count], edges, pieces)
             h = net.norm(net.blocks.next_position(h, bias.transpose(0, 1), self.cache))
             self.nodes[:count, last] = net.as_node(h)
-        self.grown = GrowingGraphs(links, torch.full_like(graph, number))
+        self.grown = net.growing(links, graph, torch.full_like(graph, number))
         return self.order.step(net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
@@ -646,7 +673,7 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
         categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = RowCode(max_nodes, **categories)
         network |= {"max_nodes": max_nodes, "connected": connected, "planar": planar}
-        self.flow = AutoregressiveFlow(GrowthNetwork(self.code, **network))
+        self.flow = AutoregressiveFlow(self.network_classes[0](self.code, **network))
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

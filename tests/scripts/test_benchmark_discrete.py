@@ -129,6 +129,17 @@ def test_graphs_that_are_no_block_models_do_not_count():
     assert not graphs.is_planar(nx.complete_graph(64)) and not graphs.is_planar(nx.path_graph(63))
 
 
+def test_lobsters_and_trees():
+    random = np.random.default_rng(0)
+    lobsters = [graphs.lobster(random) for _ in range(50)]
+    assert all(map(graphs.is_lobster, lobsters)) and len({len(g) for g in lobsters}) > 20
+    # Three edges away from the path.
+    assert not graphs.is_lobster(nx.balanced_tree(2, 5)) and graphs.is_lobster(nx.star_graph(20))
+    assert not graphs.is_lobster(nx.cycle_graph(20)) and not graphs.is_lobster(nx.path_graph(9))
+    trees = [graphs.tree(random) for _ in range(20)]
+    assert all(map(graphs.is_tree, trees)) and not any(map(graphs.is_lobster, trees))
+
+
 def test_table_of_graphs(surroundings, bench, monkeypatch):
     """Figures of graphs of the data are those of their kind, and a run is not trained again."""
     monkeypatch.setattr(graphs, "NODES", 8)
