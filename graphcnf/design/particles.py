@@ -557,7 +557,7 @@ class Progress:
         Returns:
             (R, C) bool.
         """
-        # State 1 is the first one after `UNKNOWN`.
+        # Without rules a node may get any edge in any state, and every attachment can be filled.
         if (self.support.states.after[1:] != UNKNOWN).all():
             return fits
         k, owner, node = len(previous), placements.owner, placements.node

@@ -197,13 +197,15 @@ class ColumnCounts(nn.Module):
         """
         every = torch.arange(len(self.parents), device=x.device)
         columns = every if column is None else every[column : column + 1]
-        keys, own = self.keys(x, rank, columns), x[:, columns] if counted else None
-        if (tables := self._tables()) is None:
+        keys = self.keys(x, rank, columns)
+        own = x[:, columns] if counted else None
+        tables = self._tables()
+        if tables is None:
             slots = slice(None) if column is None else self.owner == column
             kind = log_term_dtype(self.uniform)
-            p, factors = self.uniform[slots].to(kind).expand(len(x), -1), self.factors.to(kind)
-            owner = self.owner[slots] - columns[0]
-            return self.counts(keys, p, factors[columns], owner, own)
+            p = self.uniform[slots].to(kind).expand(len(x), -1)
+            factors = self.factors[columns].to(kind)
+            return self.counts(keys, p, factors, self.owner[slots] - columns[0], own)
         rows, weights, of_own = self._interpolated(tables, keys, columns, own)
         parts = [
             F.embedding_bag(rows[:, i], tables.p[k], mode="sum", per_sample_weights=weights[:, i])
@@ -232,20 +234,23 @@ class ColumnCounts(nn.Module):
                 counts; None for rows that have not been counted.
 
         Returns:
-            Rows of the tables, of each context length and in front of no context, (B, M, L + 1)
-            long; their weights, (B, M, L + 1); and the probability of the row's own category,
-            (B, M), which means nothing without `own`.
+            Rows of the tables, first without any context, then of each context length, (B, M,
+            L + 1) long; their weights, (B, M, L + 1); and the probability of the row's own
+            category, (B, M), which means nothing without `own`.
         """
-        (index, seen), kind = find(self.counts.contexts, keys), log_term_dtype(self.uniform)
+        index, seen = find(self.counts.contexts, keys)
+        kind = log_term_dtype(self.uniform)
         rows = F.pad(torch.where(seen, index - tables.first[columns, None] + 1, 0), (1, 0))
         p = (1 / self.cardinalities[columns]).to(torch.float64).expand(seen.shape[:2])
         if own is None:
             return rows, F.one_hot(seen.sum(-1), rows.shape[-1]).to(kind), p.to(kind)
-        total, different = (part[index].double() for part in (tables.total, tables.different))
+        total = tables.total[index].double()
+        different = tables.different[index].double()
         pair, there = find(tables.pairs, index * tables.width + own[..., None])
         same = torch.where(there, self.counts.often[pair], 0)
         factor = self.factors[columns].double()
-        weight, smaller = different * factor, (different - (same == 1).double()) * factor
+        weight = different * factor
+        smaller = (different - (same == 1).double()) * factor
         # A context that only this row has leaves the probabilities of the shorter one.
         scale = torch.where(seen & (total > 1), 1 / (total - 1 + smaller).clamp(min=1e-9), 0)
         kept = torch.where(scale > 0, smaller * scale, 1)
@@ -274,12 +279,15 @@ class ColumnCounts(nn.Module):
 
     @torch.no_grad()
     def _tabulated(self) -> Tables | None:
-        contexts, width = self.counts.contexts, int(self.cardinalities.max())
+        """Make the tables; None if they would have more than `LARGEST_TABLES` entries."""
+        contexts = self.counts.contexts
+        width = int(self.cardinalities.max())
         first = torch.searchsorted(contexts, self.starts[:, 0].contiguous())
         sizes = first.diff(append=first.new_tensor([len(contexts)])) + 1
         if int((sizes * self.cardinalities).sum()) > LARGEST_TABLES:
             return None
-        tables, kind = list[Tensor](), log_term_dtype(self.uniform)
+        tables: list[Tensor] = []
+        kind = log_term_dtype(self.uniform)
         for k, (begin, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
             uniform = self.uniform[self.owner == k].to(kind).expand(size, -1)
             keys = self._shorter(k, contexts[begin : begin + size - 1])
