@@ -1,4 +1,8 @@
-"""Categorical normalizing flows: encodings, factorized posteriors, autoregressive couplings."""
+"""Categorical normalizing flows: distributions of categories with continuous latents.
+
+An encoding turns categories into latents, a flow transforms these (`CategoricalFlow`). With
+autoregressive couplings, probabilities are exact (`AutoregressiveFlow`).
+"""
 
 from graphcnf.registry import lazy_names
 

@@ -1,30 +1,33 @@
 """Autoregressive distributions over categories, and the flow that has the same probabilities.
 
-Data are categories x (B, N, V): B rows of a batch, N *positions* in each row (for graphs, the
-nodes), and V *variables* at each position (what describes a node).
-
     log p(x) = sum over the variables of log p(variable | variables decided before)
 
-`AutoregressiveNetwork` is this distribution. A *step* decides some positions together, given all
-earlier steps; the variables of a position are decided one after the other. What the network knows
-when it decides a variable is its *hidden state*. Scoring goes through the steps of known categories
-(`AutoregressiveNetwork.steps`; a network that evaluates all positions in one pass yields one step),
-drawing through those of a `State` (`one_by_one`). Both then go through the variables of the step
-(`variables`), compute the logits of each, and look its category up, or draw it. With three
-positions of two variables, drawing is
+- *Categories* x are (B, N, V) integers: B *rows* of a batch, N *positions* in each row (for graphs,
+  the nodes), and V *variables* at each position (what describes a node).
+- A *mask* (B, N) is True at real positions. The others are padding: in no step, and 0 in x. Only
+  the mask tells padding from category 0.
+- A *step* decides some positions together, given all earlier steps. The V variables of a position
+  are decided one after the other.
+- The *hidden state* of a variable is what the network knows when it decides the variable. It may be
+  any object; only the network reads it.
+- A variable that an earlier one determines is *omitted*: it is 0 with probability 1. (A node that
+  closes no first ring has no second one.) `AutoregressiveNetwork.embed` says which these are.
+- The *place* of a variable is its index in x: rows, positions, and the number of the variable.
+- The *interval* of a category is a part of (0, 1) as wide as the probability of the category.
+
+`AutoregressiveNetwork` is the distribution. To score known categories, it goes through
+`AutoregressiveNetwork.steps`, which is one step if all positions can be evaluated in one pass. To
+draw, it goes through `one_by_one`, with a `State` that keeps what is drawn so far. In both cases it
+then goes through the variables of each step. With three positions of two variables, drawing is
 
     for step in network.one_by_one(x, context):             # positions 0, 1 and 2 of all rows
         for place, hidden in network.variables(step, x):    # variables 0 and 1 at each
             x[place] = categories drawn with network.logits(hidden)
 
-A variable that an earlier one determines is *omitted*: a node that closes no first ring has no
-second one. `AutoregressiveNetwork.embed` says which these are; they are 0 with probability 1.
-Padding is 0, too, and in no step; only the mask tells it from category 0.
-
-`AutoregressiveCoupling` is a bijection of latents with these probabilities. Each category owns an
-*interval* of the unit line (`IntervalEncoding`), which the coupling stretches to the conditional
+`AutoregressiveCoupling` is a bijection of latents with the same probabilities. `IntervalEncoding`
+gives the categories of a variable equal intervals; the coupling stretches each to the conditional
 probability of the category. Its log-det is therefore the log-probability of the categories, up to
-constants, so that neither scoring nor drawing has to evaluate it: they use the network alone.
+constants. So scoring and drawing need not evaluate it: they use the network alone.
 """
 
 from __future__ import annotations
@@ -58,14 +61,15 @@ from graphcnf.torch_state import evaluated
 
 @dataclass
 class Step:
-    """M positions that are decided together.
+    """M positions that are decided together, in any rows of the batch.
 
-    The categories of a step in x (B, N, V) are `x[step.rows, step.positions]`, (M, V).
+    Their categories are `x[step.rows, step.positions]`, (M, V), of x (B, N, V).
 
     Attributes:
         rows: Row of each position in the batch, (M,) long.
         positions: Number of each position in its row, (M,) long.
-        hidden: Hidden state of their first variable, in a form that only the network knows.
+        hidden: Hidden state of the first variable of the M positions, in a form that only the
+            network knows.
     """
 
     rows: Tensor
@@ -74,32 +78,41 @@ class Step:
 
 
 class State(Protocol):
-    """Partly drawn rows of a batch, and the order of their positions.
+    """Rows of a batch that are being drawn: what is drawn so far, and which positions come next.
 
-    `step` and `update` are called in turn. A state may postpone work from `update` to the next
-    `step`, which knows the rows that go on.
+    Each network has a class of its own for it. `AutoregressiveNetwork.one_by_one` calls `step` and
+    `update` in turn. A state may postpone work from `update` to the next `step`, when rows that are
+    complete have left the batch.
     """
 
     def step(self) -> Step | None:
-        """Go on to the positions that are decided next, and return them; None once all are decided.
+        """Go on to the positions that are decided next.
 
-        `update` must have been called for the step before.
+        Call `update` with the categories of a step before the next one is asked for.
+
+        Returns:
+            The next positions with their hidden state; None once all positions are decided.
         """
 
     def update(self, x: Tensor) -> None:
-        """Receive the categories x (M, V) drawn for the M positions of the last `Step`."""
+        """Receive the categories that were drawn for the last `Step`.
+
+        Args:
+            x: Categories of its M positions, (M, V) long.
+        """
 
 
 Place = tuple[Tensor, Tensor, int]
-"""Where a variable of R positions stands in x (B, N, V): rows (R,), positions (R,), its number."""
+"""Index of one variable of R positions in x (B, N, V): their rows (R,) long, their positions (R,)
+long, and the number of the variable, from 0 to V - 1. `x[place]` are its categories, (R,)."""
 
 
 class Intervals(NamedTuple):
-    """Intervals of the unit line, one for each variable.
+    """Intervals of (0, 1), one for the category of each variable.
 
     Attributes:
         lower: Lower ends, (B, N, V) float64.
-        log_width: Logarithms of the widths, (B, N, V).
+        log_width: Logarithms of the widths, (B, N, V): log-probabilities of the categories, nats.
     """
 
     lower: Tensor
@@ -109,11 +122,16 @@ class Intervals(NamedTuple):
 class AutoregressiveNetwork(nn.Module):
     """Autoregressive distribution over categories x (B, N, V), given by a network.
 
-    Subclasses write `logits` and `embed`, which lead through the variables of a position, and
-    `start`, which leads through the positions in drawing; most write `steps` as well, to evaluate
-    all positions at once in scoring. From these follow `log_prob`, `log_probs`, `intervals`, `draw`
-    and `invert`. A hidden state may be any object; with V = 1 it may be the logits themselves,
-    which the default of `logits` returns.
+    A subclass writes
+
+    - `start`, the order of the positions in drawing;
+    - `logits`, the distribution of the next variable of a position, and `embed`, how the hidden
+      state changes once this variable is decided (not needed with V = 1);
+    - mostly `steps` as well, to evaluate all positions at once in scoring.
+
+    From these follow `log_prob`, `log_probs`, `intervals`, `draw` and `invert`. A hidden state may
+    be any object. With V = 1 it may be the logits themselves, which the default of `logits`
+    returns.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.
@@ -125,42 +143,52 @@ class AutoregressiveNetwork(nn.Module):
     # a method that takes only a subclass would not fit that of the base class.
 
     def start(self, context: Any) -> State:
-        """Return the state before the first step of drawing.
+        """Return the state before the first step of drawing; a subclass writes it.
 
         Args:
-            context: `Context` with a mask (B, N), True for real positions.
+            context: `Context` with a mask (B, N), True for real positions, or the subclass of
+                `Context` that the network reads.
         """
         raise NotImplementedError
 
     def logits(self, hidden) -> Tensor:
-        """Return logits (R, C) of the next variable; -inf where a category is impossible.
+        """Return the logits of the next variable of R positions; a subclass overrides it.
+
+        Scoring and drawing call it for each variable. By default the hidden state is the logits.
 
         Args:
-            hidden: Hidden state of R positions.
+            hidden: Hidden state of the variable at R positions.
+
+        Returns:
+            Logits of its C categories, (R, C); -inf where a category is impossible.
         """
         return hidden.to(log_term_dtype(hidden))
 
     def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
-        """Add a decided variable to the hidden state; never called after the last variable.
+        """Go on from a decided variable to the next one of the same positions.
+
+        A subclass with V > 1 writes it. `variables` calls it after each variable but the last.
 
         Args:
-            hidden: Hidden state of R positions.
+            hidden: Hidden state of the decided variable at R positions.
             x: Category of the variable at each of them, (R,) long.
 
         Returns:
-            The hidden state of the next variable, and which of the R positions have it: indices
-            (R',) long, or None if all have. At the others, all later variables are omitted.
+            The hidden state of the next variable, at the positions that have one. And which of the
+            R positions these are: indices (R',) long, or None if all. At the other positions all
+            later variables are omitted.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Change drawn categories by rules that hold in `draw` but not in the distribution.
+        """Correct drawn categories by rules that hold in `draw` but not in the distribution.
 
-        By default there are no such rules.
+        `draw` calls it for each variable; `log_prob` and `invert` do not. A subclass may override
+        it. By default there are no such rules.
 
         Args:
-            hidden: Hidden state of R positions.
-            x: Categories that were drawn for them, (R,) long.
+            hidden: Hidden state of the variable at R positions.
+            x: Categories that were drawn for it, (R,) long.
 
         Returns:
             The categories to use, (R,) long.
@@ -168,30 +196,31 @@ class AutoregressiveNetwork(nn.Module):
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps that score known categories, each given the categories of earlier steps.
+        """Yield the steps for scoring known categories: `log_probs` and `intervals` call it.
 
-        By default they are those of drawing, `one_by_one`. A network that knows the hidden states
-        of all positions after one pass yields one step.
+        The hidden state of a step depends on the categories of earlier positions alone. By default
+        the steps are those of drawing, `one_by_one`. A network that computes the hidden states of
+        all positions in one pass overrides it, and yields a single step.
 
         Args:
-            x: Categories of all variables, (B, N, V); arbitrary at padding.
+            x: Categories of all variables, (B, N, V) long; arbitrary at padding.
             context: `Context` with a mask (B, N), True for real positions.
 
         Yields:
-            The steps; together they have every real position once, and no padding.
+            The steps. Together they have every real position once, and no padding.
         """
         return self.one_by_one(x, context)
 
     def one_by_one(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of drawing.
+        """Yield the steps of drawing, in the order of the state that `start` returns.
 
         Args:
-            x: Categories (B, N, V). Those of a step are read when the next step is asked for: until
-                then the caller may draw them, and write them to x.
+            x: Categories (B, N, V) long, which the caller fills while it iterates. Those of a step
+                are read when the next step is asked for: write them to x before.
             context: `Context` with a mask (B, N), True for real positions.
 
         Yields:
-            The steps, one after the other.
+            The steps, each given the categories of all steps before it.
         """
         state = self.start(context)
         while (step := state.step()) is not None:
@@ -199,16 +228,16 @@ class AutoregressiveNetwork(nn.Module):
             state.update(x[step.rows, step.positions])
 
     def variables(self, step: Step, x: Tensor) -> Iterator[tuple[Place, Any]]:
-        """Yield the variables of a step, in the order in which they are decided.
+        """Yield the variables of the positions of a step, in the order in which they are decided.
 
         Args:
-            step: The step.
-            x: Categories (B, N, V). Those of a variable are read when the next variable is asked
-                for: until then the caller may draw them, and write them to x.
+            step: Positions that are decided together.
+            x: Categories (B, N, V) long; in drawing, the caller fills them while it iterates. Those
+                of a variable are read when the next variable is asked for: write them to x before.
 
         Yields:
-            For each variable, its places in x at the R positions that have it, and their hidden
-            state.
+            For each variable a pair: its place in x at the R positions where it is not omitted, and
+            its hidden state there, which `logits` takes.
         """
         rows = step.rows
         positions = step.positions
@@ -227,14 +256,15 @@ class AutoregressiveNetwork(nn.Module):
                     return
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each category, given those before it.
+        """Return the log-probability of each category, given those decided before it.
 
         Args:
             x: Categories, (B, N, V) long; any value at masked positions.
             context: Context with a mask (B, N).
 
         Returns:
-            (B, N, V) nats, 0 at masked positions.
+            (B, N, V) nats. An omitted variable has 0 if its category is 0, else -inf. Masked
+            positions have 0.
         """
         log_p = self._log_probs_if_omitted(x)
         for step in self.steps(x, context):
@@ -249,21 +279,30 @@ class AutoregressiveNetwork(nn.Module):
         return torch.where(x == 0, 0.0, -math.inf).to(dtype)
 
     def log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each row of categories, (B,) nats; see `log_probs`."""
-        return sum_log_term(self.log_probs(x, context))
-
-    def intervals(self, x: Tensor, context: Context) -> Intervals:
-        """Return the interval of numbers u from which `draw` makes each category x.
-
-        It is as wide as the probability of the category, given those before it, and begins where
-        the interval of the category before ends: [F(x - 1), F(x)) with the cumulative sums F.
+        """Return the log-probability of each row: `log_probs`, summed over positions and variables.
 
         Args:
             x: Categories, (B, N, V) long; any value at masked positions.
             context: Context with a mask (B, N).
 
         Returns:
-            The intervals; what they are at masked positions means nothing.
+            (B,) nats.
+        """
+        return sum_log_term(self.log_probs(x, context))
+
+    def intervals(self, x: Tensor, context: Context) -> Intervals:
+        """Return, for each category x, the interval of the numbers u for which `draw` draws it.
+
+        It is as wide as the probability of the category, given the variables decided before. It
+        begins where the interval of category x - 1 ends: it is [F(x - 1), F(x)), where F are the
+        cumulative sums of the probabilities.
+
+        Args:
+            x: Categories, (B, N, V) long; any value at masked positions.
+            context: Context with a mask (B, N).
+
+        Returns:
+            The intervals, (B, N, V). Those at masked positions have no meaning.
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
@@ -278,12 +317,14 @@ class AutoregressiveNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(self, u: Tensor, context: Context) -> Tensor:
-        """Draw categories: those whose intervals contain u, unless `settle` changes them.
+        """Draw categories from uniform numbers: those whose intervals contain u.
+
+        A subclass may correct each category once it is drawn, see `settle`.
 
         Args:
-            u: Uniform random numbers, (B, N, V) float64.
-            context: Mask (B, N), and a temperature, which below 1 sharpens the conditional
-                probabilities.
+            u: Uniform random numbers in (0, 1), (B, N, V) float64.
+            context: Mask (B, N), and a temperature, by which logits are divided: below 1 it
+                sharpens the conditional probabilities.
 
         Returns:
             Categories, (B, N, V) long; 0 where masked.
@@ -307,7 +348,8 @@ class AutoregressiveNetwork(nn.Module):
             context: Mask (B, N) and temperature, as for `draw`.
 
         Returns:
-            Categories, (B, N, V) long, and intervals; both 0 where masked or omitted.
+            Categories, (B, N, V) long, and their intervals, (B, N, V). Categories, `lower` and
+            `log_width` are 0 where masked or omitted.
         """
         x = torch.zeros_like(u, dtype=torch.long)
         lower = torch.zeros_like(u)
@@ -320,21 +362,21 @@ class AutoregressiveNetwork(nn.Module):
 
 
 class InSequence:
-    """Order of drawing from the first position to the last, where complete rows leave the batch.
+    """Counter for a `State` that draws positions from the first to the last.
 
-    Rows are sorted by length, the longest first, so that those with a next position are the first
-    ones of the batch.
+    Rows leave the batch once they are complete. For this they are sorted by length, the longest
+    first: the rows that have a next position are then always the first ones of the batch.
 
     Args:
         mask: Real positions, (B, N) bool; those of each row come first.
 
     Attributes:
-        rows: Numbers of the rows in the mask, the longest row first, (B,) long.
-        sizes: Lengths of the rows in this order, (B,) long.
-        counts: For each position, the number of rows that have it.
+        rows: Index in the mask of each row, the longest row first, (B,) long.
+        sizes: Number of real positions of each row, in the order of `rows`, (B,) long.
+        counts: For each of the N positions, the number of rows that have it.
         length: Number of positions N.
         position: Number of the current position, -1 before the first one.
-        count: Number of rows that have the current position.
+        count: Number of rows that have the current position: the first `count` of `rows`.
     """
 
     def __init__(self, mask: Tensor):
@@ -364,19 +406,21 @@ class InSequence:
         """Return the step of the current position in the `count` rows that have it.
 
         Args:
-            hidden: Hidden state of the position in these rows, the longest row first.
+            hidden: Hidden state of the position in these rows, in the order of `rows`.
         """
         rows = self.rows[: self.count]
         return Step(rows, torch.full_like(rows, self.position), hidden)
 
     def select(self, rows: Tensor) -> Tensor:
-        """Replace the batch by some of its rows, which may repeat.
+        """Replace the batch by some of its rows, in place; for resampling while drawing.
 
         Args:
-            rows: Numbers of the rows in the previous mask, (R,) long.
+            rows: Indices into the rows as they were numbered so far (at first, those of the mask),
+                (R,) long; they may repeat. The new rows are numbered from 0 to R - 1.
 
         Returns:
-            For each new row, its index in the previous order of `rows`, (R,) long.
+            How to reorder tensors that were in the order of `rows`: indices into their first axis,
+            (R,) long. The result is in the new order of `rows`.
         """
         previous = self.rows.argsort()[rows]
         return previous[self._sort(self.sizes[previous])]
@@ -388,10 +432,11 @@ AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
 class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
     """Bijection that makes the interval of each category as wide as its conditional probability.
 
-    A latent z lies in the interval of its category x: u = sigmoid(z) >= lower(x). It becomes
-    logit(u') with u' = F(x - 1) + p(x) (u - lower(x)) / width(x), where p are the conditional
-    probabilities of the categories and F their cumulative sums: a monotone piecewise linear map of
-    the unit line (Mueller et al. 2019, arXiv 1808.03856).
+    The encoding gives category x an interval [lower(x), lower(x) + width(x)), which contains
+    u = sigmoid(z) of a latent z. The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) /
+    width(x), and z to logit(u'). Here p are the conditional probabilities of the categories and F
+    their cumulative sums. The map of u is monotone and piecewise linear (Mueller et al. 2019, arXiv
+    1808.03856).
 
     Args:
         network: Distribution of the categories.
@@ -420,7 +465,8 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
 
         Args:
             z: Latents, (B, N, V).
-            context: Its mask is (B, N); or (B, N, V) if the network omits the masked variables.
+            context: Its mask is (B, N). It may be (B, N, V), if the masked variables of a real
+                position are ones that the network omits.
 
         Returns:
             Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
@@ -438,8 +484,8 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
 
         Args:
             z: Base latents, (B, N, V).
-            context: Its mask is that of `forward`. A temperature below 1 sharpens the conditional
-                probabilities.
+            context: Its mask is (B, N) or (B, N, V), as in `forward`. A temperature below 1
+                sharpens the conditional probabilities.
 
         Returns:
             Latents (B, N, V), 0 where masked, and the log-det of this map, (B,) nats.
@@ -486,15 +532,17 @@ def _map_intervals(
 
 
 def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the categories whose intervals contain u, if intervals are as wide as probabilities.
+    """Draw categories from uniform numbers: find the category x with F(x - 1) <= u < F(x).
+
+    F are the cumulative sums of the probabilities of C categories.
 
     Args:
         logits: Unnormalised log-probabilities, (M, C).
         u: Numbers in (0, 1), (M,) float64.
 
     Returns:
-        Categories (M,) long, lower ends (M,) float64 and log-widths (M,) float64, which are the
-        log-probabilities of the categories.
+        Categories x, (M,) long; lower ends F(x - 1) of their intervals, (M,) float64; logarithms of
+        the widths, (M,) float64, which are the log-probabilities of the categories.
     """
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)
@@ -510,15 +558,16 @@ def _with_mask_of_positions(context: Context) -> Context:
 
 
 class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
-    """Categorical flow with an autoregressive coupling, whose probabilities are exact.
+    """Categorical flow with exact probabilities: `IntervalEncoding` and autoregressive coupling.
 
-    `encode` and `decode` lead to base latents and back. The bound is not drawn through the latents:
-    it is the log-probability of the network, which is what the flow gives up to the margins of the
-    intervals of `IntervalEncoding`.
+    `encode` and `decode` lead to base latents and back. `bound` and `log_prob` do not draw latents:
+    they are the log-probability of the network. The flow gives the same number, up to the margins
+    that `IntervalEncoding` keeps free at the ends of intervals.
 
     Args:
         network: Distribution of the categories.
-        single: True if positions have one variable and categories are (B, N) instead of (B, N, V).
+        single: True if positions have one variable and categories are (B, N); False for categories
+            (B, N, V).
     """
 
     encoding: IntervalEncoding
@@ -535,9 +584,17 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
         return self.transform.network
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Return log p(x), (B,) nats, of the network as a bound that is exact.
+        """Return log p(x) of the network, in the form of a bound that is exact.
 
-        Arguments and errors are those of `CategoricalFlow.bound`.
+        Args:
+            x: Categories, (B, N, V), or (B, N) if `single`; integers.
+            context: Mask and other inputs of the network.
+
+        Returns:
+            A bound whose `value()` is log p(x), (B,) nats.
+
+        Raises:
+            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
         self.encoding.check(x, context.mask)
         x = x.long()
@@ -547,10 +604,10 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories, with the rules of `AutoregressiveNetwork.settle`.
+        """Decode base latents to categories, in evaluation mode.
 
-        The coupling is not inverted: `draw` finds the categories whose intervals contain the
-        latents directly.
+        The coupling is not inverted: `AutoregressiveNetwork.draw` finds the categories whose
+        intervals contain sigmoid(z) directly, and applies its `settle`.
 
         Args:
             z: Base latents, (B, N, V).

@@ -2,10 +2,16 @@
 
     log p(x) >= E_{z ~ q(z|x)} [ log p(z) + log p(x|z) - log q(z|x) ]
 
-Categories x are (B, L), or (B, L, V) for V variables at each position; latents z are (B, L, D). The
-*base latents* are what the flow makes of z; their density is standard logistic. One draw of z gives
-one draw of the *bound*; it is exact where the encoding loses nothing, as with an autoregressive
-coupling over intervals.
+- *Categories* x are (B, L) integers: B rows of a batch with L *positions*. With V *variables* at
+  each position they are (B, L, V).
+- *Latents* z are (B, L, D). The *encoder* q(z|x) draws them, and the *posterior* p(x|z) maps them
+  back (`graphcnf.categorical.encoding`).
+- *Base latents* are what the flow makes of z, (B, L, D). Their density is standard logistic.
+- A *mask* is True at *real* positions or variables. The others are padding: they do not count, and
+  are 0 in every output.
+- The *bound* is the number in brackets above, for one draw of z. Its mean over draws is at most
+  log p(x). Where the probabilities are known exactly (`AutoregressiveFlow`), the bound is log p(x)
+  itself.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ class Bound:
         log_flow: log p(z), the base density plus the log term of the flow, (B,) nats.
         log_posterior: log p(x|z), (B,) nats.
         log_encoder: log q(z|x), (B,) nats.
-        correct: Share of the variables that decode to what was encoded, (B,).
+        correct: Share of the variables whose latents decode to the encoded category, (B,).
     """
 
     log_flow: Tensor
@@ -42,7 +48,7 @@ class Bound:
 
     @classmethod
     def of(cls, log_flow: Tensor, encoded: Encoded) -> Bound:
-        """Build a bound from `log_flow`, which is log p(z), and the other terms of the same draw.
+        """Join log p(z) to the terms of the encoder that belong to the same draw of z.
 
         Args:
             log_flow: log p(z) of the latents of `encoded`, (B,) nats.
@@ -55,37 +61,51 @@ class Bound:
 
     @classmethod
     def exact(cls, value: Tensor) -> Bound:
-        """Return an exact log-probability as a bound, whose other terms are 0.
+        """Write a log-probability that is known exactly as a bound.
+
+        Models with exact probabilities and models with a bound then return the same class.
 
         Args:
             value: log p(x), (B,) nats.
+
+        Returns:
+            A bound with `value` as `log_flow`, 0 for the other terms, and 1 for `correct`.
         """
         zero = torch.zeros_like(value)
         return cls(value, zero, zero, torch.ones_like(value))
 
     def value(self, beta: float = 1.0) -> Tensor:
-        """Return log p(z) + beta log p(x|z) - log q(z|x), (B,) nats: for beta = 1 the bound.
+        """Return log p(z) + beta log p(x|z) - log q(z|x), (B,) nats.
 
-        A larger beta early in training keeps the categories apart.
+        Args:
+            beta: Weight of log p(x|z). 1 gives the bound on log p(x). Training may begin with a
+                larger one, which keeps the latents of different categories apart.
         """
         return self.log_flow + beta * self.log_posterior - self.log_encoder
 
 
 def total(bounds: Iterable[Bound]) -> Tensor:
-    """Add up the bounds of parts of the same B samples to one of the whole, (B,) nats."""
+    """Add up bounds on the factors of a probability: log p(a, b) = log p(a) + log p(b|a).
+
+    Args:
+        bounds: One bound for each factor, all of the same B samples.
+
+    Returns:
+        Sum of their values, (B,) nats.
+    """
     first, *others = (bound.value() for bound in bounds)
     return sum(others, first)
 
 
 class CategoricalFlow(nn.Module):
-    """Density of categories: log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
+    """Distribution of categories, with log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
-    arXiv 2006.09790, eq. 3. The base density, of the flow's output, is standard logistic.
+    arXiv 2006.09790, eq. 3. The output of the flow has a standard logistic density.
 
     Args:
         encoding: Encoding q(z|x) with its posterior p(x|z).
-        transform: Flow of the latents z.
+        transform: Flow that maps latents z to base latents, (B, L, D) both.
 
     Examples:
         >>> from graphcnf.categorical import make_encoding
@@ -124,11 +144,12 @@ class CategoricalFlow(nn.Module):
         return encoded, *self.transform(encoded.z, context)
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Draw the terms of the bound once.
+        """Draw latents once, and return the terms of the bound on log p(x): the training objective.
 
         Args:
             x: Categories, (B, L) or (B, L, V), integers.
-            context: Mask and other inputs of encoding and flow.
+            context: Mask and other inputs of encoding and flow. Its tape `noise` can repeat the
+                draw.
 
         Returns:
             The terms, (B,) nats each; the mean of `Bound.value` over draws is at most log p(x).
@@ -140,13 +161,19 @@ class CategoricalFlow(nn.Module):
         return Bound.of(self.base.log_prob(base_latents, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return a lower bound on log p(x), (B,) nats.
+        """Estimate log p(x) from below by the logarithm of the mean of exp(bound) over draws.
+
+        It is differentiable, and runs in the mode of the model: call `eval()` first where dropout
+        should be off.
 
         Args:
             x: Categories, (B, L) or (B, L, V), integers.
             context: Mask and other inputs of encoding and flow.
             samples: Number of draws of the encoder; more draws tighten the bound (Burda et al.
                 2016, arXiv 1509.00519).
+
+        Returns:
+            A lower bound on log p(x) in expectation, (B,) nats.
 
         Raises:
             ValueError: if `samples` is not positive, a category is out of range, or a row has no
@@ -160,7 +187,10 @@ class CategoricalFlow(nn.Module):
 
     @evaluated
     def encode(self, x, context: Context = Context()) -> Tensor:
-        """Draw base latents of categories; `decode` maps them back, as well as the encoding can.
+        """Draw base latents of categories, in evaluation mode.
+
+        `decode` maps them back: without loss where the categories of the encoding have disjoint
+        volumes, else to the most probable category of each latent.
 
         Args:
             x: Categories, (B, L) or (B, L, V), integers.
@@ -171,18 +201,21 @@ class CategoricalFlow(nn.Module):
 
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
+            UserError: if the weights are in half precision, in which latents would not decode to
+                the same categories.
         """
         refuse_half(self)
         return self._draw_latents(x, context)[1]
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories.
+        """Decode base latents to categories, in evaluation mode.
 
         Args:
             z: Base latents, (B, L, D).
-            context: Its temperature multiplies the latents; a flow that `tempers` sharpens its
-                conditional probabilities instead.
+            context: Mask and other inputs of encoding and flow. Its temperature multiplies the
+                latents; a flow whose `tempers` is True sharpens its conditional probabilities
+                instead.
             sample: True for a draw from p(x|z) instead of its argmax.
 
         Returns:
@@ -205,13 +238,14 @@ class CategoricalFlow(nn.Module):
         *,
         sample_posterior: bool = False,
     ) -> Tensor:
-        """Draw samples.
+        """Draw samples, in evaluation mode: base latents from the base density, then `decode`.
 
         Args:
             count: Number of samples.
             length: Positions L of each sample; not needed with a mask.
-            context: Its mask (count, L) gives the real positions of each sample; also temperature,
-                generator and inputs of the flow.
+            context: Its mask (count, L), or (count, L, V), gives the real positions of each sample.
+                Its temperature below 1 sharpens the distribution, its `generator` draws the latents
+                (torch's global generator if None). It may hold further inputs of the flow.
             sample_posterior: True to draw categories from p(x|z) instead of taking its argmax.
 
         Returns:
@@ -245,15 +279,16 @@ class CategoricalFlow(nn.Module):
 
 
 def check_rows(mask: Tensor | None) -> None:
-    """Check that every row has a real position.
+    """Check that every row of a mask has a real position.
 
-    A row without would have log-probability 0, and an inverted mask would go unnoticed.
+    A row without one would have log-probability 0, so that an inverted mask would go unnoticed.
 
     Args:
-        mask: (B, L) or (B, L, V) bool, True where real; None for no mask.
+        mask: (B, L) or (B, L, V) bool, True where real. None, for no mask, passes.
 
     Raises:
-        ValueError: if a row has no real position, or the mask is no such tensor.
+        ValueError: if a row has no real position, or the mask is no bool tensor of two or three
+            axes.
     """
     if mask is None:
         return

@@ -1,7 +1,10 @@
-"""Convolution of images whose pixels are given one after the other, row by row.
+"""Causal convolution of images, for networks that score or draw pixels in raster order.
 
-A *memory* keeps the last inputs of convolutions, so that images can be drawn without convolving
-again what is known (Ramachandran et al. 2017, arXiv 1704.06001).
+Pixels are decided row by row, and within a row from left to right; a *causal* convolution sees none
+that is decided later. For scoring, it is applied to the whole image at once. For drawing, it is
+called with one row or one pixel after the other. A *memory* then keeps the last inputs of each
+convolution, so that known pixels are not convolved again (Ramachandran et al. 2017, arXiv
+1704.06001).
 """
 
 from __future__ import annotations
@@ -13,18 +16,21 @@ ROWS, COLUMNS = 2, 3
 """Axes of images (B, C, H, W)."""
 
 Memory = dict[nn.Module, Tensor]
-"""Cache for drawing: `{convolution: its last inputs}`, rows or pixels (B, C, H, W)."""
+"""Cache for drawing: `{convolution: its last inputs (B, C, H, W)}`, the last rows or pixels."""
 
 
 class CausalConvolution(nn.Conv2d):
     """Convolution that sees no later rows (axis `ROWS`) or no later columns (axis `COLUMNS`).
 
+    Along `axis` an output sees the input at its own index and the ones before it, as far as the
+    kernel reaches. A convolution along `ROWS` also sees both sides of its column: its kernel has an
+    odd width, and is centred. One along `COLUMNS` is for a kernel of height 1.
+
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
         kernel: Height and width of the kernel.
-        axis: `ROWS` or `COLUMNS`, the axis along which it sees only what is earlier and the place
-            itself.
+        axis: `ROWS` or `COLUMNS`, the axis along which it is causal.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
@@ -34,14 +40,15 @@ class CausalConvolution(nn.Conv2d):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 
     def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
-        """Convolve an image, or its next row or pixel.
+        """Convolve a whole image, or the next row or pixel of an image that is being drawn.
 
         Args:
-            h: The input: of an image (B, C, H, W), of its next row (B, C, 1, W), of the next pixel
-                of a row (B, C, 1, 1).
-            memory: Last inputs of each convolution, `{convolution: inputs}`, updated in place.
-                Begin with an empty dictionary, and pass the same one for each row or pixel, in
-                their order. None for zeros before `h`, as for a whole image.
+            h: The input: a whole image (B, C, H, W); the next row (B, C, 1, W), if `axis` is
+                `ROWS`; the next pixel of a row (B, C, 1, 1), if `axis` is `COLUMNS`.
+            memory: Last inputs of each convolution, `{convolution: inputs}`; this call replaces
+                those of this convolution. For rows, begin an image with an empty dictionary, and
+                pass the same one for each row from the top. For pixels, begin each row with an
+                empty one, and pass it for each pixel from the left. None for a whole image.
 
         Returns:
             (B, outputs, H, W), with H and W of `h`.

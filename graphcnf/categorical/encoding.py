@@ -1,10 +1,17 @@
-"""Encodings of categories as continuous latents, with factorized posteriors.
+"""Encodings of categories as continuous latents, which a normalizing flow can model.
 
-Categories are (B, L), one variable at each of L positions, or (B, L, V), V variables at each
-position. An *encoding* draws latents z of categories x from q(z|x), and maps them back by a
-*posterior* p(x|z) that is a product over variables. In `IntervalEncoding` each category has an
-interval of its own: log p(x|z) = 0, and reconstruction is exact. The others are in
-`graphcnf.categorical.learned_encodings`.
+- A *category* is an integer from 0 to C - 1, without order. Categories x are (B, L): B rows of a
+  batch, with one *variable* at each of L *positions*. Or they are (B, L, V): V variables at each
+  position.
+- *Latents* z are real numbers, (B, L, D): D of them at each position.
+- An *encoding* draws latents of categories from q(z|x), the *encoder*. It maps latents back by the
+  *posterior* p(x|z). The posterior is factorized: a product over the variables.
+- A *mask* is True at *real* positions or variables. The others are padding: their categories are
+  ignored, and they are 0 in every output.
+- The *log term* of an encoding is log p(x|z) - log q(z|x), one number for each row.
+
+In `IntervalEncoding` every category has an interval of its own: log p(x|z) = 0, and reconstruction
+is exact. The other encodings are in `graphcnf.categorical.learned_encodings`.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ MARGIN = 1e-4
 
 @dataclass
 class Encoded:
-    """One draw of the stochastic encoder.
+    """Latents that were drawn for categories x, with their terms of the bound on log p(x).
 
     Attributes:
         z: Latents, (B, L, D); 0 where masked.
@@ -49,16 +56,19 @@ class Encoded:
 
 
 class Encoding(Transform):
-    """Stochastic encoder q(z|x) of categories, with a factorized posterior p(x|z).
+    """Base class of encodings: an encoder q(z|x) of categories, with a factorized posterior p(x|z).
 
-    `forward` draws z; its log term is log p(x|z) - log q(z|x), so that log p(x) >= E[log p(z) + log
-    term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most probable category.
+    A subclass writes `encode` and `decode`, and sets `cardinalities` and `latent_dim`. As a
+    `Transform`, it is the first step of a flow: `forward` draws z, and its log term is
+    log p(x|z) - log q(z|x), so that log p(x) >= E[log p(z) + log term] (Lippe & Gavves 2021, eq. 3,
+    arXiv 2006.09790). `inverse` decodes to the most probable category.
 
     Attributes:
         cardinalities: Number of categories: an int for one variable per position, x (B, L), or a
             tuple of V ints for V variables per position, x (B, L, V).
         latent_dim: Number of latents D of a position.
-        like: Empty tensor that has the type and device of the module.
+        like: Empty tensor that follows the module to its type and device, for encodings that have
+            no parameters from which these could be read.
     """
 
     exact = False
@@ -72,7 +82,7 @@ class Encoding(Transform):
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Check the input of `encode`.
+        """Check categories and their mask before `encode`, which does not check them itself.
 
         Args:
             x: Categories, (B, L) or (B, L, V); arbitrary where masked.
@@ -111,11 +121,11 @@ class Encoding(Transform):
 
         Args:
             x: Categories, (B, L) or (B, L, V) long; arbitrary where masked.
-            context: Its `mask` says which are real, all without one; its `noise` can repeat the
-                draw.
+            context: Its `mask` says which are real; without a mask all are. Its tape `noise`
+                records the random numbers of the draw, or, once rewound, repeats them.
 
         Returns:
-            One draw: the latents z (B, L, D), with log p(x|z) and log q(z|x) in nats.
+            The latents z (B, L, D), with log p(x|z) and log q(z|x) of each row in nats.
 
         Raises:
             NotImplementedError: in this base class.
@@ -127,8 +137,8 @@ class Encoding(Transform):
 
         Args:
             z: Latents, (B, L, D).
-            context: Its `mask` says which are real, its `generator` draws.
-            sample: True to draw.
+            context: Its `mask` says which are real; its `generator` is used for the draw.
+            sample: True to draw from p(x|z), False for its argmax.
 
         Returns:
             Categories (B, L) or (B, L, V) long; 0 where masked.
@@ -136,11 +146,11 @@ class Encoding(Transform):
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
-        """Draw latents of categories.
+        """Draw latents of categories, with the log term as every `Transform` returns it.
 
         Args:
             x: Categories, (B, L) or (B, L, V) long.
-            context: Its `mask` says which are real; its `noise` can repeat the draw.
+            context: Its `mask` says which are real; its tape `noise` can repeat the draw.
 
         Returns:
             Latents z (B, L, D), 0 where masked, and log p(x|z) - log q(z|x), (B,) nats.
@@ -153,11 +163,12 @@ class Encoding(Transform):
 
 
 def expand(mask: Tensor, like: Tensor) -> Tensor:
-    """Broadcast a mask of positions to one of variables.
+    """Turn a mask of positions into one of variables: all V variables of a position get its value.
 
     Args:
-        mask: True where real, (B, L) bool, or of the shape of `like`, and then returned as it is.
-        like: Tensor of one value for each variable, (B, L, V), or (B, L) for a single variable.
+        mask: True where real, (B, L) bool. A mask of the shape of `like` is returned as it is.
+        like: Tensor with one value for each variable, (B, L, V), or (B, L) for a single variable.
+            Only its shape is read.
 
     Returns:
         Mask of the shape of `like`.
@@ -168,18 +179,20 @@ def expand(mask: Tensor, like: Tensor) -> Tensor:
 def assemble(
     z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
 ) -> Encoded:
-    """Sum the terms of a draw of the encoder over the real variables.
+    """Build the result of `Encoding.encode` from terms of single variables.
+
+    The terms are summed over the real variables, and masked latents are set to 0.
 
     Args:
         z: Latents, (B, L, D).
-        log_p: log p(x_i|z_i) of each variable, (B, L) or (B, L, V) nats.
-        log_q: log q(z_i|x_i), of the same shape.
+        log_p: log p(x_i|z_i) of each variable i, (B, L) or (B, L, V) nats.
+        log_q: log q(z_i|x_i) of each variable i, of the same shape, nats.
         correct: True where the most probable category is the encoded one, of the same shape.
         mask: True at real positions, (B, L), or at real variables, of the shape of `log_p`; None if
             all are real.
 
     Returns:
-        The draw, with sums (B,) in nats and the share of `correct`.
+        The latents, the two sums (B,) in nats, and the share of `correct` among the real variables.
     """
     real = torch.ones_like(correct) if mask is None else expand(mask, correct)
     wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
@@ -188,13 +201,14 @@ def assemble(
 
 
 def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
-    """Find the categories whose intervals contain u.
+    """Find the categories whose intervals contain u: category x of C has [x / C, (x + 1) / C).
 
-    The intervals of a variable are equally wide, whatever the probabilities of its categories: a
-    coupling rescales them, and no interval is too narrow for floating point.
+    The intervals of a variable are equally wide, whatever the probabilities of its categories.
+    So none is too narrow for floating point; `AutoregressiveCoupling` stretches them later to the
+    probabilities.
 
     Args:
-        u: Numbers in (0, 1), (..., V).
+        u: Numbers in (0, 1), (..., V), one for each variable.
         cardinalities: Number of categories of each of the V variables.
 
     Returns:
@@ -205,17 +219,16 @@ def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
 
 
 def interval_bounds(x: Tensor, cardinalities: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the intervals in (0, 1) that belong to categories.
+    """Return the interval of each category x of a variable with C categories: [x / C, (x + 1) / C).
 
-    The intervals of a variable with C categories have the width 1 / C; `interval_category` is the
-    inverse.
+    `interval_category` finds the category of a number in such an interval.
 
     Args:
         x: Categories, (..., V) long.
         cardinalities: Number of categories of each of the V variables.
 
     Returns:
-        Lower ends and widths, (..., V) float64 each.
+        Lower ends x / C, and widths 1 / C, (..., V) float64 each.
     """
     counts = torch.tensor(cardinalities, device=x.device, dtype=torch.float64)
     return x.double() / counts, (1 / counts).expand(x.shape)
@@ -224,13 +237,17 @@ def interval_bounds(x: Tensor, cardinalities: Sequence[int]) -> tuple[Tensor, Te
 class IntervalEncoding(Encoding):
     """Encoding z = logit(u) with u uniform on the interval of category x, one latent per variable.
 
-    Intervals are disjoint, so p(x|z) is 0 or 1. `AutoregressiveCoupling` makes each interval as
-    wide as the conditional probability of its category; under a logistic base density, u is
-    uniform.
+    Category x of C has the interval [x / C, (x + 1) / C). Intervals are disjoint, so p(x|z) is 0 or
+    1, and nothing is lost. It is made for `AutoregressiveCoupling`, which stretches each interval
+    to the conditional probability of its category: u then becomes uniform on (0, 1), and its logit
+    follows the standard logistic base density.
 
     Args:
         cardinalities: Number of categories of each of the V variables at a position, x (B, L, V),
             or an int for a single variable, x (B, L).
+
+    Raises:
+        ValueError: if a variable has no category, or there is no variable.
 
     Examples:
         >>> encoding = IntervalEncoding(4)
@@ -250,7 +267,10 @@ class IntervalEncoding(Encoding):
         self.cardinalities = known[0] if self.single else tuple(known)
 
     def encode(self, x, context=Context()):
-        """Draw latents (B, L, V) of categories x (B, L, V) long, or x (B, L) long with V = 1."""
+        """Draw latents (B, L, V) of categories x, (B, L, V) long, or (B, L) long and then V = 1.
+
+        Arguments and result are those of `Encoding.encode`; log p(x|z) is 0.
+        """
         x = x.unsqueeze(-1) if self.single else x
         v = draw_noise(context.noise, x.shape, device=x.device)
         lower, width = interval_bounds(x, self.known)
@@ -262,6 +282,9 @@ class IntervalEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, right, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return the categories (B, L, V) or (B, L) long of latents (B, L, V); 0 where masked."""
+        """Return the categories (B, L, V) or (B, L) long of latents (B, L, V); 0 where masked.
+
+        `sample` changes nothing, since p(x|z) is 0 or 1.
+        """
         x = masked(interval_category(torch.sigmoid(z.double()), self.known), context.mask)
         return x.squeeze(-1) if self.single else x

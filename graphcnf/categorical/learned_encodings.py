@@ -1,9 +1,13 @@
-"""Encodings that are learned, or that only some models use.
+"""Encodings that are learned, or that only some models use; `make_encoding` builds one by name.
 
-In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding` every category has a density on
-the whole latent space. These overlap, less and less in training (Lippe & Gavves, *Categorical
-Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv 2006.09790, section 2.2 and
-appendix A.1). In the other encodings categories have disjoint volumes.
+- An *encoding* draws *latents* z, real numbers (..., D), of a *category* x from 0 to K - 1. Its
+  density is q(z|x). The *posterior* p(x|z) maps latents back (`graphcnf.categorical.encoding`).
+- In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding`, q(z|x) covers the whole
+  latent space. The densities of different categories overlap, less and less in training (Lippe &
+  Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv
+  2006.09790, section 2.2 and appendix A.1).
+- In `ArgmaxEncoding` and `DequantizationEncoding`, each category has a *volume* of latents of its
+  own: p(x|z) is 0 or 1. Latents between or beside these volumes belong to no category (`overflow`).
 """
 
 from __future__ import annotations
@@ -52,19 +56,20 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
 
 
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
-    """Place K categories on the points of a grid with D coordinates.
+    """Place K categories on the points of a grid with D coordinates, so that no two coincide.
 
-    The coordinates of category k are its digits in the smallest base in which D digits suffice. In
-    base 2 with digits to spare, one more coordinate is the parity of the digits, so that any two
-    points differ in two coordinates; further coordinates repeat these. Points are centred, with
-    standard deviation 1 along each coordinate.
+    The coordinates of category k are its digits in the smallest base in which D digits suffice: for
+    K = 4 and D = 2 in base 2, category 3 is the point (1, 1). If base 2 needs fewer than D digits,
+    the next coordinate is the parity of the digits, so that any two points differ in at least two
+    coordinates; further coordinates repeat the first ones. In the end points are centred and scaled
+    to standard deviation 1 along each coordinate.
 
     Args:
         categories: Number of categories K.
         latent_dim: Number of coordinates D.
 
     Returns:
-        Points (K, D) float64, and the least distance of two neighbours along a coordinate.
+        Points, (K, D) float64, and the step of the grid along a coordinate, the smallest of the D.
     """
     base, digits = 2, 1
     while base**latent_dim < categories:
@@ -84,18 +89,26 @@ def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
 class MixtureEncoding(Encoding):
     """Encoding with a logistic density per category: `z = mean_x + exp(log_scale_x) g_x(e)`.
 
-    The noise e is standard logistic; g is the identity here and a flow in subclasses. The means
-    start on a grid, so that training begins with distinguishable latents. The posterior is that of
-    Bayes: p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x') with a learned prior p(x).
+    The noise e is standard logistic; g_x is the identity here and a flow in subclasses. Means and
+    scales are learned. The means start on a grid, so that training begins with distinguishable
+    latents, and training moves them little: no further than 0.1 of a step of the grid. The
+    posterior is that of Bayes, p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x'), with a learned prior
+    p(x).
 
     Args:
         categories: Number of categories K.
         latent_dim: Latents D of a position.
-        separation: Least step between means along a coordinate at the start, in units of their
-            logistic scale.
+        separation: Step of the grid of means at the start, in units of the logistic scale of the
+            categories: the larger, the less the categories overlap.
+
+    Attributes:
+        start: Means at the start, (K, D).
+        spacing: Step of the grid of these means, along the coordinate where it is smallest.
+        shift: Parameter that moves the means, (K, D), see `mean`.
+        growth: Parameter that changes the scales, (K, D), see `log_scale`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if there is no latent, or `separation` is not above 0.
     """
 
     cardinalities: int
@@ -118,27 +131,32 @@ class MixtureEncoding(Encoding):
         self.start_posterior(means, scale)
 
     def start_posterior(self, means: Tensor, scale: float) -> None:
-        """Create the parameters of p(x|z): `log_prior` here, a network in a subclass.
+        """Create the parameters of p(x|z); the constructor calls it last.
+
+        Here they are the logits `log_prior` (K,) of p(x). A subclass that overrides `log_posterior`
+        creates its own instead.
 
         Args:
-            means: Initial means of the categories, (K, D).
-            scale: Initial logistic scale of all categories.
+            means: Means of the categories at the start, (K, D).
+            scale: Logistic scale of all categories at the start.
         """
         self.log_prior = nn.Parameter(torch.zeros_like(self.start[:, 0]))
 
     @property
     def mean(self) -> Tensor:
-        """Mean of each category, (K, D)."""
+        """Mean of each category, (K, D): `start`, moved by at most 0.1 of `spacing`."""
         return self.start + self.spacing * (DRIFT * torch.tanh(self.shift / DRIFT))
 
     @property
     def log_scale(self) -> Tensor:
-        """Logarithm of each category's logistic scale, (K, D)."""
+        """Logarithm of the logistic scale of each category, (K, D): within 10 % of the start."""
         limit = math.log1p(DRIFT)
         return self.start_log_scale + limit * torch.tanh(self.growth / limit)
 
     def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map noise by the flow of its category: u = g_x(e), the identity here.
+
+        `encode` calls it. A subclass with a flow overrides it, together with `recover_noise`.
 
         Args:
             e: Standard logistic noise, (M, D).
@@ -153,7 +171,7 @@ class MixtureEncoding(Encoding):
         """Invert `shape_noise`: e = g_x^-1(u).
 
         Args:
-            u: What `shape_noise` returned, (M, D).
+            u: Output of `shape_noise`, (M, D): latents (z - mean_x) / exp(log_scale_x).
             x: Categories, (M,) long.
 
         Returns:
@@ -162,13 +180,13 @@ class MixtureEncoding(Encoding):
         return u, torch.zeros_like(u[..., 0])
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return the log-density log q(z|x) of latents, nats, for all categories x.
+        """Return the log-density log q(z|x) of latents under each of the K categories x.
 
         Args:
             z: Latents, (..., D).
 
         Returns:
-            (..., K), by category.
+            (..., K) nats; the last axis is the category.
         """
         mean, log_scale = self.mean, self.log_scale
         u = (z.to(mean.dtype).unsqueeze(-2) - mean) * torch.exp(-log_scale)
@@ -178,13 +196,15 @@ class MixtureEncoding(Encoding):
         return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """Return the log-probability log p(x|z) of all categories x given latents, nats.
+        """Return the log-probability log p(x|z) of each of the K categories x, given latents.
+
+        `encode` and `decode` call it.
 
         Args:
             z: Latents, (..., D).
 
         Returns:
-            (..., K), by category, normalised.
+            (..., K) nats; the last axis is the category, over which probabilities sum to 1.
         """
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
@@ -212,14 +232,14 @@ class MixtureEncoding(Encoding):
 
 
 class LearnedPosterior(nn.Module):
-    """Posterior p(x|z) = softmax(W z + b + MLP(z)).
+    """Posterior given by a network, p(x|z) = softmax(W z + b + MLP(z)), for `VariationalEncoding`.
 
-    Initially it is the Bayes classifier of K normal clusters, whose variance is that of logistic
-    clusters.
+    The MLP starts with outputs of 0, and W and b as the Bayes classifier of K normal clusters, one
+    for each category. Their means and variances are those of the latents at the start.
 
     Args:
         means: Means of the clusters, (K, D).
-        scale: Logistic scale of all clusters.
+        scale: Logistic scale of the latents of a category; the variance is (scale pi)^2 / 3.
     """
 
     def __init__(self, means: Tensor, scale: float):
@@ -235,12 +255,25 @@ class LearnedPosterior(nn.Module):
             self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the log-probabilities of K categories, nats, (..., K), for latents (..., D)."""
+        """Return log p(x|z) of all K categories, (..., K) nats, for latents z (..., D)."""
         return (self.linear(z) + self.network(z)).log_softmax(-1)
 
 
 class LinearFlowEncoding(MixtureEncoding):
-    """`MixtureEncoding` whose g_x is a flow: `flows` affine maps of x, linear maps between them."""
+    """`MixtureEncoding` where noise goes through a flow g_x of its category, of affine maps.
+
+    The flow has `flows` parts. Each scales and shifts the noise by numbers that depend on the
+    category x, and then mixes the D coordinates by an invertible matrix that all categories share.
+
+    Args:
+        categories: Number of categories K.
+        latent_dim: Latents D of a position.
+        flows: Number of parts of the flow.
+        **options: Further arguments of `MixtureEncoding`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
 
     def __init__(self, categories: int, latent_dim: int, *, flows: int = 4, **options):
         super().__init__(categories, latent_dim, **options)
@@ -250,9 +283,14 @@ class LinearFlowEncoding(MixtureEncoding):
         self.flow = SequentialBijection(*(step for k in range(flows) for step in self.steps(k)))
 
     def steps(self, number: int) -> list[Bijection]:
-        """Build part `number` of the flow g_x: an affine map conditioned on x, then a linear map.
+        """Build one part of the flow g_x; the constructor calls it for each.
 
-        With a single latent there is no linear map.
+        Args:
+            number: Number of the part, from 0.
+
+        Returns:
+            An affine map conditioned on x, then a linear map of the D coordinates; with a single
+            latent only the affine map.
         """
         network = Conditioner(zero_init(nn.Linear(EMBEDDING, 2 * self.latent_dim)))
         affine = AffineCoupling(network, split=0)
@@ -266,10 +304,11 @@ class LinearFlowEncoding(MixtureEncoding):
 
 
 class VariationalEncoding(LinearFlowEncoding):
-    """`LinearFlowEncoding` with mixture-of-logistics couplings, and a posterior that is learned.
+    """`LinearFlowEncoding` with couplings in the flow g_x, and with a network for p(x|z).
 
-    Since a network stands for p(x|z), the volumes of the categories may overlap: the bound is not
-    exact. The arguments are those of `LinearFlowEncoding`.
+    Each part of the flow ends in a mixture-of-logistics coupling. A network stands for p(x|z)
+    instead of Bayes' rule (`LearnedPosterior`), so that the densities of categories may overlap,
+    and the bound on log p(x) is not exact. The arguments are those of `LinearFlowEncoding`.
 
     Raises:
         UserError: if there are fewer than two latents, which a coupling could not split.
@@ -282,9 +321,15 @@ class VariationalEncoding(LinearFlowEncoding):
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
-        """Build part `number` of the flow g_x: that of `LinearFlowEncoding` and a coupling.
+        """Build one part of the flow g_x.
 
-        The coupling is a mixture of logistics, conditioned on x.
+        Args:
+            number: Number of the part, from 0. Odd and even parts transform different halves of the
+                latents.
+
+        Returns:
+            The maps of `LinearFlowEncoding.steps`, then a mixture-of-logistics coupling that is
+            conditioned on x.
         """
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
@@ -296,7 +341,9 @@ class VariationalEncoding(LinearFlowEncoding):
 
 
 class Conditioner(nn.Module):
-    """Network of a coupling: layers that read the untransformed latents and `context.features`.
+    """Network of a coupling whose parameters depend on features, here those of a category.
+
+    The layers read the untransformed latents and `context.features`, concatenated.
 
     Args:
         *layers: Layers from (..., A + F) to (..., P) channels, for A untransformed latents, F
@@ -308,19 +355,31 @@ class Conditioner(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x, context):
-        """Return the parameters (..., P) of the coupling for untransformed latents x (..., A)."""
+        """Return the parameters of the coupling.
+
+        Args:
+            x: Untransformed latents, (..., A).
+            context: Context with `features`, (..., F).
+
+        Returns:
+            Parameters, (..., P).
+        """
         return self.layers(torch.cat([x, context.features], -1))
 
 
 class ArgmaxEncoding(Encoding):
-    """Encoding z_m = +-softplus(a_m) with logistic a_m; the sign is + if binary digit m of x is 1.
+    """Encoding by signs: z_m = +-softplus(a_m), with + if binary digit m of category x is 1.
 
-    There are M = max(1, ceil(log2 K)) latents, and the volume of a category is an orthant. The
-    location and scale of a_m are learned for each category and digit.
+    Digit 0 is the lowest. There are M = max(1, ceil(log2 K)) latents for K categories, and the
+    volume of a category is an orthant. a_m is logistic noise, whose location and scale are learned
+    for each category and digit.
 
-    If K is no power of two, 2^M - K orthants belong to no category. The bound remains a lower
-    bound, and the probabilities of all x sum to 1 minus the mass of p(z) in these orthants.
-    `overflow` finds latents there; `decode` drops the leading digit, which gives a category.
+    If K is no power of two, 2^M - K orthants belong to no category. The bound on log p(x) remains a
+    lower bound. The probabilities of all x sum to 1 minus the mass of p(z) in these orthants.
+    `overflow` finds latents there; `decode` drops their highest digit, which gives a category.
+
+    Args:
+        categories: Number of categories K.
 
     References:
         Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, NeurIPS 2021, arXiv 2102.05379,
@@ -351,25 +410,25 @@ class ArgmaxEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def code(self, z: Tensor) -> Tensor:
-        """Read the signs of latents z (..., M) as binary digits, the first one the lowest.
+        """Read the signs of latents as the binary digits of a number.
+
+        Args:
+            z: Latents, (..., M). The first of the M gives the lowest digit; a positive one is 1.
 
         Returns:
-            Numbers from 0 to 2^M - 1, (...) long.
+            Numbers from 0 to 2^M - 1, (...) long: the category, if it is below K.
         """
         powers = 2 ** torch.arange(self.latent_dim, device=z.device)
         return ((z > 0) * powers).sum(-1)
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents belong to no category: their code is K or more.
-
-        The signs of M latents are the binary digits of a code 0 to 2^M - 1; only the codes below
-        the number of categories K are categories.
+        """Find latents that belong to no category: the number that their signs give is K or more.
 
         Args:
             z: Latents, (..., M).
 
         Returns:
-            (...) bool; False everywhere if K is 2^M.
+            (...) bool, True where there is no category; False everywhere if K is 2^M.
         """
         return self.code(z) >= self.cardinalities
 
@@ -385,12 +444,17 @@ class ArgmaxEncoding(Encoding):
 
 
 class DequantizationEncoding(Encoding):
-    """Encoding z = s (x + u - K / 2) with u in (0, 1), and s = sqrt(12) / K.
+    """Encoding by added noise: z = s (x + u - K / 2) with u in (0, 1), and s = sqrt(12) / K.
 
-    This is dequantization as for ordinal data, a baseline: its order of the K categories is
-    meaningless (Lippe & Gavves 2021, section 5.2). As in `ArgmaxEncoding`, the mass of p(z) outside
-    of the cells is lost, see `overflow`. u is uniform, or with `variational` has a learned density
-    for each category (Ho et al. 2019, arXiv 1902.00275).
+    This is dequantization as for ordinal data, with one latent. It is a baseline, since the order
+    that it gives the K categories is meaningless (Lippe & Gavves 2021, section 5.2). The volume of
+    a category is an interval. The mass of p(z) below the first and above the last interval is lost,
+    see `overflow`.
+
+    Args:
+        categories: Number of categories K.
+        variational: False for uniform u; True for a learned density of u for each category (Ho et
+            al. 2019, arXiv 1902.00275).
     """
 
     cardinalities: int
@@ -420,13 +484,13 @@ class DequantizationEncoding(Encoding):
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Return True where latents belong to no category, since they lie beside all intervals.
+        """Find latents that belong to no category: they lie below or above all intervals.
 
         Args:
             z: Latents, (..., 1).
 
         Returns:
-            (...) bool.
+            (...) bool, True where there is no category.
         """
         point = self._point(z)
         return (point < 0) | (point >= self.cardinalities)
@@ -441,10 +505,12 @@ class DequantizationEncoding(Encoding):
 
 
 class CategoryEmbedding(nn.Module):
-    """Embedding of categories that `VariationalDequantization` gives as numbers in (-1, 1).
+    """Embedding of categories that are given as numbers in (-1, 1).
+
+    `VariationalDequantization` passes category x as the number (2 x + 1) / K - 1 to its encoder.
 
     Args:
-        categories: Number of categories K; category x is the number (2 x + 1) / K - 1.
+        categories: Number of categories K.
         channels: Channels of the embedding.
     """
 
@@ -479,18 +545,19 @@ ENCODINGS = Registry(
 
 
 def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
-    """Build the encoding `name` of `ENCODINGS`, for one variable per position, x (B, L).
+    """Build an encoding by its name, for categories x (B, L) with one variable per position.
 
     Args:
-        name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
-            "uniform-dequantization" or "variational-dequantization".
+        name: A name in `ENCODINGS`: "mixture", "linear", "variational", "argmax", "interval", or,
+            as baselines, "uniform-dequantization" or "variational-dequantization".
         categories: Number of categories.
         latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). "argmax",
             "interval" and the baselines determine the number themselves: leave it out.
-        **options: Further arguments of the encoding's class.
+        **options: Further arguments of the class of this encoding, such as `separation`.
 
     Raises:
-        UserError: if there is no encoding `name`, or it does not take the other arguments.
+        UserError: if there is no encoding `name`, an argument is out of range, or the encoding does
+            not have it.
 
     Examples:
         >>> make_encoding("argmax", 5).latent_dim

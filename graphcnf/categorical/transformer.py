@@ -1,11 +1,16 @@
-"""Output heads of networks, and attention blocks for all positions at once or one by one.
+"""Transformer of the autoregressive networks, for scoring (all positions) and drawing (one by one).
 
-An *attention bias* is a number that is added to an attention score, for each attention head and
-pair of positions: it may say how far apart they are, and keeps a position from attending to later
-ones (`HIDDEN`). For drawing position by position, a `Cache` keeps the *keys* and *values* of the
-positions so far, so that only the new position goes through the blocks. `forward` evaluates all
-positions, `next_position` the next one, `next_positions` the next M. Shapes are (B, N, D): B rows,
-N positions, D channels; in these two, positions are the first axis.
+- Inputs and outputs are (B, N, D): B *rows* of a batch, N *positions* in each row, D channels. In
+  the methods for drawing, positions are the first axis, (M, B, D).
+- An *attention bias* is a number that is added to an attention score, for each attention head and
+  pair of positions. It may say how far apart they are. `HIDDEN` keeps a position from attending to
+  another one, such as a later one.
+- *Keys*, *values* and *queries* are those of attention; the *feed-forward channels* are the hidden
+  units of the other half of a block.
+- A `Cache` keeps the keys and values of the positions so far, so that in drawing only the new
+  positions go through the blocks.
+
+`forward` evaluates all positions, `next_position` the next one, `next_positions` the next M.
 """
 
 from __future__ import annotations
@@ -33,9 +38,13 @@ class ReadOut(nn.Linear):
 
 
 def zero_init(layer: Layer) -> Layer:
-    """Set weights and biases of a layer to 0, and return the layer.
+    """Set weights and biases of a layer to 0, in place, and return the layer.
 
-    A network that ends in it starts with outputs of 0: equal probabilities, or the identity.
+    A network that ends in such a layer starts with outputs of 0: logits of equal probabilities, or
+    the parameters of an identity map.
+
+    Args:
+        layer: Layer with a `weight` and a `bias`, such as `nn.Linear`.
     """
     nn.init.zeros_(layer.get_parameter("weight"))
     nn.init.zeros_(layer.get_parameter("bias"))
@@ -43,7 +52,9 @@ def zero_init(layer: Layer) -> Layer:
 
 
 class Block(nn.Module):
-    """Pre-norm block with attention and feed-forward part in parallel, initially the identity.
+    """Transformer block: layer norm, then attention and feed-forward part in parallel.
+
+    It starts as the identity.
 
     Both parts read the same normalised input, and their outputs are added: two matrix products
     instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
@@ -75,19 +86,23 @@ class Block(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute what positions x (..., D) need for attention and the feed-forward part.
+        """Compute the inputs of attention and of the feed-forward part.
+
+        Args:
+            x: Positions, (..., D).
 
         Returns:
-            Queries, keys and values (..., D), and feed-forward channels (..., expansion * D).
+            Queries, keys and values, (..., D) each, and feed-forward channels before their
+            activation, (..., expansion * D).
         """
         return self.enter(self.norm(x)).split(self.parts, -1)
 
     def write(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Update positions by what they attended to.
+        """Add the outputs of attention and of the feed-forward part to positions.
 
         Args:
             x: Positions, (..., D).
-            seen: Attended values, (..., D).
+            seen: Values weighted by the attention of the position, (..., D).
             hidden: Feed-forward channels, as `read` returns them, (..., expansion * D).
 
         Returns:
@@ -96,9 +111,15 @@ class Block(nn.Module):
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return keys and values, (..., D) each, of positions x (..., D).
+        """Compute keys and values alone, for positions that are attended to but not updated.
 
         They equal those of `read`, without the cost of queries and feed-forward channels.
+
+        Args:
+            x: Positions, (..., D).
+
+        Returns:
+            Keys and values, (..., D) each.
         """
         queries, keys, values, _ = self.parts
         rows = slice(queries, queries + keys + values)
@@ -110,8 +131,8 @@ class Block(nn.Module):
 
         Args:
             x: Positions, (B, N, D).
-            bias: Attention biases, (B or 1, heads or 1, N, N), by the position that attends and the
-                position that it attends to.
+            bias: Attention biases, (B or 1, heads or 1, N, N). The third axis is the position that
+                attends, the fourth the position that it attends to.
             source: Positions to attend to, (B, N, D); `x` itself if None.
 
         Returns:
@@ -128,14 +149,16 @@ class Block(nn.Module):
         return self.write(x, seen, hidden)
 
     def next_positions(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Update the next M positions of every row, which attend to all N positions so far.
+        """Update the next M positions of every row, which attend to the N positions so far.
+
+        The N positions include the M new ones. So a new position attends to all new ones, unless
+        the bias between them is `HIDDEN`.
 
         Args:
-            x: The M new positions, (M, B, D). They are among the N: each attends to all M unless
-                its bias is `HIDDEN`.
-            bias: Attention biases, (M, N, B or 1, heads).
-            extend: Function that takes the keys and values (M, B, D) of the new positions, and
-                returns those of all N positions, (N, B, D) each.
+            x: The M new positions, (M, B, D).
+            bias: Attention biases, (M, N, B or 1, heads): from each new position to all N.
+            extend: Function that takes the keys and the values of the new positions, (M, B, D)
+                each, and returns those of all N positions, (N, B, D) each; see `Cache.extend`.
 
         Returns:
             Updated new positions, (M, B, D).
@@ -147,19 +170,20 @@ class Block(nn.Module):
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attend from one position of every row to N positions.
+    """Attend from one position of every row to N positions: softmax(query keys + bias) values.
 
-    With one query per row, elementwise products and sums over the cached keys and values are faster
-    than matrix products.
+    The scores are divided by the root of the number of channels of a head, as usual. With one query
+    per row, elementwise products and sums over the cached keys and values are faster than matrix
+    products.
 
     Args:
         query: One query per row, (B, D).
         keys: Keys of the N positions, (N, B, D).
-        values: Their values, (N, B, D).
+        values: Values of the N positions, (N, B, D).
         bias: Attention biases, (N, B or 1, heads).
 
     Returns:
-        Attended values, (B, D).
+        Values weighted by attention, (B, D).
     """
     batch, channels = query.shape
     heads = bias.shape[-1]
@@ -182,12 +206,13 @@ class Cache:
 
     Args:
         blocks: Number of attention blocks.
-        mask: Mask (B, N) of the rows, which gives the number of rows and positions.
+        mask: Mask (B, N) of the rows; only its shape is read, the number of rows and positions.
         like: Tensor (D,) that gives the number of channels, type and device.
 
     Attributes:
-        table: Keys and values, (blocks, 2, N, B, D). Positions come before rows, so that a step
-            writes one contiguous slice, and reads all earlier slices in order.
+        table: Keys (index 0 of the second axis) and values (index 1), (blocks, 2, N, B, D).
+            Positions come before rows, so that a step writes one contiguous slice, and reads all
+            earlier slices in order.
         filled: Number of positions that all blocks have written.
     """
 
@@ -197,15 +222,16 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Add keys and values of the next positions to those of a block, in place.
+        """Write the keys and values of the next M positions of one block to `table`.
 
-        `filled` stays: `Transformer.next_positions` raises it by M after the last block.
+        It does not change `filled`, since all blocks write the same positions:
+        `Transformer.next_positions` raises it by M after the last block.
 
         Args:
             block: Number of the block, from 0.
             key: Keys of the M positions after the first `filled` ones, (M, B, D). B may be less
                 than before: the last rows have then left the batch.
-            value: Their values, (M, B, D).
+            value: Values of the same positions, (M, B, D).
 
         Returns:
             Keys (index 0) and values (index 1) of this block at all N = `filled` + M positions so
@@ -217,7 +243,11 @@ class Cache:
         return so_far
 
     def select(self, rows: Tensor) -> None:
-        """Replace the batch in place by rows of it: indices `rows` (R,) long, which may repeat."""
+        """Replace the batch by some of its rows, in place.
+
+        Args:
+            rows: Indices of rows in the present batch, (R,) long; they may repeat.
+        """
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
         self.table = table
@@ -245,8 +275,9 @@ class Transformer(nn.ModuleList):
 
         Args:
             h: Inputs of the positions, (B, N, D).
-            bias: Attention biases, (B or 1, layers * heads, N, N), by the position that attends and
-                the position that it attends to.
+            bias: Attention biases, (B or 1, layers * heads, N, N), those of the first block first.
+                The third axis is the position that attends, the fourth the position that it attends
+                to.
 
         Returns:
             Outputs of the positions, (B, N, D).
@@ -256,13 +287,13 @@ class Transformer(nn.ModuleList):
         return h
 
     def next_position(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Evaluate all blocks for the next position of every row, and fill the cache.
+        """Evaluate all blocks for the next position of every row, and add it to the cache.
 
         Args:
             h: Input of the position, (B, D).
-            bias: Biases of the N positions so far, the new one included, (N, B or 1, layers *
-                heads).
-            cache: Keys and values of the positions before.
+            bias: Attention biases from it to the N positions so far, itself included, (N, B or 1,
+                layers * heads).
+            cache: Keys and values of the positions before; extended in place.
 
         Returns:
             Output of the position, (B, D).
@@ -270,12 +301,13 @@ class Transformer(nn.ModuleList):
         return self.next_positions(h[None], bias[None], cache)[0]
 
     def next_positions(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Evaluate all blocks for the next M positions of every row, and fill the cache.
+        """Evaluate all blocks for the next M positions of every row, and add them to the cache.
 
         Args:
-            h: Input of the positions, (M, B, D).
-            bias: Biases, (M, N, B or 1, layers * heads).
-            cache: Keys and values of the positions before.
+            h: Inputs of the new positions, (M, B, D).
+            bias: Attention biases from each of them to the N positions so far, the new ones
+                included, (M, N, B or 1, layers * heads).
+            cache: Keys and values of the positions before; extended in place.
 
         Returns:
             Output of the positions, (M, B, D).
@@ -287,7 +319,11 @@ class Transformer(nn.ModuleList):
         return h
 
     def cache(self, mask: Tensor) -> Cache:
-        """Return an empty cache for rows with the real positions `mask` (B, N)."""
+        """Return an empty cache for B rows of N positions each.
+
+        Args:
+            mask: Mask of the rows, (B, N); only its shape is read.
+        """
         block = self[0]
         assert isinstance(block, Block)
         return Cache(len(self), mask, block.norm.weight)
