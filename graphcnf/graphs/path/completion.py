@@ -1,52 +1,55 @@
-"""Support of a model that knows the environments of nodes: it completes every node.
+"""Support with environments: an edge is possible only if all nodes can still be completed.
 
-A node whose state is not complete has *missing* edges: the least number of further ones that
-complete it. No two of them lead to the same node. Some can only lead to *ends*, nodes that get no
-other edge:
+A node must not be left before its state is complete. Before an edge is allowed, two questions are
+therefore asked: what does each node still need, and can the nodes to come bring it?
 
-    ends_of(node) = the least number of further edges to ends with which it is completed
-    rest_of(node) = the number of its missing edges - ends_of(node)
+*What a node needs* follows from its state (`MissingEdges`):
 
-*Free* nodes are the nodes to come after the new one, less the ends that nodes still need:
+- Its *missing* edges are the least number of further ones that complete it. No two of them lead to
+  the same node.
+- Its *ends* are how many of these must lead to nodes that get no second edge.
+- Its *rest* is the number of the others.
 
-    free = to_come - sum of ends_of over the path and the new node
+*What the nodes to come can bring:* an end serves one node only. So the ends that nodes still need
+are taken off the number of nodes to come; those that remain are *free*:
 
-An end has no edge to a second node. So the rest of a node must come from free nodes, or from the
-new node while its edges are being decided, one edge from each. The closures of the new node lead
-further and further up the path. So an edge from it to another node is possible only if, after this
-edge,
+    free = to_come - sum of the ends of all nodes on the path and of the new node
 
-    1. rest_of <= free, for the other node and all nodes below it, which get no edge from the new
-       node any more;
-    2. rest_of <= free, for all nodes above, or <= free + 1 if a closure of the new node can still
-       lower it;
-    3. rest_of <= free + the number of closures that can still lower it, for the new node;
-    4. free = 0, or free_to_attach <= free for a node that the next one can have as its parent.
+A free node can serve several nodes, by the edge to its parent and by closures, but it brings each
+of them one edge at most. So each node needs as many free nodes as its rest, and several nodes may
+count on the same ones. The new node, too, can bring an edge to each node, as long as it may still
+get a closure. An edge from the new node to another node, its parent or the end of a closure, is
+possible if after it
 
-`free_to_attach` of a node is how many free nodes it takes, at least, to attach one of them to it:
-this one, and those that are then needed to complete it and its parent.
+    1. rest <= free, for the other node and all nodes below it: later closures of the new node lead
+       further up, so that it brings these nothing more;
+    2. rest <= free, for all nodes above the other one, or rest = free + 1 if a later closure of the
+       new node can lower it;
+    3. rest <= free + the number of later closures that can lower it, for the new node;
+    4. free = 0, when only ends are to come, or a free node can be attached: `to_attach` <= free for
+       a node on the path. It counts the free node and those that then complete it and its parent.
 
 For example, let nodes n be known only with three edges, to two nodes a and to a node o; nodes a
-with one edge or two, so that an a is no end; and nodes o with one edge, so that an o is an end.
-After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one edge to an a;
-its `ends_of` and `rest_of` are 1 each, and no node is free.
+with one edge or two, so that an a need not be an end; and nodes o with one edge, so that an o is
+an end. After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one edge
+to an a; its ends and its rest are 1 each, and no node is free.
 
     new node, attached to n    a                 o
     edges of n                 a, a              a, o
-    ends_of(n), rest_of(n)     1, 0              0, 1
+    ends, rest of n            1, 0              0, 1
     free                       1 - 1 = 0         1 - 0 = 1
-    free_to_attach(n)          impossible        1
+    to_attach of n             impossible        1
 
 Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
 node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
 n still needs one.
 
-The conditions are necessary, not enough: drawing may come to a node that it cannot complete. They
-never rule out a graph whose environments are known; `Support` does only where its `ROOMS` say so.
-They are also laxer than they could be. Of the nodes above, only the last of those with the largest
-rest is looked at. Nodes that must follow a node to come are not counted. A node counts for the
-fourth condition although it may be out of reach of backtracks, and the condition is not checked for
-closures.
+The conditions are necessary, but not sufficient: drawing may come to a node that it cannot
+complete, which is then left as it is. They never rule out a graph whose environments are known;
+`Support` does only where its `ROOMS` say so. They could be stricter. Of the nodes above, only the
+last of those with the largest rest is looked at. Nodes that must follow a node to come are not
+counted. A node counts for condition 4 although it may be out of reach of backtracks, and this
+condition is not checked for closures.
 
 `CompletingSupport` looks up the conditions for every value. Models use `QuickCompletingSupport`,
 which looks them up only where it is not plain that they hold. Of 820,000 decisions in graphs that
@@ -58,12 +61,105 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.node_states import NEVER, NO_NODE, UNKNOWN, Environments, set_tables
+from graphcnf.graphs.path.node_states import (
+    NEVER,
+    NO_NODE,
+    UNKNOWN,
+    Environments,
+    NodeStates,
+    set_tables,
+)
 from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
+
+
+class MissingEdges(nn.Module):
+    """What nodes still need: tables by the state of a node, for all S states.
+
+    Args:
+        states: The states.
+        attaches: Which new nodes can be attached to a node, by its state, label of the edge and
+            category of the new node, (S, E + 1, C) bool.
+        leaf: State of the new node with this edge, indexed likewise, (S, E + 1, C) long.
+        closures: Largest number of closures of a node.
+
+    Attributes:
+        ends, rest: Numbers of missing edges, see this module, (S,) long. A state that new nodes
+            alone cannot complete has `NEVER` ends.
+        some: 1 if edges are missing, else 0, (S,) long.
+        used: By how much `free` falls once a new node is decided, indexed like `attaches`, (S, E +
+            1, C) long; -1 for an end that was missing.
+        lowered: Entry [s, label, c] is True if an edge with this label to a node of category c
+            lowers the rest of a node in state s and does not raise its ends, (S, E + 1, C) bool.
+        to_attach: Least number of free nodes with which one of them can be attached to a node, (S,)
+            long: itself, and those that then complete it and its parent. 0 if an end can follow
+            before that.
+
+    Examples:
+        The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
+
+        >>> code = DepthFirstCode(3, [], node_categories=3, edge_categories=1)
+        >>> # Each row: a category, then the categories of each edge and its neighbour.
+        >>> known = [[1, 0, 0, 0, 0, 0, 2], [0, 0, 1], [0, 0, 1, 0, 1], [2, 0, 1]]
+        >>> support = CompletingSupport(code, [1], Environments([0, 1, 2], [0], known))
+        >>> one_a = support.states.after[support.states.first[1], 1, 0]
+        >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
+        >>> for state in (one_a, two_a, a_and_o):
+        ...     print(int(support.missing.ends[state]), int(support.missing.rest[state]))
+        1 1
+        1 0
+        0 1
+    """
+
+    ends: Tensor
+    rest: Tensor
+    some: Tensor
+    used: Tensor
+    lowered: Tensor
+    to_attach: Tensor
+
+    def __init__(self, states: NodeStates, attaches: Tensor, leaf: Tensor, closures: int):
+        super().__init__()
+        after = states.after
+        gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
+        leads_to_end = gets_no_edge[leaf].long()
+        cost_if_left = torch.where(states.complete, 0, NEVER)
+        missing = states.least_cost(cost_if_left, torch.where(attaches, 1, NEVER))
+        ends = states.least_cost(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
+        rest = missing - ends
+        # Axes: state of the node, label of the edge, category of its other end.
+        has_less_rest = rest[after] < rest[:, None, None]
+        needs_no_more_ends = ends[after] <= ends[:, None, None]
+        set_tables(
+            self,
+            ends=ends,
+            rest=rest,
+            some=(missing > 0).long(),
+            used=ends[after] + ends[leaf] - ends[:, None, None],
+            lowered=has_less_rest & needs_no_more_ends & (after != UNKNOWN),
+        )
+        # Each of its closures brings the new node one edge.
+        larger_rest = rest[after].maximum(rest[leaf] - closures)
+        self._set_to_attach(states, attaches, larger_rest)
+
+    def _set_to_attach(self, states: NodeStates, attaches: Tensor, larger_rest: Tensor) -> None:
+        """Set `to_attach`.
+
+        Args:
+            states: The states.
+            attaches: As of the class.
+            larger_rest: The larger rest of the new node and its parent after the edge, indexed like
+                `attaches`.
+        """
+        is_free = attaches & (self.used >= 0)
+        least = torch.where(is_free, 1 + self.used + larger_rest, NEVER).amin((1, 2))
+        least[UNKNOWN] = NEVER
+        # Or ends that were missing come first, for which no free node is needed.
+        cost_of_ends = torch.where(attaches & (self.used < 0), 0, NEVER)
+        set_tables(self, to_attach=states.least_cost(least, cost_of_ends))
 
 
 @dataclass
@@ -112,84 +208,15 @@ class CompletingSupport(Support):
 
     Attributes:
         environments: The known environments.
-        ends_of, rest_of: Missing edges of a node in each state: those to ends, and the others,
-            (S,) long. A state that new nodes alone cannot complete has `NEVER` ends.
-        is_incomplete: 1 if edges are missing, else 0, (S,) long.
-        helps: Entry [s, label, c] is True if an edge with this label to a node of category c lowers
-            `rest_of` of a node in state s and does not raise its `ends_of`, (S, E + 1, C) bool.
-        free_to_attach: Least number of free nodes with which one of them can be attached to a node
-            in each state, (S,) long.
-
-    Examples:
-        The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
-
-        >>> code = DepthFirstCode(3, [], node_categories=3, edge_categories=1)
-        >>> # Each row: a category, then the categories of each edge and its neighbour.
-        >>> known = [[1, 0, 0, 0, 0, 0, 2], [0, 0, 1], [0, 0, 1, 0, 1], [2, 0, 1]]
-        >>> support = CompletingSupport(code, [1], Environments([0, 1, 2], [0], known))
-        >>> one_a = support.states.after[support.states.first[1], 1, 0]
-        >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
-        >>> for state in (one_a, two_a, a_and_o):
-        ...     print(int(support.ends_of[state]), int(support.rest_of[state]))
-        1 1
-        1 0
-        0 1
+        missing: What nodes in each state still need.
     """
-
-    ends_of: Tensor
-    rest_of: Tensor
-    is_incomplete: Tensor
-    helps: Tensor
-    free_to_attach: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
-        self._set_missing()
-        set_tables(self, free_to_attach=self._free_to_attach())
-
-    def _set_missing(self) -> None:
-        """Set the missing edges of each state, and which edges bring some."""
-        after = self.states.after
-        attaches = self.attaches[0]
-        gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
-        leads_to_end = gets_no_edge[self.leaf].long()
-        cost_if_left = torch.where(self.states.complete, 0, NEVER)
-        missing = self.states.least_cost(cost_if_left, torch.where(attaches, 1, NEVER))
-        ends = self.states.least_cost(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
-        rest = missing - ends
-        # Axes: state of the node, label of the edge, category of its other end.
-        has_less_rest = rest[after] < rest[:, None, None]
-        needs_no_more_ends = ends[after] <= ends[:, None, None]
-        helps = has_less_rest & needs_no_more_ends & (after != UNKNOWN)
-        set_tables(
-            self,
-            ends_of=ends,
-            rest_of=rest,
-            is_incomplete=(missing > 0).long(),
-            helps=helps,
+        self.missing = MissingEdges(
+            self.states, self.attaches[0], self.leaf, closures=self.entries - 1
         )
-
-    def _used(self) -> Tensor:
-        """Return by how much `free` falls once a new node is decided, (S, E + 1, C) long.
-
-        By state of its parent, label of the edge and its category; -1 for an end that was missing.
-        """
-        ends = self.ends_of
-        return ends[self.states.after] + ends[self.leaf] - ends[:, None, None]
-
-    def _free_to_attach(self) -> Tensor:
-        """Return `free_to_attach`, (S,) long."""
-        used = self._used()
-        attaches = self.attaches[0]
-        # The new node can have `entries` - 1 closures, each of which brings it one edge itself.
-        own_rest = self.rest_of[self.leaf] - (self.entries - 1)
-        rest = self.rest_of[self.states.after].maximum(own_rest)
-        # A free node takes itself, the `used` ones, and those that then complete both nodes.
-        least = torch.where(attaches & (used >= 0), 1 + used + rest, NEVER).amin((1, 2))
-        least[UNKNOWN] = NEVER
-        # Or ends that were missing come first, for which no free node is needed.
-        return self.states.least_cost(least, torch.where(attaches & (used < 0), 0, NEVER))
 
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.
@@ -197,11 +224,11 @@ class CompletingSupport(Support):
         Before the first edge of a new node it may be -1: the node itself may be a missing end.
         Nodes below its parent are added up, too; they are complete, and miss nothing.
         """
-        return new.to_come - self.ends_of[new.state].sum(1) - self.ends_of[new.own_state]
+        return new.to_come - self.missing.ends[new.state].sum(1) - self.missing.ends[new.own_state]
 
     def _largest_rest(self, new: UndecidedNodes) -> Tensor:
-        """Return the largest rest on the paths before M new nodes, (M,) long."""
-        return self.rest_of[new.state].amax(1)
+        """Return the largest rest of a node on the path before each of M new nodes, (M,) long."""
+        return self.missing.rest[new.state].amax(1)
 
     def _backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U) bool; see `Support`."""
@@ -209,7 +236,7 @@ class CompletingSupport(Support):
         parent = self.backtrack_columns(new)
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=parent.device)
-        last_incomplete = (self.is_incomplete[new.state] * column).amax(1)
+        last_incomplete = (self.missing.some[new.state] * column).amax(1)
         fits = possible & (parent >= last_incomplete[:, None])
         row, back = self._unsure_backtracks(new, fits).nonzero(as_tuple=True)
         if len(row):
@@ -260,7 +287,7 @@ class CompletingSupport(Support):
         fits = possible[unsure]
         # Without a further closure, things stay as they are.
         some = new[unsure]
-        rest = self._largest_rest(some).maximum(self.rest_of[some.own_state])
+        rest = self._largest_rest(some).maximum(self.missing.rest[some.own_state])
         fits[:, 0, 0] = rest <= self._free(some)
         row, length, label = fits.nonzero(as_tuple=True)
         row, length, label = row[length > 0], length[length > 0], label[length > 0]
@@ -302,8 +329,8 @@ class CompletingSupport(Support):
         """
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
-        more_ends = self.ends_of[own_after] - self.ends_of[new.own_state[row]]
-        more_ends = more_ends + self.ends_of[other_after] - self.ends_of[other]
+        more_ends = self.missing.ends[own_after] - self.missing.ends[new.own_state[row]]
+        more_ends = more_ends + self.missing.ends[other_after] - self.missing.ends[other]
         return PossibleEdges(
             row=row,
             column=column,
@@ -334,14 +361,14 @@ class CompletingSupport(Support):
     def _first_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 1 holds: nodes from the other one down, (K,) bool."""
         # The largest rest in each column and all to its right:
-        largest = self.rest_of[new.state].flip(1).cummax(1).values.flip(1)
+        largest = self.missing.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
-        return below.maximum(self.rest_of[edges.other_state]) <= edges.free
+        return below.maximum(self.missing.rest[edges.other_state]) <= edges.free
 
     def _second_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 2 holds: nodes above the other one, (K,) bool."""
         # The largest rest in each column and all to its left, and the last column that has it:
-        largest, its_column = self.rest_of[new.state].cummax(1)
+        largest, its_column = self.missing.rest[new.state].cummax(1)
         largest = largest[edges.row, edges.column - 1]
         its_column = its_column[edges.row, edges.column - 1]
         fits = largest <= edges.free
@@ -352,7 +379,7 @@ class CompletingSupport(Support):
 
     def _third_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 3 holds: the new node itself, (K,) bool."""
-        short = self.rest_of[edges.own_state] - edges.free
+        short = self.missing.rest[edges.own_state] - edges.free
         fits = short <= 0
         k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
         column = torch.arange(new.state.shape[1], device=k.device)
@@ -363,9 +390,9 @@ class CompletingSupport(Support):
 
     def _fourth_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges to parents condition 4 holds: a next node, (K,) bool."""
-        least = self.free_to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
+        least = self.missing.to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
-            least = least.minimum(self.free_to_attach[state])
+            least = least.minimum(self.missing.to_attach[state])
         return (edges.free == 0) | (least <= edges.free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
@@ -381,7 +408,7 @@ class CompletingSupport(Support):
         category = self.states.category
         own, other = torch.broadcast_tensors(own, other)
         takes = self.states.after[own, :, category[other]] != UNKNOWN
-        return (takes & self.helps[other, :, category[own]]).any(-1)
+        return (takes & self.missing.lowered[other, :, category[own]]).any(-1)
 
 
 class QuickCompletingSupport(CompletingSupport):
@@ -390,9 +417,9 @@ class QuickCompletingSupport(CompletingSupport):
     There are three such reasons:
 
     - *Many nodes are free.* An edge to a parent changes these two nodes alone, and lowers `free` by
-      `_used`. If `free` is at least `enough_free` plus the largest rest on the path, what is left
-      of it covers the rest of every node (conditions 1 to 3), whatever the edge. It nearly always
-      attaches another node, too (condition 4), but need not: this condition is not looked up then.
+      `MissingEdges.used`. If `free` is at least `enough_free` plus the largest rest on the path,
+      what is left of it covers the rest of every node (conditions 1 to 3), whatever the edge. It
+      nearly always attaches another node, too, but need not: condition 4 is not looked up then.
     - *All other nodes are complete.* Then only the new node and its parent can break a condition,
       and a table by their states, `attaches_alone`, says whether some edge breaks none.
     - *A closure changes little.* It changes its two ends alone: `free` falls by at most the further
@@ -407,7 +434,7 @@ class QuickCompletingSupport(CompletingSupport):
             state s so that these two meet all conditions, without further closures, and with the
             room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool.
         largest_rest_next: Largest number of missing edges of a node in each state after at most one
-            further edge, less its `ends_of` before, (S,) long.
+            further edge, less its ends before, (S,) long.
     """
 
     attaches_alone: Tensor
@@ -417,16 +444,16 @@ class QuickCompletingSupport(CompletingSupport):
         super().__init__(code, edge_weights, environments)
         after = self.states.after
         leaf = self.leaf
-        used = self._used()
+        used = self.missing.used
         # After the edge, both nodes meet conditions 1 to 3 if so many nodes are free.
-        larger_rest = self.rest_of[after].maximum(self.rest_of[leaf])
+        larger_rest = self.missing.rest[after].maximum(self.missing.rest[leaf])
         self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
-        to_go_on = self.free_to_attach[after].minimum(self.free_to_attach[leaf])
+        to_go_on = self.missing.to_attach[after].minimum(self.missing.to_attach[leaf])
         # Axes: free + 1, state of the parent, label of the edge, category of the new node.
         free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
         alone = (free_after >= larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
         alone = (alone[:, None] & self.attaches).flatten(3).any(3)
-        missing = (self.ends_of + self.rest_of)[after] - self.ends_of[:, None, None]
+        missing = (self.missing.ends + self.missing.rest)[after] - self.missing.ends[:, None, None]
         # An edge of label 0 changes nothing.
         largest = torch.where(after != UNKNOWN, missing, 0).amax((1, 2))
         set_tables(self, attaches_alone=alone, largest_rest_next=largest)

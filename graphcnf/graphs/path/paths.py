@@ -44,9 +44,18 @@ class Levels(NamedTuple):
 class Path:
     """Depth-first paths of R partly drawn graphs.
 
-    The tables have W columns, one for each level of a path, after `pad` columns of zeros: a
-    backtrack beyond the first node then reads zeros instead of another graph's entries. Columns of
-    levels greater than `depth` hold leftovers of nodes that have left the path.
+    What is known of the nodes is kept in tables with a row of W columns for each path. The columns
+    of one path, here with `pad` = 3 and its last node at level 2 (`depth`):
+
+        column    0    1    2    3    4    5    6    ...  W - 1
+        level               -1   0    1    2
+        holds     0    0    0    the path       leftovers
+
+    The zeros mean "no node": what leads beyond the first node, such as an impossible backtrack,
+    reads them instead of another path's entries. Leftovers are of nodes that have left the path.
+
+    In the *flat* views the rows stand one after the other, so that one index addresses a node of
+    any path: `row * W + pad + level` (`index`). Nodes of different paths are changed at once by it.
 
     Attributes:
         depth: Level of the last node, (R,) long; -1 before the first one.
