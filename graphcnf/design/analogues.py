@@ -30,8 +30,7 @@ from graphcnf.design import fragments
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.in_batches import log_prob_in_batches
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import log_prob_in_batches, one_thread
 from graphcnf.limits import PARTICLES, SIMILAR, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.alerts import Given

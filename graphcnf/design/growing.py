@@ -31,9 +31,8 @@ from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import condition_row
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import condition_row, one_thread
 from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.alerts import Given

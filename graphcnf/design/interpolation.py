@@ -26,7 +26,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread
 from graphcnf.limits import check_integer, check_seed
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters

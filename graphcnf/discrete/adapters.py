@@ -22,7 +22,7 @@ import torch
 from graphcnf.discrete.rows import CausalAttention, RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.record_blocks import one_thread, record_batches
+from graphcnf.graphs.records import one_thread, record_batches
 
 Reasons = list[str | None]
 """For each item the reason why its probability is 0, or None if it is positive."""

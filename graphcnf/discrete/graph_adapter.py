@@ -24,9 +24,9 @@ from graphcnf.exchange.pyg import data_of, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.records import log_prob_in_batches, sample_records
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 if TYPE_CHECKING:

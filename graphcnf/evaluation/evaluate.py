@@ -46,9 +46,8 @@ from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, convention
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.building import draws_raw, has_rules
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
-from graphcnf.graphs.record_blocks import together_on
+from graphcnf.graphs.records import log_prob_in_batches, together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.messages import say
 from graphcnf.molecules.codec import (

@@ -498,7 +498,7 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     network = _chemnet(device)
     import torch
 
-    from graphcnf.graphs.record_blocks import one_thread
+    from graphcnf.graphs.records import one_thread
 
     smiles = [Chem.MolToSmiles(mol) for mol in mols]
     with warnings.catch_warnings(action="ignore"), one_thread(torch.device(device)):

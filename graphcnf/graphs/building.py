@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.graph_model import GRAPH_MODELS, GraphModel
+from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.saved_model import GRAPH_MODELS
 
 NODE_ORDERS = ("canonical", "none")
 """Node orders: a canonical one that networks may use, or none."""

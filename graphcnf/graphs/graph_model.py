@@ -1,11 +1,10 @@
 """`GraphModel`, the base class of densities of typed graphs; `StochasticModel` with random bounds.
 
 A graph model is the density of a graph given its number of nodes, and of that number
-(`graphcnf.graphs.sizes`). Its *architecture* is the short name of its class. A *companion* is a
-model of what the graphs leave out, such as stereo marks.
-
-`graphcnf.graphs.building` builds models from training graphs, and `graphcnf.graphs.in_batches`
-scores and draws many graphs.
+(`graphcnf.graphs.sizes`). The class says how it is scored, encoded and drawn;
+`graphcnf.graphs.saved_model` how it is found by name, saved and loaded,
+`graphcnf.graphs.building` builds models from training graphs, and `graphcnf.graphs.records` scores
+and draws many graphs.
 """
 
 from __future__ import annotations
@@ -13,54 +12,22 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
-from graphcnf.file_reading import WEIGHTS, inside
 from graphcnf.flows.transform import Generators, Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
+from graphcnf.graphs.saved_model import SavedGraphModel
 from graphcnf.graphs.sizes import SizePrior
-from graphcnf.limits import LARGEST_COUNT, check_integer, check_temperature, is_number
-from graphcnf.pretrained import (
-    Pretrained,
-    check_kinds,
-    check_sizes,
-    load_array,
-    load_model,
-    model_folder,
-    save_model,
-)
-from graphcnf.registry import Registry, load
+from graphcnf.limits import check_integer, check_temperature
 from graphcnf.torch_state import evaluated, refuse_half
 
-GRAPH_MODELS = Registry(
-    "models",
-    {
-        "path": "graphcnf.graphs.path.path_model:PathModel",
-        "unordered": "graphcnf.graphs.unordered:UnorderedModel",
-        "growth": "graphcnf.graphs.node_by_node:GrowthModel",
-        "faces": "graphcnf.graphs.faces:FaceModel",
-        "pairs": "graphcnf.graphs.pairs:PairsModel",
-        "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
-        "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",
-        "rvae": "graphcnf.baselines.rvae:RegularizedVAE",
-        "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
-    },
-)
-"""Classes of graph models by architecture."""
 
-COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
-"""Classes of companions by the names of their folders."""
-
-
-class GraphModel(Pretrained, ABC):
+class GraphModel(SavedGraphModel, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
     What the probability of a graph is depends on the node order of the model, see `ordered`:
@@ -75,27 +42,19 @@ class GraphModel(Pretrained, ABC):
     A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
     It **may override** `measure` and `options` (which depend on the training graphs, or may be
     configured), `knows`, `estimate` (what training maximises) and `sampling_notes`. The other
-    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`,
-    `save_pretrained` and `from_pretrained`. A class whose `bounds` draws random numbers derives
-    from `StochasticModel`.
+    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those of
+    `SavedGraphModel`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
     options of its own. A class that supports both node orders also takes `order`; one that can draw
     graphs given conditions takes `conditions`, and sets `size_network`. The class is named in
-    `GRAPH_MODELS`, or by an entry point of "graphcnf.models". An example stands below, a larger one
-    in `tests/own_model.py`.
+    `GRAPH_MODELS`, or by an entry point of "graphcnf.models". An example stands at the end of
+    `docs/own-model.md`, a larger one in `tests/own_model.py`.
 
     Attributes:
-        config: The architecture, and the arguments given to the constructor.
-        metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
-            n nodes), `dataset` (its name), `training` (settings of the run) and more.
-        training_hashes: Sorted hashes of the training graphs, uint64, or None.
-        companions: Companions by their names in `COMPANIONS`. They are saved and loaded with this
-            model, each in a folder of its name beside the weights.
         size_network: Network of `size_prior`, by which values of conditions change the
             probabilities of the numbers of nodes, see `SizePrior`; None without conditions.
-        architecture: Short name of the class, see `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
         measured_arguments: Names of the constructor's arguments that `measure` returns, which a
@@ -118,45 +77,8 @@ class GraphModel(Pretrained, ABC):
         torch.Size([2])
         >>> sample_records(model, range(5), seed=0).node_counts.tolist()
         [3, 3, 3, 3, 3]
-
-        A model of nodes without edges. A latent is a uniform number, and each category owns a part
-        of [0, 1) as wide as its probability:
-
-        >>> from graphcnf.flows import draw_uniform
-        >>> from graphcnf.pretrained import keep_arguments
-        >>> class Points(GraphModel):
-        ...     architecture, node_orders, why_unknown = "points", ("none",), "it has edges"
-        ...     @keep_arguments
-        ...     def __init__(self, *, node_categories, edge_categories, max_nodes):
-        ...         super().__init__()
-        ...         self.logits = nn.Parameter(torch.zeros(node_categories))
-        ...     def knows(self, batch):
-        ...         return (batch.edge_labels == 0).all(2).all(1)
-        ...     def bounds(self, batch):
-        ...         log_p = self.logits.log_softmax(0)[batch.node_types]
-        ...         log_p = log_p.masked_fill(~batch.mask, 0).sum(1)
-        ...         return {"nodes": Bound.exact(log_p.masked_fill(~self.knows(batch), -torch.inf))}
-        ...     def to_latents(self, batch, noise=None):
-        ...         p = self.logits.softmax(0)
-        ...         return {"nodes": (p.cumsum(0) - p / 2)[batch.node_types]}
-        ...     def base_sample(self, mask, generator=None):
-        ...         shape = (*mask.shape, 1)
-        ...         return {"nodes": draw_uniform(shape, mask=mask, generator=generator)[..., 0]}
-        ...     def from_latents(self, latents, mask, *, temperature=1.0, generator=None):
-        ...         ends = (self.logits / temperature).softmax(0).cumsum(0)[:-1]
-        ...         nodes = torch.searchsorted(ends, latents["nodes"]) * mask
-        ...         return GraphBatch(nodes, nodes.new_zeros(*mask.shape, mask.shape[1]), mask)
-        >>> points = Points(node_categories=2, edge_categories=1, max_nodes=3)
-        >>> drawn = points.sample(torch.tensor([3, 2, 3]))
-        >>> points.log_prob(drawn).exp().tolist()
-        [0.125, 0.25, 0.125]
-        >>> decoded = points.decode(points.encode(drawn), drawn.mask)
-        >>> torch.equal(decoded.node_types, drawn.node_types)
-        True
     """
 
-    not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
-    architecture: ClassVar[str] = ""
     node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
     measured_arguments: ClassVar[tuple[str, ...]] = ()
     why_unknown: str = "nothing"
@@ -166,12 +88,6 @@ class GraphModel(Pretrained, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        if not hasattr(type(self).__init__, "__wrapped__"):
-            raise TypeError(f"write @keep_arguments above the __init__ of {type(self).__name__}")
-        self.metadata = {}
-        self.config = {"architecture": self.architecture, **self.config}
-        self.training_hashes: np.ndarray | None = None
-        self.companions: dict[str, Pretrained] = {}
         self.size_network: nn.Module | None = None
 
     # A subclass writes these four.
@@ -433,77 +349,6 @@ class GraphModel(Pretrained, ABC):
             latents, mask, temperature=temperature, generator=generator, **options
         )
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
-
-        Companions are written first, to folders of their names: `config.json` lists them.
-
-        Args:
-            folder: Folder to write to; it is created if it does not exist.
-            half: True to store parameters in float16, for half the size; they are loaded as
-                float32.
-        """
-        for name, companion in self.companions.items():
-            companion.save_pretrained(inside(folder, name))
-        # Also if none is left: one whose package is not installed was not loaded.
-        self.metadata.pop("companions", None)
-        if self.companions:
-            self.metadata["companions"] = sorted(self.companions)
-        hashes = self.training_hashes
-        arrays = {} if hashes is None else {"training_hashes": hashes}
-        save_model(self, folder, half=half, **arrays)
-
-    @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
-        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
-
-        Args:
-            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
-            device: Device of the model.
-
-        Returns:
-            The model in evaluation mode, of the class that its `config.json` names.
-
-        Raises:
-            UserError: if there is no such model, or a file is damaged.
-        """
-        folder = model_folder(name_or_folder, shipped=True)
-        model = load_model(cls, folder, device)
-        model.training_hashes = load_training_hashes(folder, model.metadata.get("dataset"))
-        model.companions = load_companions(folder, model.metadata.get("companions", []))
-        return model
-
-    # `from_pretrained` calls these two.
-
-    @classmethod
-    def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build an untrained model from the `config` of another one.
-
-        Args:
-            config: Arguments of the constructor, and the `architecture`, which names the class.
-
-        Raises:
-            ValueError: if that class is not this class or a subclass of it.
-            UserError: if there is no such architecture.
-        """
-        arguments = dict(config)
-        name = arguments.pop("architecture", None)
-        found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
-        if not issubclass(found, cls):
-            raise ValueError(f'a model of architecture "{name}"')
-        check_sizes(arguments, found.not_sizes)
-        return found(**arguments)
-
-    def check_metadata(self, metadata: Any) -> None:
-        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
-        super().check_metadata(metadata)
-        check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
-        counts = metadata.get("size_histogram", [1])
-        if not all(is_number(count) and 0 <= count <= LARGEST_COUNT for count in counts):
-            raise ValueError("metadata.size_histogram is no list of counts")
-        if not any(counts[: self.config["max_nodes"] + 1]):
-            raise ValueError("metadata.size_histogram counts nothing that the model can draw")
-
 
 class StochasticModel(GraphModel):
     """Graph model whose bound on log p(graph | number of nodes) is one draw of random numbers.
@@ -542,45 +387,3 @@ class StochasticModel(GraphModel):
         batch = batch.for_model(self.config)
         draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
-
-
-def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:
-    """Load the sorted hashes of the training graphs of a model, None if they are not known.
-
-    Args:
-        folder: Folder of the model.
-        dataset: Name of its data set. Shipped weights of one data set share the hashes.
-
-    Raises:
-        UserError: if the file is damaged, or its numbers do not rise.
-    """
-    hashes = load_array(folder, "training_hashes")
-    if hashes is None and folder.parent == WEIGHTS:
-        hashes = load_array(WEIGHTS / str(dataset), "training_hashes")
-    if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
-        raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
-    return hashes
-
-
-def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
-    """Load the companions of a model: models of what its graphs leave out, such as stereo marks.
-
-    Without the package of a companion it is skipped, since the model works without it.
-
-    Args:
-        folder: Folder of the model.
-        names: Names of its companions, as `config.json` lists them.
-
-    Returns:
-        `{name: companion}`, on the CPU; {} for no names.
-
-    Raises:
-        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
-    """
-    found = {}
-    for name in names:
-        if name not in list(COMPANIONS):  # a list, since a name from a file may be unhashable
-            raise UserError(f"{folder}/config.json: unknown companion {name!r}")
-        with suppress(ModuleNotFoundError):
-            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
-    return found

@@ -16,7 +16,7 @@ from rdkit.DataStructs import BulkTanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.record_blocks import blocks
+from graphcnf.graphs.records import blocks
 from graphcnf.limits import is_number
 from graphcnf.messages import counted, say
 from graphcnf.molecules.alerts import (

@@ -20,8 +20,7 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import log_prob_in_batches, one_thread, sample_records
 from graphcnf.limits import (
     CANDIDATES,
     LARGEST_ORDERS,

@@ -15,7 +15,7 @@ from rdkit import Chem
 from graphcnf.chunks import chunked, mapped
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread
 from graphcnf.limits import is_number
 from graphcnf.messages import counted
 from graphcnf.molecules import codec

@@ -31,7 +31,7 @@ from graphcnf.design.fragments import MoleculeFragment
 from graphcnf.design.growing import Growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.record_blocks import batches_of_block
+from graphcnf.graphs.records import batches_of_block
 from graphcnf.molecules import codec
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.validity import strict_smiles

@@ -37,7 +37,7 @@ from graphcnf.design.growing import check_grows
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, read_json
 from graphcnf.file_writing import file_lock, replace_file
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters

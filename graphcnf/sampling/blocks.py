@@ -1,6 +1,6 @@
 """The blocks of a sample that is being drawn, kept in a folder until its file is complete.
 
-A *block* is a range of records that are drawn together, see `graphcnf.graphs.record_blocks`. Each
+A *block* is a range of records that are drawn together, see `graphcnf.graphs.records`. Each
 is a file of its own, written once. `manifest.json` beside them holds all that determines the
 records: model, options, versions and processor. A sample that was interrupted takes the blocks that
 are there, and draws the others.

@@ -1,7 +1,7 @@
 """Drawing of a sample, record by record, into a stream or a file that can be continued.
 
 A *record* is one molecule of a sample: a function of model, seed and number. A *block* is a range
-of records that are drawn together, see `graphcnf.graphs.record_blocks`. A *recipe* is the options
+of records that are drawn together, see `graphcnf.graphs.records`. A *recipe* is the options
 that determine what is written of each record. A record is *written* if its molecule is valid, new
 in the sample and passes the filters, or if everything is written.
 """
@@ -31,8 +31,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_writing import output_lock, replacing
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches
-from graphcnf.graphs.record_blocks import BLOCK, blocks, one_thread, together_on
+from graphcnf.graphs.records import BLOCK, blocks, log_prob_in_batches, one_thread, together_on
 from graphcnf.messages import say
 from graphcnf.molecules.conventions import validity_row
 from graphcnf.molecules.descriptors import PROPERTIES

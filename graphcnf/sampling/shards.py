@@ -31,7 +31,7 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, open_input, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.record_blocks import block_number, block_start
+from graphcnf.graphs.records import block_number, block_start
 from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.messages import counted
 from graphcnf.molecules.hashing import HashSet

@@ -22,7 +22,7 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation.layout import Column, Row, number, text
 from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.file_reading import expand_user
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread
 from graphcnf.images.image_model import BLOCK, ImageModel
 from graphcnf.images.image_scores import score_image_models
 from graphcnf.images.pictures import write_grid

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from graphcnf.chunks import chunked
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread
 from graphcnf.messages import say
 from graphcnf.pretrained import Pretrained
 from graphcnf.scripts.benchmarks.runner import TrainedRun, check_budget

@@ -22,8 +22,7 @@ from graphcnf.file_reading import expand_user
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.building import draws_raw, without_rules
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import sample_records
-from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.graphs.records import one_thread, sample_records
 from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._options import option, parse_seeds

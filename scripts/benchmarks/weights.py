@@ -31,9 +31,9 @@ from graphcnf.evaluation.metrics import fingerprints, internal_diversity, neares
 from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.graphs.path.orders import log_prob_of_orders
+from graphcnf.graphs.records import sample_records
 from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
 from graphcnf.molecules.descriptors import qed, sa

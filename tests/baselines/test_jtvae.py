@@ -19,9 +19,9 @@ from graphcnf.baselines.junction_tree import (
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, without_rules
-from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.records import sample_records
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
 
 SMALL = {"tree_dim": 3, "graph_dim": 2, "width": 12, "node_width": 8, "layers": 1}

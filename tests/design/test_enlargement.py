@@ -10,7 +10,7 @@ from graphcnf.design.enlargement import enlarged, merged_arguments
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
-from graphcnf.graphs.in_batches import sample_records
+from graphcnf.graphs.records import sample_records
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
 CHAIN = [(k, k - 1) for k in range(1, 8)]

@@ -9,9 +9,9 @@ import torch
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, hide_values
-from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.path.contributions import Contributions, fit_contributions
 from graphcnf.graphs.path.paths import Path
+from graphcnf.graphs.records import sample_records
 
 TABLES = [
     {"name": "size", "mean": 3.0, "deviation": 1.0},

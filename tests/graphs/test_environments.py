@@ -14,7 +14,6 @@ from graphcnf.flows.transform import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
 from graphcnf.graphs.path import node_states
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
@@ -22,6 +21,7 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.graphs.path.paths import Path
+from graphcnf.graphs.records import log_prob_in_batches, sample_records
 from graphcnf.testing import assert_stepping_agrees
 
 SIZES = {"node_categories": 3, "edge_categories": 2}

@@ -11,8 +11,8 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
-from graphcnf.graphs.in_batches import sample_records
 from graphcnf.graphs.path.orders import log_prob_of_orders
+from graphcnf.graphs.records import sample_records
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 

@@ -10,9 +10,9 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.path.depth_first import earlier_edges
 from graphcnf.graphs.path.orders import log_prob_of_orders, random_depth_first, renumbered
+from graphcnf.graphs.records import log_prob_in_batches
 
 
 def is_depth_first(graph, order):

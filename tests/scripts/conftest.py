@@ -71,11 +71,11 @@ def model_folder(tmp_path_factory, zinc_smiles):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of records an eighth as large: of 16, 48 and 64 records, then of 128."""
-    from graphcnf.graphs import record_blocks
+    from graphcnf.graphs import records
     from graphcnf.sampling import sample
 
-    monkeypatch.setattr(record_blocks, "FIRST_BLOCKS", (0, 16, 64))
-    for module in (record_blocks, sample):
+    monkeypatch.setattr(records, "FIRST_BLOCKS", (0, 16, 64))
+    for module in (records, sample):
         monkeypatch.setattr(module, "BLOCK", 128)
 
 

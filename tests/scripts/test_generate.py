@@ -17,7 +17,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets.smiles_file import read_smiles
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
+from graphcnf.graphs.records import log_prob_in_batches, sample_records
 from graphcnf.molecules.conventions import evaluate_records
 from graphcnf.sampling import sample
 

@@ -11,7 +11,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.graphs import GraphBatch, GraphModel
-from graphcnf.graphs.in_batches import sample_records
+from graphcnf.graphs.records import sample_records
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.properties import properties_of
 from graphcnf.scripts.benchmarks import weights

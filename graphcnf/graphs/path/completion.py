@@ -3,7 +3,7 @@
 A node must not be left before its state is complete. Before an edge is allowed, two questions are
 therefore asked: what does each node still need, and can the nodes to come bring it?
 
-*What a node needs* follows from its state (`MissingEdges`):
+*What a node needs* follows from its state (`NeededEdges`):
 
 - Its *missing* edges are the least number of further ones that complete it. No two of them lead to
   the same node.
@@ -76,7 +76,7 @@ from graphcnf.graphs.path.node_states import (
 from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
 
 
-class MissingEdges(nn.Module):
+class NeededEdges(nn.Module):
     """What nodes still need: tables by the state of a node, for all S states.
 
     Args:
@@ -108,7 +108,7 @@ class MissingEdges(nn.Module):
         >>> one_a = support.states.after[support.states.first[1], 1, 0]
         >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
         >>> for state in (one_a, two_a, a_and_o):
-        ...     print(int(support.missing.ends[state]), int(support.missing.rest[state]))
+        ...     print(int(support.needed.ends[state]), int(support.needed.rest[state]))
         1 1
         1 0
         0 1
@@ -208,13 +208,13 @@ class CompletingSupport(Support):
 
     Attributes:
         environments: The known environments.
-        missing: What nodes in each state still need.
+        needed: What nodes in each state still need.
     """
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
-        self.missing = MissingEdges(
+        self.needed = NeededEdges(
             self.states, self.attaches[0], self.leaf, closures=self.entries - 1
         )
 
@@ -224,11 +224,11 @@ class CompletingSupport(Support):
         Before the first edge of a new node it may be -1: the node itself may be a missing end.
         Nodes below its parent are added up, too; they are complete, and miss nothing.
         """
-        return new.to_come - self.missing.ends[new.state].sum(1) - self.missing.ends[new.own_state]
+        return new.to_come - self.needed.ends[new.state].sum(1) - self.needed.ends[new.own_state]
 
     def _largest_rest(self, new: UndecidedNodes) -> Tensor:
         """Return the largest rest of a node on the path before each of M new nodes, (M,) long."""
-        return self.missing.rest[new.state].amax(1)
+        return self.needed.rest[new.state].amax(1)
 
     def _backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U) bool; see `Support`."""
@@ -236,7 +236,7 @@ class CompletingSupport(Support):
         parent = self.backtrack_columns(new)
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=parent.device)
-        last_incomplete = (self.missing.some[new.state] * column).amax(1)
+        last_incomplete = (self.needed.some[new.state] * column).amax(1)
         fits = possible & (parent >= last_incomplete[:, None])
         row, back = self._unsure_backtracks(new, fits).nonzero(as_tuple=True)
         if len(row):
@@ -287,7 +287,7 @@ class CompletingSupport(Support):
         fits = possible[unsure]
         # Without a further closure, things stay as they are.
         some = new[unsure]
-        rest = self._largest_rest(some).maximum(self.missing.rest[some.own_state])
+        rest = self._largest_rest(some).maximum(self.needed.rest[some.own_state])
         fits[:, 0, 0] = rest <= self._free(some)
         row, length, label = fits.nonzero(as_tuple=True)
         row, length, label = row[length > 0], length[length > 0], label[length > 0]
@@ -329,8 +329,8 @@ class CompletingSupport(Support):
         """
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
-        more_ends = self.missing.ends[own_after] - self.missing.ends[new.own_state[row]]
-        more_ends = more_ends + self.missing.ends[other_after] - self.missing.ends[other]
+        more_ends = self.needed.ends[own_after] - self.needed.ends[new.own_state[row]]
+        more_ends = more_ends + self.needed.ends[other_after] - self.needed.ends[other]
         return PossibleEdges(
             row=row,
             column=column,
@@ -361,14 +361,14 @@ class CompletingSupport(Support):
     def _first_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 1 holds: nodes from the other one down, (K,) bool."""
         # The largest rest in each column and all to its right:
-        largest = self.missing.rest[new.state].flip(1).cummax(1).values.flip(1)
+        largest = self.needed.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
-        return below.maximum(self.missing.rest[edges.other_state]) <= edges.free
+        return below.maximum(self.needed.rest[edges.other_state]) <= edges.free
 
     def _second_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 2 holds: nodes above the other one, (K,) bool."""
         # The largest rest in each column and all to its left, and the last column that has it:
-        largest, its_column = self.missing.rest[new.state].cummax(1)
+        largest, its_column = self.needed.rest[new.state].cummax(1)
         largest = largest[edges.row, edges.column - 1]
         its_column = its_column[edges.row, edges.column - 1]
         fits = largest <= edges.free
@@ -379,7 +379,7 @@ class CompletingSupport(Support):
 
     def _third_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 3 holds: the new node itself, (K,) bool."""
-        short = self.missing.rest[edges.own_state] - edges.free
+        short = self.needed.rest[edges.own_state] - edges.free
         fits = short <= 0
         k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
         column = torch.arange(new.state.shape[1], device=k.device)
@@ -390,9 +390,9 @@ class CompletingSupport(Support):
 
     def _fourth_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges to parents condition 4 holds: a next node, (K,) bool."""
-        least = self.missing.to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
+        least = self.needed.to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
-            least = least.minimum(self.missing.to_attach[state])
+            least = least.minimum(self.needed.to_attach[state])
         return (edges.free == 0) | (least <= edges.free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
@@ -408,7 +408,7 @@ class CompletingSupport(Support):
         category = self.states.category
         own, other = torch.broadcast_tensors(own, other)
         takes = self.states.after[own, :, category[other]] != UNKNOWN
-        return (takes & self.missing.lowered[other, :, category[own]]).any(-1)
+        return (takes & self.needed.lowered[other, :, category[own]]).any(-1)
 
 
 class QuickCompletingSupport(CompletingSupport):
@@ -417,7 +417,7 @@ class QuickCompletingSupport(CompletingSupport):
     There are three such reasons:
 
     - *Many nodes are free.* An edge to a parent changes these two nodes alone, and lowers `free` by
-      `MissingEdges.used`. If `free` is at least `enough_free` plus the largest rest on the path,
+      `NeededEdges.used`. If `free` is at least `enough_free` plus the largest rest on the path,
       what is left of it covers the rest of every node (conditions 1 to 3), whatever the edge. It
       nearly always attaches another node, too, but need not: condition 4 is not looked up then.
     - *All other nodes are complete.* Then only the new node and its parent can break a condition,
@@ -444,16 +444,16 @@ class QuickCompletingSupport(CompletingSupport):
         super().__init__(code, edge_weights, environments)
         after = self.states.after
         leaf = self.leaf
-        used = self.missing.used
+        used = self.needed.used
         # After the edge, both nodes meet conditions 1 to 3 if so many nodes are free.
-        larger_rest = self.missing.rest[after].maximum(self.missing.rest[leaf])
+        larger_rest = self.needed.rest[after].maximum(self.needed.rest[leaf])
         self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
-        to_go_on = self.missing.to_attach[after].minimum(self.missing.to_attach[leaf])
+        to_go_on = self.needed.to_attach[after].minimum(self.needed.to_attach[leaf])
         # Axes: free + 1, state of the parent, label of the edge, category of the new node.
         free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
         alone = (free_after >= larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
         alone = (alone[:, None] & self.attaches).flatten(3).any(3)
-        missing = (self.missing.ends + self.missing.rest)[after] - self.missing.ends[:, None, None]
+        missing = (self.needed.ends + self.needed.rest)[after] - self.needed.ends[:, None, None]
         # An edge of label 0 changes nothing.
         largest = torch.where(after != UNKNOWN, missing, 0).amax((1, 2))
         set_tables(self, attaches_alone=alone, largest_rest_next=largest)

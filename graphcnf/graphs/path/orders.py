@@ -9,8 +9,8 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.in_batches import log_prob_in_batches
 from graphcnf.graphs.path.path_model import PathModel
+from graphcnf.graphs.records import log_prob_in_batches
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 # Probability with which `random_depth_first` deviates from the given order: at the first node, and

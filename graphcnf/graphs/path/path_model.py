@@ -20,7 +20,7 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.support import Support
-from graphcnf.graphs.record_blocks import BLOCK
+from graphcnf.graphs.records import BLOCK
 from graphcnf.pretrained import keep_arguments
 
 

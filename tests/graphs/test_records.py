@@ -11,13 +11,14 @@ from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.batch import BATCH, batches
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.in_batches import log_prob_in_batches, sample_records
-from graphcnf.graphs.record_blocks import (
+from graphcnf.graphs.records import (
     BLOCK,
     FIRST_BLOCKS,
     RecordNoise,
     blocks,
+    log_prob_in_batches,
     one_thread,
+    sample_records,
 )
 
 SEED = 3
@@ -75,7 +76,7 @@ def test_blocks_may_come_together_always_the_same_ones():
 def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
     """What a GPU does, here on a CPU in float64, where rounding hardly ever decides."""
     alone = sample_records(model, range(100, 2600), seed=2)
-    monkeypatch.setattr("graphcnf.graphs.in_batches.together_on", lambda device: 2)
+    monkeypatch.setattr("graphcnf.graphs.records.together_on", lambda device: 2)
     assert sample_records(model, range(100, 2600), seed=2) == alone
 
 
