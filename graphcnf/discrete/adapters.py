@@ -1,11 +1,21 @@
 """Base class of adapters, adapter of sequences, and values as JSON.
 
-An *adapter* translates one type of a user's data, its *items* (rows of a table, sequences, graphs),
-to the categories of a flow and back. It is a dataclass; its fields are the vocabulary, the values
-that the categories stand for, and are stored with the model. *Encoded* items are
-`graphcnf.discrete.rows.Rows` of categories, or `graphcnf.graphs.batch.PackedGraphs` for graphs. The
-flow is the density of encoded items: a `graphcnf.discrete.columns.ColumnFlow` for tables, a
-`graphcnf.discrete.rows.RowFlow` for sequences, a `GraphModel` for graphs.
+- *Items* are a user's data in a type of their own: rows of a table, strings, grids, graphs.
+- An *adapter* translates items of one type to the *categories* of a flow (integers from 0) and
+  back. It is a dataclass. Its fields are the *vocabulary*, the values that the categories stand
+  for; they are stored with the model, as JSON.
+- *Encoded* items are `graphcnf.discrete.rows.Rows` of categories, or
+  `graphcnf.graphs.batch.PackedGraphs` for graphs. Items that cannot be encoded, such as a string
+  with an unknown symbol, have probability 0, and a *reason* says why.
+- A *flow* is the density of encoded items: a `graphcnf.discrete.columns.ColumnFlow` for tables, a
+  `graphcnf.discrete.rows.RowFlow` for sequences, a `graphcnf.discrete.grids.GridFlow` for grids, a
+  `graphcnf.graphs.graph_model.GraphModel` for graphs.
+- *Counts* are frequencies in the training items, such as n-grams of sequences. Flows of tables and
+  sequences add their logarithms to the logits of the network.
+- *Held-out* items score the flow during training, and are not learned from.
+
+`graphcnf.discrete.categorical_model.CategoricalModel` chooses the adapter for a user's data, and
+calls its methods.
 """
 
 from __future__ import annotations
@@ -49,17 +59,18 @@ TYPES = {"str": str, "list": list, "tuple": tuple}
 
 
 def to_json(value: Any) -> Any:
-    """Convert the value of a category, as a user's data hold it, to JSON values.
+    """Convert values of a user's data to JSON, so that a vocabulary can be stored with the model.
 
     What JSON does not know becomes an object with a single key: {"timestamp": ISO text}, {"tuple":
-    [...]}, {"interval": [left, right, closed]}. `from_json` is the inverse.
+    [...]}, {"interval": [left, right, closed]}. A dataclass, such as an adapter, becomes an object
+    with its fields. `from_json` is the inverse.
 
     Args:
-        value: Text, a number, bool, None, a timestamp, an interval, or a tuple of these, also in
-            lists and dataclasses.
+        value: Text, a number (also of numpy), bool, None, a `pd.Timestamp`, a `pd.Interval`, or a
+            tuple, list or dataclass of these.
 
     Returns:
-        The JSON values; of a dataclass an object with its fields.
+        Text, number, bool, None, list or dict, as `json.dumps` takes them.
 
     Raises:
         UserError: if the value is of another type, or a number that is not finite.
@@ -86,17 +97,17 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(content: Any) -> Any:
-    """Invert `to_json`.
+    """Convert JSON that `to_json` wrote back to the values of a user's data.
 
     Args:
-        content: JSON values, which may come from a stranger's file.
+        content: Parsed JSON, which may come from a stranger's file.
 
     Returns:
         The value; a dataclass comes back as the dict of its fields.
 
     Raises:
-        ValueError: if an object without keys or with one is none of the three that `to_json`
-            writes, or its text is no time.
+        ValueError: if an object with less than two keys is none of the three objects that `to_json`
+            writes, or the text of a timestamp is no time.
     """
     match content:
         case list():
@@ -115,14 +126,14 @@ def from_json(content: Any) -> Any:
 
 
 class Refused(UserError, ValueError):
-    """Data that a model cannot take; a `ValueError`, as scikit-learn expects it."""
+    """Error for data that a model cannot take; a `ValueError` as well, for scikit-learn."""
 
 
 class Vocabulary:
-    """Map from distinct values to categories 0, 1, ..., in the order of the values.
+    """Map from distinct values to categories: value k of a list has category k.
 
     Args:
-        values: Value of each category.
+        values: Value of each category, from category 0 on.
 
     Attributes:
         number: `{value: category}`.
@@ -137,10 +148,10 @@ class Vocabulary:
             raise ValueError("the values of a vocabulary must be distinct")
 
     def encode(self, values: Iterable[Any]) -> np.ndarray:
-        """Return the categories of values.
+        """Return the category of each value.
 
         Args:
-            values: M values; unhashable ones are unknown.
+            values: M values of any type. Those that cannot be hashed count as unknown.
 
         Returns:
             Category of each value, (M,) int64; -1 for unknown values.
@@ -155,13 +166,14 @@ class Vocabulary:
 
 
 def distinct(values: Iterable[Hashable]) -> list[Any]:
-    """Return the distinct ones of some values.
+    """Return values without repetitions, in an order that is the same in every run.
 
     Args:
         values: Hashable values.
 
     Returns:
-        A list, sorted if the values can be compared, else in the order of their first appearance.
+        The distinct values: sorted if all can be compared, else in the order of their first
+        appearance.
     """
     found: list[Any] = list(dict.fromkeys(values))
     try:
@@ -174,19 +186,23 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
 class Adapter:
     """Base class of adapters, each for one type of a user's data.
 
+    A subclass is a dataclass with a class method `of(data)` that builds it from training data. It
+    writes `encode`, `decode`, `build`, and also `log_prob` and `draw`, as in `SequenceAdapter`.
+    `CategoricalModel` calls them.
+
     Attributes:
         kind: Name of the type of data in `config.json`, such as "table".
         exact: True if log-likelihoods are exact, False if they are lower bounds.
         flow_class: Class of the flow.
-        headline: Name of the metric of the flow by which the best weights are chosen.
-        settings: Training settings that differ from the defaults of `TrainingSettings`.
-        fixed: Names of the flow's arguments that follow from data, so that users cannot set them.
-            Where the adapter has an attribute with the name of the first, a saved flow must have
-            the same value.
-        evaluations: Number of evaluations in a run with a time budget.
-        scored: Items that an evaluation scores at a time, unless training batches are larger.
-        patience: Evaluations in a row without a better one after which a run with a time budget
-            ends; 0 for never.
+        headline: Metric of `training_loss` by which training chooses the best weights.
+        settings: Training settings that differ from the defaults of `TrainingSettings`, by name.
+        fixed: Names of arguments of the flow that follow from the data, so that users cannot set
+            them. For a loaded model the first of them is checked: the flow's argument must equal
+            the adapter's attribute of this name.
+        evaluations: Number of times that a run with a time budget scores the held-out items.
+        scored: Items in a batch of an evaluation, unless training batches are larger.
+        patience: A run with a time budget ends early after so many evaluations in a row that are no
+            better than the best one before; 0 for never.
     """
 
     kind: ClassVar[str]
@@ -207,7 +223,11 @@ class Adapter:
 
     @property
     def arguments(self) -> tuple[Callable[..., Any], ...]:
-        """Functions and classes whose keyword arguments users may set with `network=`.
+        """Functions and classes whose keyword arguments users may set with `fit(network={...})`.
+
+        Returns:
+            The functions and classes, such as the class of the network. The sizes that they take
+            are checked against their signatures.
 
         Raises:
             NotImplementedError: in this base class.
@@ -219,12 +239,12 @@ class Adapter:
 
         Args:
             x: M items of the type that the adapter was made for.
-            flow: Flow under which the items must have a positive probability; None if they only
-                have to consist of known values.
+            flow: Trained flow. Items to which it gives probability 0 are left out as well. None to
+                leave out only those with unknown values.
 
         Returns:
-            The encoded items, those that can be encoded only; and for each of the M items the
-            reason why it is left out, or None if it is not.
+            The encoded items, M or fewer; and for each of the M items the reason why it is left
+            out, or None if it is not.
 
         Raises:
             UserError: if `x` is of another type.
@@ -233,13 +253,14 @@ class Adapter:
         raise NotImplementedError
 
     def decode(self, rows: Any) -> Any:
-        """Invert `encode`: return encoded items in the user's type.
+        """Invert `encode`: turn encoded items into the user's type.
 
         Args:
             rows: Encoded items, such as those that `draw` returns.
 
         Returns:
-            A DataFrame, an array, or a list of sequences or of graphs, as it was trained on.
+            The items in the type of the training data: a DataFrame, an array, or a list of
+            sequences or graphs.
 
         Raises:
             NotImplementedError: in this base class.
@@ -247,12 +268,12 @@ class Adapter:
         raise NotImplementedError
 
     def build(self, rows: Any, chosen: np.ndarray, /, **network: Any) -> Any:
-        """Return an untrained flow, initialised from counts of the training items.
+        """Build an untrained flow, initialised from counts of the training items.
 
         Args:
-            rows: All encoded items.
-            chosen: Indices of the training items, (M,).
-            **network: Sizes of the flow's network, keyword arguments of one of `arguments`.
+            rows: All encoded items, held-out ones included.
+            chosen: Indices in `rows` of the training items, (M,) int64: only these are counted.
+            **network: Sizes of the flow's network by name, such as `width`; see `arguments`.
 
         Raises:
             NotImplementedError: in this base class.
@@ -260,22 +281,25 @@ class Adapter:
         raise NotImplementedError
 
     def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
-        """Replace the counts of a trained flow, in place, by those that include the held-out items.
+        """Count again after training, in place, now with the held-out items.
 
-        In training, counts leave out the held-out items, so that these can score the flow. Flows
-        without counts, such as those of graphs, stay as they are.
+        During training, counts leave out the held-out items, so that these can score the flow.
+        `CategoricalModel.fit` calls this at the end. An adapter whose flow has no counts overrides
+        it to do nothing.
 
         Args:
-            flow: Flow whose counts are replaced.
+            flow: Trained flow whose counts are replaced.
             rows: All encoded items.
-            chosen: Indices in `rows` of the items to count, (M,).
-            held_out: Indices in `rows` of those items of `chosen` that the flow has not learned
-                from.
+            chosen: Indices in `rows` of the items to count, (M,) int64.
+            held_out: Indices in `rows` of the held-out items, which are among `chosen`. For
+                subclasses; not used here.
         """
         flow.count(self.batch(rows, chosen))
 
     def sizes(self, rows: Any) -> np.ndarray:
-        """Return the number of positions of each row, or nodes of each graph.
+        """Return the size of each item: positions of a sequence, known entries of a row, nodes.
+
+        Items of similar size share a batch, and items of size 0 are not trained on.
 
         Args:
             rows: M encoded items.
@@ -286,26 +310,30 @@ class Adapter:
         return rows.lengths.numpy()
 
     def batch(self, rows: Any, chosen: np.ndarray) -> Any:
-        """Return some items as a batch, which the flow's `training_loss` and `log_prob` take.
+        """Gather some items in a batch, which the flow's `training_loss` takes.
 
         Args:
             rows: All encoded items.
             chosen: Indices of M items, (M,) int64.
 
         Returns:
-            `Rows`, or for graphs a `graphcnf.graphs.batch.GraphBatch`, of M items in this order.
+            The M items in the order of `chosen`: `Rows`, or for graphs a
+            `graphcnf.graphs.batch.GraphBatch`.
         """
         return rows[torch.from_numpy(chosen)]
 
 
 @dataclass
 class SequenceAdapter(Adapter):
-    """Adapter of strings, or lists or tuples of hashable symbols, for a `RowFlow`.
+    """Adapter of strings, or of lists or tuples of hashable symbols, for a `RowFlow`.
 
     Attributes:
-        symbols: The alphabet.
+        symbols: The alphabet: symbol k has category k.
         container: Type of a sequence: "str", "list" or "tuple".
-        longest: Largest length of a sequence.
+        longest: Largest length of a training sequence. Longer ones have probability 0.
+        vocabulary: Map from symbols to categories.
+        type: The class that `container` names.
+        cardinality: Number of symbols.
     """
 
     kind = "sequences"
@@ -323,14 +351,15 @@ class SequenceAdapter(Adapter):
 
     @classmethod
     def of(cls, items: Sequence[Any]) -> SequenceAdapter:
-        """Return the adapter for sequences of one type, whose symbols become the alphabet.
+        """Build the adapter for training sequences, whose symbols become the alphabet.
 
         Args:
-            items: Strings, lists or tuples, at least one.
+            items: Strings, lists or tuples, at least one, all of one type.
 
         Raises:
-            UserError: if all are empty, one is too long, their types differ, or there are too many
-                symbols or unhashable ones.
+            UserError: if all sequences are empty, one has more than `LONGEST_SEQUENCE` symbols,
+                their types differ, or there are more than `MOST_SYMBOLS` different symbols, or
+                unhashable ones.
         """
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
@@ -360,16 +389,16 @@ class SequenceAdapter(Adapter):
         return cls(symbols, container, max(len(item) for item in items))
 
     def encode(self, items: Sequence[Any], flow: Any = None) -> tuple[Rows, Reasons]:
-        """Encode sequences, and leave out those with an unknown symbol or too many.
+        """Encode sequences, and leave out those with an unknown symbol or with too many symbols.
 
         Args:
             items: Strings, lists or tuples, as `container` says.
-            flow: Trained flow; lengths to which it gives probability 0 are left out too. None for
-                any length up to `longest`.
+            flow: Trained flow. Sequences of a length to which it gives probability 0 are left out
+                as well. None to take any length up to `longest`.
 
         Returns:
-            The encoded sequences; and for every one of `items` the reason why it is left out, or
-            None.
+            The encoded sequences, padded to the longest; and for every one of `items` the reason
+            why it is left out, or None if it is not.
 
         Raises:
             UserError: if an item is of another type.
@@ -398,13 +427,13 @@ class SequenceAdapter(Adapter):
         return Rows.of(rows), reasons
 
     def decode(self, rows: Rows) -> list[Any]:
-        """Invert `encode`: return encoded rows as strings, lists or tuples, as `container` says.
+        """Invert `encode`: turn rows of categories into strings, lists or tuples of symbols.
 
         Args:
             rows: M rows.
 
         Returns:
-            A list of M sequences; a row without real positions becomes an empty one.
+            M sequences of the type `container`; a row of length 0 becomes an empty sequence.
         """
         items = []
         for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
@@ -414,13 +443,16 @@ class SequenceAdapter(Adapter):
         return items
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow, initialised from n-grams of the training rows.
+        """Build an untrained flow, initialised from n-grams of the training rows.
 
-        With many symbols, the adapter takes other settings of training, and there is no dropout.
+        With more than `MANY_SYMBOLS` symbols in the training rows, this call changes the `settings`
+        of the adapter (batch size and optimizer), and dropout is 0 instead of 0.1.
 
         Args:
-            rows: All encoded rows, from which the distribution of lengths is taken.
-            chosen: Indices of the training rows, (M,).
+            rows: All encoded rows. The distribution of lengths is taken from all of them. The
+                log-probabilities by n-grams are stored in `rows.start`, if they are not too many,
+                so that training need not look them up.
+            chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
             **network: Sizes of the flow's network, such as `width`: arguments of `CausalAttention`.
         """
         part = self.batch(rows, chosen)
@@ -436,14 +468,14 @@ class SequenceAdapter(Adapter):
         return flow
 
     def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
-        """Return some sequences as a batch.
+        """Gather some sequences in a batch.
 
         Args:
             rows: All encoded sequences.
-            chosen: Indices of M of them, (M,) int64.
+            chosen: Indices in `rows` of M sequences, (M,) int64.
 
         Returns:
-            These M rows, padded to the longest of them.
+            The M sequences, padded to the longest of these.
         """
         return super().batch(rows, chosen).cut()
 
@@ -451,13 +483,13 @@ class SequenceAdapter(Adapter):
         """Return the exact log-likelihood of each sequence, its length included.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             rows: B encoded sequences.
-            orders: Number of orders of the positions over which the density is averaged, an
-                argument of all adapters. Must be 1, as sequences are scored from left to right.
+            orders: Must be 1, as sequences are scored from left to right. (The adapters of tables
+                and graphs average the density over several orders.)
 
         Returns:
-            (B,) nats in float64; -inf for a length that the flow's `length_probabilities` exclude.
+            (B,) nats in float64; -inf for a length to which `RowFlow.length_probabilities` gives 0.
 
         Raises:
             UserError: if `orders` is not 1.
@@ -483,12 +515,12 @@ class SequenceAdapter(Adapter):
         """Draw sequences; with the same seed, a larger `count` only appends further ones.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             count: Number of sequences.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable sequences.
-            sizes: Lowest and highest length, both included; None for the training data's
-                distribution.
+            temperature: 1 for the distribution of the flow; below 1 for more probable sequences.
+            sizes: Lowest and highest length, both included; None for any length, with the
+                distribution of the training data.
 
         Returns:
             `count` encoded sequences, padded to the largest length that the flow knows.
@@ -513,21 +545,22 @@ def draw_rows(
     temperature: float,
     context: Callable[..., Context] = lambda records, **draw: Context(**draw),
 ) -> Rows:
-    """Draw rows of a flow, each with a random generator of its own.
+    """Draw rows from a flow, each with a random generator of its own.
 
-    Row k depends on the seed and on k alone: more rows begin with the same ones.
+    Row k depends on the seed and on k alone, so that a larger sample begins with the same rows.
 
     Args:
-        flow: `RowFlow` or `ColumnFlow`.
+        flow: `RowFlow`, `ColumnFlow` or `GridFlow`.
         count: Number of rows.
-        prior: Probabilities of the lengths 0 to N, (N + 1,); rows of length 0 are all padding.
+        prior: Probabilities of the lengths 0 to N, (N + 1,). A row of length 0 is all padding.
         seed: Seed of the sample.
-        temperature: Below 1 for more probable rows.
-        context: Function that returns the flow's context, given the numbers of the rows to draw,
-            (M,), and as keywords the fields `mask`, `temperature` and `generator` of the context.
+        temperature: 1 for the distribution of the flow; below 1 for more probable rows.
+        context: Function that makes the context for M of the rows. It is called with their numbers
+            0 to `count` - 1, (M,) int64, and with the keywords `mask`, `temperature` and
+            `generator`, which are fields of `Context`. By default it returns a plain `Context`.
 
     Returns:
-        `count` rows of at most N positions.
+        `count` rows, padded to N positions.
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)

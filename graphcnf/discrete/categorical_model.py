@@ -1,8 +1,13 @@
-"""`CategoricalModel`, a density of discrete data of a user's own type.
+"""`CategoricalModel` learns the distribution of discrete data in a user's own type, and samples it.
 
-The *items* of the data are rows of a table, sequences, or graphs. An *adapter* translates them to
-categories and back, and a *flow* is the density of the categories (`graphcnf.discrete.adapters`).
-Items are *held out* to score the model and not to train it.
+- *Items* are the rows of a table or array, sequences, grids, or graphs.
+- An *adapter* translates items to categories (integers) and back; a *flow* is the density of the
+  categories (`graphcnf.discrete.adapters`). *Encoded* items are what the adapter gives the flow.
+- *Held-out* items score the model during training, and are not learned from.
+- A missing entry is *marginalised* if the log-likelihood is that of the other entries alone.
+- The *order* is the one in which the columns of a row, or the nodes of a graph, are decided one
+  after the other.
+- *Options* are keyword arguments of `fit`, such as `minutes` or `network`.
 """
 
 from __future__ import annotations
@@ -100,33 +105,37 @@ class _Fit:
 
 
 class CategoricalModel(nn.Module):
-    """Generative model of tables, strings or graphs, which scores such data and samples new ones.
+    """Generative model of tables, strings, grids or graphs: scores such data, and samples new ones.
 
     `CategoricalModel.fit(x, minutes=1)` trains a model. `CategoricalModel(minutes=1)` is an
     untrained estimator for scikit-learn, for instance as the last step of a Pipeline. `log_prob`
-    returns log-likelihoods (N,) in nats, and `sample` returns data of the type of `x`. Data are one
-    of
+    returns the log-likelihoods (N,) of N items in nats, and `sample` returns new items in the type
+    of `x`. Data `x` are one of
 
-    - a pandas DataFrame. Columns are categorical, or numbers and times. The log-likelihood is a log
-      density in the units of real numbers, a log probability for integers, and for times a log
-      density in the largest unit (days, hours, ...) of which all times are multiples. In columns
-      with missing entries, "missing" is a category; in other columns, a missing entry is
+    - a pandas DataFrame. Text, bools, pandas categoricals and numbers with few distinct values are
+      categories, whose log-likelihood is a log-probability. Other integers have a log-probability,
+      too; real numbers have a log-density per unit of the column. Times have a log-density per the
+      largest unit (days, hours, ...) of which all times are multiples. If a column had missing
+      entries in training, "missing" is a category of it; in other columns, a missing entry is
       marginalised;
     - a list of strings, or of lists or tuples of hashable symbols. The log-likelihood includes that
       of the length;
-    - an array (N, D) of numpy or torch: of integers, which are categories, or of real numbers,
-      which are as in a DataFrame;
+    - an array (N, D) of numpy or torch: of integers, which are categories, or of real numbers, for
+      which the same holds as in a DataFrame;
     - an array (N, H, W) of integers: grids, such as images of few values, whose pixels are
       categories;
     - a list of `nx.Graph` or `torch_geometric.data.Data` with labels, or a `Batch` or `Dataset` of
-      the latter. They must be connected, unless `fit` is called with
+      the latter. The graphs must be connected, unless `fit` is called with
       `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
 
     Args:
-        **options: Arguments of `fit`, which are then its defaults; `network` holds the sizes of the
+        **options: Arguments of `fit`, which are then its defaults. `network` holds the sizes of the
             neural network by name, such as `{"width": 64}`.
 
     Attributes:
+        options: The options that were given to the constructor, by name.
+        adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
+        flow: The flow that was trained.
         history: Metrics over the course of training, with a method `plot`; None before training.
 
     Examples:
@@ -166,26 +175,32 @@ class CategoricalModel(nn.Module):
         edge_label: str | None = None,
         **network,
     ) -> CategoricalModel:
-        """Return an untrained model for data like `x`, for a training loop of your own.
+        """Build an untrained model for data like `x`, for a training loop of your own.
+
+        The vocabulary and the initial counts are taken from all of `x`. The weights are random.
 
         Args:
-            x: The data.
+            x: Training data, of a type that the class lists.
             seed: Seed of the weights.
-            bins: Number of bins of numbers in a table, for all columns or by label; bins contain
-                about equally many numbers. None to choose it by the number of rows, see
-                `Column.of`.
-            node_label: Attribute of networkx with a node's label; None if there is only one.
-            edge_label: Attribute of networkx with an edge's label; None if there is only one.
-            **network: Arguments of `graphcnf.discrete.columns.ColumnFlow` for tables and arrays, of
-                `graphcnf.discrete.rows.RowFlow` for sequences, of
-                `graphcnf.discrete.grids.GridFlow` for grids, of
+            bins: Only for a DataFrame: number of bins into which the numbers of a column are
+                divided, for all columns or as `{label of a column: number}`. Bins contain about
+                equally many numbers. None to choose it by the number of rows.
+            node_label: Attribute of nodes in networkx that holds their label; None if there is only
+                one.
+            edge_label: Attribute of edges in networkx that holds their label; None if there is only
+                one.
+            **network: Sizes of the network by name, such as `width`: arguments of
+                `graphcnf.discrete.columns.ColumnMLP` for tables and arrays, of
+                `graphcnf.discrete.rows.CausalAttention` for sequences, of
+                `graphcnf.discrete.grids.GatedPixelCNN` for grids, of
                 `graphcnf.graphs.building.model_for_graphs` for graphs.
 
         Returns:
             A model with an adapter and a flow; `batch` and `training_loss` are for training it.
 
         Raises:
-            UserError: if a model cannot take such data; the message says what to do.
+            UserError: if a model cannot take such data, or an argument is out of range; the message
+                says what to do.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
         return cls._build(graphs_in(x), seed, 0.0, network, bins=bins, **labels)[0]
@@ -205,26 +220,30 @@ class CategoricalModel(nn.Module):
         network: Mapping[str, Any] | None = None,
         **options,
     ) -> CategoricalModel:
-        """Train a model on `x`; Ctrl-C ends training early.
+        """Train a model on `x`; Ctrl-C ends training early, and the model so far is returned.
 
-        Called on a model, it trains that model, whose `options` are the defaults.
+        Called on the class, it makes a new model. Called on a model, it trains that one from the
+        beginning, and options that were given to its constructor are the defaults.
 
         Args:
-            x: The data.
-            y: Ignored, as by scikit-learn's density estimators; a target is a column of `x`, see
-                `predict_proba`.
+            x: Training data, of a type that the class lists.
+            y: Ignored, as by scikit-learn's density estimators. To predict a target, make it a
+                column of `x`, see `predict_proba`.
             seed: Seed of everything random.
-            minutes: Time budget, of wall time, or with `clock="cpu"` of CPU time. The weights that
-                score best on held-out data are kept. For graphs, training ends early with a warning
-                if four evaluations of twelve in a row are no better.
-            steps: Budget in steps instead; the model is then a function of `x` and `seed`.
-            held_out: Share of the items to score, not to train on; None for a tenth, or with fewer
-                than 300 items for 30 of them, but at most a quarter.
-            out: Folder of the run (log, checkpoints, model); log lines are printed to stderr then.
-            network: Sizes of the network by name, such as `{"width": 64}`; `for_data` takes them as
-                further keyword arguments and lists them.
-            **options: `bins`, `node_label` and `edge_label` of `for_data`, and fields of
-                `TrainingSettings`, such as `learning_rate`.
+            minutes: Time budget: minutes of wall time, or of CPU time with `clock="cpu"`. The
+                weights that score best on held-out items are kept. For graphs, training ends early
+                with a warning if four evaluations in a row (of twelve in all) are no better.
+            steps: Budget in training steps, used instead of `minutes` if it is given. The result
+                then depends on `x` and the arguments alone, not on the speed of the machine; the
+                weights at the end are kept.
+            held_out: Share of the items to score and not to train on, in [0, 1). None for a tenth;
+                with fewer than 300 items for 30 of them, but at most a quarter.
+            out: Folder for the files of the run (log, checkpoints, model); progress is then printed
+                to stderr. None to write no files.
+            network: Sizes of the network by name, such as `{"width": 64}`; `for_data` says where
+                they are listed.
+            **options: `bins`, `node_label` and `edge_label` as in `for_data`, and fields of
+                `graphcnf.training.settings.TrainingSettings`, such as `learning_rate`.
 
         Returns:
             The trained model.
@@ -311,21 +330,21 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options of `fit` that were given, for scikit-learn's `clone` and searches.
+        """Return the options that were given to the constructor, for scikit-learn's `clone`.
 
         Args:
-            deep: Without effect: options are no estimators.
+            deep: Without effect: no option is an estimator with parameters of its own.
 
         Returns:
-            `{name: value}` of the options that were given.
+            `{name: value}` of these options; those at their default are not among them.
         """
         return dict(self.options)
 
     def set_params(self, **options) -> CategoricalModel:
-        """Change options of the next `fit`, in place.
+        """Change options of the next `fit`, in place, as scikit-learn's searches do.
 
         Args:
-            **options: Options by name; others stay as they are.
+            **options: Options by name. Options that are not named stay as they are.
 
         Returns:
             The same model.
@@ -357,13 +376,15 @@ class CategoricalModel(nn.Module):
         return f"CategoricalModel({self.adapter}: {count:,} parameters)"
 
     def batch(self, x: Items) -> Rows | GraphBatch:
-        """Encode items as a batch for `training_loss`; a `collate_fn` for a DataLoader.
+        """Encode items as a batch for `training_loss`.
+
+        It may be the `collate_fn` of a DataLoader over the items of a list.
 
         Args:
-            x: Items of the type that the model was made for.
+            x: Items of the type of the training data.
 
         Returns:
-            `Rows` of a table or of sequences, or a `GraphBatch`.
+            `Rows` for tables, arrays, sequences and grids; a `GraphBatch` for graphs.
 
         Raises:
             UserError: if an item has probability 0, see `reasons`.
@@ -374,17 +395,17 @@ class CategoricalModel(nn.Module):
     def training_loss(
         self, x: Items | Rows | GraphBatch, *, beta: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its metrics, for a training loop of your own.
 
         Args:
-            x: Data, or the result of `batch`.
-            beta: Without effect: it is the weight of a decoder, which these models lack; the
-                training loop passes it to every model.
+            x: Items of the type of the training data, or the result of `batch`.
+            beta: Without effect here. The training loop passes it to every model; it weighs
+                log p(x|z), which is 0 in these models.
 
         Returns:
-            The negative log-likelihood given the sizes, in nats per position or node, a scalar; and
-            `{metric: (sum, number)}`, such as "bits_per_variable", pairs whose quotient
-            is the mean.
+            The negative log-likelihood given the lengths or sizes, in nats per position, column or
+            node, a scalar with gradients; and metrics such as "bits_per_variable" as `{name: (sum,
+            number)}`, where the mean is sum / number.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
@@ -394,25 +415,29 @@ class CategoricalModel(nn.Module):
     def log_prob(self, x: Items, *, orders: int = 1, given: Sequence[Any] = ()) -> np.ndarray:
         """Return the log-likelihood of each item, including that of its length or size.
 
-        - Tables and sequences: exact. A table's density is that of one order of the columns, in
-          which `sample` draws as well; with several `orders`, the mean of their densities. Missing
-          entries are marginalised, unless they are a category.
-        - Graphs: lower bounds, from one or several `orders` of the nodes (`GraphModel.log_prob`).
-          Models without a node order, such as "growth", give the log-likelihood of one numbering of
-          the nodes: that of the graph is larger by log(n! / |Aut|).
+        - Sequences and grids: exact.
+        - Tables and arrays: exact, in one order of the columns, which `sample` draws in as well.
+          With several `orders`, the densities of these orders are averaged. Missing entries are
+          marginalised, unless they are a category.
+        - Graphs: lower bounds, since a graph has many node orders, of which one or several are
+          scored (`GraphModel.log_prob`). Models without a node order, such as "growth", give the
+          log-likelihood of the graph with its nodes numbered; that of the graph itself is larger by
+          log(n! / |Aut|).
 
         Args:
-            x: M items.
-            orders: Number of orders of the nodes or columns, 1 to 1024; 1 for sequences.
-            given: Labels of columns of a table to condition on: log p(others | given).
+            x: M items of the type of the training data.
+            orders: Number of orders of the columns or nodes to average over, 1 to 1024. Must be 1
+                for sequences and grids.
+            given: Labels of columns of a table to condition on: the result is then log p(other
+                columns | given columns).
 
         Returns:
             (M,) nats, float64, in the units that the class describes; -inf for items with
-            probability 0, of which `reasons` says why.
+            probability 0: `reasons` says why.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data,
-                `orders` is out of range, or a label in `given` unknown.
+                `orders` is out of range, or a label in `given` is unknown.
         """
         adapter: Any = self.adapter
         options = {"given": list(given)} if len(given) and self._table("given") else {}
@@ -427,10 +452,10 @@ class CategoricalModel(nn.Module):
         return nats
 
     def score_samples(self, x: Items) -> np.ndarray:
-        """Return `log_prob`, under scikit-learn's name for it.
+        """Return `log_prob(x)`: scikit-learn calls it by this name.
 
         Args:
-            x: M items.
+            x: M items of the type of the training data.
 
         Returns:
             (M,) nats, float64; -inf for items with probability 0.
@@ -441,11 +466,11 @@ class CategoricalModel(nn.Module):
         """Return the mean of `log_prob`, which searches of scikit-learn maximize.
 
         Args:
-            x: The data.
-            y: Ignored.
+            x: Items of the type of the training data.
+            y: Ignored; scikit-learn passes it.
 
         Returns:
-            Nats; -inf if an item has probability 0.
+            Nats per item; -inf if an item has probability 0.
         """
         return float(self.log_prob(x).mean())
 
@@ -488,26 +513,28 @@ class CategoricalModel(nn.Module):
         return self.adapter
 
     def predict_proba(self, x: Items, column: Any) -> pd.DataFrame:
-        """Return the probabilities of a column's values given the other columns.
+        """Predict a column of a table or array: the probability of each value given all others.
 
-        They are the shares of the values in exp(`log_prob`) of the row with each of them, so that
-        they agree with `log_prob` and with rows drawn by `sample`, also with `given`. Where other
-        entries are missing, they are marginalised by a similar density. `log_prob(given=...)` has
-        another order of the columns, in which the given ones come first.
+        The density of the whole row is evaluated with each value v in the column: p(v | others) is
+        proportional to exp(`log_prob`) of the row with v. So the probabilities agree with
+        `log_prob` and with rows that `sample` draws, also with `given`. They may differ from
+        `log_prob(given=...)`, which decides the given columns before all others. Other missing
+        entries are marginalised.
 
         Args:
-            x: Rows, with or without the column (in an array it has any value). Other entries may be
-                missing, in an array of floats as NaN; values that training lacked count as missing,
-                with a warning.
+            x: Rows with the columns of the training data. The column to predict may be absent (in
+                an array it has any value). Other entries may be missing, in an array of floats as
+                NaN. Values that the training data lacked count as missing, with a warning.
             column: Label of the column, or its number in an array.
 
         Returns:
-            A table with a row for each row of `x` and a column for each value: its probability.
-            Intervals stand for bins of numbers, None for a missing value.
+            A table of probabilities with a row for each row of `x` and a column for each value, by
+            its label: the value, a `pd.Interval` for a bin of numbers, or None for "missing". Each
+            row sums to 1.
 
         Raises:
-            UserError: if the model is none of tables or arrays, `x` has other columns, or there is
-                no such `column`.
+            UserError: if the model is not one of tables or arrays, `x` has other columns, or there
+                is no such `column`.
         """
         adapter = self._table("predict_proba")
         k = adapter.number(column, "predict_proba")
@@ -529,25 +556,30 @@ class CategoricalModel(nn.Module):
         """Fill the missing entries of a table or an array, or the missing pixels of grids.
 
         Args:
-            x: Rows with the columns of the training data; an array has floats, with NaN for missing
-                entries. Values that training lacked count as missing, with a warning. Of grids
-                (M, H, W), NaN are missing pixels: those after all known ones in raster order are
-                drawn exactly, all others by particles, of which a warning counts few effective
-                ones.
+            x: Rows with the columns of the training data. An array holds floats, with NaN for
+                missing entries. Values that the training data lacked count as missing, with a
+                warning. For grids, floats (M, H, W) with NaN for missing pixels.
             seed: Seed of the draws.
-            statistic: "draw" for missing entries of a row from their joint distribution given the
-                others, and given that none is missing where "missing" is a category; exact or by
-                weighted draws as in `sample(given=...)`. "median" for the most probable value of
-                each entry, or the median of numbers in bins; "mean" for the mean of numbers,
-                rounded where they are whole (the least squared error), and the most probable value
-                of all other entries.
+            statistic: What an entry is filled with.
+
+                - "draw": all missing entries of a row are drawn together, from their distribution
+                  given the known ones; "missing" is never drawn, even if it is a category of the
+                  column. The draw is exact or by weights, as in `sample(given=...)`.
+                  For grids, it is exact if all missing pixels follow the known ones in raster
+                  order; else a particle filter draws, and a warning counts grids for which it had
+                  too few effective particles. Grids can only be drawn.
+                - "median": each entry for itself gets its median, if it is a number in bins, or
+                  else its most probable value.
+                - "mean": each entry for itself gets its mean, if it is a number or a time in bins,
+                  or else its most probable value. The mean has the least squared error; it is
+                  rounded in columns of whole numbers.
 
         Returns:
-            A copy of the table or array without missing entries.
+            A copy of `x` without missing entries.
 
         Raises:
-            UserError: if the model is none of tables or arrays, `x` has other columns, or there is
-                no such statistic.
+            UserError: if the model is one of sequences or graphs, `x` has other columns, or there
+                is no such statistic.
         """
         check_seed(seed)
         if isinstance(self.adapter, GridAdapter):
@@ -576,13 +608,13 @@ class CategoricalModel(nn.Module):
         return filled
 
     def reasons(self, x: Items) -> Reasons:
-        """Say of each item of `x` why its probability is 0.
+        """Say why items have probability 0, such as a value that the training data lacked.
 
         Args:
-            x: The data.
+            x: Items of the type of the training data.
 
         Returns:
-            A list of one text per item, None where the probability is positive.
+            A list with a text for each item, or None where the probability is positive.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
@@ -599,29 +631,33 @@ class CategoricalModel(nn.Module):
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
     ):
-        """Draw n items of the type of the training data.
+        """Draw n items of the type of the training data, also under conditions.
+
+        Rows of a table with conditions have the density of `log_prob`, restricted to the rows that
+        meet the conditions. The draw is exact if the unknown columns that the model decides before
+        a condition have at most 50,000 combinations of values. Else each row is chosen among up to
+        64 draws by importance weights, and a warning counts the rows for which fewer than 4 draws
+        were effective. With a temperature other than 1, the given columns are instead decided
+        first.
 
         Args:
-            n: Number of items; a larger sample begins with the same items.
-            given: Conditions on columns of a table, by label, or of an array, by number: a value; a
-                list of values; or an interval (lowest, highest), both included, None for no end.
-                Rows have the density of `log_prob`, divided by its sum over all that meet the
-                conditions: exact if the columns before a condition in the model's order have at
-                most 50,000 combinations; else a row is one of up to 64 draws by their weights, and
-                a warning counts rows that had less than four effective draws. With another
-                temperature than 1, the given columns come first instead. Of grids, one grid (H, W)
-                of floats with NaN for unknown pixels, see `impute`.
+            n: Number of items; with the same seed, a larger sample begins with the same items.
+            given: Conditions on a table or array: `{label or number of a column: condition}`, where
+                a condition is a value, a list of allowed values, or an interval (lowest, highest),
+                both included, with None for no end. For grids, one grid (H, W) of floats with NaN
+                for pixels to draw, see `impute`. None for no condition.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable items.
-            sizes: Lowest and highest length of a sequence, or number of nodes; None for the
-                training data's distribution.
+            temperature: 1 for the distribution of the model; below 1 for more probable items.
+            sizes: Lowest and highest length of sequences, or number of nodes of graphs, both
+                included. None for any, with the distribution of the training data.
 
         Returns:
-            A DataFrame, an array or tensor (n, D), or a list of n sequences or graphs.
+            A DataFrame of n rows, an array or tensor (n, D) or (n, H, W), or a list of n sequences
+            or graphs.
 
         Raises:
-            UserError: if a number is out of range, a column or value unknown, or an option is for
-                another type of data.
+            UserError: if a number is out of range, a column or value is unknown, or an option is
+                for another type of data.
         """
         check_integer("n", n)
         check_seed(seed)
@@ -649,8 +685,8 @@ class CategoricalModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder, from which `from_pretrained` loads it.
 
-        The files are `config.json` with the vocabulary, and `model.safetensors`, both with
-        checksums.
+        The files are `config.json` with the vocabulary, and `model.safetensors` with the weights,
+        both with checksums.
 
         Args:
             folder: The folder, which is made if it is missing.
@@ -678,10 +714,10 @@ class CategoricalModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> CategoricalModel:
-        """Load a model written by `save_pretrained` or `fit(out=...)`, or "org/name" of the hub.
+        """Load a model that `save_pretrained` or `fit(out=...)` wrote, or one of the hub.
 
         Args:
-            folder: The folder, or the name of a repository of the Hugging Face hub.
+            folder: The folder, or "org/name" of a repository of the Hugging Face hub.
             device: Device of the model, such as "cuda:1".
 
         Returns:
@@ -771,19 +807,20 @@ def _warn_of_early_end(result: FitResult, minutes: float | None) -> None:
 
 
 def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split items at random.
+    """Split items at random into those to train on and those to hold out.
 
     Args:
-        sizes: Size of each item; those of size 0 are left out.
+        sizes: Size of each item, as `Adapter.sizes` returns it. Items of size 0 are left out of
+            both.
         seed: Seed of the split.
-        held_out: Share of the items to score and not to train on.
+        held_out: Share of the items to hold out, in [0, 1).
 
     Returns:
-        Indices of the items to train on; and indices of those to score, none with `held_out` 0.
-        Both are int64, in random order.
+        Indices of the items to train on, and indices of the held-out ones (none if `held_out` is
+        0). Both are int64, in random order.
 
     Raises:
-        Refused: if none is left to train on.
+        Refused: if none is left to train on; it is a `UserError`.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.
@@ -803,21 +840,22 @@ def experiment_of(
     batch_size: int,
     evaluating: float = math.inf,
 ) -> Experiment:
-    """Return what `graphcnf.training.loop.fit` trains: a flow, its batches, its main metric.
+    """Build what `graphcnf.training.loop.fit` trains: a flow with its batches and its main metric.
 
     Args:
         adapter: Adapter that encoded the data.
         flow: Flow to train.
         data: All items, as encoded by the adapter.
-        seed: Seed of the split.
+        seed: Seed of the split into training and held-out items, see `split`.
         held_out: Share of the items to score and not to train on. With 0, training items are
             scored.
-        batch_size: Items of a batch; those of a training batch have similar sizes.
-        evaluating: Seconds of CPU time of all evaluations together. The first one finds out how
-            many batches they allow; all others take as many, so that evaluations can be compared.
+        batch_size: Number of items in a batch. The items of a training batch have similar sizes.
+        evaluating: Seconds of CPU time for all evaluations together. The first evaluation finds out
+            how many batches fit in its share of this time. All later ones score the same batches,
+            so that they can be compared.
 
     Returns:
-        The experiment; its batches are what `adapter.batch` returns.
+        The experiment. Its batches are what `adapter.batch` returns.
     """
     sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)

@@ -1,9 +1,14 @@
 """Probabilities of categories from counts in contexts of growing length, as of n-grams.
 
-A *context* is what is known before a category, in part or in whole: the last k categories of a
-sequence, or the categories of the first k parents of a column. It is written as one integer, its
-*key*. Longer contexts tell more but are seen less often, so that the probabilities in a context are
-mixed with those in the next shorter one.
+- A *category* is an integer from 0. It is to be predicted for a position of a sequence, or a column
+  of a table.
+- A *context* is what is known before the category, in part or in whole: the last k categories of a
+  sequence, or the categories of the first k of the columns that a column depends on, its *parents*.
+- The *key* of a context is one integer that stands for it.
+- *Counts* say how often each category has been seen in each context.
+
+Longer contexts tell more but are seen less often. So the probabilities in a context are
+interpolated with those in the next shorter one (`ContextCounts`).
 """
 
 from __future__ import annotations
@@ -22,24 +27,26 @@ GAIN = 10.0
 
 
 class ContextCounts(nn.Module):
-    """Probabilities of a category, interpolated over ever more specific contexts s_0, s_1, ...
+    """Probabilities of categories c by counts, interpolated over contexts s_0, s_1, ... that grow.
 
         p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
 
-    n(s, c) counts category c in context s, and n(s) counts all categories in it. The weight a(s) is
-    the number of different categories in s (Witten & Bell 1991, *The zero-frequency problem*),
-    times a factor. The caller gives p_{-1}, which is interpolated in the shortest context.
+    n(s, c) counts category c in context s, and n(s) all categories in it. The weight a(s) is the
+    number of different categories that were seen in s (Witten & Bell 1991, *The zero-frequency
+    problem*), times a factor. The caller gives the probabilities p_{-1} without any context, with
+    which those in the shortest context s_0 are interpolated.
+
+    To count, call `of`. The constructor makes tables of zeros, into which saved counts are loaded.
 
     Args:
-        sizes: Number of contexts, and of pairs of a context and a category, of counts that are
-            loaded from a file afterwards. To count, call `of` instead.
+        sizes: Number of contexts, and of pairs of a context and a category seen in it.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.
-        first: Index of the first pair of each context, and at the end the number of all pairs,
-            (contexts + 1,) long.
+        first: Where the pairs of each context begin, and at the end the number of all pairs,
+            (contexts + 1,) long: context k has the pairs `first[k]` to `first[k + 1] - 1`.
         symbols: Category of each pair, (pairs,) int32.
-        often: How often each pair has been seen, (pairs,) int32.
+        often: How often this category was seen in the context of the pair, (pairs,) int32.
     """
 
     contexts: Tensor
@@ -57,15 +64,17 @@ class ContextCounts(nn.Module):
 
     @classmethod
     def of(cls, keys: Sequence[np.ndarray], x: Sequence[np.ndarray]) -> ContextCounts:
-        """Count categories in contexts.
+        """Count categories in contexts, of several context lengths or columns at once.
 
         Args:
-            keys: For each context length, or column, the keys of the contexts of M rows, (M,); keys
-                of different lengths or columns must differ.
-            x: The categories of the rows in these contexts, (M,) each.
+            keys: One array for each context length or column: the keys of the contexts of M rows,
+                (M,) int64 from 0. Contexts of different lengths or columns must have different
+                keys.
+            x: One array for each of `keys`: the categories of the M rows in these contexts, (M,)
+                int64.
 
         Returns:
-            The counts of all lengths or columns together.
+            The counts of all lengths or columns in one table.
         """
         width = max(int(categories.max(initial=0)) for categories in x) + 1
         both = zip(keys, x, strict=True)
@@ -83,10 +92,7 @@ class ContextCounts(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """Number of contexts, and of pairs of a context and a category seen in it.
-
-        With them, the constructor makes empty tables, into which saved counts are loaded.
-        """
+        """Number of contexts, and of pairs of a context and a category; for the constructor."""
         return [len(self.contexts), len(self.symbols)]
 
     @torch.no_grad()
@@ -100,20 +106,23 @@ class ContextCounts(nn.Module):
     ) -> Tensor:
         """Return the log-probabilities of all categories of N columns given their contexts.
 
+        For sequences, M are the positions, and N is 1.
+
         Args:
-            keys: Keys of the contexts of N columns in each of M rows, from the shortest to the
-                longest, (M, N, K) long. A context without counts, such as -1, changes nothing.
-            p: Probabilities p_{-1}, to be interpolated in the shortest context, (M, S): those of
-                the categories of the first column, then those of the second one, and so on.
-            factors: Factors of the weights a(s) of each context length, (N or 1, K).
-            owner: Number of the column of each of these categories, (S,) long, ascending; None for
-                a single column.
-            x: Categories of the rows in these columns, (M, N) long, if the rows themselves have
-                been counted: each is then left out of its own counts. None for rows that have not
+            keys: Keys of K contexts for each of N columns in each of M rows, from the shortest
+                context to the longest, (M, N, K) long. A context that was never counted, such as
+                the key -1, leaves the probabilities of the shorter one as they are.
+            p: Probabilities p_{-1} without context, (M, S). S are the categories of all columns:
+                those of the first column, then those of the second one, and so on.
+            factors: Factors of the weights a(s) of the K contexts, (N or 1, K).
+            owner: Number of the column to which each of the S categories belongs, (S,) long,
+                ascending; None for a single column.
+            x: Categories of the rows in the N columns, (M, N) long, if these rows have been
+                counted: each row is then left out of its own counts. None for rows that have not
                 been counted.
 
         Returns:
-            (M, S) nats, normalised within each column.
+            (M, S) nats in the order of `p`; probabilities sum to 1 within each column.
         """
         shape, cells = keys.shape[:2], keys[..., 0].numel()
         owner = p.new_zeros(p.shape[1], dtype=torch.long) if owner is None else owner
@@ -143,34 +152,34 @@ class ContextCounts(nn.Module):
 
 
 def find(sorted_keys: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Find integers in a list.
+    """Look integers up in a sorted list.
 
     Args:
         sorted_keys: The list, one integer or more, ascending, (K,) long.
-        keys: Integers, long, of any shape.
+        keys: Integers to look up, long, of any shape.
 
     Returns:
-        The index of each in the list, of the shape of `keys`, an arbitrary one where the list lacks
-        it; and where it has it, bool of the same shape.
+        Indices into the list, of the shape of `keys`, arbitrary where it lacks the integer; and a
+        mask of the same shape, True where it has the integer.
     """
     index = torch.searchsorted(sorted_keys, keys.contiguous()).clamp(max=len(sorted_keys) - 1)
     return index, sorted_keys[index] == keys
 
 
 def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """Choose the factor of the weight in `ContextCounts` with which a context predicts best.
+    """Choose the factor of the weights a(s) in `ContextCounts`, for contexts of one length.
 
-    Each of `FACTORS` is scored by the likelihood of the categories of all rows, each row left out
-    of its own counts.
+    The factors 1, 2, 4, ..., 32 are tried, until the likelihood of the categories of all rows
+    falls. Each row is left out of its own counts.
 
     Args:
-        context: Context of each of M rows, any integers, (M,).
-        x: Category of each row, (M,).
-        q: Probability of this category in the next shorter context, (M,).
+        context: Key of the context of each of M rows, (M,) int64 from 0.
+        x: Category of each row, (M,) int64.
+        q: Probability of this category given the next shorter context, (M,).
 
     Returns:
         The factor; the probability of each row's category with this factor, (M,); and the sum of
-        their logarithms, nats.
+        the logarithms of these probabilities, nats.
     """
     s, width = numbered(context), int(x.max(initial=0)) + 1
     joint = numbered(s * width + x)
@@ -190,7 +199,9 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:
-    """Return numbers 0, 1, ... of M keys: equal ones for equal keys, in their order.
+    """Replace keys by consecutive numbers: the smallest key by 0, the next larger one by 1, ...
+
+    For instance [70, 5, 70, 9] becomes [2, 0, 2, 1].
 
     Args:
         keys: Integers from 0 on, (M,).

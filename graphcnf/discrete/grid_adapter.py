@@ -1,4 +1,12 @@
-"""Adapter of arrays with two axes, such as small images: a `GridFlow` over their pixels."""
+"""Adapter of integer arrays (M, H, W), such as small images, for `CategoricalModel`.
+
+- A *grid* is one array (H, W) of *pixels*. The different values of pixels in the training data are
+  the *categories*, 0 to C - 1, of a `GridFlow`.
+- *Encoded* grids are `Rows` (M, H W) of categories in *raster order*, row by row, each from left to
+  right. The *mask* is True for known pixels.
+- A pixel is *missing* if it is NaN. Missing pixels are drawn given the known ones by *particles*,
+  weighted copies of the grid.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +45,12 @@ class GridAdapter(Adapter):
     """Adapter of integer arrays (M, H, W) for a `GridFlow`.
 
     Attributes:
-        values: Values of a pixel, ascending.
-        shape: Height and width of a grid.
-        dtype: Numpy's name of the type of the training data.
-        tensor: True if these were torch tensors.
+        values: Values of a pixel, ascending: value k has category k.
+        shape: Height H and width W of a grid.
+        dtype: Numpy's name of the type of the training data, such as "uint8".
+        tensor: True if the training data were a torch tensor.
+        vocabulary: Map from values to categories.
+        cardinality: Number of categories C.
     """
 
     kind = "grids"
@@ -62,14 +72,14 @@ class GridAdapter(Adapter):
 
     @classmethod
     def of(cls, data: np.ndarray | torch.Tensor) -> GridAdapter:
-        """Return the adapter for an array, whose values become the categories of a pixel.
+        """Build the adapter for training data, whose different values become the categories.
 
         Args:
-            data: Integers, (M, H, W).
+            data: Integers or bool, (M, H, W).
 
         Raises:
-            Refused: if they are no integers, too many different ones, or there are too many pixels
-                or none.
+            Refused: if the array is of another type or empty, there are more than `LARGEST_GRID`
+                pixels in a grid, or more than `MOST_VALUES` different values.
         """
         array = _numpy(data)
         if array.dtype.kind not in KINDS:
@@ -97,8 +107,8 @@ class GridAdapter(Adapter):
             flow: Ignored: a grid of known values has a positive probability under every flow.
 
         Returns:
-            The grids in raster order; and for each of `data` the reason why it is left out, or
-            None.
+            The encoded grids, M or fewer; and for each of the M grids the reason why it is left
+            out, or None if it is not.
 
         Raises:
             UserError: if `data` is of another type or shape.
@@ -112,13 +122,14 @@ class GridAdapter(Adapter):
         return rows[rows.mask.all(1)], reasons
 
     def known(self, data: Items) -> Rows:
-        """Encode grids with missing pixels.
+        """Encode grids with missing pixels, which are to be drawn (`completed`).
 
         Args:
-            data: Array or tensor (M, H, W); floats have NaN for missing pixels.
+            data: Array or tensor (M, H, W). Floats may have NaN for missing pixels; integers have
+                none.
 
         Returns:
-            All grids in raster order; the mask is False for missing pixels.
+            All M grids, encoded; the mask is False at missing pixels.
 
         Raises:
             UserError: if `data` is of another type or shape, or has a value that training lacked.
@@ -151,37 +162,40 @@ class GridAdapter(Adapter):
         return Rows(torch.from_numpy(index) * there, there), flat
 
     def decode(self, rows: Rows) -> np.ndarray | torch.Tensor:
-        """Return encoded grids as an array or a tensor (M, H, W) of the training data's type.
+        """Invert `encode`: turn encoded grids into an array.
 
         Args:
-            rows: Grids in raster order.
+            rows: M encoded grids.
+
+        Returns:
+            (M, H, W), an array or a torch tensor as the training data were, and of their type.
         """
         array = np.array(self.values)[rows.values.cpu().numpy()].astype(self.dtype)
         array = array.reshape(-1, *self.shape)
         return torch.from_numpy(array) if self.tensor else array
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow, whose pixels have the frequencies of the training grids.
+        """Build an untrained flow, whose pixels have the frequencies of the training grids.
 
         Args:
-            rows: All encoded grids.
-            chosen: Indices of the training grids, (M,).
-            **network: Sizes of the flow's network.
+            rows: All encoded grids, held-out ones included.
+            chosen: Indices in `rows` of the training grids, (M,) int64.
+            **network: Sizes of the flow's network by name: arguments of `GatedPixelCNN`.
         """
         flow = GridFlow(self.cardinality, shape=self.shape, **network)
         flow.start_from(self.batch(rows, chosen))
         return flow
 
     def finish(self, flow: Any, rows: Rows, chosen: np.ndarray, held_out: np.ndarray) -> None:
-        """Leave a trained flow as it is: it has no counts."""
+        """Leave a trained flow as it is: unlike those of tables, it has no counts to update."""
 
     def log_prob(self, flow: GridFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
         """Return the exact log-likelihood of each grid.
 
         Args:
-            flow: The flow.
-            rows: B grids.
-            orders: Must be 1, as grids are scored in raster order.
+            flow: Trained flow.
+            rows: B encoded grids.
+            orders: Must be 1, as grids are scored in raster order only.
 
         Returns:
             (B,) nats in float64.
@@ -205,11 +219,14 @@ class GridAdapter(Adapter):
         """Draw grids; with the same seed, a larger `count` only appends further ones.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             count: Number of grids.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable grids.
+            temperature: 1 for the distribution of the flow; below 1 for more probable grids.
             sizes: Must be None: all grids have one size.
+
+        Returns:
+            `count` encoded grids.
 
         Raises:
             UserError: if `sizes` are given.
@@ -220,17 +237,19 @@ class GridAdapter(Adapter):
         return draw_rows(flow, count, np.eye(pixels + 1)[pixels], seed, temperature)
 
     def completed(self, flow: GridFlow, known: Rows, seed: int) -> Rows:
-        """Draw the unknown pixels of grids, given the known ones, see `GridFlow.complete`.
+        """Draw the missing pixels of grids, given the known ones, see `GridFlow.complete`.
 
-        A warning counts the grids with less than `FEW` effective particles.
+        Grids whose known pixels all come first in raster order are drawn exactly. All others are
+        drawn by `PARTICLES` particles. A warning counts the grids that had fewer than `FEW`
+        effective particles, as their draws are less trustworthy.
 
         Args:
-            flow: The flow.
-            known: M grids; the mask is True for known pixels.
+            flow: Trained flow.
+            known: M encoded grids; the mask is True for known pixels.
             seed: Seed of the draws.
 
         Returns:
-            The grids, without masked pixels.
+            The M grids with all pixels; known ones are unchanged.
         """
         values, least = known.values.clone(), torch.full((len(known),), np.inf).double()
         # Where all known pixels come first, one particle is exact.

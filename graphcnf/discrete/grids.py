@@ -1,7 +1,16 @@
 """Categorical normalizing flow over grids: arrays with two axes, such as small images.
 
-A grid has H x W *pixels*, each with one of C *categories*, the same ones everywhere. Pixels are in
-*raster order*: row by row, each from left to right. Each is given all those before it.
+- A *grid* has H x W *pixels*, each with one of C *categories*, the same ones for all pixels.
+- *Raster order* numbers the pixels row by row, each row from left to right. Each pixel is predicted
+  from all pixels before it in this order.
+- *Channels* are the features of the network at a pixel. The *vertical* channels know the rows above
+  the pixel, the *horizontal* channels also the pixels to the left of it.
+- A `Memory` holds the last inputs of causal convolutions, so that grids are drawn pixel by pixel
+  without convolving again what is known.
+- *Particles* are copies of a grid with known and unknown pixels, whose unknown pixels are drawn
+  differently; weights choose one of them (`GridFlow.complete`).
+
+`GridFlow` is the model, `GatedPixelCNN` its network, `GridState` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -31,14 +40,15 @@ LARGEST_GRID = 4096
 
 
 class GatedConvolutions(nn.Module):
-    """Layer of a gated PixelCNN: what is above a pixel, and what is to the left of it.
+    """Layer of a gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328, figure 2).
 
         v' = v + dropout(U gate(A * v)),    h' = h + dropout(V gate(B * h + W A * v)),
         gate(a, b) = tanh(a) sigmoid(b)
 
-    for the *vertical* channels v, which know the rows above a pixel, and the *horizontal* channels
-    h, which know the pixels to the left of it as well. A sees these rows (K x (2K - 1) pixels), B
-    the K pixels up to the own place (van den Oord et al. 2016, arXiv 1606.05328, figure 2).
+    v are the vertical channels and h the horizontal ones. A and B are causal convolutions, and U,
+    V, W are linear maps of channels. At a pixel, A reads v in K rows and 2K - 1 columns: the row of
+    the pixel and those above. B reads h at the pixel itself and the K - 1 pixels to the left. Since
+    the inputs of the first layer are shifted by a pixel, no layer sees the pixel that is predicted.
 
     Args:
         width: Channels of v and of h.
@@ -61,10 +71,11 @@ class GatedConvolutions(nn.Module):
 
         Args:
             v: The channels, (B, width, H, W).
-            memory: Inputs of the rows before, see `CausalConvolution`; None for none.
+            memory: For the next row, the last inputs of the convolutions at the rows before, which
+                this call updates, see `CausalConvolution.forward`. None for whole grids.
 
         Returns:
-            v', (B, width, H, W); and W A * v, (B, 2 width, H, W), for `horizontal`.
+            v', (B, width, H, W); and W A * v, (B, 2 width, H, W), an input of `horizontal`.
         """
         above = self.above(v, memory)
         return v + self.dropout(self.leave_above(_gate(above))), self.down(above)
@@ -74,8 +85,9 @@ class GatedConvolutions(nn.Module):
 
         Args:
             h: The channels, (B, width, H, W).
-            above: W A * v at the same places, (B, 2 width, H, W).
-            memory: Inputs of the pixels before in the row, see `CausalConvolution`; None for none.
+            above: W A * v at the same pixels, (B, 2 width, H, W), from `vertical`.
+            memory: For the next pixel, the last inputs of the convolutions at earlier pixels of the
+                row, which this call updates, see `CausalConvolution.forward`. None for whole grids.
 
         Returns:
             h', (B, width, H, W).
@@ -90,26 +102,26 @@ def _gate(x: Tensor) -> Tensor:
 
 
 class GatedPixelCNN(AutoregressiveNetwork):
-    """Probabilities of each pixel of a grid, given all pixels before it, by causal convolutions.
+    """Network of `GridFlow`: probabilities of each pixel given all before it in raster order.
 
     Vertical channels begin with the row above a pixel, horizontal channels with the pixel to the
-    left of it. Weights are shared by all places but for an embedding of the place and the bias of
-    the logits, which begins with the frequencies of the categories at each place. Untrained, the
-    network is the density of independent pixels.
+    left of it. All pixels share their weights, except for an embedding of the pixel's place in the
+    grid and a bias of its logits. `GridFlow.start_from` sets this bias to the frequencies of the
+    categories at each pixel. Until it is trained, the network then treats pixels as independent.
 
     Args:
-        cardinality: Number of categories.
+        cardinality: Number of categories C.
         shape: Height H and width W of a grid.
-        width: Channels of each stack.
+        width: Number of vertical, and of horizontal channels.
         layers: Number of layers, see `GatedConvolutions`.
-        reach: Rows and columns that a convolution sees.
+        reach: Rows and columns K that a convolution of a layer sees, see `GatedConvolutions`.
         dropout: Share of the channels of an update that training leaves out.
 
     Attributes:
-        bias: Bias of the logits at each place, (H W, C).
+        bias: Bias of the logits at each pixel, (H W, C).
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or there are more than `LARGEST_GRID` pixels.
     """
 
     def __init__(
@@ -138,13 +150,13 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self.bias = nn.Parameter(torch.zeros(height * columns, cardinality))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Return what the network knows of each pixel before its category.
+        """Compute the features of all pixels in one pass, each from the pixels before it.
 
         Args:
-            x: Categories, (B, H, W) long.
+            x: Categories of whole grids, (B, H, W) long.
 
         Returns:
-            (B, H, W, width).
+            Features, (B, H, W, width); a linear layer turns them into logits.
         """
         known = self.values(x).permute(0, 3, 1, 2)
         v = self.enter_above(F.pad(known[:, :, :-1], (0, 0, 1, 0))) + self.place
@@ -155,7 +167,15 @@ class GatedPixelCNN(AutoregressiveNetwork):
         return self.joined(v, h)
 
     def joined(self, v: Tensor, h: Tensor) -> Tensor:
-        """Return what both stacks know of pixels, (B, H, W, width), from (B, width, H, W) each."""
+        """Join the vertical and the horizontal channels of pixels to features, by a small MLP.
+
+        Args:
+            v: Vertical channels after the last layer, (B, width, H, W).
+            h: Horizontal channels after the last layer, (B, width, H, W).
+
+        Returns:
+            Features, (B, H, W, width).
+        """
         return F.relu(self.out(F.relu(torch.cat([v, h], 1).permute(0, 2, 3, 1))))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
@@ -169,15 +189,22 @@ class GatedPixelCNN(AutoregressiveNetwork):
 
 
 class GridState:
-    """State of B grids that are drawn pixel by pixel.
+    """B grids that are being drawn pixel by pixel, in raster order.
+
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
+
+    Args:
+        network: The network.
+        count: Number of grids B.
 
     Attributes:
-        x: Categories so far, (B, H, W) long.
+        x: Categories so far, (B, H, W) long; 0 at pixels that are not drawn yet.
+        rows: Numbers of the grids, 0 to B - 1, (B,) long.
         position: Number of the current pixel in raster order, -1 before the first one.
-        row: Of the current row of pixels, the vertical channels after the last layer, and
-            W A * v of every layer, (B, C, 1, W) each.
-        above: Inputs of the convolutions at earlier rows, see `CausalConvolution`.
-        before: Inputs of the convolutions at earlier pixels of the row.
+        row: For the current row of pixels: the vertical channels after the last layer, (B, width,
+            1, W), then W A * v of every layer, (B, 2 width, 1, W), see `GatedConvolutions`.
+        above: Last inputs of the vertical convolutions at earlier rows, see `CausalConvolution`.
+        before: Last inputs of the horizontal convolutions at earlier pixels of the row.
     """
 
     def __init__(self, network: GatedPixelCNN, count: int):
@@ -190,7 +217,12 @@ class GridState:
         self.before: Memory = {}
 
     def step(self) -> Step | None:
-        """Advance to the next pixel, and return its logits (B, C) as a `Step`; None at the end."""
+        """Advance to the next pixel in raster order.
+
+        Returns:
+            A `Step` for the pixel in all B grids, whose `hidden` are its logits, (B, C); None if
+            all pixels are drawn.
+        """
         self.position += 1
         net = self.network
         if self.position == self.x[0].numel():
@@ -223,11 +255,19 @@ class GridState:
         self.row = [v, *found]
 
     def update(self, x: Tensor) -> None:
-        """Store the categories of the current pixel, (B, 1) long."""
+        """Store the categories that were drawn for the current pixel.
+
+        Args:
+            x: One category for each grid, (B, 1) long.
+        """
         self.x.view(len(self.x), -1)[:, self.position] = x[:, 0]
 
     def select(self, rows: Tensor) -> None:
-        """Replace the grids by some of them: indices (B,) long, which may repeat."""
+        """Replace the grids by some of them, in place; for resampling of particles.
+
+        Args:
+            rows: Indices of B grids, (B,) long, which may repeat.
+        """
         self.x, self.row = self.x[rows], [own[rows] for own in self.row]
         for memory in (self.above, self.before):
             memory |= {layer: own[rows] for layer, own in memory.items()}
@@ -236,13 +276,15 @@ class GridState:
 class GridFlow(Pretrained, AutoregressiveFlow):
     """Density of grids, pixel by pixel in raster order; `log_prob` is exact.
 
+    Grids are passed as rows of H W pixels in raster order.
+
     Args:
         cardinality: Number of categories of a pixel.
         **network: Further arguments of `GatedPixelCNN`, JSON, of which `shape` has no default.
 
     Attributes:
-        config: Arguments of the constructor, JSON.
-        metadata: Facts about the data, JSON.
+        config: Arguments of the constructor by name, JSON.
+        metadata: Facts about the data by name, JSON.
 
     Raises:
         UserError: if an argument is out of range.
@@ -255,12 +297,12 @@ class GridFlow(Pretrained, AutoregressiveFlow):
 
     @torch.no_grad()
     def start_from(self, rows: Rows) -> None:
-        """Set the bias of the logits to the frequencies of the categories of grids, in place.
+        """Set the bias of the logits, in place, to the log-frequencies of categories at each pixel.
 
-        Half a grid with each category is added to the counts.
+        0.5 is added to each count, so that no frequency is 0.
 
         Args:
-            rows: Grids in raster order.
+            rows: Training grids in raster order, (B, H W).
         """
         often = F.one_hot(rows.values, self.network.cardinalities[0]).sum(0) + 0.5
         self.network.bias.copy_((often / often.sum(1, keepdim=True)).log())
@@ -268,15 +310,16 @@ class GridFlow(Pretrained, AutoregressiveFlow):
     def training_loss(
         self, batch: Rows, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its metrics; the training loop calls it.
 
         Args:
-            batch: The grids in raster order.
-            beta: Ignored: it is the weight of a decoder, and there is none.
+            batch: Grids in raster order, (B, H W).
+            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
 
         Returns:
-            The negative log-likelihood in nats per pixel, a scalar; and the metrics
-            "bits_per_variable" and "bits_per_row", as pairs (sum, number).
+            The negative log-likelihood in nats per pixel, a scalar; and the metrics as `{name:
+            (sum, number)}`: "bits_per_variable" is (sum of the bits, number of pixels),
+            "bits_per_row" (sum of the bits, number of grids).
         """
         nats = self.network.log_prob(batch.values[..., None], Context(batch.mask))
         return loss_of(nats, batch.mask)
@@ -284,22 +327,25 @@ class GridFlow(Pretrained, AutoregressiveFlow):
     @evaluated
     @torch.no_grad()
     def complete(self, known: Rows, random: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor]:
-        """Draw the unknown pixels of a grid by particles, given the known ones.
+        """Draw the unknown pixels of grids, given the known ones, by a particle filter.
 
-        Every particle is a grid. It is drawn in raster order, with the known pixels as they are,
-        and weighs the product of their probabilities given the pixels before. Where the weights are
-        worth less than half of the particles, particles are resampled systematically (Doucet &
-        Johansen 2011, *A tutorial on particle filtering and smoothing*). If no unknown pixel comes
-        before a known one, the draw is exact, else in the limit of many particles.
+        Each grid has P particles. A particle is drawn in raster order, while known pixels keep
+        their categories. Its weight is the product of the probabilities of the known pixels given
+        the pixels before them. If no unknown pixel comes before a known one, the result is an
+        exact draw, also with P = 1. Else it is one in the limit of many particles.
+
+        The effective number of particles is 1 / (sum of squared weights), with weights that sum to
+        1. Where it falls below P / 2, particles are resampled systematically (Doucet & Johansen
+        2011, *A tutorial on particle filtering and smoothing*).
 
         Args:
-            known: One row for each particle of M grids, M * P, those of a grid one after the other;
-                the mask is True for known pixels.
+            known: M * P rows of N = H W pixels in raster order: P copies of the first grid, then P
+                of the second one, and so on. The mask is True for known pixels.
             random: Random generator of each of the M grids.
 
         Returns:
-            One particle of each grid, drawn by the weights, (M, N) long; and the least effective
-            number of particles at any pixel of each, (M,).
+            One particle of each grid, drawn by the weights, (M, N) long; and the lowest effective
+            number of particles that each grid had at any pixel, (M,) float64.
         """
         state = self.network.start(Context(known.mask))
         count, x = len(random), known.values.long()

@@ -1,9 +1,16 @@
-"""Categorical normalizing flow over sequences of one alphabet.
+"""Categorical normalizing flow over sequences of one alphabet, and batches of rows (`Rows`).
 
-A *row* is one sequence: its *positions* hold *categories* (characters, tokens, notes) of the same
-alphabet. Rows may have different lengths, and are padded in a batch. A *context* is the last k
-categories before a position; the counts of what follows each context, the n-grams of the training
-data (`ContextCounts`), are a first guess, to which the network adds.
+- A *row* is one sequence: its *positions* hold *categories* (characters, tokens, notes) of one
+  alphabet, numbered from 0 to C - 1. Rows may have different lengths, and are padded in a batch.
+- A *mask* (B, L) is True at *real* positions, which are the first ones of each row, and False at
+  padding.
+- A *context* is the last k categories before a position, k = 0, 1, ...; its *key* is an integer
+  that stands for it.
+- The *counts* are the n-grams of the training rows: how often each category follows each context.
+  They give a first guess of the next category, its *log-probabilities by n-grams*
+  (`ContextCounts`). The network adds its output to these; untrained, it adds 0.
+
+`RowFlow` is the model, `CausalAttention` its network, `CausalState` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -47,21 +54,23 @@ LARGEST_COUNTS = 2_000_000
 
 @dataclass(frozen=True)
 class RowContext(Context):
-    """What a flow over sequences is told of a batch besides the rows.
+    """Context of a flow over sequences, which may hold what the counts say of the batch.
 
     Attributes:
-        start: Log-probabilities of all categories by n-grams, (B, L, C) nats; None to look them up.
+        start: Log-probabilities of all C categories by n-grams, (B, L, C) nats, computed before
+            training so that no step has to; None to look them up.
     """
 
     start: Tensor | None = None
 
 
 class CausalAttention(AutoregressiveNetwork):
-    """Causal attention over a sequence: the category of each position, given the earlier ones.
+    """Transformer decoder over sequences: the category of each position, given the earlier ones.
 
-    The input of position i is what is known before its category: the previous category and the
-    number of positions to come. The output is the logits of its category. With `counts`, the log
-    probabilities of n-gram counts (`ContextCounts`) are added to them.
+    The input of a position is what is known before its category: the previous category, the number
+    of the position, and how many positions are still to come, since the length is drawn first. The
+    output is the logits of the category. With `counts`, its log-probabilities by n-grams are added
+    to them.
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -71,12 +80,13 @@ class CausalAttention(AutoregressiveNetwork):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        counts: "factors" of the contexts of the last 0, 1, ... categories, and "sizes", see
-            `ContextCounts`; None for a network without counts.
+        counts: Dict with "factors", one number for each context length 0, 1, ..., and "sizes", two
+            numbers of `ContextCounts.sizes` by which tables of counts are allocated. None for a
+            network without counts. `RowFlow.counting` chooses it.
 
     Attributes:
-        reach: Length of the longest context.
-        factors: Factors of the contexts, (1, reach + 1).
+        reach: Length of the longest context, in categories.
+        factors: Factors of the context lengths, see `ContextCounts`, (1, reach + 1).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -120,16 +130,17 @@ class CausalAttention(AutoregressiveNetwork):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the M categories before each position, where M is `reach`, but at least 1.
+        """Return the last M categories before each position, where M is `reach`, but at least 1.
 
-        At least 1, since attention always reads the previous category, even without n-gram counts.
+        Contexts are made of them. M is at least 1, since attention reads the previous category even
+        without counts.
 
         Args:
             x: Categories 0 to C - 1, (B, L) long.
 
         Returns:
-            (B, L, M) long, the latest one last. Where there are fewer than M positions before, the
-            places in front are filled with C, which is not a category.
+            (B, L, M) long, the latest one last. Before the start of a row stands C, which is no
+            category: with M = 2 the row [5, 7] gives [[C, C], [C, 5]].
         """
         count = max(self.reach, 1)
         start = x.new_full((len(x), count), self.cardinalities[0])
@@ -166,12 +177,13 @@ class CausalAttention(AutoregressiveNetwork):
             raise ValueError("the real positions of a row must be its first ones")
 
     def starts(self, before: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of the categories at M positions by n-grams.
+        """Return the log-probabilities of all categories at M positions by n-grams.
 
         Args:
-            before: Categories before each position, (M, K) long.
-            x: Categories of the positions, (M,) long, if they have been counted: each is then left
-                out of its own counts. None otherwise.
+            before: Last categories before each position, (M, K) long, see `before`.
+            x: Categories of the positions, (M,) long, if these rows have been counted: each
+                position is then left out of its own counts, as the model would else learn to trust
+                counts of itself. None for rows that have not been counted.
 
         Returns:
             (M, C) nats; 0 for a network without counts.
@@ -184,14 +196,14 @@ class CausalAttention(AutoregressiveNetwork):
         return self.counts(keys[:, None], p / p.shape[1], self.factors.to(kind), x=x)
 
     def logits_of(self, h: Tensor, start: Tensor) -> Tensor:
-        """Return the logits of the categories at M positions.
+        """Return the logits of the categories at M positions: a linear layer of h, plus `start`.
 
         Args:
-            h: Output of attention, (M, width).
+            h: Output of the attention blocks, (M, width).
             start: Log-probabilities by n-grams, (M, C) nats.
 
         Returns:
-            (M, C).
+            Logits, (M, C).
         """
         return F.linear(h, self.weight, self.bias) + start.to(h.dtype)
 
@@ -218,13 +230,16 @@ class CausalAttention(AutoregressiveNetwork):
 
 
 class CausalState:
-    """State of B rows that are drawn from left to right, the longest row first.
+    """B rows that are being drawn from left to right, the longest row first.
+
+    It is the `graphcnf.categorical.autoregressive.State` of `CausalAttention`, which calls `step`
+    and `update` in turn.
 
     Attributes:
         network: The network.
         order: The current position, and which rows have it.
         cache: Keys and values of the attention for all positions so far.
-        before: The last categories of each row, (B, K) long.
+        before: The last categories of each row, (B, K) long, see `CausalAttention.before`.
     """
 
     def __init__(self, network: CausalAttention, mask: Tensor):
@@ -237,8 +252,8 @@ class CausalState:
         """Advance to the next position in every row that is not complete.
 
         Returns:
-            A `Step` for the M rows with another position, the longest rows; its `hidden` are the
-            logits of the categories there, (M, C). None if all rows are complete.
+            A `Step` for the M rows that have such a position, the longest ones. Its `hidden` are
+            the logits of the categories there, (M, C). None if all rows are complete.
         """
         if not self.order.next():
             return None
@@ -253,29 +268,28 @@ class CausalState:
         return self.order.step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories that were decided at the current position, in place.
+        """Append the categories that were drawn at the current position, in place.
 
         Args:
-            x: One category for each of the M rows that have this position, (M, 1) long; rows that
-                are shorter are complete, so M falls from position to position.
+            x: One category for each of the M rows of the last `Step`, (M, 1) long.
         """
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return the keys of the contexts of the last 0, 1, ..., `reach` categories.
+    """Return the keys of the contexts of lengths 0, 1, ..., `reach` at M positions.
 
-    A key is an integer that stands for a context: contexts of different categories or lengths have
-    different keys, and that of the last 0 categories is 0.
+    A key is an integer that stands for a context. Contexts that differ in a category or in length
+    have different keys; the context of length 0 has the key 0.
 
     Args:
-        before: Previous categories of M positions, the latest one last, (M, N) long, with N at
-            least `reach`; `cardinality` stands for the start of the row.
-        cardinality: Number of categories.
-        reach: Length of the longest context.
+        before: Last categories before each position, the latest one last, (M, N) long, with N at
+            least `reach`. The number `cardinality` stands for the start of the row.
+        cardinality: Number of categories C.
+        reach: Length of the longest context, in categories.
 
     Returns:
-        (M, reach + 1) long.
+        Keys, (M, reach + 1) long: column k is the context of length k.
     """
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1
@@ -285,17 +299,19 @@ def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
 
 @dataclass
 class Rows:
-    """Encoded rows of a table or sequences: categories, padded to one length.
+    """Batch of encoded sequences, rows of a table, or grids: categories, padded to one length.
 
     Attributes:
-        values: Categories, (B, L) long; 0 where masked. In a table whose numbers are binned float64
-            k + u, with the place u of a number in bin k.
-        mask: True for real positions of a sequence, which come first, and for known entries of a
-            table, (B, L) bool.
-        start: For rows that are trained on, the log-probabilities of categories by counts: of a
-            table those of all S categories of all columns, in the order of the network, (B, S)
-            nats, of sequences those at each position, (B, L, C) nats; None if they have to be
-            looked up.
+        values: Categories, (B, L) long; 0 where masked. L are the positions of a sequence, the
+            columns of a table, or the pixels of a grid in raster order. In a table with binned
+            numbers all values are float64: a number in bin k is k + u, where u in [0, 1) says
+            where in the bin it lies.
+        mask: (B, L) bool. True at real positions of a sequence, which are its first ones; at
+            entries of a table that are not missing; at known pixels of a grid.
+        start: Log-probabilities of categories by the counts of the flow, nats, for rows that are
+            trained on. For sequences (B, L, C): of the C categories at each position. For tables
+            (B, S): of the categories of all columns, one column after the other in the order of
+            the network, S in all. None if they have to be looked up.
     """
 
     values: Tensor
@@ -304,10 +320,10 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
-        """Pad rows of categories to the length of the longest one.
+        """Build a batch from lists of categories, which are padded to the length of the longest.
 
         Args:
-            rows: B rows, which may have different lengths, also 0.
+            rows: Categories of B rows, which may have different lengths, also 0.
 
         Returns:
             A batch of B rows without `start`.
@@ -323,7 +339,7 @@ class Rows:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of real positions of each row, (B,) long."""
+        """Number of positions of each row where the mask is True, (B,) long."""
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
@@ -335,9 +351,9 @@ class Rows:
         return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
-        """Return sequences without the trailing positions that are padding in all of them.
+        """Remove the trailing positions that are padding in all rows; only for sequences.
 
-        Not for rows of a table, where a masked entry is no padding.
+        In a table or a grid a masked entry is missing, not padding.
 
         Returns:
             Rows (B, L'), where L' is the largest of their lengths; 0 if there are no rows.
@@ -349,7 +365,7 @@ class Rows:
         """Return the rows with all tensors on a device.
 
         Args:
-            device: A `torch.device`, or its name.
+            device: A `torch.device`, or its name, such as "cuda:1".
         """
         return self._each(lambda part: part.to(device))
 
@@ -359,20 +375,20 @@ class Rows:
 
 
 class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
-    """Density of sequences: the length first, then each category given the earlier ones.
+    """Density of sequences: of the length first, then of each category given the earlier ones.
 
-    The flow maps the interval of a category to one as wide as its probability. Integrated over the
-    intervals, the density of the latents is the product of the conditional probabilities, so
-    `log_prob` is exact.
+    Probabilities are exact, see `AutoregressiveFlow`. `log_prob` is that of the categories given
+    the length, `length_log_prob` that of the length.
 
     Args:
         cardinality: Number of categories, the same at all positions.
-        **network: Further arguments of `CausalAttention`, JSON, of which `positions` has no
-            default. `counting` chooses `counts`.
+        **network: Further arguments of `CausalAttention`, JSON. `positions` has no default;
+            `counts` is chosen by `counting`, which builds a flow from training data.
 
     Attributes:
-        config: Arguments of the constructor, JSON.
-        metadata: Facts about the data, JSON; `length_histogram` counts rows by length.
+        config: Arguments of the constructor by name, JSON.
+        metadata: Facts about the data by name, JSON. `length_histogram` is a list: the number of
+            training rows of length 0, 1, ...
 
     Raises:
         UserError: if an argument is out of range.
@@ -385,12 +401,13 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
     @evaluated
     def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return the exact log p(x | number of positions).
+        """Return the exact log-probability of the categories of each row, given its length.
 
         Args:
             x: Categories, (B, L) integers.
-            context: Its mask (B, L) says which positions are real: the first ones of a row.
-            samples: Ignored, since nothing is drawn.
+            context: Its mask (B, L) is True at real positions: the first ones of a row. Without a
+                mask all rows have L positions.
+            samples: Without effect on the result, since nothing is drawn.
 
         Returns:
             (B,) nats.
@@ -403,15 +420,19 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
-        """Return an untrained flow whose probabilities are those of the n-grams of `rows`.
+        """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
-        Contexts are lengthened, up to `REACH` categories, as long as this raises the leave-one-out
-        log-likelihood by at least `graphcnf.discrete.contexts.GAIN` nats.
+        Contexts are lengthened, up to 6 categories, as long as this raises the log-likelihood of
+        the rows by at least `graphcnf.discrete.contexts.GAIN` nats. Each position is left out of
+        its own counts in this.
 
         Args:
-            rows: Training data.
+            rows: Training rows.
             cardinality: Number of categories.
             **network: Further arguments of the constructor; `positions` has no default.
+
+        Returns:
+            The flow. Training adds the output of the network, now 0, to these probabilities.
         """
         reach = REACH
         while (cardinality + 2) ** (reach + 1) > 2**62:
@@ -430,24 +451,25 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         return flow
 
     def count(self, rows: Rows) -> None:
-        """Replace the counts of n-grams, in place; the lengths of contexts stay.
+        """Replace the counts of n-grams by those of other rows, in place.
 
-        The flow must have been built with `counts`, as `counting` does.
+        The lengths of contexts and their factors stay. The flow must have counts, as those that
+        `counting` builds have.
 
         Args:
-            rows: Rows that are counted instead.
+            rows: Rows to count.
         """
         keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
         self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
         self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
 
     def starts(self, rows: Rows, counted: np.ndarray) -> Tensor:
-        """Return the log-probabilities of the categories at all positions by n-grams.
+        """Look up the log-probabilities of all C categories by n-grams, for `Rows.start`.
 
         Args:
             rows: M rows.
-            counted: Indices of the rows that have been counted, each of which is left out of its
-                own counts.
+            counted: Indices of those rows that have been counted, int64. Their positions are left
+                out of their own counts.
 
         Returns:
             (M, L, C) nats in float32; 0 where masked.
@@ -465,16 +487,16 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         return found
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the prior over lengths.
+        """Return the probabilities of the lengths of rows.
 
-        Its probabilities are the frequencies in `metadata["length_histogram"]`, or all rows have
-        the largest length if there is no histogram. Missing lengths between the shortest and the
-        longest one share the frequency of the lengths that occur once (Good-Turing estimate: Good
-        1953, *The population frequencies of species*).
+        They are the frequencies in `metadata["length_histogram"]`. Lengths that did not occur, but
+        lie between the shortest and the longest one, share the total frequency of the lengths that
+        occurred once (Good-Turing estimate: Good 1953, *The population frequencies of species*).
+        Without a histogram all rows have the largest length.
 
         Args:
-            lengths: Lowest and highest length, both included, to which the prior is restricted;
-                None for all.
+            lengths: Lowest and highest length, both included: all other lengths get probability 0.
+                None for any length.
 
         Returns:
             Probabilities of the lengths 0 to `positions`, (positions + 1,); they sum to 1.
@@ -511,7 +533,7 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
             lengths: Lengths, (B,) long.
 
         Returns:
-            (B,) nats; -inf for lengths that the prior of `length_probabilities` excludes.
+            (B,) nats; -inf for lengths to which `length_probabilities` gives 0.
         """
         prior = torch.as_tensor(self.length_probabilities()).to(lengths.device)
         return log_prob_of_sizes(prior.log()[None], lengths)
@@ -519,16 +541,16 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def training_loss(
         self, batch: Rows, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, without empty rows, and metrics.
+        """Return the loss of a batch and its metrics; the training loop calls it.
 
         Args:
-            batch: The rows.
-            beta: Ignored: it is the weight of a decoder, and there is none.
+            batch: The rows; those of length 0 are left out.
+            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
 
         Returns:
-            The negative log-likelihood in nats per position, given the length, a scalar; and the
-            metrics "bits_per_variable" and "bits_per_row", as pairs (sum of the bits, number of
-            positions or of rows).
+            The negative log-likelihood given the length, in nats per position, a scalar; and the
+            metrics as `{name: (sum, number)}`: "bits_per_variable" is (sum of the bits, number of
+            positions), "bits_per_row" (sum of the bits, number of rows).
         """
         batch = batch[batch.mask.any(1)]
         context = RowContext(batch.mask, start=batch.start)
@@ -537,16 +559,16 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
 
 def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Average log-likelihoods of rows, and count them in bits.
+    """Turn log-likelihoods of rows into the loss and the metrics of `training_loss`.
 
     Args:
-        nats: Log-likelihood of each row, (B,).
-        mask: Real positions, (B, L) bool.
+        nats: Log-likelihood of each row, (B,) nats.
+        mask: True at real positions, (B, L) bool.
 
     Returns:
-        The negative log-likelihood in nats per position, a scalar; and the metrics
-        "bits_per_variable" and "bits_per_row", as pairs (sum of the bits, number of positions or of
-        rows).
+        The negative log-likelihood in nats per position, a scalar; and the metrics as `{name: (sum,
+        number)}`: "bits_per_variable" is (sum of the bits, number of positions), "bits_per_row"
+        (sum of the bits, number of rows).
     """
     variables, bits = mask.sum(), -nats.detach().sum() / math.log(2)
     count = torch.tensor(float(len(nats)), device=nats.device)
@@ -573,17 +595,18 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.n
 
 
 def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwork:
-    """Build a network, checking the arguments that a user may have set.
+    """Build the network of a flow, and check the sizes that a user may have set.
 
     Args:
         network: Class of the network.
-        config: The arguments by name.
+        config: Arguments of its constructor by name. Those that all networks have (width, layers,
+            heads, expansion, dropout) are checked against the ranges in its signature.
 
     Returns:
         An instance of `network`.
 
     Raises:
-        UserError: if an argument is out of range. The constructor's own `ValueError` becomes one,
+        UserError: if an argument is out of range. A `ValueError` of the constructor becomes one,
             too.
     """
     names = ("width", "layers", "heads", "expansion", "dropout")
