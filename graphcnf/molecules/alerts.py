@@ -1,11 +1,12 @@
 """Structural alerts: groups for which chemists discard a molecule.
 
-An *alert* is a pattern with a name, and a *catalogue* a set of alerts. The catalogue "reactive",
-`reactive.toml` beside this file, has the groups that react with water, air or proteins, or fall
-apart; the others are RDKit's, and those of the package medchem.
-
-What the user gives himself is wanted, such as a covalent warhead: an alert of "reactive" that lies
-wholly in the *given* fragment or molecule does not count.
+- *Alert*: a substructure pattern with a name, such as "peroxide".
+- *Catalogue*: a set of alerts. "reactive" (the file `reactive.toml` beside this one) has the groups
+  that react with water, air or proteins, or fall apart. Other catalogues are RDKit's, such as
+  "pains", and those of the package medchem.
+- *Reactive group*: a match of an alert of "reactive" in a molecule.
+- *Given*: what the user gave: a fragment to grow, or molecules to start from. Its reactive groups,
+  such as a covalent warhead, are wanted: the catalogue "reactive" does not count them.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ NONE = "none"
 
 
 class ReactiveGroup(NamedTuple):
-    """An alert of "reactive" in a molecule.
+    """A match of an alert of the catalogue "reactive" in a molecule.
 
     Attributes:
         name: Name of the alert.
-        atoms: Numbers of its atoms, ascending.
+        atoms: Indices of its atoms in the molecule, ascending.
         smiles: SMILES of these atoms and the bonds between them.
     """
 
@@ -51,13 +52,13 @@ class ReactiveGroup(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What the user gives, whose reactive groups do not count.
+    """What the user gave, whose reactive groups do not count as alerts.
 
     Attributes:
-        parts: Function that finds a given fragment in a molecule: it returns the atoms of each
-            match. None without a fragment.
-        molecules: SMILES of given molecules: another one may have the reactive groups of one of
-            them, as many of each.
+        parts: Function that finds the given fragment in a sanitized molecule: it returns the atom
+            indices of each match. None if no fragment was given.
+        molecules: SMILES of given molecules. A new molecule may have the same reactive groups as
+            any one of these, and as many of each.
     """
 
     parts: Callable[[Chem.Mol], Iterable[Collection[int]]] | None = None
@@ -65,16 +66,15 @@ class Given(NamedTuple):
 
     @classmethod
     def of(cls, molecules: Iterable[str], parts: Any = None) -> Given:
-        """Return what is given; of given molecules, those that have reactive groups.
+        """Return what the user gave, without the molecules that have no reactive group.
 
         Args:
             molecules: SMILES of given molecules. Those without reactive groups excuse nothing, and
                 are left out.
-            parts: See `Given`.
+            parts: Function that finds the given fragment in a molecule, or None; see `Given`.
 
         Returns:
-            What is given; equal to `NOTHING` if no molecule has a reactive group and `parts` is
-            None.
+            A `Given`; equal to `NOTHING` if no molecule has a reactive group and `parts` is None.
         """
         return cls(parts, tuple(smiles for smiles in molecules if _counts(smiles)))
 
@@ -86,29 +86,29 @@ _LIST = Path(__file__).with_name("reactive.toml")
 
 
 def reactive_digest() -> str:
-    """Return the SHA-256 of the list of reactive groups, which differs when it is changed."""
+    """Return the SHA-256 (hexadecimal) of the catalogue "reactive", to notice that it changed."""
     return hashlib.sha256(_LIST.read_bytes()).hexdigest()
 
 
 @cache
 def reactive_alerts() -> list[tuple[str, Chem.Mol]]:
-    """Read the catalogue "reactive".
+    """Read the catalogue "reactive" from its file; later calls return the same list.
 
     Returns:
-        Name and pattern of each alert.
+        (name, SMARTS pattern as an RDKit molecule) of each alert.
     """
     rows = tomllib.loads(_LIST.read_text(encoding="utf-8"))["alert"]
     return [(row["name"], parse_smarts(row["smarts"])) for row in rows]
 
 
 def reactive_groups(molecule: Chem.Mol) -> list[ReactiveGroup]:
-    """Return the reactive groups of a sanitized molecule: each match of an alert of "reactive".
+    """Find the reactive groups of a molecule: all matches of the alerts of "reactive".
 
     Args:
         molecule: A sanitized molecule.
 
     Returns:
-        The groups, with the numbers of their atoms; [] if it has none.
+        The groups with their atoms, in the order of the catalogue; [] if it has none.
     """
     return [
         ReactiveGroup(name, tuple(sorted(atoms)), Chem.MolFragmentToSmiles(molecule, atoms))
@@ -149,14 +149,17 @@ def _reactive(molecule: Chem.Mol, given: Given) -> str:
 
 
 def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
-    """Return the alerts of a catalogue in a sanitized molecule, given or not.
+    """Find all alerts of a catalogue in a molecule, also those in what the user gave.
 
     Args:
-        molecule: The molecule.
+        molecule: A sanitized molecule.
         catalogue: One of `ALERTS`.
 
     Returns:
-        `{name of the alert: atoms of all its matches}`; atoms are indices, ascending.
+        `{name of the alert: indices of the atoms of all its matches, ascending}`.
+
+    Raises:
+        UserError: There is no such catalogue.
     """
     found: dict[str, set[int]] = {}
     if catalogue == REACTIVE:
@@ -170,13 +173,14 @@ def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
 
 
 def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
-    """Return the function that finds an alert of a catalogue in a sanitized molecule.
+    """Return a function that names an alert of a catalogue that a molecule has.
 
     Args:
         catalogue: One of `ALERTS`, or "medchem:NAME".
 
     Returns:
-        Function of the molecule and of what is given: the name of an alert, "" if there is none.
+        A function of a sanitized molecule and of what the user gave (`Given`, which only "reactive"
+        regards). It returns the name of one alert, "" if the molecule has none.
 
     Raises:
         UserError: There is no such catalogue, or medchem is not installed.
@@ -210,13 +214,14 @@ def _catalog(name: str) -> FilterCatalog:
 
 
 def with_default(alerts: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Add the catalogue "reactive" to those that a user names, unless it is "none".
+    """Add the catalogue "reactive" to those that a user names, unless the user names "none".
 
     Args:
-        alerts: Names of catalogues; "none" for no catalogue at all, None for the default.
+        alerts: Name or names of catalogues; "none" for no catalogue at all; None if the user named
+            nothing.
 
     Returns:
-        The names, "reactive" first.
+        The names, "reactive" first: `"pains" -> ("reactive", "pains")`, `"none" -> ()`.
 
     Raises:
         UserError: "none" is named with others.

@@ -1,12 +1,19 @@
 """Parsing of SMILES and SMARTS, and conversion of molecules to typed graphs and back.
 
-A graph has the heavy atoms and the bonds of a Kekulé structure, without stereo and isotopes;
-hydrogens are implicit. It does not depend on the order of the given atoms, since it is read off the
-canonical SMILES by RDKit. (Very symmetric cages, cubic ones of large girth, have several of these;
-ZINC250k and QM9 contain none.) Atoms are numbered depth-first from the first atom of the SMILES,
-bonds in rings before others, so that a ring is closed before its substituents are numbered. If the
-vocabulary has aromatic marks, atom and bond categories also say what is aromatic; decoding uses the
-Kekulé structure alone.
+- *Graph*: the heavy atoms and the bonds of a molecule, without stereo marks and isotopes; hydrogens
+  are implicit. Nodes are atoms, edges are bonds, and each has a *category*.
+- *Category*: of an atom its element, charge and whether it is aromatic (`AtomCategory`); of a bond
+  its type in the Kekulé structure, such as "DOUBLE", after "AROMATIC_" if it is aromatic. A
+  *vocabulary* numbers the categories; only some vocabularies tell what is aromatic.
+- *Kekulé structure*: in it, aromatic rings have alternating single and double bonds. Decoding reads
+  this structure alone.
+- *Heavy atom*: every atom but hydrogen.
+
+The graph does not depend on the order of the given atoms, since it is read off RDKit's canonical
+SMILES. Atoms are numbered depth-first from the first atom of that SMILES. At a branch, bonds in
+rings come before others, so that a ring is closed before its substituents are numbered. (Very
+symmetric cages, such as cubic ones of large girth, have several canonical SMILES and so several
+graphs; ZINC250k and QM9 contain none.)
 """
 
 from __future__ import annotations
@@ -47,13 +54,16 @@ Graph = tuple[list[int], list[tuple[int, int]], list[int]]
 
 
 class NamedGraph(NamedTuple):
-    """A molecule as a graph whose categories have their names, before a vocabulary numbers them.
+    """The graph of a molecule before a vocabulary numbers its categories.
+
+    Data sets are read in this form, since their vocabulary is known only after the last molecule.
 
     Attributes:
-        smiles: Canonical SMILES without stereo.
-        atoms: Category of each atom.
-        edges: Pairs (i, j) of atoms with j < i, sorted by i and -j.
-        bonds: Name of the category of each edge, such as "SINGLE" or "AROMATIC_DOUBLE".
+        smiles: Canonical SMILES of the molecule, without stereo marks.
+        atoms: Category of each of the n atoms.
+        edges: The m bonds as pairs (i, j) of atom numbers with j < i; sorted by i, those of one i
+            by falling j.
+        bonds: Name of the category of each of the m edges, such as "SINGLE" or "AROMATIC_DOUBLE".
     """
 
     smiles: str
@@ -63,11 +73,11 @@ class NamedGraph(NamedTuple):
 
 
 class MoleculeNotRepresentable(ValueError):
-    """A molecule has no graph; the message says why in one line."""
+    """Raised for a molecule that cannot be written as a graph; the message says why in one line."""
 
 
 class UnparsableSmiles(MoleculeNotRepresentable):
-    """RDKit cannot read a SMILES."""
+    """Raised for a SMILES that RDKit cannot read."""
 
 
 def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
@@ -134,22 +144,23 @@ def _read(
 
 
 def first_match(mol: Chem.Mol, query: Chem.QueryAtom) -> Chem.Atom | None:
-    """Return the first atom of a molecule that matches a query, None without any."""
+    """Return the first atom of a molecule that matches an RDKit atom query, None without any."""
     return next(iter(mol.GetAtomsMatchingQuery(query)), None)
 
 
 def list_molecules(molecules: Any) -> list:
-    """Return molecules that a user gives in any of several forms as a list.
+    """Return the molecules that a user gives, in any of several forms, as a list.
 
     Args:
         molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
             `smiles`.
 
     Returns:
-        The molecules as they are, which are not read or checked yet; of one molecule a list of one.
+        A list of what was given, a single molecule as a list of one. SMILES are neither read nor
+        checked here.
 
     Raises:
-        UserError: for anything else.
+        UserError: `molecules` is something else, or a DataFrame without exactly one such column.
     """
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
@@ -167,19 +178,21 @@ def list_molecules(molecules: Any) -> list:
 
 
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
-    """Return the molecule of a SMILES; all SMILES of users are read by this function.
+    """Read a SMILES of a user as an RDKit molecule; it is stricter than RDKit alone.
 
-    Blanks around it are ignored. A CXSMILES extension may follow after a blank; nothing else may.
+    Blanks around the SMILES are ignored. A CXSMILES extension (text between bars, as in "CC=CC
+    |t:1|") may follow after a blank; nothing else may.
 
     Args:
         smiles: The SMILES.
-        sanitize: False for a molecule that RDKit has not sanitized.
+        sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
 
     Returns:
-        The molecule, with its stereo and isotopes, as RDKit reads it.
+        The molecule, with its stereo marks and isotopes.
 
     Raises:
-        UnparsableSmiles: RDKit cannot read it.
+        UnparsableSmiles: RDKit cannot read the SMILES, or it has no atoms, characters beyond ASCII
+            or more than `LONGEST_SMILES` characters.
     """
     extension = ""
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
@@ -192,14 +205,15 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
 
 
 def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
-    """Return the pattern of a SMARTS.
+    """Read a SMARTS of a user as an RDKit pattern.
 
     Args:
         smarts: The SMARTS.
-        kind: What messages call it.
+        kind: What error messages call the text.
 
     Raises:
-        UserError: RDKit cannot read it.
+        UserError: RDKit cannot read the SMARTS, or it has no atoms, characters beyond ASCII or more
+            than `LONGEST_SMILES` characters.
     """
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
@@ -207,6 +221,12 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
 
 def find_dropped(text: str) -> list[str]:
     """Return which of "stereo" and "isotopes" a SMILES or SMARTS specifies; graphs hold neither.
+
+    Args:
+        text: The SMILES or SMARTS, of which only the characters are looked at.
+
+    Returns:
+        A list of none, one or both of these words.
 
     Examples:
         >>> find_dropped("C[C@H](N)C(=O)O"), find_dropped("[13CH4]"), find_dropped("[1*]c1ccccc1")
@@ -217,7 +237,14 @@ def find_dropped(text: str) -> list[str]:
 
 
 def has_marks(mol: Chem.Mol | str) -> bool:
-    """Return True for a SMILES or molecule with stereo marks."""
+    """Return True if a SMILES or RDKit molecule has stereo marks, at atoms or double bonds.
+
+    Args:
+        mol: A molecule or SMILES, readable.
+
+    Raises:
+        UnparsableSmiles: A SMILES with a CXSMILES extension cannot be read.
+    """
     if isinstance(mol, str):
         if "|" not in mol:
             return bool(_STEREO.search(mol))
@@ -229,7 +256,9 @@ def has_marks(mol: Chem.Mol | str) -> bool:
 
 
 def without_stereo(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy of a molecule without stereo, isotopes, atom map numbers and hydrogen atoms.
+    """Return a copy of a molecule reduced to what its graph holds.
+
+    Stereo marks, isotopes, atom map numbers and explicit hydrogen atoms are removed.
 
     Args:
         mol: A sanitized molecule, which stays as it is.
@@ -245,7 +274,7 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:
-    """Return the canonical SMILES of a sanitized molecule, without stereo and isotopes."""
+    """Return the canonical SMILES of a sanitized molecule, of what `without_stereo` leaves."""
     return Chem.MolToSmiles(without_stereo(mol))
 
 
@@ -286,7 +315,7 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
 
 
 def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
-    """Return the numbers of the two atoms of each bond, in the order of the bonds."""
+    """Return the numbers of the two atoms of each bond, in RDKit's order of the bonds."""
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
 
 
@@ -298,20 +327,22 @@ def named_graph(
     max_atoms: int = MAX_NODES,
     exact: bool = True,
 ) -> NamedGraph:
-    """Return the graph of a molecule, read off its canonical SMILES.
+    """Return the graph of a molecule with named categories, before a vocabulary numbers them.
 
     Args:
         mol: A sanitized molecule.
         tell_aromatic: True for categories that tell aromatic atoms and bonds from others.
-        vocabulary: Allowed categories; None for any.
+        vocabulary: Vocabulary that must have all categories of the molecule; None for no check.
         max_atoms: Largest number of heavy atoms.
-        exact: False to accept molecules that change on the way to their graph and back.
+        exact: True to refuse a molecule that would come back from its graph as another one
+            (`check_roundtrip`); False to accept it.
 
     Returns:
-        The graph, its atoms numbered depth-first from the first atom of the canonical SMILES.
+        The graph. Its atoms are numbered depth-first from the first atom of the canonical SMILES.
 
     Raises:
-        MoleculeNotRepresentable: The molecule has no such graph.
+        MoleculeNotRepresentable: The molecule has too many atoms, several fragments, a radical, a
+            category that the vocabulary lacks, or would come back as another molecule.
     """
     if (count := mol.GetNumHeavyAtoms()) > max_atoms:
         raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")
@@ -350,14 +381,17 @@ def _why_no_category(atom: Chem.Atom) -> str:
 
 
 def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
-    """Raise `MoleculeNotRepresentable` if the molecule changes on the way to its graph and back.
+    """Check that a molecule comes back from its graph as the same molecule.
 
-    That happens to hydrogens which RDKit does not add by itself: at phosphorus and sulfur above
-    their lowest valence, at metals, and at the ends of dative bonds.
+    It does not if it has hydrogens which RDKit does not add by itself: at phosphorus and sulfur
+    above their lowest valence, at metals, and at the ends of dative bonds.
 
     Args:
         mol: Kekulé structure of the molecule.
-        smiles: Its canonical SMILES without stereo.
+        smiles: Its canonical SMILES without stereo marks.
+
+    Raises:
+        MoleculeNotRepresentable: Another molecule would come back, which the message names.
     """
     plain = plain_molecule(
         [AtomCategory.of(atom) for atom in mol.GetAtoms()],
@@ -377,12 +411,15 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
-    """Raise `MoleculeNotRepresentable` if the vocabulary lacks a category of a molecule.
+    """Check that a vocabulary has all categories of a molecule.
 
     Args:
-        atoms: Atom categories of the molecule.
-        bonds: Names of its bond categories.
+        atoms: List of the `AtomCategory` of each atom.
+        bonds: List of the category name of each bond, such as "SINGLE".
         vocabulary: The vocabulary.
+
+    Raises:
+        MoleculeNotRepresentable: It lacks one, which the message names.
     """
     for atom in atoms:
         if atom not in vocabulary.atom_index:
@@ -397,18 +434,21 @@ def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
 def molecule_to_graph(
     mol: Chem.Mol | str, vocabulary: MoleculeVocabulary, max_atoms: int = MAX_NODES
 ) -> Graph:
-    """Return the graph of a molecule.
+    """Return the graph of a molecule, with categories numbered by a vocabulary.
 
     Args:
-        mol: SMILES or sanitized molecule.
-        vocabulary: Meaning of the categories.
+        mol: SMILES or sanitized RDKit molecule.
+        vocabulary: Which atom or bond each category number stands for.
         max_atoms: Largest number of heavy atoms.
 
     Returns:
-        Node categories (n), edges (i, j) with j < i sorted by i and -j, and edge categories (m).
+        (node_types, edges, bond_types) of n atoms and m bonds: node category of each atom, in
+        depth-first order; pairs (i, j) of atom numbers with j < i, sorted by i, those of one i by
+        falling j; edge category of each pair.
 
     Raises:
-        MoleculeNotRepresentable: The molecule has no such graph; the message says why.
+        MoleculeNotRepresentable: The molecule has no graph with these categories; the message says
+            why.
 
     Examples:
         >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
@@ -428,16 +468,16 @@ def molecule_to_graph(
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
-    """Return the unsanitized molecule of a graph, with implicit hydrogens.
+    """Return the RDKit molecule of a graph, not sanitized, with implicit hydrogens.
 
     Args:
-        node_types: Node categories, (n,).
-        edges: Pairs of node numbers, each edge once, (m, 2).
-        bond_types: Edge categories, (m,).
-        vocabulary: Meaning of the categories.
+        node_types: Node category of each atom, integers (n,).
+        edges: Pairs of atom numbers, counted from 0, each bond once, integers (m, 2).
+        bond_types: Edge category of each pair, integers (m,).
+        vocabulary: Which atom or bond each category number stands for.
 
     Returns:
-        A molecule whose atom k is node k; it may be invalid.
+        A molecule whose atom k is node k. It is not checked, so it may be invalid.
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
@@ -446,15 +486,15 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
 
 
 def plain_molecule(atoms, edges, types) -> Chem.Mol:
-    """Build an unsanitized molecule, with implicit hydrogens.
+    """Build an RDKit molecule from atoms and bonds, not sanitized, with implicit hydrogens.
 
     Args:
-        atoms: `AtomCategory` of each atom; aromatic marks are ignored.
-        edges: Pairs of atom numbers, one for each bond.
-        types: RDKit's `BondType` of each bond.
+        atoms: Sequence of the `AtomCategory` of each atom; whether it is aromatic is ignored.
+        edges: Sequence of pairs of atom numbers, counted from 0, one for each bond.
+        types: Sequence of RDKit's `BondType` of each bond.
 
     Returns:
-        A molecule with the atoms in this order; it may be invalid.
+        A molecule with the atoms in this order. It is not checked, so it may be invalid.
     """
     mol = Chem.RWMol()
     for category in atoms:
@@ -473,13 +513,17 @@ def _atom(symbol: str, charge: int) -> Chem.Atom:
 
 
 def codec_problem(model: GraphModel) -> str:
-    """Return why a model cannot score given molecules: it was trained with another codec.
+    """Return why a model cannot score given molecules; "" if it can.
+
+    Models keep the version of this module that numbered their training molecules
+    (`vocabulary.CODEC_VERSION`). Under another numbering a molecule is another sequence for a model
+    with a canonical node ordering, and its likelihood would be wrong.
 
     Args:
-        model: A model of molecules, whose metadata name the version of its codec.
+        model: A model of molecules.
 
     Returns:
-        A message; "" if the model can score molecules.
+        A message that tells the user to train again, or "".
     """
     if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
         return ""

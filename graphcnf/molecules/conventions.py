@@ -1,5 +1,6 @@
 """Conventions of validity, evaluated side by side, and the reasons for invalidity.
 
+Published figures of validity follow different conventions. `graphcnf evaluate` reports all of them.
 A sampled graph counts as a valid molecule
 
 - `strict`: if it sanitizes as it is and is connected; the headline figure;
@@ -9,7 +10,8 @@ A sampled graph counts as a valid molecule
 - `repaired`: if its largest fragment sanitizes after bonds have been removed where valences are
   exceeded; about 100 % by construction, which says nothing about a model.
 
-The words are those of `graphcnf.molecules.validity`.
+To *sanitize* is RDKit's check of valences and aromatic rings; a *fragment* is a connected piece of
+a molecule. Molecules that the functions take are RDKit molecules that need not be sanitized.
 """
 
 from __future__ import annotations
@@ -49,16 +51,17 @@ _OVERFULL = {"N": 4, "O": 3, "S": 3}
 
 
 def valence_only(mol: Chem.Mol) -> str | None:
-    """Return the canonical SMILES if the molecule sanitizes after automatic charging, or None.
+    """Return the canonical SMILES if a molecule sanitizes after automatic charging, else None.
 
     An uncharged nitrogen with four bonds becomes N+; oxygen and sulfur with three become O+ and S+.
     It is a convention of validity that published work uses, more lenient than `strict`.
 
     Args:
-        mol: The molecule, unsanitized and left as it is. It may be disconnected.
+        mol: The molecule, which need not be sanitized and stays as it is. It may have several
+            fragments.
 
     Returns:
-        The SMILES of all its fragments, with the charges that were added.
+        The SMILES of all its fragments, with the charges that were added and without stereo marks.
     """
     if not mol.GetNumAtoms():
         return None
@@ -77,7 +80,7 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
 
 def repaired(mol: Chem.Mol) -> str | None:
-    """Return the canonical SMILES of the largest fragment after valence repair, None if invalid.
+    """Return the canonical SMILES of a molecule's largest fragment after repair of its valences.
 
     While there are atoms above their valence, the first of them loses a bond order: its bond of
     highest order (of several, the bond with the highest index) is lowered by one order, or removed
@@ -85,6 +88,9 @@ def repaired(mol: Chem.Mol) -> str | None:
 
     Args:
         mol: Molecule that need not be sanitized, and stays as it is.
+
+    Returns:
+        The SMILES without stereo marks; None if the largest fragment is invalid for another reason.
     """
     mol = Chem.RWMol(mol)
     with quiet():
@@ -105,11 +111,11 @@ def repaired(mol: Chem.Mol) -> str | None:
 
 
 def read_unsanitized(sample: Chem.Mol | str | None) -> Chem.Mol | None:
-    """Read a SMILES without sanitizing the molecule.
+    """Read a SMILES without sanitizing the molecule, so that invalid ones can be examined, too.
 
     Args:
-        sample: SMILES, in which atoms written as aromatic stay aromatic, or a molecule, which is
-            returned as it is, or None.
+        sample: SMILES, in which atoms written as aromatic stay aromatic; or a molecule, which is
+            returned as it is; or None.
 
     Returns:
         The molecule; None for None or an unreadable SMILES.
@@ -128,9 +134,14 @@ def validity_row(checked: CheckedMolecule) -> dict[str, Any]:
         checked: What `graphcnf.molecules.validity.check_molecule` returns.
 
     Returns:
-        `smiles` (canonical without stereo if valid, else unsanitized, None if RDKit cannot write
-        it); `strict` (bool); `largest_fragment` (its SMILES if valid, or None); `atoms`, their
-        number; `kept`, the share of atoms in the largest fragment.
+        A dict:
+
+        - `smiles`: canonical SMILES without stereo marks if the molecule is valid; else the SMILES
+          as it is, None if RDKit cannot write it;
+        - `strict`: True if it is valid under `strict`;
+        - `largest_fragment`: canonical SMILES of the largest fragment if that is valid, else None;
+        - `atoms`: number of atoms of the molecule;
+        - `kept`: share of them that are in the largest fragment, in [0, 1].
     """
     mol, smiles = checked.molecule, checked.smiles
     atoms = mol.GetNumAtoms()
@@ -157,14 +168,14 @@ def evaluate_records(
     """Evaluate the validity of samples under all conventions.
 
     Args:
-        samples: Packed graphs, molecules (checked, sanitized or not; None counts as invalid) or
+        samples: M drawn graphs, molecules (checked, sanitized or not; None counts as invalid) or
             SMILES.
-        vocabulary: Vocabulary of packed graphs.
+        vocabulary: Which atom or bond each category stands for; needed for graphs only.
         first: Record number of the first sample.
 
     Returns:
-        A table with a row for each sample. Its columns are `record`, those of `validity_row`, and
-        `valence_only` and `repaired`: the SMILES if valid under this convention, or None.
+        A table with a row for each sample: `record` (its number), the values of `validity_row`, and
+        `valence_only` and `repaired`, each the SMILES that is valid under this convention, or None.
     """
     import pandas as pd
 
@@ -196,10 +207,10 @@ def unsanitized_smiles(mol: Chem.Mol) -> str | None:
     """Return the SMILES of a molecule as it is, whether or not it is valid.
 
     Args:
-        mol: The molecule, which is not sanitized.
+        mol: The molecule; it is neither sanitized nor changed.
 
     Returns:
-        The SMILES; None if RDKit cannot write it.
+        The SMILES; None if the molecule has no atoms or RDKit cannot write it.
     """
     try:
         with quiet():
@@ -222,11 +233,12 @@ def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
     """Find out why a molecule is not valid under the `strict` convention.
 
     Args:
-        mol: Molecule; None if its SMILES is unreadable.
+        mol: Molecule that need not be sanitized; None if its SMILES is unreadable.
 
     Returns:
-        For each reason, such as "C with 5 bonds", "2 fragments" or `KEKULIZATION`, the indices of
-        the atoms that cause it, if known. Empty for a valid molecule.
+        `{reason: indices of the atoms that cause it}`. Reasons are texts such as "C with 5 bonds",
+        "2 fragments", `KEKULIZATION` or "unreadable"; where no single atoms are to blame, the
+        indices are (). {} for a valid molecule.
     """
     if mol is None:
         return {"unreadable": ()}

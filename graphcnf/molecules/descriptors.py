@@ -1,7 +1,8 @@
-"""Properties that RDKit computes of a molecule, one row in one table for each.
+"""Properties that RDKit computes from a molecule, such as logP: a function and a row for each.
 
-Commands, scores, filters, files and the documentation have all of them from `TABLE`. This module
-imports RDKit only when a property is computed, since every `--help` names the properties.
+Commands, scores, filters, tables and the documentation have their properties from `TABLE`. Every
+function takes a sanitized RDKit molecule. RDKit is imported only when a property is computed, since
+every `--help` names the properties and must be quick.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def qed(mol: Chem.Mol) -> float:
-    """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    """Return the quantitative estimate of drug-likeness, 0 (worst) to 1 (Bickerton et al. 2012)."""
     from rdkit.Chem import QED
 
     return QED.qed(mol)
@@ -49,7 +50,7 @@ def tpsa(mol: Chem.Mol) -> float:
 
 
 def atoms(mol: Chem.Mol) -> int:
-    """Return the number of heavy atoms."""
+    """Return the number of heavy atoms (all but hydrogen)."""
     return mol.GetNumHeavyAtoms()
 
 
@@ -75,28 +76,28 @@ def rotatable_bonds(mol: Chem.Mol) -> int:
 
 
 def hbd(mol: Chem.Mol) -> int:
-    """Return the number of hydrogen bond donors."""
+    """Return the number of hydrogen bond donors, as RDKit counts them."""
     from rdkit.Chem.rdMolDescriptors import CalcNumHBD
 
     return CalcNumHBD(mol)
 
 
 def hba(mol: Chem.Mol) -> int:
-    """Return the number of hydrogen bond acceptors."""
+    """Return the number of hydrogen bond acceptors, as RDKit counts them."""
     from rdkit.Chem.rdMolDescriptors import CalcNumHBA
 
     return CalcNumHBA(mol)
 
 
 def fsp3(mol: Chem.Mol) -> float:
-    """Return the share of carbon atoms that are sp3."""
+    """Return the share of carbon atoms that are sp3, in [0, 1]."""
     from rdkit.Chem.rdMolDescriptors import CalcFractionCSP3
 
     return CalcFractionCSP3(mol)
 
 
 def charge(mol: Chem.Mol) -> int:
-    """Return the formal charge."""
+    """Return the formal charge of the molecule: the sum of those of its atoms."""
     from rdkit.Chem import GetFormalCharge
 
     return GetFormalCharge(mol)
@@ -105,10 +106,10 @@ def charge(mol: Chem.Mol) -> int:
 def sa(mol: Chem.Mol) -> float:
     """Return the synthetic accessibility score, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
 
-    It differs between releases of RDKit.
+    It differs a little between releases of RDKit.
 
     Raises:
-        Unavailable: RDKit has no Contrib folder.
+        Unavailable: This build of RDKit lacks the folder Contrib, which has the score.
     """
     return _sa_score()(mol)
 

@@ -1,4 +1,7 @@
-"""Pictures of molecules."""
+"""Pictures of molecules: grids in files, single drawings for HTML, previews in notebooks.
+
+A *molecule* is given as SMILES or as an RDKit molecule, which need not be sanitized.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,11 @@ def draw_grid(
     """Draw molecules in a grid, into a .png, .svg or .pdf file (with a bitmap in the .pdf).
 
     Args:
-        molecules: SMILES or molecules, which may be unsanitized; at least one.
-        path: File to write; its folder is created.
-        legends: Text below each molecule, broken at commas into lines that fit; all cells have the
-            height that the longest legend needs.
-        highlights: Indices of atoms to highlight in each molecule.
+        molecules: SMILES or RDKit molecules, at least one.
+        path: File to write; its folder is created. The suffix decides the format.
+        legends: Text below each molecule; None for none. Texts are broken at commas into lines that
+            fit, and all cells have the height that the longest legend needs.
+        highlights: For each molecule the indices of the atoms to highlight; None for none.
 
     Raises:
         UserError: The file cannot be written.
@@ -82,12 +85,12 @@ def draw_grid(
 def draw_svg(
     molecule: Chem.Mol | str, *, size: tuple[int, int], highlight: Sequence[int] = ()
 ) -> str:
-    """Return the SVG image of a molecule as text.
+    """Return a drawing of a molecule as the text of an SVG file, with a transparent background.
 
     Args:
-        molecule: SMILES or molecule, which may be unsanitized.
+        molecule: SMILES or RDKit molecule.
         size: Width and height in pixels.
-        highlight: Indices of atoms to highlight.
+        highlight: Indices of the atoms to highlight, counted from 0.
     """
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
@@ -126,10 +129,13 @@ def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
 
 
 def numbered_html(smiles: Sequence[str | None]) -> str:
-    """Return HTML with small pictures of the first molecules of a sample, under them their numbers.
+    """Return HTML that shows a sample in a notebook: small drawings with the record numbers below.
+
+    At most `SHOWN` molecules are drawn; a last line says how many more there are.
 
     Args:
-        smiles: SMILES of each record of the sample, None for a record without a picture.
+        smiles: SMILES of each record of the sample, numbered from 0; None for an invalid one, which
+            is left out.
     """
     valid = [(record, text) for record, text in enumerate(smiles) if text is not None]
     cells = [

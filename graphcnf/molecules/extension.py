@@ -1,8 +1,13 @@
 """CXSMILES extensions: what stands between bars after a SMILES, as in `CC=CC |t:1|`.
 
-An extension is a list of fields. Some only draw the molecule or comment on it: coordinates, wedges
-and wavy bonds, names of atoms, lone pairs. `c:` and `t:` say what a SMILES says as well, cis and
-trans. All others make it something that no SMILES alone says, such as a radical or a racemate.
+`graphcnf.molecules.codec.parse` calls this module for a SMILES that has an extension. An extension
+is a list of *fields*, of three kinds:
+
+- some only draw the molecule or comment on it (coordinates, wedges and wavy bonds, names of atoms,
+  lone pairs) and are ignored;
+- `c:` and `t:` say which double bonds are cis and trans, and are read;
+- all others say what no SMILES alone says, such as a radical or a racemate, and are refused, since
+  graphs hold none of it.
 """
 
 from __future__ import annotations
@@ -48,12 +53,13 @@ def extended(smiles: str, extension: str, *, sanitize: bool = True) -> Chem.Mol 
     """Return the molecule of a SMILES and its extension; None if RDKit cannot read the SMILES.
 
     Args:
-        smiles: The SMILES alone.
-        extension: What follows it, with its bars.
-        sanitize: False for a molecule that RDKit has not sanitized.
+        smiles: The SMILES alone, such as "CC=CC".
+        extension: What follows it, with its bars, such as "|t:1|".
+        sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
 
     Raises:
-        ValueError: The extension is broken, contradicts the SMILES, or says what graphs do not.
+        ValueError: The extension is broken, contradicts the SMILES, or says what graphs do not
+            hold; the message says which.
     """
     # With all hydrogen atoms that are written, since the numbers of an extension count them.
     written = Chem.MolFromSmiles(smiles, _options(False))

@@ -1,4 +1,14 @@
-"""Filters that every generated molecule has to pass, whichever command generates it."""
+"""Filters that every generated molecule has to pass, whichever command generates it.
+
+- *Filter*: a condition on a molecule, such as "qed > 0.6". Its text is also its name.
+- *Refusal*: the name of the first filter that a molecule fails; "" for a molecule that passes all.
+- *Alert*: a substructure for which chemists discard a molecule; a *catalogue* is a set of alerts,
+  such as "reactive" or "pains" (`graphcnf.molecules.alerts`).
+- *Given*: what the user gave, such as a fragment to grow. The reactive groups in it are wanted, so
+  the catalogue "reactive" does not refuse them.
+- *Search*: drawing molecules until enough distinct ones have passed. It ends early after too many
+  *tries* in a row that found nothing new; that number is its *patience*.
+"""
 
 from __future__ import annotations
 
@@ -66,20 +76,21 @@ ALERT = ": "
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters of sanitized molecules, applied in this order: fast ones first.
+    """Conditions that a molecule has to meet, checked in the order below: fast ones first.
 
     Attributes:
-        smarts: SMARTS patterns that a molecule contains.
-        exclude: SMARTS patterns that it does not contain.
-        require: Comparisons of properties, such as "qed > 0.6" (`Requirement`).
-        min_similarity: SMILES, and the lowest Tanimoto similarity (ECFP4) that a molecule must have
-            to the nearest of them; None for no bound.
-        max_similarity: SMILES, and the highest Tanimoto similarity (ECFP4) that a molecule may have
-            to the nearest of them; None for no bound.
-        alerts: Names in `graphcnf.molecules.alerts.ALERTS`, or "medchem:NAME": catalogues of which
-            a molecule matches no structural alert.
-        predictors: Functions that predict properties that `require` names and that cannot be
-            computed, such as the surrogates of measured columns
+        smarts: SMARTS patterns, all of which a molecule contains.
+        exclude: SMARTS patterns, none of which it contains.
+        require: Comparisons of properties, such as "qed > 0.6"
+            (`graphcnf.molecules.properties.Requirement`).
+        min_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
+            nearest of these SMILES is at least the bound; None for no such filter.
+        max_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
+            nearest of these SMILES is at most the bound; None for no such filter.
+        alerts: Catalogues: names in `graphcnf.molecules.alerts.ALERTS`, or "medchem:NAME". A
+            molecule has none of their alerts.
+        predictors: For properties in `require` that RDKit cannot compute, `{name: function from
+            sanitized molecules to predicted values}`, such as the surrogates of measured columns
             (`graphcnf.molecules.surrogate.surrogates_of`).
 
     Raises:
@@ -122,10 +133,15 @@ class Filters:
 
     @cached_property
     def checks(self) -> dict[str, Check]:
-        """Function of each single filter by its name, such as "qed > 0.6" or "no pains alert".
+        """The function that checks each single filter, by the name of the filter.
 
-        Their order is that in which a molecule is checked: patterns, comparisons of properties,
-        similarities, alerts. They are built when they are first needed.
+        They are built when they are first needed, in the order in which a molecule is checked.
+
+        Returns:
+            `{name: function}`. Names are such as "has c1ccccc1", "without [N+](=O)[O-]", "qed >
+            0.6", "similarity >= 0.5" and "no pains alert". A function takes a sanitized molecule
+            and what the user gave (`Given`); it returns "" if the molecule passes, else the name;
+            after that of a catalogue stands ": " and the name of the alert.
 
         Raises:
             UserError: A filter cannot be read, or no molecule can pass.
@@ -151,32 +167,43 @@ class Filters:
         return found
 
     def with_alerts(self, alerts: str | Sequence[str] | None) -> Filters:
-        """Return these filters with the catalogues of a search that has "reactive" by default.
+        """Return these filters with further catalogues of alerts, "reactive" among them by default.
+
+        Commands that grow or change molecules call it with their option for alerts.
 
         Args:
-            alerts: Further catalogues beside "reactive"; None for "reactive" alone, "none" for the
-                catalogues of these filters alone.
+            alerts: Catalogues to add beside "reactive"; None for "reactive" alone; "none" to add
+                none, not even "reactive".
 
         Returns:
-            A copy of these filters with the catalogues of both.
+            A copy of these filters with the added catalogues before their own.
 
         Raises:
-            UserError: There is no such catalogue.
+            UserError: There is no such catalogue, or "none" is named with others.
         """
         return replace(self, alerts=tuple(dict.fromkeys((*with_default(alerts), *self.alerts))))
 
     def check_sizes(self, largest: int) -> None:
-        """Raise `UserError` if no molecule of up to `largest` heavy atoms can pass."""
+        """Check that a molecule of a limited size can pass at all.
+
+        Args:
+            largest: Largest number of heavy atoms of the molecules, such as that of a model.
+
+        Raises:
+            UserError: The comparisons in `require` exclude all sizes up to this one.
+        """
         requirements = [Requirement.parse(text) for text in self.require]
         check_possible(requirements, {**RANGES, "atoms": (1, largest)})
 
     @property
     def identity(self) -> dict[str, str]:
-        """JSON values that differ between filters that differ, so that no run goes on with others.
+        """JSON values that differ if filters differ, so that no run goes on with other filters.
 
-        The keys are the names of the single filters, as in `checks`. Most names say all about a
-        filter, whose value is "". Others depend on data: the value is the SHA-256 of the molecules
-        to compare with or of the list of reactive groups, or what identifies the predictors.
+        Returns:
+            `{name of a filter: what the name does not say}`, with the names of `checks`. For most
+            filters the value is "". It is a SHA-256 of the molecules to compare with, or of the
+            list of reactive groups; for a comparison of predicted properties it identifies the
+            predictors.
         """
         found = dict.fromkeys(self.checks, "")
         if REACTIVE in self.alerts:
@@ -191,15 +218,15 @@ class Filters:
         return found
 
     def refusal(self, mol: Chem.Mol, given: Given = NOTHING) -> str:
-        """Return why a molecule does not pass: the first filter that it fails.
+        """Return the first filter that a molecule fails; "" if it passes all.
 
         Args:
             mol: A sanitized molecule.
-            given: What the user gives, whose reactive groups do not count.
+            given: What the user gave, whose reactive groups are not refused.
 
         Returns:
-            "" if it passes, else one of the names in `checks`; for catalogues of alerts followed by
-            ": " and the name of the alert, as in "no reactive alert: peroxide".
+            "", or one of the names in `checks`; after that of a catalogue stands ": " and the name
+            of the alert, as in "no reactive alert: peroxide".
         """
         return next((why for check in self.checks.values() if (why := check(mol, given))), "")
 
@@ -216,10 +243,10 @@ NO_FILTERS = Filters()
 
 
 def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
-    """Return for each filter the share that passes, among molecules that passed all before it.
+    """Return for each filter the share that passes, of molecules that passed all before it.
 
     Args:
-        names: Names in `Filters.checks`, in order.
+        names: Names of the filters (`Filters.checks`), in the order in which they are checked.
         outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
             returns: "" for molecules that pass.
 
@@ -259,15 +286,16 @@ def removed_by_alerts(outcomes: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
-    """Say what share of molecules passes all filters, and each, and what alerts have removed.
+    """Say for the user what share passes all filters and each one, and what alerts removed.
 
     Args:
-        names: Names in `Filters.checks`, in order.
+        names: Names of the filters (`Filters.checks`), in the order in which they are checked.
         outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
             returns: "" for molecules that pass.
 
     Returns:
-        The text; "" if there are no filters.
+        Text such as "40.0% pass the filters (qed > 0.6 80.0%, no reactive alert 50.0%: removed 2
+        peroxide)"; "" if there are no filters.
     """
     removed, each = removed_by_alerts(outcomes), []
     for name, share in passing_shares(names, outcomes).items():
@@ -279,21 +307,24 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
 
 
 class Funnel:
-    """The new molecules of a search, which ends when no more of them come up.
+    """Collects the new molecules of a search, and ends it when nothing new is found.
 
-    A search makes *tries*. Each gives any number of molecules that pass the filters. The search
-    ends after `patience` tries in a row without a new one.
+    A search makes *tries*; each draws any number of molecules, and offers those that pass the
+    filters to `distinct`. The search ends after `patience` tries in a row without a molecule that
+    is new.
 
     Args:
         filters: Filters of the search.
-        patience: Number of tries, `PATIENCE_FACTOR` times as many while the filters refuse more
-            than half of the molecules; infinity for a search that does not end.
-        given: What the user gives, whose reactive groups do not count.
+        patience: Number of tries in a row; `math.inf` for a search that does not end. While the
+            filters refuse more than half of the molecules, it is `PATIENCE_FACTOR` times as large.
+        given: What the user gave, whose reactive groups are not refused.
 
     Attributes:
-        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
-            `Filters.refusal` returns: "" for molecules that pass.
-        seen: Hashes of the new molecules so far.
+        filters: Filters of the search.
+        given: What the user gave.
+        outcomes: `{refusal: number of valid molecules}`, where a refusal is what `Filters.refusal`
+            returns: "" for molecules that pass.
+        seen: Hashes of the new molecules so far, a `HashSet`.
     """
 
     def __init__(self, filters: Filters, patience: float, given: Given = NOTHING):
@@ -302,12 +333,12 @@ class Funnel:
 
     @property
     def patience(self) -> float:
-        """Number of tries in a row without a new molecule after which the search ends."""
+        """Number of tries in a row without a new molecule after which the search would end now."""
         strict = 2 * self.outcomes[""] < self.outcomes.total()
         return self._patience * (PATIENCE_FACTOR if strict else 1)
 
     def passes(self, molecule: Chem.Mol) -> bool:
-        """Return True if a sanitized molecule passes the filters, and count it in `outcomes`.
+        """Return True if a molecule passes the filters, and count it in `outcomes`.
 
         Args:
             molecule: A sanitized molecule; a repeated one counts again.
@@ -317,15 +348,17 @@ class Funnel:
         return not refusal
 
     def distinct(self, tries: Iterable[Iterable[tuple[int, Item]]]) -> Iterator[Item]:
-        """Yield the new molecules of a search; stop when the patience is at its end.
+        """Yield the new molecules of a search; stop when its patience is exhausted.
 
-        After every `REMINDER` seconds without one, a line on stderr says how many pass the filters.
+        After every `REMINDER` seconds without a new molecule, a line on stderr says how many pass
+        the filters.
 
         Args:
-            tries: For each try, the hashes of its molecules, with the item to be yielded for each.
+            tries: For each try, the molecules that passed, as pairs of a hash and what is yielded
+                for the molecule (of any type). Molecules with equal hashes are the same.
 
         Yields:
-            The item of each molecule whose hash is new, in the order of the tries.
+            The second part of each pair whose hash is new, in the order of the tries.
         """
         idle, since = 0, time.monotonic()
         for molecules in tries:
@@ -352,14 +385,15 @@ class Funnel:
         say(f"note: no new molecule in the last {seconds:.0f} s; {passed}")
 
     def ending(self, kind: str = "molecules", size: int = 1) -> str:
-        """Say what was found by a search that has ended, and how many pass each filter.
+        """Say how many molecules an ended search has found, and how many pass each filter.
 
         Args:
-            kind: What the molecules are called.
-            size: Number of molecules that a try draws.
+            kind: What the message calls the molecules, such as "analogues".
+            size: Number of molecules that a try draws, by which the number of tries is multiplied.
 
         Returns:
-            A clause for the message of an error.
+            A clause for an error message, such as "3 molecules found and no further one in 10,000
+            tries".
         """
         passed = passing_text(self.filters.checks, self.outcomes)
         return (
@@ -442,17 +476,22 @@ def passing(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Return the first n distinct molecules that pass filters, among the records of a sample.
 
+    A record is one molecule of a sample, by its number. Molecules that differ in stereo marks or
+    protonation alone count as the same.
+
     Args:
         n: Number of molecules, at least 1.
         filters: The filters.
-        draw: Function that draws a range of records; it returns their graphs and the molecule of
-            each, as `MoleculeFlow.draw_records` does.
+        draw: Function that draws a range of record numbers; it returns their graphs and their
+            molecules, as `MoleculeFlow.draw_records` does.
 
     Returns:
-        The graphs of the molecules, and their SMILES, with stereo marks where `draw` draws them.
+        (graphs, smiles): the n graphs, and the n canonical SMILES, with stereo marks where `draw`
+        draws them.
 
     Raises:
-        UserError: For `PATIENCE` times `PATIENCE_FACTOR` records, no new molecule has passed.
+        UserError: No new molecule has passed in `PATIENCE` records in a row, or `PATIENCE_FACTOR`
+            times as many if the filters refuse more than half.
     """
     funnel = Funnel(filters, PATIENCE)
 

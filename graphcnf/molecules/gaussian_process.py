@@ -1,8 +1,15 @@
-"""Gaussian process that predicts a number of molecules from those of known molecules.
+"""Gaussian process that predicts a number of molecules, such as pIC50, from molecules with values.
 
-The kernel is a weighted mean of two Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural
-Networks 18, 1093) and a Gaussian kernel of descriptors. A grid search over `MIXTURES` and the
-variances of the noise maximizes the evidence.
+- *Known molecules*: those with values, to which the process is fitted.
+- *Features* of a molecule: two binary fingerprints (circular environments and atom pairs) and a
+  vector of descriptors such as logP.
+- *Kernel*: a weighted mean of the two Tanimoto kernels of the fingerprints (Ralaivola et al. 2005,
+  Neural Networks 18, 1093) and a Gaussian kernel of the descriptors.
+- *Evidence*: the marginal likelihood of the values. A grid search over the weights in `MIXTURES`
+  and the variances of the noise maximizes it.
+
+Surrogates of measured columns (`graphcnf.molecules.surrogate`) and searches for high scores predict
+with it.
 """
 
 from __future__ import annotations
@@ -43,13 +50,16 @@ EVIDENCE_SIZE = 250
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     """Compute the features of a molecule that the kernels compare.
 
+    The last 20,000 results are kept, since searches ask for the same molecules again.
+
     Args:
         smiles: A SMILES that RDKit can read.
 
     Returns:
-        Fingerprints of circular environments and of atom pairs, packed, (2 * BITS / 8,) uint8; and
-        D descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
-        its standard deviation, (D,) float32.
+        (fingerprints, descriptors): the bits of the fingerprint of circular environments, then
+        those of atom pairs, packed eight to a byte, (2 * BITS / 8,) uint8; and D = 18 descriptors
+        (logP, polar surface, numbers of atoms and rings, ...), each divided by about its standard
+        deviation in drug-like molecules, (D,) float32.
     """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
@@ -72,17 +82,18 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class GaussianProcess:
-    """Gaussian process fitted to the values of N molecules.
+    """Gaussian process fitted to the values of N known molecules.
 
     Args:
-        smiles: SMILES of the molecules, at least two.
-        values: Their values, (N,), finite.
-        noises: Candidate variances of the noise, relative to values of variance 1.
-        evidence_size: Molecules at most on which the evidence of a kernel is computed.
+        smiles: SMILES of the known molecules, at least two.
+        values: Their values, (N,), finite, in any unit.
+        noises: Candidate variances of the noise, for values scaled to variance 1.
+        evidence_size: The evidence of a candidate kernel is computed on at most so many of the
+            known molecules, to save time.
 
     Attributes:
-        weights: Chosen weights of the kernels, one of `MIXTURES`.
-        noise: Chosen variance of the noise.
+        weights: Chosen weights of the three kernels, one of `MIXTURES`.
+        noise: Chosen variance of the noise, one of `noises`.
     """
 
     def __init__(
@@ -103,7 +114,9 @@ class GaussianProcess:
         _, self._factor, self._dual, self._variance = _fit(kernels, y, self.weights, self.noise)
 
     def mean(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the expected values of M molecules, (M,), in the unit of the known values.
+        """Return the expected values of M molecules, (M,) float64, in the unit of the known values.
+
+        It is faster than `predict`, which also returns standard deviations.
 
         Args:
             smiles: M SMILES that RDKit can read.
@@ -111,14 +124,15 @@ class GaussianProcess:
         return self._centre + self._scale * (self._cross(smiles) @ self._dual)
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the values of molecules.
+        """Predict the values of molecules, with standard deviations.
 
         Args:
-            smiles: M SMILES.
+            smiles: M SMILES that RDKit can read.
 
         Returns:
-            Expected values, and their standard deviations without that of the noise of
-            measurements, (M,) float64 each, in the unit of the values.
+            (means, deviations): expected values and their standard deviations, (M,) float64 each,
+            in the unit of the known values. The noise of measurements is not part of the
+            deviations; see `noise_deviation`.
         """
         from scipy.linalg import solve_triangular
 
@@ -128,7 +142,9 @@ class GaussianProcess:
         return self._centre + self._scale * (cross @ self._dual), self._scale * deviation
 
     def similarities(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return Tanimoto similarities (circular environments) to the known molecules, (M, N).
+        """Return the Tanimoto similarities of M molecules to the N known ones, (M, N) float32.
+
+        The fingerprints of circular environments are compared.
 
         Args:
             smiles: M SMILES that RDKit can read.
@@ -137,7 +153,7 @@ class GaussianProcess:
 
     @property
     def noise_deviation(self) -> float:
-        """Standard deviation of the noise, in the unit of the values."""
+        """Standard deviation of the noise of measurements, in the unit of the known values."""
         return self._scale * math.sqrt(self.noise * self._variance)
 
     def _cross(self, smiles: Sequence[str]) -> np.ndarray:

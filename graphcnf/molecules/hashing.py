@@ -1,4 +1,8 @@
-"""Short hashes of SMILES, which store a training set for novelty in 8 bytes per molecule."""
+"""Hashes of SMILES in 8 bytes, to tell quickly whether a molecule is new.
+
+Models store the hashes of their training molecules for the metric *novelty*, and a search keeps
+those of the molecules that it has found. Both hold millions of molecules in little memory.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,24 @@ RECENT = 1 << 16
 
 
 def hash_each(smiles: Iterable[str]) -> np.ndarray:
-    """Return the 8-byte BLAKE2b hash of every SMILES, (M,) uint64 (bytes read as little-endian).
+    """Return the 8-byte BLAKE2b hash of every SMILES, (M,) uint64, in their order.
 
-    Among a million different molecules, the probability of any collision is 3e-8.
+    The bytes are read as a little-endian integer. Among a million different molecules, the
+    probability of any collision is 3e-8.
 
     Args:
-        smiles: M canonical SMILES; two spellings of one molecule have different hashes.
+        smiles: M canonical SMILES. Other SMILES of the same molecule would have other hashes.
     """
     digests = b"".join(blake2b(s.encode(), digest_size=8).digest() for s in smiles)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Return which of M hashes are among the known ones, (M,) bool.
+    """Return which of M hashes are among known ones, (M,) bool.
 
     Args:
-        hashes: Known hashes, sorted, uint64.
-        queries: The M hashes, uint64.
+        hashes: Known hashes, uint64, sorted ascending.
+        queries: The M hashes to look up, uint64.
 
     Examples:
         >>> known = np.unique(hash_each(["CCO", "CCN"]))
@@ -42,7 +47,10 @@ def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 class HashSet:
-    """A growing set of 64-bit hashes, most of them in a sorted array of 8 bytes each.
+    """A growing set of 64-bit hashes that needs about 8 bytes for each.
+
+    Most hashes are in a sorted array; at least `RECENT` of the last ones are in a Python set before
+    they are merged into the array.
 
     Examples:
         >>> found = HashSet()
@@ -63,7 +71,11 @@ class HashSet:
         )
 
     def add(self, hash_: int) -> bool:
-        """Add a hash to the set; return False if it is in the set already, else True."""
+        """Add a hash to the set; return True if it is new, False if the set had it already.
+
+        Args:
+            hash_: Integer from 0 to 2**64 - 1.
+        """
         if hash_ in self:
             return False
         self._recent.add(hash_)

@@ -1,7 +1,14 @@
-"""`MoleculeFlow`, the density of molecules: draws SMILES, and scores them.
+r"""`MoleculeFlow`, the density of molecules: draws SMILES, and scores them.
 
-A *record* is one molecule of a sample: a function of the model, the seed and its number. A *target*
-is the value near which a property is asked for.
+- *Record*: one molecule of a sample. It is determined by the model, the seed and its number.
+- *Graph*: the heavy atoms and bonds of a molecule, each with the number of its category;
+  `graphcnf.molecules.codec` converts molecules to graphs and back.
+- *Vocabulary*: which atom or bond each category number stands for.
+- *Raw samples*: all records as the model draws them, invalid and repeated ones included.
+- *Target*: the value near which a property, such as logP, is asked for.
+- *Stereo marks*: `@`, `@@`, `/` and `\` in SMILES. Graphs have none. A second density, a
+  `StereoFlow`, draws them given the graph; the log-probability of a molecule contains both.
+- *Nats*: log-probabilities are natural logarithms.
 """
 
 from __future__ import annotations
@@ -45,11 +52,14 @@ WITH_STEREO = ("zinc250k",)
 
 @dataclass(repr=False)
 class MoleculeSample(Sequence):
-    """Sampled molecules: a sequence of SMILES, with the graphs as drawn.
+    """Molecules that were drawn: a sequence of SMILES, together with the graphs.
+
+    `sample[k]`, `len(sample)` and iteration are those of the list `smiles`.
 
     Attributes:
-        graphs: The M graphs.
-        smiles: SMILES of each graph, None where it is no valid connected molecule.
+        graphs: The M graphs as the model drew them.
+        smiles: Canonical SMILES of each of the M graphs, with stereo marks if they were drawn; None
+            where the graph is no valid connected molecule.
     """
 
     graphs: PackedGraphs
@@ -66,19 +76,20 @@ class MoleculeSample(Sequence):
 
     @property
     def validity(self) -> float:
-        """Share of valid connected molecules; 0 for an empty sample."""
+        """Share of graphs that are valid connected molecules, in [0, 1]; 0 for an empty sample."""
         return sum(s is not None for s in self.smiles) / len(self) if len(self) else 0.0
 
     @property
     def molecules(self) -> list[Chem.Mol | None]:
-        """RDKit molecule of each graph, None where it is no valid connected molecule."""
+        """RDKit molecule of each graph, in the order of `smiles`; None where `smiles` has None."""
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a table with a row for each graph.
+        """Return the sample as a table with a row for each graph.
 
-        Its columns are `record` (the number in this sample, from 0), `smiles` (None if invalid) and
-        `valid`.
+        Returns:
+            A DataFrame with the columns `record` (0, 1, ..., the position in this sample), `smiles`
+            (None if invalid) and `valid` (bool).
         """
         import pandas as pd
 
@@ -89,10 +100,16 @@ class MoleculeSample(Sequence):
         """Return the molecules as graphs of PyTorch Geometric, in the order of the sample.
 
         Returns:
-            A `torch_geometric.data.Data` for each graph, also for invalid ones: `x`, its n node
-            categories (n,) long; `edge_index` (2, 2 m), both directions of its m edges;
-            `edge_attr`, the edge categories (2 m,) long; and `smiles`, None where the graph is no
-            valid connected molecule. Categories are those of the model's vocabulary.
+            A `torch_geometric.data.Data` for each graph, also for invalid ones. With n atoms and m
+            bonds:
+
+            - `x`: node categories, (n,) long, numbered as in the model's vocabulary;
+            - `edge_index`: every bond in both directions, (2, 2 m) long;
+            - `edge_attr`: edge categories, (2 m,) long, numbered as in the model's vocabulary;
+            - `smiles`: None where the graph is no valid molecule.
+
+        Raises:
+            ModuleNotFoundError: `torch_geometric` is not installed.
         """
         from graphcnf.exchange.pyg import to_pyg
 
@@ -108,12 +125,17 @@ class MoleculeFlow:
     """A density of molecules: a `GraphModel` with a vocabulary of atoms and bonds.
 
     Args:
-        model: Model whose metadata contain the vocabulary.
-        stereo: Density of stereo marks given the graph, a `StereoFlow`; None for that of the model
-            (`stereo_of`), if there is one.
+        model: Model of graphs, whose metadata contain the vocabulary.
+        stereo: A `StereoFlow`, the density of stereo marks given the graph. None for the one that
+            belongs to the model (`stereo_of`), if there is one.
+
+    Attributes:
+        model: The model of graphs.
+        vocabulary: Which atom or bond each of its categories stands for, a `MoleculeVocabulary`.
 
     Raises:
-        UserError: The model has no vocabulary, or one that does not fit.
+        UserError: The metadata contain no vocabulary, or its numbers of categories are not the
+            model's.
 
     Examples:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
@@ -134,9 +156,10 @@ class MoleculeFlow:
 
     @property
     def stereo(self) -> Any:
-        """Density of stereo marks given the graph, a `StereoFlow`: the given one or `stereo_of`.
+        """Density of stereo marks given the graph, a `StereoFlow`; None if there is none.
 
-        None if none was given, and the model has none.
+        It is the one given to the constructor, else the one that belongs to the model
+        (`stereo_of`).
         """
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
@@ -145,9 +168,9 @@ class MoleculeFlow:
         """Load shipped weights by name, or a model from a folder or the Hugging Face hub.
 
         Args:
-            name_or_folder: Name of shipped weights, such as "zinc250k", path of the folder, or
-                "org/name@commit" of the hub.
-            device: Device of the model.
+            name_or_folder: Name of shipped weights, such as "zinc250k"; or path of a folder that
+                `save_pretrained` wrote; or "org/name@commit" of a repository on the hub.
+            device: Device of torch for the model, such as "cuda".
 
         Returns:
             The model in evaluation mode, with its vocabulary.
@@ -158,17 +181,27 @@ class MoleculeFlow:
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the model to a folder, from which `from_pretrained` and the commands load it."""
+        """Save the model to a folder, from which `from_pretrained` and the commands load it.
+
+        Args:
+            folder: Folder for `config.json` and `model.safetensors`, which is created if missing.
+        """
         self.model.save_pretrained(folder)
 
     def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
         """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
 
         Args:
-            name: "org/name" of the repository.
+            name: "org/name" of the repository, which is created if it does not exist.
             licence: Licence of the weights, such as "mit".
-            **options: `private`, `intended`, `limits` and `figures` of
-                `graphcnf.hub.repository.push`.
+            **options: Options of `graphcnf.hub.repository.push`: `private`, True for a new
+                repository that only its owner sees; and for the model card `intended` (what the
+                model is meant for), `limits` (what it does not do) and `figures` (what `graphcnf
+                evaluate --json` wrote).
+
+        Raises:
+            UserError: The name is not possible, huggingface_hub is not installed, or the hub
+                refuses.
         """
         from graphcnf.hub.repository import push
 
@@ -194,30 +227,36 @@ class MoleculeFlow:
         stereo: bool = True,
         filters: Any = None,
     ) -> MoleculeSample:
-        """Draw raw samples or, with filters, distinct valid molecules that pass them.
+        """Draw molecules: raw samples or, with filters, distinct valid molecules that pass them.
 
-        The seed determines the molecules; a larger sample begins with the same ones.
+        The seed determines the molecules. With the same arguments, the first n molecules of a
+        larger sample are those of a sample of n.
 
         Args:
             n: Number of molecules.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable molecules.
-            atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
+            temperature: 1 for the distribution of the model; below 1 for more probable and less
+                diverse molecules.
+            atoms: Lowest and highest number of heavy atoms. Within this range the sizes have the
+                frequencies of the training data. None for no restriction.
             properties: Target values such as `{"logp": 2.5}`, in the unit of each property, for a
                 model trained with properties.
-            best_of: Candidates per molecule, of which the one nearest to the target values is kept:
-                the distance is Euclidean, in standard deviations of the training data. 1 for
-                samples of the conditional model; None for 8, if there are `properties`.
-            stereo: Also draw stereo marks, if the model has `stereo`.
-            filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass; the
-                molecules are then those that `graphcnf generate` writes. None for raw samples.
+            best_of: Candidates drawn for each molecule. The one nearest to the target values is
+                kept; the distance is Euclidean, in standard deviations of the training data. With
+                1, molecules follow the conditional distribution. None for 8 if there are
+                `properties`, else for 1.
+            stereo: True to draw stereo marks as well, if the model has `stereo`.
+            filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass. Records
+                are drawn until n distinct molecules have passed, as in `graphcnf generate`. None
+                for raw samples.
 
         Returns:
-            n molecules. Raw samples may be invalid, with None as their SMILES, or repeated.
+            n molecules. Raw samples may be repeated, or invalid: their SMILES is None.
 
         Raises:
-            UserError: A number is out of range, the model was not trained with a property, or no
-                new molecule passes the filters for a long time.
+            UserError: A number is out of range, the model was not trained with a property,
+                `best_of` is above 1 without `properties`, or no new molecule passes the filters for
+                a long time.
         """
         check_integer("n", n)
         if atoms is not None:
@@ -266,32 +305,35 @@ class MoleculeFlow:
         best_of: int = 1,
         stereo: bool = False,
     ) -> tuple[PackedGraphs, list[CheckedMolecule]]:
-        """Draw records, each a function of the model, the seed and its number.
+        """Draw the records with given numbers; `sample` and the commands draw through this method.
 
-        First the graphs are drawn and checked, then the best are chosen, last their stereo marks
-        are drawn.
+        A record depends on nothing but the model, the seed, its number and the other arguments. So
+        a sample can be divided among processes. First all graphs are drawn and checked, then the
+        best candidate of each record is chosen, last its stereo marks are drawn.
 
         Args:
-            records: Numbers of the records, from 0.
+            records: Numbers of the records, such as `range(0, 512)`.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable molecules.
-            atoms: Lowest and highest number of heavy atoms; None for the training data's sizes.
-            targets: For each condition of the model (a property that it was trained with, in the
-                order of `model.conditions`) the value near which to draw, in the property's own
-                unit; None for any value. None in place of the list for no targets at all.
-            best_of: Candidates per record, of which the one nearest to the targets is kept: the
+            temperature: 1 for the distribution of the model, below 1 for more probable molecules.
+            atoms: Lowest and highest number of heavy atoms; None for no restriction.
+            targets: One value for each condition of the model, that is each property with which it
+                was trained, in the order of `model.conditions`. The value is in the unit of the
+                property; None for a property without a target. None in place of the list for no
+                targets at all.
+            best_of: Candidates per record, of which the one nearest to the targets is kept. The
                 distance is Euclidean, in standard deviations of the training data. Must be 1
                 without targets.
             stereo: True to draw the stereo marks of valid molecules; without effect if the model
                 has no `stereo`.
 
         Returns:
-            The graphs, and for each a `graphcnf.molecules.validity.CheckedMolecule`, whose `isomer`
-            is the SMILES with stereo marks, None for an invalid molecule.
+            (graphs, molecules): for each record its graph, and its
+            `graphcnf.molecules.validity.CheckedMolecule`. The `isomer` of the latter is the SMILES
+            with stereo marks, None for an invalid molecule.
 
         Raises:
             UserError: A number is out of range, the model draws no molecules of so few or so many
-                `atoms`, or a target can neither be computed nor predicted.
+                `atoms`, or a property with a target can neither be computed nor predicted.
             ValueError: There are targets, and the model takes no conditions.
         """
         graphs = sample_records(
@@ -366,14 +408,16 @@ class MoleculeFlow:
     def analogs(
         self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
     ) -> MoleculeSample:
-        """Draw n distinct analogues of a molecule, other than the molecule itself.
+        """Draw n distinct analogues of a molecule: molecules that differ from it in a part.
+
+        The molecule itself is not among them.
 
         Args:
             molecule: SMILES or RDKit molecule.
             n: Number of analogues.
             stereo: True to keep the stereo marks of unchanged atoms and draw the others.
-            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep`, `similar`
-                and `filters`; `alerts` as in `grow`.
+            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` (which part
+                stays), `similar` (lowest Tanimoto similarity) and `filters`; `alerts` as in `grow`.
 
         Returns:
             n molecules, all valid.
@@ -387,18 +431,20 @@ class MoleculeFlow:
         return MoleculeSample(*draw_analogues(self, molecule, n, stereo=stereo, **options))
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
-        """Write molecules as graphs of the model's categories and sizes.
+        """Convert molecules to graphs with the model's categories, and say why some have none.
 
         Args:
-            molecules: SMILES or RDKit molecules, or one of them.
+            molecules: SMILES or RDKit molecules, or one of them; M molecules.
 
         Returns:
-            The graphs of the molecules that can be written as graphs, in their order; and for every
-            molecule None, or the reason why it cannot. The model may still give a graph the
-            probability 0.
+            (graphs, reasons): the graphs of the molecules that have one, in their order; and for
+            each of the M molecules None if it has a graph, else the reason why not, such as "Xe is
+            not among the atoms c C O N". So there are as many graphs as `reasons` has None. The
+            model may still give a graph the probability 0.
 
         Raises:
-            UserError: The model was trained with another codec, or `molecules` are none.
+            UserError: The model comes from a version of the package that numbered atoms
+                differently, or `molecules` are neither SMILES nor RDKit molecules.
         """
         if problem := codec.codec_problem(self.model):
             raise UserError(problem)
@@ -414,21 +460,23 @@ class MoleculeFlow:
         return PackedGraphs.from_lists(graphs), reasons
 
     def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
-        """Return lower bounds on log p(molecule), including its number of atoms, (M,) nats.
-
-        -inf for molecules that the model cannot represent; `score` says why.
+        """Return lower bounds on log p(molecule) in nats, its number of atoms included.
 
         Args:
-            molecules: SMILES or RDKit molecules, or one of them. Stereo marks count if the model
-                has `stereo`: unmarked elements are summed over. Isotopes are ignored.
+            molecules: M SMILES or RDKit molecules, or one of them. Stereo marks count if the model
+                has `stereo`; where a molecule leaves a mark open, the probabilities of all possible
+                marks are summed. Isotopes are ignored.
             orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
-                to 1,024; only models that draw atom by atom ("path") take more than 1.
+                to 1,024: more give a tighter bound. Only models that draw atom by atom
+                (architecture "path") take more than 1.
 
         Returns:
-            Natural logarithms of probabilities, not of densities, (M,) float64.
+            Natural logarithms of probabilities, not of densities, (M,) float64; -inf for molecules
+            that the model cannot represent or gives the probability 0 (`score` says why).
 
         Raises:
-            UserError: `orders` is out of range, or the model was trained with another codec.
+            UserError: `orders` is out of range, or the model comes from a version of the package
+                that numbered atoms differently.
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -443,16 +491,17 @@ class MoleculeFlow:
     def log_prob_of_marks(
         self, molecules: Sequence, known: Iterable[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(stereo marks | graph) of molecules.
+        """Return log p(stereo marks | graph) of molecules, the part of `log_prob` due to marks.
 
         Args:
             molecules: M SMILES or RDKit molecules.
-            known: Indices of the molecules that the model can represent; the others are not scored.
+            known: Indices of the molecules that the model can represent; other molecules are not
+                scored.
 
         Returns:
-            The values in nats, (M,) float64, and whether each is exact, (M,) bool. The value is 0
-            for molecules that are not scored or have no marks, and for all if the model has no
-            stereo.
+            (nats, exact): the log-probabilities, (M,) float64; and for each whether it is exact,
+            else a lower bound, (M,) bool. A molecule that is not scored or has no marks has 0 and
+            True; so have all molecules if the model has no `stereo`.
         """
         nats = np.zeros(len(molecules))
         exact = np.ones(len(molecules), dtype=bool)
@@ -466,7 +515,8 @@ class MoleculeFlow:
     def charge_states(self) -> frozenset[str]:
         """Which of "acid" and "amine" are more probable charged than neutral under the model.
 
-        The names are those of `graphcnf.molecules.standardize.GROUPS`.
+        The model is asked for the log-probabilities of a few example molecules; the names are those
+        of `graphcnf.molecules.standardize.GROUPS`.
         """
         from graphcnf.molecules.standardize import charge_states_of
 
@@ -475,7 +525,8 @@ class MoleculeFlow:
     def standardized(self, molecule: str) -> str:
         """Return the SMILES of a molecule without salts, charged like the model's training data.
 
-        The acids and bases in `charge_states` are charged, others neutral; see
+        Acids and amines are charged if `charge_states` names them, and neutral if it does not; for
+        example "CCN.Cl" -> "CC[NH3+]" for a model of ZINC250k. See
         `graphcnf.molecules.standardize.parse_standardized`.
 
         Args:
@@ -490,14 +541,21 @@ class MoleculeFlow:
             return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
 
     def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
-        """Return log p(graph | number of atoms), (M,) nats; -inf where it is 0.
+        """Return lower bounds on log p(graph | number of atoms) in nats.
+
+        It is the part of `log_prob` that depends on atoms and bonds: neither the probability of the
+        number of atoms nor that of stereo marks is included.
 
         Args:
             graphs: M graphs, as the method `graphs` returns them.
-            orders: Number of numberings whose probabilities are summed, see `log_prob`.
+            orders: Number of depth-first numberings whose probabilities are summed, see `log_prob`.
 
         Returns:
-            Lower bounds on the log-probabilities, (M,) float64; stereo marks are not part of them.
+            (M,) float64; -inf for graphs that the model gives the probability 0.
+
+        Raises:
+            UserError: `orders` is out of range, or above 1 for a model that does not draw atom by
+                atom.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders > 1:
@@ -513,22 +571,26 @@ class MoleculeFlow:
 
         Args:
             molecules: SMILES or RDKit molecules, or one of them.
-            **options: `orders`, `standardize` and `workers` of `graphcnf.molecules.scoring.score`,
-                which also lists the columns.
+            **options: `orders`, `standardize` and `workers` of `graphcnf.molecules.scoring.score`.
+
+        Returns:
+            A DataFrame; `graphcnf.molecules.scoring.score` describes its columns. Molecules that
+            the model cannot represent have a row as well, with the reason.
         """
         from graphcnf.molecules.scoring import score
 
         return score(self, molecules, **options)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
-        """Encode molecules to latents, which `decode` turns into molecules without stereo marks.
+        """Encode molecules as latents, which `decode` turns into molecules without stereo marks.
 
         Args:
-            molecules: SMILES or RDKit molecules, or one of them; B molecules.
+            molecules: B SMILES or RDKit molecules, or one of them.
 
         Returns:
-            Latents in the base space of the model, `{name: tensor (B, ..., D)}`, as the method
-            `to_latents` of its class describes them; and True for real atoms, (B, N) bool.
+            (latents, mask). The latents are points in the base space of the flow, `{name: tensor
+            (B, ..., D)}`; which tensors there are depends on the class of the model, see its method
+            `to_latents`. The mask is True for real atoms, False for padding, (B, N) bool.
 
         Raises:
             UserError: There are no molecules, or the model cannot represent one of them.
@@ -549,8 +611,11 @@ class MoleculeFlow:
         """Return the SMILES that latents decode to, None where the graph is no valid molecule.
 
         Args:
-            latents: Latents by name, as `encode` returns them.
-            mask: True for real atoms, (B, N) bool.
+            latents: Latents of B molecules by name, as `encode` returns them.
+            mask: True for real atoms, False for padding, (B, N) bool.
+
+        Returns:
+            B canonical SMILES without stereo marks, or None.
 
         Raises:
             UserError: The latents do not have the names and shapes that belong to the mask.
@@ -559,11 +624,17 @@ class MoleculeFlow:
 
 
 def stereo_of(model: GraphModel) -> Any:
-    """Return the density of stereo marks for the molecules of a model, None without one.
+    """Return the density of stereo marks that belongs to a model of molecules, None without one.
 
-    It is a `StereoFlow`: the companion of the model, which fine-tuning saves beside its weights;
-    otherwise the shipped one for the data set of the model or, if it was fine-tuned, of the model
-    that it was tuned from.
+    The first that exists is returned: the one that fine-tuning saved beside the model's weights;
+    else the shipped one for the data set that the model, or the model from which it was fine-tuned,
+    was trained on.
+
+    Args:
+        model: Model of graphs, whose metadata name its data set.
+
+    Returns:
+        A `graphcnf.stereo.stereo_flow.StereoFlow`, or None.
 
     Raises:
         ModuleNotFoundError: There is one, and `graphcnf.stereo` is not installed.

@@ -1,9 +1,14 @@
 """A page of molecules for a meeting: one HTML file that needs no script, network or other file.
 
-It opens with at most five *cards*, each a headline figure. After them come the *sections* of a
-review (`graphcnf.molecules.review`): clusters with their best members, alerts, the nearest known
-molecules in pairs, and the worst molecules; then a table of all molecules. A *row* has the values
-of a molecule by the name of their column.
+- *Card*: a headline figure at the top of the page, such as "mean QED"; at most five are shown.
+- *Review*: clusters, alerts and nearest known molecules of the molecules on the page
+  (`graphcnf.molecules.review`). A *section* shows one of these.
+- *Row*: a molecule of the table of all molecules at the end: `{column: value}`.
+- *Caption*: the text below the drawing of a molecule.
+- *Alert*: a substructure for which chemists discard a molecule.
+- *Highlighted* atoms are marked with colour in a drawing.
+
+Reports of evaluations (`graphcnf.evaluation.report`) are built from the same parts.
 """
 
 from __future__ import annotations
@@ -38,11 +43,11 @@ DRAWN = (240, 160)
 
 
 class SortedCell(NamedTuple):
-    """A value of a row.
+    """A value of a row that is shown as text and sorted by a number, such as "< 0.1 %" by 0.1.
 
     Attributes:
-        text: Text in the cell.
-        key: Number by which its column is sorted.
+        text: Text in the cell of the table.
+        key: Number by which the table is sorted when the reader sorts it by this column.
     """
 
     text: str
@@ -53,12 +58,12 @@ class SortedCell(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A headline figure.
+    """A headline figure at the top of a page.
 
     Attributes:
-        label: What it is.
-        value: The figure.
-        small: A line below it, "" for none.
+        label: What the figure is, such as "mean QED".
+        value: The figure as text, such as "0.612".
+        small: A line in small letters below it, "" for none.
     """
 
     label: str
@@ -67,15 +72,15 @@ class Card(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A molecule on the page.
+    """A molecule as the page shows it: a drawing with a caption, or a row of the table.
 
     Attributes:
         smiles: Its SMILES.
-        drawing: Its SVG.
-        values: Name and text of each value in the caption, or of each cell in the table.
-        note: Text above the values, "" for none.
-        keys: `{column: number by which the table is sorted}`, for columns where this is not the
-            number with which the text begins.
+        drawing: Its drawing, an SVG element.
+        values: (name, text) of each value in the caption, or of each cell of the table's row.
+        note: Text above the caption, such as "known"; "" for none.
+        keys: `{name of a value: number by which the table is sorted}`. Values without a key are
+            sorted by the number with which their text begins.
     """
 
     smiles: str
@@ -96,23 +101,23 @@ def write_page(
     training_hashes: np.ndarray | None = None,
     highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Write the page of molecules.
+    """Write a page of molecules: headline figures, a review, and a table of all molecules.
 
     Args:
-        rows: A molecule in each: values by column, the same columns in every row. There must be a
-            column `smiles` of valid molecules. If there is a `score`, molecules are ranked by it,
-            else by their QED. The reader can sort the table by a column: a value that is a
-            `SortedCell` (a text with a number) by its number, another value by the number with
-            which its text begins.
+        rows: `{column: value}` of each molecule, with the same columns in every row. The column
+            `smiles` must be there, with valid molecules. Molecules are ranked by the column `score`
+            if it is there, else by their QED. A value that is a `SortedCell` is sorted by its
+            number when the reader sorts the table, others by the number with which their text
+            begins.
         path: File to write, which is replaced if it exists.
         title: Title of the page.
         note: Text below the title.
         about: Text above the table.
-        known: SMILES of known molecules; the nearest ones are drawn.
+        known: SMILES of known molecules; beside the best found ones the nearest of these are drawn.
         training_hashes: Sorted hashes of the training molecules, as
-            `graphcnf.molecules.hashing.hash_each` returns them, to count how many molecules are not
-            among these; None not to count them.
-        highlights: Numbers of the atoms to highlight in each molecule, counted from 0 in the order
+            `graphcnf.molecules.hashing.hash_each` returns them, to show how many molecules are not
+            among these; None not to show it.
+        highlights: For each row the indices of the atoms to highlight, counted from 0 in the order
             of the SMILES; None for none.
 
     Raises:
@@ -141,16 +146,16 @@ def write_page(
 
 
 def render(template: Path, *, title: str, **values: Any) -> str:
-    """Return the HTML of a template that extends `page.html`.
+    """Return the HTML of a page whose template extends `page.html`.
 
-    Versions of graphcnf, RDKit and Python, and the date, are filled in.
+    The versions of graphcnf, RDKit and Python and the date are filled in.
 
     Args:
-        template: File of the template, in Jinja's language; templates in its folder and in that of
-            this module can be included.
-        title: Title of the page, in the browser's tab. Also the heading above the page, unless
-            `values` name another one as `heading`.
-        **values: Values of the variables of the template and of `page.html`, by name.
+        template: File of the template, in Jinja's language. It can include templates of its own
+            folder and of the folder of this module.
+        title: Title in the browser's tab, and the heading of the page unless `values` contain
+            another `heading`.
+        **values: Variables that the template and `page.html` use, by name.
     """
     loader = FileSystemLoader([template.parent, Path(__file__).parent])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -168,11 +173,12 @@ def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
 
     Args:
         row: `{column: value}`; the column `smiles` must be there.
-        highlight: Numbers of the atoms to highlight, counted from 0 in the order of the SMILES.
+        highlight: Indices of the atoms to highlight, counted from 0 in the order of the SMILES.
 
     Returns:
-        A `Shown`: SMILES, drawing, and the values of all columns but `smiles`, whose names have
-        spaces in place of underscores. Its `keys` are those of values that are a `SortedCell`.
+        The molecule as the table shows it. Its values are those of all columns but `smiles`, named
+        as the columns with spaces in place of underscores; its `keys` are those of the
+        `SortedCell`s.
     """
     named = {name: value for name, value in row.items() if name != "smiles"}
     return Shown(
@@ -184,11 +190,13 @@ def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
 
 
 def drawing(molecule: Chem.Mol | str, highlight: Sequence[int] = ()) -> Markup:
-    """Return the SVG of a molecule to stand in HTML; what would be black has the text's colour.
+    """Draw a molecule as an SVG element for HTML.
+
+    Its black lines have the colour of the surrounding text, so that they show on a dark page.
 
     Args:
-        molecule: SMILES or molecule, which may be unsanitized.
-        highlight: Numbers of the atoms to highlight, counted from 0.
+        molecule: SMILES or RDKit molecule, which need not be sanitized.
+        highlight: Indices of the atoms to highlight, counted from 0.
     """
     svg = draw_svg(molecule, size=DRAWN, highlight=highlight).split("?>")[-1].strip()
     return Markup(svg.replace("#000000", "currentColor"))
@@ -199,7 +207,12 @@ def review_cards(found: Review, quality: str) -> list[Card]:
 
     Args:
         found: The review of at least one molecule.
-        quality: Name of what the molecules are ranked by: "score" or "QED".
+        quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
+
+    Returns:
+        Cards for the best and mean quality, the share without alerts, the similarity to known
+        molecules if there are any, the number of clusters, and the mean synthetic accessibility if
+        RDKit has it.
     """
     clean = sum(not alerts for alerts in found.alerted) / len(found.alerted)
     average = float(np.mean(found.quality))
@@ -220,18 +233,24 @@ def review_cards(found: Review, quality: str) -> list[Card]:
 
 
 def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) -> dict[str, Any]:
-    """Return what the macro `reviewed` of `page_parts.html` shows.
+    """Return the values of a review that the macro `reviewed` of `page_parts.html` shows.
 
     Args:
-        shown: The molecules.
-        found: Their review.
-        quality: Name of what they are ranked by: "score" or "QED".
+        shown: The M molecules.
+        found: Their review, in which molecule k is `shown[k]`.
+        quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
         known: Number of known molecules.
 
     Returns:
-        Sentences "clustered", "alerted", "compared" and "struck", which open the sections; and what
-        these list: "clusters" (dicts of "title" and "members"), "alerts" (see `_alerts`), "pairs"
-        (see `_pairs`), and "worst", molecules as `Shown`.
+        A dict. Sentences that open the sections: "clustered", "alerted", "compared" and "struck".
+        What the sections list:
+
+        - "clusters": dicts of the "title" of a cluster and its best "members" (`Shown`);
+        - "alerts": dicts of the texts "name", "catalogue", "count" and "share" of an alert, the
+          most frequent ones also with an "example" (`Shown`);
+        - "pairs": dicts of the text "similarity", and "found" and "known" (`Shown`), the nearest
+          known molecule to the best one of a cluster; [] without known molecules;
+        - "worst": the molecules with the most alerts (`Shown`).
     """
     groups = [cluster for cluster in found.clusters if len(cluster) > 1]
     alone = [cluster[0] for cluster in found.clusters if len(cluster) == 1]

@@ -1,6 +1,13 @@
-"""Similarity of molecules, requirements on properties, features, and conditions of models.
+"""Similarity of molecules, comparisons of properties, target values for conditional models.
 
-`graphcnf.molecules.descriptors` names the properties and computes them.
+- *Property*: a number of a molecule, such as logP. Those in `PROPERTIES` are computed
+  (`graphcnf.molecules.descriptors`). Others, such as a measured pIC50, are *predicted* by functions
+  that the caller gives (`Predictors`).
+- *Requirement*: a comparison such as "qed > 0.6" that a molecule must meet.
+- *Feature*: a number that is averaged over molecules for a table: a property, or 1.0 and 0.0 for
+  yes and no.
+- *Condition*: a property with which a model was trained, so that it can draw molecules near a
+  *target value* of it.
 """
 
 from __future__ import annotations
@@ -47,28 +54,28 @@ NO_PREDICTORS: Predictors = {}
 
 
 def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
-    """Return a function from a molecule to its Tanimoto similarity to `mol`, in [0, 1].
+    """Return a function that gives the Tanimoto similarity of any molecule to `mol`, in [0, 1].
 
     Fingerprints are `ECFP4`: Morgan of radius 2, 2,048 bits, without chirality and counts.
 
     Args:
-        mol: A sanitized molecule, as those that the function is called with.
+        mol: A sanitized molecule. The function takes sanitized molecules, too.
     """
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarities of all pairs of two sets of fingerprints.
+    """Return the Tanimoto similarities of all pairs of two sets of binary fingerprints.
 
     Two empty fingerprints have similarity 1.
 
     Args:
-        left: Binary fingerprints, (M, bits) float32.
-        right: Binary fingerprints, (N, bits) float32.
+        left: M fingerprints of 0 and 1, (M, bits) float32.
+        right: N fingerprints of 0 and 1, (N, bits) float32.
 
     Returns:
-        Similarities, (M, N) float32.
+        Similarity of each fingerprint of `left` to each of `right`, (M, N) float32.
     """
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared
@@ -76,13 +83,16 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Return the distinct property names in text such as "qed,sa", in their order.
+    """Read property names in text such as "qed,sa", and check that RDKit can compute them.
 
     Args:
-        text: Names of `PROPERTIES`, separated by commas.
+        text: Names in `PROPERTIES`, separated by commas.
+
+    Returns:
+        The names in their order, each once: ("qed", "sa").
 
     Raises:
-        UserError: There is no such property, or RDKit cannot compute it here.
+        UserError: There is no such property, or this build of RDKit cannot compute it.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
@@ -98,15 +108,19 @@ def parse_names(text: str) -> tuple[str, ...]:
 def properties_of(
     mol: Chem.Mol, names: Iterable[str], predictors: Predictors = NO_PREDICTORS
 ) -> dict[str, float]:
-    """Compute properties of a molecule.
+    """Compute or predict properties of a molecule.
 
     Args:
         mol: A sanitized molecule.
-        names: Names in `PROPERTIES` or in `predictors`.
-        predictors: Functions that predict further properties.
+        names: Names in `PROPERTIES` or in `predictors`; the latter come first.
+        predictors: Functions that predict properties which cannot be computed, by name.
 
     Returns:
-        `{name of a property: its value}`, an integer, or rounded to `DECIMALS` decimals.
+        `{name of a property: its value}`: an integer if the property is a count, else a number
+        rounded to `DECIMALS` decimals.
+
+    Raises:
+        Unavailable: This build of RDKit cannot compute a property.
     """
     values = {
         name: float(predictors[name]([mol])[0]) if name in predictors else PROPERTIES[name](mol)
@@ -116,12 +130,12 @@ def properties_of(
 
 
 def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "") -> np.ndarray:
-    """Compute properties of molecules, of many on all cores.
+    """Compute properties of many molecules, in several processes if there are more than 2,000.
 
     Args:
         smiles: M valid SMILES.
         names: Names of P properties in `PROPERTIES`.
-        label: Name of the progress bar; "" for none.
+        label: Text before a progress bar; "" for no bar.
 
     Returns:
         (M, P) float64, rounded to `DECIMALS` decimals.
@@ -161,10 +175,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Requirement:
-    """A comparison of properties and numbers, such as `qed > 0.6` or `200 <= weight < 500`.
+    """A comparison that a molecule must meet, such as `qed > 0.6` or `200 <= weight < 500`.
 
     Attributes:
-        parts: Numbers and names of properties, in turn with operators: ("qed", ">", 0.6).
+        parts: The comparison from left to right, numbers and names of properties in turn with
+            operators: ("qed", ">", 0.6) or (200.0, "<=", "weight", "<", 500.0).
     """
 
     parts: tuple[str | float, ...]
@@ -173,7 +188,8 @@ class Requirement:
     def parse(cls, text: str) -> Requirement:
         """Read a chain of numbers and property names with `< <= > >= == !=` between them.
 
-        Names are not checked: they may be those of predicted properties, see `check_names`.
+        A name need not be one of `PROPERTIES`, since it may be that of a predicted property; call
+        `check_names` when the predictors are known.
 
         Args:
             text: The comparison, such as "qed > 0.6" or "200 <= weight < 500".
@@ -199,14 +215,14 @@ class Requirement:
         return found
 
     def check_names(self, predictors: Predictors = NO_PREDICTORS) -> None:
-        """Check that every property that is compared can be computed or predicted.
+        """Check that every property in the comparison can be computed or predicted.
 
         Args:
             predictors: Functions that predict properties which cannot be computed, by name.
 
         Raises:
-            UserError: A name is neither in `PROPERTIES` nor in `predictors`, or RDKit cannot
-                compute the property here.
+            UserError: A name is neither in `PROPERTIES` nor in `predictors`, or this build of RDKit
+                cannot compute the property.
         """
         for name in self.names:
             if name in predictors:
@@ -223,20 +239,25 @@ class Requirement:
 
     @property
     def names(self) -> list[str]:
-        """Names of the properties that are compared."""
+        """Names of the properties in the comparison, from left to right."""
         return [term for term in self.parts[::2] if isinstance(term, str)]
 
     @property
     def pairs(self) -> list[tuple]:
-        """Left side, operator and right side of each comparison, such as ("qed", ">", 0.6)."""
+        """The single comparisons of a chain, each as (left side, operator, right side).
+
+        `200 <= weight < 500` has two: (200.0, "<=", "weight") and ("weight", "<", 500.0).
+        """
         return list(zip(self.parts[:-1:2], self.parts[1::2], self.parts[2::2], strict=True))
 
     def holds(self, mol: Chem.Mol, predictors: Predictors = NO_PREDICTORS) -> bool:
-        """Return True if the comparison holds for a sanitized molecule.
+        """Return True if the comparison holds for a molecule.
+
+        Values are rounded to `DECIMALS` decimals first, as they are in files.
 
         Args:
-            mol: The molecule.
-            predictors: Functions that predict properties that cannot be computed.
+            mol: A sanitized molecule.
+            predictors: Functions that predict properties which cannot be computed, by name.
         """
         values = properties_of(mol, self.names, predictors)
         return all(_holds(pair, values) for pair in self.pairs)
@@ -257,19 +278,21 @@ def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
 def check_possible(
     requirements: Sequence[Requirement], ranges: Mapping[str, tuple[float, float]] = RANGES
 ) -> None:
-    """Raise `UserError` for requirements that exclude each other, as qed > 0.6 and qed < 0.5 do.
+    """Check that several comparisons do not exclude each other, as qed > 0.6 and qed < 0.5 do.
 
-    Each property is looked at by itself; comparisons of two properties are left out. If any value
-    meets all comparisons of a property with numbers, then one of these does: a number compared
-    with, its neighbours by rounding, or an end of the range. So only these are tried.
+    Without this check, a search would wait forever for a molecule that meets all of them. Each
+    property is looked at by itself, and comparisons of two properties are left out. Only a few
+    values have to be tried: if any value meets all comparisons of a property with numbers, so does
+    one of the numbers, one of their neighbours by rounding, or an end of the range.
 
     Args:
         requirements: Comparisons that are all to hold.
-        ranges: Lowest and highest possible value of each property, as in `RANGES` or narrower.
+        ranges: `{property: (lowest, highest possible value)}`; properties without an entry may have
+            any value.
 
     Raises:
-        UserError: No value of a property in its range meets all comparisons, or a comparison of
-            two numbers, as in `0.7 < 0.6 < qed`, is false.
+        UserError: No value of a property in its range meets all comparisons, or a comparison of two
+            numbers, as in `0.7 < 0.6 < qed`, is false.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -306,12 +329,13 @@ def _span(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class Feature:
-    """A number that is reported about molecules: presence of a substructure, or a property.
+    """A number that is averaged over molecules for a table, such as logP or "contains fluorine".
 
     Attributes:
         name: Name in tables.
         value: Function from a sanitized molecule to the number.
-        share: True if values are 1.0 or 0.0, so that their mean is a share of molecules.
+        share: True if the number is 1.0 for yes and 0.0 for no, so that the mean is a share of
+            molecules.
     """
 
     name: str
@@ -319,13 +343,13 @@ class Feature:
     share: bool
 
     def mean(self, smiles: Iterable[str]) -> float:
-        """Return the mean over valid SMILES; those without a finite value do not count.
+        """Return the mean of the feature over molecules; those without a finite value do not count.
 
         Args:
             smiles: SMILES that RDKit can read.
 
         Returns:
-            The mean, or share of molecules if `share` is True; NaN if none has a finite value.
+            The mean, in [0, 1] if `share` is True; NaN if no molecule has a finite value.
         """
         with quiet():
             values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
@@ -335,6 +359,9 @@ class Feature:
 
 def has_pattern(smarts: str) -> Feature:
     """Return the feature "contains a substructure": 1.0 or 0.0.
+
+    Args:
+        smarts: SMARTS of the substructure, also the name of the feature.
 
     Raises:
         UserError: RDKit cannot read the SMARTS.
@@ -347,21 +374,21 @@ def has_element(symbol: str) -> Feature:
     """Return the feature "contains an atom of an element": 1.0 or 0.0.
 
     Args:
-        symbol: Symbol of the element, such as "Si".
+        symbol: Symbol of the element; "Si" gives the feature named "with Si".
     """
     number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
 
 
 def has_property(text: str) -> Feature:
-    """Return the feature that text names.
+    """Return the feature that a text describes: a property, or whether a comparison holds.
 
     Args:
         text: A property, such as "logp", whose value is the feature; or a comparison, such as
             "qed>=0.6", for the feature 1.0 where it holds and 0.0 elsewhere.
 
     Raises:
-        UserError: The text is neither.
+        UserError: The text is neither, or the property cannot be computed.
     """
     name = text.strip()
     if not set(name) & set("<>=!,"):
@@ -375,15 +402,16 @@ def has_property(text: str) -> Feature:
 def conditions_of(
     model: GraphModel, properties: Mapping[str, float]
 ) -> tuple[float | None, ...] | None:
-    """Translate target values of properties to the conditions of a model.
+    """Translate target values of properties to a list in the order of a model's conditions.
 
     Args:
-        model: The model.
-        properties: `{property: target value}`.
+        model: A model trained with properties, its conditions; their order is `model.conditions`.
+        properties: `{property: target value in its unit}`, such as `{"logp": 2.5}`.
 
     Returns:
-        A value for each condition of the model in its order, None for a property without a target,
-        as `sample_records` takes them; None if there are no targets.
+        For each condition of the model the target value, None for a property without one, such as
+        (None, 2.5) for a model of QED and logP. `MoleculeFlow.draw_records` takes this as
+        `targets`. None in place of the tuple if `properties` is empty.
 
     Raises:
         UserError: The model was not trained with a property, or a value is not possible.
@@ -412,16 +440,19 @@ def conditions_of(
 def outside_training(
     conditions: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Return a note for each condition more than 3 standard deviations from the training mean.
+    """Return a warning for each target value that the training data hardly ever reach.
 
-    A model draws molecules that miss such values, as it has seen hardly any.
+    These are values more than 3 standard deviations from the mean of the training data. Molecules
+    that a model draws miss such values.
 
     Args:
-        conditions: Target value of each property, None for no target.
-        tables: "name", "mean" and "deviation" of each property, `GraphModel.conditions`.
+        conditions: Target value of each condition, None for no target, as `conditions_of` returns
+            them.
+        tables: For each condition a dict with its "name", and the "mean" and standard "deviation"
+            of the training data, as `GraphModel.conditions` returns them.
 
     Returns:
-        Sentences for the user; [] if there is nothing to say.
+        Sentences for the user, one for each such value.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "

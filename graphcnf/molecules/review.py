@@ -1,8 +1,12 @@
 """What chemists ask first about a list of molecules, for a page that they take to a meeting.
 
-A *cluster* holds similar molecules, its best one first. An *alert* is a pattern of a *catalogue*
-for which chemists discard a molecule. *Known* molecules are those to compare with: of a patent, of
-one's own series, or of the training data.
+- *Cluster*: molecules with similar ECFP4 fingerprints (Butina clustering), the best one first.
+- *Quality*: the numbers by which molecules are ranked, higher is better: given scores, else QED.
+- *Alert*: a substructure for which chemists discard a molecule. A *catalogue* is a set of alerts.
+- *Known* molecules: those to compare with, such as a patent's, one's own series or the training
+  data.
+
+Molecules are numbered from 0 in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ CATALOGUES = ("reactive", "pains", "brenk")
 
 
 class Alert(NamedTuple):
-    """An alert that some of the molecules have.
+    """A structural alert, and which of the reviewed molecules have it.
 
     Attributes:
-        catalogue: One of `CATALOGUES`, such as "pains".
+        catalogue: The catalogue that contains it, one of `CATALOGUES`, such as "pains".
         name: Name of the alert in the catalogue, such as "quinone_A(370)".
-        molecules: Numbers of the molecules that have it, counted from 0, ascending.
+        molecules: Numbers of the molecules that have it, ascending.
     """
 
     catalogue: str
@@ -44,11 +48,11 @@ class Alert(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """The known molecule that is nearest to a molecule.
+    """The known molecule that is nearest to a reviewed molecule.
 
     Attributes:
         smiles: SMILES of the known molecule.
-        similarity: Tanimoto similarity (ECFP4) of both.
+        similarity: Tanimoto similarity (ECFP4) of the two, in [0, 1].
     """
 
     smiles: str
@@ -57,18 +61,18 @@ class Neighbour(NamedTuple):
 
 @dataclass
 class Review:
-    """What chemists ask first about M molecules; molecules are numbered from 0.
+    """What chemists ask first about M molecules: clusters, alerts, nearest known molecules.
 
     Attributes:
-        quality: By what molecules are ranked, the highest first, (M,).
-        clusters: Numbers of the molecules of each cluster, the best first; the cluster with the
-            best molecule comes first.
-        alerts: Alerts, the most frequent first.
-        alerted: For each molecule, the names of its alerts and the numbers of their atoms.
-        nearest: For each molecule the nearest known one; [] if there are none.
-        accessibility: Synthetic accessibility (`sa`) of each molecule, from 1, easy, to 10; None if
-            it cannot be computed.
-        drug_likeness: QED of each molecule.
+        quality: Numbers by which the molecules are ranked, higher is better, (M,) float64.
+        clusters: For each cluster the numbers of its molecules, the best one first. Clusters are
+            ordered by their best molecules, the best first.
+        alerts: Alerts that some molecule has, the most frequent first.
+        alerted: For each molecule `{name of an alert that it has: indices of its atoms}`.
+        nearest: For each molecule the nearest known one; [] if no molecules are known.
+        accessibility: Synthetic accessibility of each molecule, from 1 (easy) to 10
+            (`graphcnf.molecules.descriptors.sa`); None if this build of RDKit lacks it.
+        drug_likeness: QED of each molecule, in [0, 1].
     """
 
     quality: np.ndarray
@@ -80,16 +84,16 @@ class Review:
     drug_likeness: list[float] = field(default_factory=list)
 
     def worst(self, count: int) -> list[int]:
-        """Return the molecules that a chemist would strike first.
+        """Return the molecules that a chemist would strike off the list first.
 
-        They have the most alerts, and among equals are the hardest to make; where RDKit has no
-        score for that, they have the lowest QED.
+        They have the most alerts and, of equally many, are the hardest to make. Where RDKit lacks
+        the score of synthetic accessibility, they have the lowest QED instead.
 
         Args:
             count: Number of molecules at most.
 
         Returns:
-            Their numbers, the worst first.
+            The numbers of the molecules, the worst first.
         """
         hard = self.accessibility or [-value for value in self.drug_likeness]
         order = sorted(range(len(hard)), key=lambda k: (-len(self.alerted[k]), -hard[k]))
@@ -105,7 +109,7 @@ def review(
 
     Args:
         molecules: M valid SMILES.
-        scores: By what the molecules are ranked, higher is better; None for their QED.
+        scores: M numbers by which the molecules are ranked, higher is better; None for their QED.
         known: SMILES of known molecules; those that RDKit cannot read are passed over.
 
     Returns:
@@ -148,16 +152,17 @@ def review(
 
 
 def clusters_of(smiles: Sequence[str]) -> list[int]:
-    """Cluster molecules by similarity.
+    """Divide molecules into clusters of similar ones; return the cluster number of each.
 
-    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of ECFP4
-    fingerprints from a cluster's centre is at most `DISTANCE`.
+    Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of the ECFP4
+    fingerprint of each molecule from that of its cluster's centre is at most `DISTANCE`.
 
     Args:
-        smiles: Valid SMILES, the best first.
+        smiles: Valid SMILES, the best molecule first.
 
     Returns:
-        Number of the cluster of each molecule, from 1 in the order of their best molecules.
+        For each molecule the number of its cluster, counted from 1. The cluster of the best
+        molecule is 1, that of the best molecule outside it is 2, and so on.
     """
     if not smiles:
         return []

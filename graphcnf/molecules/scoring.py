@@ -1,4 +1,14 @@
-"""Scores of molecules: log-likelihood, bits per atom, percentile among the training molecules."""
+"""Scores of molecules: log-likelihood, bits per atom, percentile among the training molecules.
+
+- *Log-likelihood*: log p(molecule) under a model, in nats, or a lower bound on it.
+- *Bits per atom*: minus the log-likelihood in bits, divided by the number of atoms; lower is more
+  likely.
+- *Percentile*: the share of training molecules of similar size that are less likely. It tells
+  whether a log-likelihood is usual, which depends on the size. It compares bits per atom *given the
+  size*, to which the probability of the number of atoms does not contribute.
+- *Group of sizes*: neighbouring numbers of atoms whose training molecules are compared together. A
+  model stores quantiles of the bits per atom of each group in its metadata.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +52,7 @@ def score(
     standardize: bool = False,
     workers: Any = None,
 ) -> pd.DataFrame:
-    """Return a table with the log-likelihood of each molecule.
+    """Return a table with the log-likelihood of each molecule; `MoleculeFlow.score` calls it.
 
     Args:
         flow: The model.
@@ -55,24 +65,27 @@ def score(
             are many molecules.
 
     Returns:
-        The columns
+        A DataFrame with a row for each molecule, and the columns
 
-        - `smiles`, as given; with `standardize` also `standardized`, the scored SMILES;
-        - `log_likelihood`, nats, as `MoleculeFlow.log_prob` returns it; NaN if the molecule cannot
-          be represented; under a model without a node order, such as `zinc250k-unordered`, that of
-          one labelling: that of the molecule is larger by log(n! / |Aut|);
-        - if the model has stereo, `stereo`, the part of the log-likelihood that is due to the
-          marks (0 without marks), and `stereo_exact`, False if it is a lower bound;
-        - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, those of the
-          canonical numbering alone, to which the percentile belongs;
-        - `percentile`, the share in per cent of training molecules with a similar number of
-          atoms that are less likely, all in the canonical numbering; NaN if the model does not
-          store it;
-        - `percentile_below`, True if `percentile` is only an upper bound, the lowest that is
-          stored for this number of atoms: 0.01 where 10,000 training molecules were scored,
-          else 1; missing without a percentile;
-        - `reason`, why the model cannot represent the molecule, or None; with `standardize`
-          also the atoms that were cut off.
+        - `smiles`: as given; with `standardize` also `standardized`, the SMILES that was scored;
+        - `log_likelihood`: nats, as `MoleculeFlow.log_prob` returns it; NaN if the model cannot
+          represent the molecule. For a model without a node order, such as `zinc250k-unordered`, it
+          is that of one numbering of the atoms; that of the molecule is larger by log(n! / |Aut|);
+        - `stereo`, if the model has stereo: the part of the log-likelihood that is due to stereo
+          marks, in nats, 0 without marks; and `stereo_exact`, False if it is a lower bound;
+        - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, the bits per atom
+          by the canonical numbering alone, to which the percentile belongs;
+        - `percentile`: share, in per cent, of the training molecules of similar size that are less
+          likely, all in the canonical numbering; NaN if the model stores no quantiles;
+        - `percentile_below`: True if `percentile` is only an upper bound, the lowest that is stored
+          for this number of atoms: 0.01 where 10,000 training molecules were scored, else 1;
+          missing without a percentile;
+        - `reason`: why the model cannot represent the molecule, or None; with `standardize` also
+          which atoms were cut off.
+
+    Raises:
+        UserError: `orders` is out of range, or the model comes from a version of the package that
+            numbered atoms differently.
     """
     molecules = codec.list_molecules(molecules)
     if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
@@ -156,9 +169,10 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
 
 
 def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
-    """Store quantiles of training molecules' likelihoods, for the percentiles of `score`.
+    """Store quantiles of the training molecules' bits per atom in a model, for `percentiles`.
 
-    The table that `likelihood_quantiles` returns is stored in the metadata of the model.
+    The metadata of the model get the table of `likelihood_quantiles` under that name, in place.
+    Training calls it once the weights are final.
 
     Args:
         flow: The model.
@@ -170,16 +184,22 @@ def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
 
 
 def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:
-    """Return quantiles of the bits of molecules, for each group of neighbouring sizes.
+    """Return the quantiles of the bits per atom of molecules, for each group of neighbouring sizes.
+
+    Sizes are joined in ascending order until a group has at least `GROUP_SIZE` molecules.
 
     Args:
-        sizes: Numbers of atoms, (M,).
+        sizes: Numbers of atoms, integers (M,).
         bits: Bits per atom given the size, (M,).
 
     Returns:
-        For each group `largest`, its largest number of atoms; `quantiles` of the bits, in even
-        steps from the most to the least likely molecule; and in a group of at least `TAIL_SIZE`
-        molecules `tail`, pairs of each percentile of `TAIL` and its quantile.
+        For each group a dict:
+
+        - "largest": its largest number of atoms;
+        - "quantiles": `QUANTILES` quantiles of the bits per atom in even steps, from that of the
+          most likely molecule to that of the least likely one;
+        - "tail", in groups of at least `TAIL_SIZE` molecules: [percentile, bits per atom] for each
+          percentile of `TAIL`.
     """
     ends: list[int] = []
     count = 0
@@ -248,20 +268,21 @@ def _check_quantiles(groups: list[dict[str, Any]]) -> None:
 def percentiles(
     table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentage of training molecules of similar size that are less likely.
+    """Return in per cent how many training molecules of similar size are less likely.
 
-    Nothing is extrapolated: a molecule beyond the lowest percentile of its group gets this
-    percentile, which is then an upper bound.
+    Nothing is extrapolated: a molecule less likely than the lowest stored percentile of its group
+    gets that percentile, which is then an upper bound.
 
     Args:
-        table: Groups of sizes with their quantiles, as `likelihood_quantiles` returns them; [] if
-            the model stores none.
-        sizes: Numbers of atoms, (M,).
-        bits: Bits per atom given the size, (M,).
+        table: Quantiles of each group of sizes, as `likelihood_quantiles` returns them; [] if the
+            model stores none.
+        sizes: Numbers of atoms of M molecules, integers (M,).
+        bits: Their bits per atom given the size, (M,).
 
     Returns:
-        The percentages, NaN without a table and for bits that are not finite, and whether each is
-        an upper bound, None where it is NaN; (M,) both.
+        (percentages, below): percentages, (M,) float64, NaN without a table and for bits that are
+        not finite; and whether each is only an upper bound, (M,) of bool, None where the percentage
+        is NaN.
     """
     groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
     places = np.full(len(bits), np.nan)
@@ -280,8 +301,9 @@ def percentile_text(percentile: float, below: bool | None) -> str:
     """Write a percentile of the table of `score` for people; "" if it is NaN.
 
     Args:
-        percentile: The column `percentile`, per cent.
-        below: The column `percentile_below`: True if the percentile is only an upper bound.
+        percentile: Value of the column `percentile`, in per cent.
+        below: Value of the column `percentile_below`: True if the percentile is only an upper
+            bound.
 
     Examples:
         >>> percentile_text(0.1, True), percentile_text(0.034, False), percentile_text(99.99, False)

@@ -1,4 +1,13 @@
-"""Standardization: molecules without salts, in the charge states of a model's training data."""
+"""Standardization: molecules without salts, in the charge states of a model's training data.
+
+Whether an acid or amine is written charged or neutral is a convention of a data set (ZINC250k has
+them charged, as in water). A model finds molecules of the other convention improbable. So molecules
+of users are compared with the convention, and can be rewritten.
+
+- *Group*: a class of acids or bases whose charge state is such a convention; `GROUPS` has "acid"
+  and "amine".
+- *Charge states*: the names of the groups that are charged in the data, a subset of these two.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +42,16 @@ nearest to a neutral amine is two to four bonds away 8,130 times, and further aw
 
 
 class Group(NamedTuple):
-    """A class of acids or bases whose charge state is a convention of the data.
+    """A class of acids or bases that one data set writes charged and another one neutral.
 
     Attributes:
         name: "acid" or "amine".
-        charge: Charge of the charged form, -1 or 1.
-        neutral: SMARTS pattern of the atom of a neutral form that would get the charge.
-        charged: SMARTS pattern of the charged atom.
-        probes: Neutral and charged SMILES of example molecules, of which a model says which is more
-            probable.
+        charge: Charge of the charged form, -1 for acids, 1 for amines.
+        neutral: SMARTS pattern of one atom: the atom of a neutral acid or base that would get the
+            charge.
+        charged: SMARTS pattern of one atom: the charged atom.
+        probes: Example molecules as pairs of neutral and charged SMILES. A model is asked which of
+            the two is more probable (`charge_states_of`).
     """
 
     name: str
@@ -87,13 +97,15 @@ _CHARGE = re.compile(r"\[[^\]]*[+-]")
 
 
 def charge_states(smiles: Iterable[str]) -> frozenset[str]:
-    """Find out which acids and bases are charged in most of the molecules that contain them.
+    """Find out from molecules which acids and bases a data set writes charged.
+
+    A group counts as charged if more molecules contain it charged than neutral.
 
     Args:
-        smiles: SMILES of the molecules.
+        smiles: SMILES of molecules of the data set, readable.
 
     Returns:
-        Names of `GROUPS`: some of "acid" and "amine".
+        Names of the charged `GROUPS`: some of "acid" and "amine".
 
     Examples:
         >>> sorted(charge_states(["CC(=O)[O-]", "CCC(=O)[O-]", "CC(=O)O", "CCN"]))
@@ -109,15 +121,16 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
 
 def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
-    """Find out which acids and bases are more probable charged than neutral under a model.
+    """Find out from a model which acids and bases its training data had charged.
 
-    It is asked for the log-probabilities of the example molecules `Group.probes`.
+    The model scores the example molecules `Group.probes`. A group counts as charged if the charged
+    form is the more probable one in most of its examples.
 
     Args:
         flow: The model.
 
     Returns:
-        Names of `GROUPS`: some of "acid" and "amine".
+        Names of the charged `GROUPS`: some of "acid" and "amine".
     """
     pairs = [pair for group in GROUPS for pair in group.probes]
     graphs, reasons = flow.graphs(sum(pairs, ()))
@@ -155,16 +168,17 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 def deviation_notes(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> list[str]:
-    """Return notes on what a model ignores in molecules, and on charge states unlike its data's.
+    """Return notes for the user on what a model ignores in molecules, and on unusual charge states.
 
     Args:
-        smiles: SMILES or SMARTS of the molecules, all readable.
-        states: Names of the `GROUPS` that are charged in the model's data; None to ignore charges.
-        marked: True if the model has a density of stereo marks, and so only loses the marks that
-            `graphcnf.stereo.marks.dropped_marks` names.
+        smiles: SMILES or SMARTS that the user gave, all readable.
+        states: Names of the `GROUPS` that are charged in the model's training data; None to ignore
+            charges.
+        marked: True if the model has a density of stereo marks: it keeps most marks then, and only
+            those that `graphcnf.stereo.marks.dropped_marks` finds are noted. False if it drops all.
 
     Returns:
-        Sentences for the user; [] if there is nothing to note.
+        Sentences such as "isotopes dropped: graphs hold none"; [] if there is nothing to note.
     """
     lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
@@ -201,15 +215,15 @@ def deviation_notes(
 
 
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:
-    """Return the largest organic fragment of a molecule, cleaned up by RDKit's MolStandardize.
+    """Read a SMILES as its largest organic fragment, with acids and amines charged as asked.
 
-    Metals are disconnected and functional groups normalized, but sulfoxides are written S=O.
-    Charges that no hydrogen can neutralize stay, as in nitro groups, N-oxides and quaternary
-    ammonium.
+    RDKit's MolStandardize cleans the molecule up: metals are disconnected and functional groups
+    normalized, but sulfoxides are written S=O. Charges that no hydrogen can neutralize stay, as in
+    nitro groups, N-oxides and quaternary ammonium.
 
     Args:
         smiles: The SMILES.
-        states: Which of "acid" and "amine", the names of the `GROUPS`, become charged; all other
+        states: Names of the `GROUPS` that become charged, some of "acid" and "amine"; all other
             acids and bases become neutral.
 
     Returns:
@@ -234,11 +248,14 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def cut_off(smiles: str, standardized: str) -> str:
-    """Say which heavy atoms of a molecule `parse_standardized` has cut off, "" for none.
+    """Say which heavy atoms a molecule has lost by `parse_standardized`, for a message.
 
     Args:
         smiles: SMILES of the molecule, readable.
-        standardized: SMILES of the result.
+        standardized: SMILES of the molecule that `parse_standardized` returned.
+
+    Returns:
+        Numbers and symbols of elements, in alphabetical order; "" if nothing was lost.
 
     Examples:
         >>> cut_off("N[Pt](N)(Cl)Cl", "N")
@@ -286,7 +303,10 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
 
 
 def protonation_hash(smiles: str) -> int:
-    """Return a hash of a canonical SMILES that ignores protonation state and stereo.
+    """Return a 64-bit hash of a molecule that ignores protonation and stereo marks.
+
+    Args:
+        smiles: Canonical SMILES of the molecule.
 
     Examples:
         >>> protonation_hash("CC(=O)[O-]") == protonation_hash("CC(=O)O")

@@ -1,10 +1,14 @@
 """Surrogates of measured columns: models that predict what was measured of other molecules.
 
-A *measured column* is a column of a user's file whose values the package cannot compute, such as
-pIC50. Its *surrogate* is a Gaussian process that is fitted to the molecules with a value, the
-surrogate's *members*. A model that was fine-tuned on a measured column has the data of its
-surrogate in its metadata. The *domain* of a surrogate is the molecules that are as near to a member
-as members are to each other.
+- *Measured column*: a column of a user's file whose values the package cannot compute, such as
+  pIC50.
+- *Surrogate* of a column: a Gaussian process that is fitted to the molecules with a value.
+- *Members* of a surrogate: these molecules.
+- *Domain* of a surrogate: the molecules that are as near to a member as members are to each other;
+  beyond it predictions are guesses.
+
+Filters and choices among drawn candidates use surrogates. A model that was fine-tuned on a measured
+column keeps the members and values of the column's surrogate in its metadata.
 """
 
 from __future__ import annotations
@@ -64,10 +68,14 @@ BOUNDS = {"mean": 0.0, "lower": -1.0, "upper": 1.0}
 class Quality(NamedTuple):
     """How well a surrogate predicts members that it was not fitted to, by cross-validation.
 
+    All arrays are in the unit of the column.
+
     Attributes:
-        measured: Values of the N members, (N,).
-        predicted: Predictions of a surrogate that was fitted to other folds, (N,).
-        deviations: Standard deviations of these predictions, with noise, (N,).
+        measured: Measured values of the N members, (N,).
+        predicted: Their predicted values, each by a Gaussian process that was fitted to the folds
+            without the member, (N,).
+        deviations: Standard deviations of these predictions, the noise of measurements included,
+            (N,).
     """
 
     measured: np.ndarray
@@ -76,15 +84,18 @@ class Quality(NamedTuple):
 
     @property
     def r2(self) -> float:
-        """Share of the variance that is explained: 1 is perfect, the mean of all values has 0."""
+        """Coefficient of determination R²: 1 is perfect, 0 is no better than the mean value."""
         errors = ((self.measured - self.predicted) ** 2).sum()
         return 1 - float(errors / ((self.measured - self.measured.mean()) ** 2).sum())
 
     def covered(self, probability: float) -> float:
-        """Return the share of values in the central interval that has this probability.
+        """Return the share of measured values that lie in their predicted intervals, in [0, 1].
+
+        The share should be about as large as `probability`, else the predicted deviations are
+        wrong.
 
         Args:
-            probability: Between 0 and 1, such as 0.8.
+            probability: Probability of the central intervals, between 0 and 1, such as 0.8.
         """
         from scipy.stats import norm
 
@@ -92,11 +103,11 @@ class Quality(NamedTuple):
         return float((abs(self.measured - self.predicted) <= width * self.deviations).mean())
 
     def intervals(self) -> dict[str, float]:
-        """Return how many values lie in the predicted intervals.
+        """Return the shares of measured values in predicted intervals of several probabilities.
 
         Returns:
-            By each probability of `INTERVALS`, written as "80%", the share of the values that lie
-            in the central interval of that probability, in [0, 1]. It should be about as large.
+            `{"50%": share, "80%": share, "95%": share}`: what `covered` returns for each
+            probability in `INTERVALS`.
         """
         return {f"{p:.0%}": self.covered(p) for p in INTERVALS}
 
@@ -114,16 +125,17 @@ def _fitted(smiles: tuple[str, ...], values: tuple[float, ...]) -> GaussianProce
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Prediction of a measured column; stereo marks do not count.
+    """Prediction of a measured column, called as a function of molecules.
 
-    A surrogate is called with molecules, and returns their predicted values.
+    `surrogate(molecules)` takes M sanitized RDKit molecules and returns their predicted values,
+    (M,), in the unit of the column. Stereo marks do not count.
 
     Attributes:
         name: Name of the column.
-        smiles: Canonical SMILES of the members, without stereo.
-        values: Value of each member.
-        bound: What is predicted: "mean", or the mean less ("lower") or plus ("upper") one standard
-            deviation.
+        smiles: Canonical SMILES of the members, without stereo marks.
+        values: Measured value of each member, in the unit of the column.
+        bound: What a call returns: "mean", the expected value; "lower" or "upper", the expected
+            value less or plus one standard deviation.
 
     Raises:
         UserError: The bound has another name.
@@ -140,13 +152,14 @@ class Surrogate:
 
     @classmethod
     def of_values(cls, name: str, values: Mapping[str, float], bound: str = "mean") -> Surrogate:
-        """Return the surrogate of some molecules, of `MOST` random ones if there are more.
+        """Return the surrogate of molecules with values, of `MOST` random ones if there are more.
 
         Args:
             name: Name of the column.
-            values: `{canonical SMILES of a member, without stereo: value}`, in the unit of the
-                column.
-            bound: See `Surrogate`.
+            values: `{canonical SMILES of a member, without stereo marks: value}`, in the unit of
+                the column.
+            bound: What a call of the surrogate returns: "mean", "lower" or "upper", see
+                `Surrogate`.
         """
         smiles = sorted(values)
         if len(smiles) > MOST:
@@ -159,9 +172,11 @@ class Surrogate:
         """Return the surrogate of a measured column of a data set.
 
         Args:
-            data: A `MoleculeDataset`; molecules without a value in the column are left out.
+            data: A `graphcnf.datasets.molecules.MoleculeDataset`; molecules without a value in the
+                column are left out.
             column: Name of the column.
-            bound: See `Surrogate`.
+            bound: What a call of the surrogate returns: "mean", "lower" or "upper", see
+                `Surrogate`.
 
         Raises:
             ValueError: The data set has no such column.
@@ -171,23 +186,24 @@ class Surrogate:
         return cls.of_values(column, known, bound)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the data of the surrogate as JSON values, as `give_surrogate` stores them.
+        """Return the surrogate's data as JSON values, which `give_surrogate` stores in a model.
 
         Returns:
-            "smiles" and "values" of the members, and "range", the smallest and the largest value.
+            {"smiles": SMILES of the members, "values": their values, "range": [lowest, highest
+            value]}.
         """
         span = [min(self.values), max(self.values)]
         return {"range": span, "smiles": list(self.smiles), "values": list(self.values)}
 
     @cached_property
     def identity(self) -> str:
-        """Hash that differs between surrogates that differ."""
+        """SHA-256 (hexadecimal) of everything that determines the predictions of the surrogate."""
         parts = (self.name, self.bound, self.smiles, self.values)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def process(self) -> GaussianProcess:
-        """The fitted Gaussian process."""
+        """The Gaussian process, fitted to the members when it is first asked for."""
         return _fitted(self.smiles, self.values)
 
     def __call__(self, molecules: Sequence[Chem.Mol]) -> np.ndarray:
@@ -201,23 +217,24 @@ class Surrogate:
         return mean + shift * deviation
 
     def predictions(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the predicted means of M molecules, (M,), in the unit of the column.
+        """Return the expected values of M molecules, (M,) float64, in the unit of the column.
+
+        Unlike a call of the surrogate it takes SMILES, and ignores `bound`.
 
         Args:
-            smiles: M SMILES without stereo.
+            smiles: M SMILES without stereo marks.
         """
         parts = [self.process.mean(part) for part in chunked(smiles, CHUNK)]
         return np.concatenate([np.empty(0), *parts])
 
     def quality(self) -> Quality:
-        """Measure the predictions by cross-validation.
+        """Measure how well the surrogate predicts, by cross-validation.
 
-        The members are cut into `FOLDS` random folds, and each fold is predicted by a surrogate
-        that was fitted to the others.
+        The members are divided into `FOLDS` random folds. The values of each fold are predicted by
+        a Gaussian process that is fitted to the other folds.
 
         Returns:
-            Measured and predicted values of all members, from which R² and the share of values in
-            predicted intervals follow.
+            Measured and predicted values of all members, from which R² and other figures follow.
         """
         values, count = np.array(self.values), len(self.values)
         fold = np.random.default_rng(0).permutation(count) % FOLDS
@@ -232,13 +249,14 @@ class Surrogate:
         return Quality(values, predicted, deviations)
 
     def nearest(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the similarity of molecules to the nearest member other than themselves.
+        """Return the similarity of each molecule to the nearest member other than itself.
 
         Args:
-            smiles: M canonical SMILES without stereo.
+            smiles: M canonical SMILES without stereo marks.
 
         Returns:
-            Tanimoto similarities of the Morgan fingerprints that the kernel compares, (M,).
+            (M,): Tanimoto similarities of the circular (Morgan) fingerprints that the kernel
+            compares, in [0, 1]; -inf if there is no other member.
         """
         found = self.process.similarities(smiles)
         own = np.array(smiles)[:, None] == np.array(self.smiles)
@@ -246,17 +264,18 @@ class Surrogate:
 
     @cached_property
     def least_similarity(self) -> float:
-        """Least similarity to the nearest member that a molecule in the domain has, in [0, 1].
+        """Lowest similarity to the nearest member of a molecule in the domain, in [0, 1].
 
-        The share `WITHIN` of the members themselves lies in the domain, compared with the others.
+        It is chosen so that the share `WITHIN` of the members lies in the domain, each compared
+        with the other members.
         """
         return float(np.quantile(self.nearest(self.smiles), 1 - WITHIN))
 
     def outside(self, smiles: Sequence[str]) -> float:
-        """Return the share of molecules outside the domain, NaN without molecules.
+        """Return the share of molecules outside the domain, in [0, 1]; NaN without molecules.
 
         Args:
-            smiles: SMILES without stereo.
+            smiles: Canonical SMILES without stereo marks.
         """
         if not len(smiles):
             return math.nan
@@ -264,14 +283,14 @@ class Surrogate:
 
 
 def sentence(surrogate: Surrogate, quality: Quality) -> str:
-    """Say how well a surrogate predicts, and whether it can be used at all.
+    """Say for the user how well a surrogate predicts, and whether it is of use at all.
 
     Args:
         surrogate: The surrogate.
-        quality: Its quality by cross-validation.
+        quality: What its method `quality` returns.
 
     Returns:
-        A sentence for the user, or two if it predicts no better than `USELESS`.
+        A sentence; a second one warns if R² is at most `USELESS`.
     """
     covered = ", ".join(f"{share:.0%} in that of {p}" for p, share in quality.intervals().items())
     found = (
@@ -296,7 +315,7 @@ def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
         `{name of the measured column: its surrogate}`; {} for a model without any.
 
     Raises:
-        UserError: The data are damaged.
+        UserError: The stored data are damaged.
     """
     found = {}
     for name, stored in dict(model.metadata.get(MEASURED, {})).items():
@@ -314,11 +333,11 @@ def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
 
 
 def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
-    """Store the data of a surrogate in the metadata of a model, in place.
+    """Store the data of a surrogate in the metadata of a model, in place, to be saved with it.
 
     Args:
-        model: The model, which is saved with them.
-        surrogate: The surrogate; it replaces an older one of the same column.
+        model: A model of molecules.
+        surrogate: The surrogate; it replaces a stored one of the same column.
     """
     known = dict(model.metadata.get(MEASURED, {}))
     model.metadata[MEASURED] = {**known, surrogate.name: surrogate.to_dict()}
@@ -327,22 +346,26 @@ def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
 def nearest(
     smiles: Sequence[str | None], targets: Sequence[float | None], model: GraphModel, best_of: int
 ) -> np.ndarray:
-    """Find the molecule of each group whose properties are nearest to target values.
+    """Choose from each group of candidates the one whose properties are nearest to the targets.
 
-    Distances are Euclidean, in standard deviations of the training data; that of an invalid
-    molecule is infinite. What cannot be computed is predicted by the model's surrogates.
+    Distances are Euclidean, in standard deviations of the training data. An invalid molecule is
+    infinitely far. Properties that cannot be computed are predicted by the model's surrogates.
 
     Args:
-        smiles: SMILES, None for invalid molecules: `best_of` for each of M groups, group by group.
-        targets: Target value of each property, None for no target.
-        model: Model with these properties as conditions.
-        best_of: Number of molecules in a group.
+        smiles: SMILES of the candidates, None for invalid ones: first `best_of` candidates of the
+            first group, then those of the second one, and so on, M groups in all.
+        targets: Target value for each condition of the model (a property with which it was
+            trained), in the order of `model.conditions` and in the property's unit; None for no
+            target.
+        model: The model.
+        best_of: Number of candidates in a group.
 
     Returns:
-        Index into `smiles` of the nearest molecule of each group, the first one on ties, (M,).
+        Index into `smiles` of the nearest candidate of each group, the first one on ties, (M,)
+        int64.
 
     Raises:
-        UserError: A property can neither be computed nor predicted.
+        UserError: A property with a target can neither be computed nor predicted.
     """
     surrogates, squares = surrogates_of(model), np.full(len(smiles), math.inf)
     valid = [k for k, text in enumerate(smiles) if text is not None]

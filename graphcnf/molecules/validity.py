@@ -1,12 +1,14 @@
 """Whether a drawn graph is a valid molecule.
 
-A graph as drawn may have valences that do not exist, aromatic rings without a Kekulé structure, or
-several fragments (connected pieces). To *sanitize* a molecule is what RDKit does to check this. A
-graph is a valid molecule if it sanitizes as it is and is connected. This is the convention called
-*strict*; `graphcnf.molecules.conventions` has the others.
+- *Graph*: atoms and bonds as a model drew them. Valences may not exist, aromatic rings may have no
+  Kekulé structure, and there may be several fragments.
+- *Fragment*: a connected piece of a molecule.
+- *To sanitize*: what RDKit does to check valences and aromatic rings.
+- *Valid*: the graph sanitizes as it is and is one fragment. This is the convention of validity
+  called *strict*; `graphcnf.molecules.conventions` has others of the literature.
+- *Stereo*: the marks `@` and `/` of a molecule. They are removed here, since graphs have none.
 
-In this module a molecule is an RDKit molecule that has not been sanitized, unless a function says
-so, and *stereo* is the marks `@` and `/` of a molecule, which are dropped.
+Molecules that the functions take are RDKit molecules that need not be sanitized.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 
 class CheckedMolecule(NamedTuple):
-    """A molecule that was checked, valid or not.
+    """An RDKit molecule with the outcome of its check for validity.
 
     Attributes:
         molecule: The sanitized molecule without stereo if it is valid; else as it was given, not
             sanitized.
-        smiles: Canonical SMILES without stereo, None if the molecule is not valid. RDKit wrote it
-            last of `molecule`, so that the order of atoms that it stored belongs to it.
-        isomer: `smiles`, with stereo marks where some were drawn.
+        smiles: Canonical SMILES without stereo; None if the molecule is not valid. It is the last
+            SMILES that RDKit wrote of `molecule`, so that `_smilesAtomOutputOrder` of `molecule`
+            says in which order its atoms stand in `smiles`.
+        isomer: `smiles` with the stereo marks that were drawn; equal to `smiles` if none were.
     """
 
     molecule: Chem.Mol
@@ -37,14 +40,14 @@ class CheckedMolecule(NamedTuple):
 
 
 def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None if RDKit refuses the molecule.
+    """Return a sanitized copy of a molecule without stereo; None if RDKit refuses the molecule.
 
     Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well.
 
     Args:
         mol: Molecule, which stays as it is; it may have several fragments.
-        bare: True if the molecule has none of these, nor stereo: the removal is skipped, which
-            saves time.
+        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
+            atoms. Their removal is skipped then, which saves time.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -56,23 +59,28 @@ def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 
 
 def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
-    """Return a sanitized copy without stereo, None if the molecule is invalid or disconnected.
+    """Return a sanitized copy of a molecule without stereo; None if the molecule is not valid.
 
-    Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well.
+    Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well. A
+    molecule of several fragments is not valid.
 
     Args:
         mol: Molecule, which need not be sanitized and stays as it is.
-        bare: True if the molecule has none of these, nor stereo: the removal is skipped, which
-            saves time.
+        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
+            atoms. Their removal is skipped then, which saves time.
     """
     return sanitize(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
 
 def strict(mol: Chem.Mol) -> str | None:
-    """Return the canonical SMILES without stereo if the molecule is valid and connected, or None.
+    """Return the canonical SMILES of a valid molecule without stereo; None if it is not valid.
 
     RDKit reads a few groups that are drawn without charges as their charged forms, such as N(=O)=O
-    as `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, C[O+]=I, is not valid.
+    as `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, such as C[O+]=I, is not
+    valid.
+
+    Args:
+        mol: Molecule, which need not be sanitized and stays as it is.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -87,7 +95,8 @@ def readable_smiles(mol: Chem.Mol | None) -> str | None:
     """Return the canonical SMILES of a sanitized molecule; None if RDKit cannot read it again.
 
     Args:
-        mol: A sanitized molecule; None is passed on, so that what `strict_molecule` returns fits.
+        mol: A sanitized molecule. None gives None, so that a result of `sanitize` or
+            `strict_molecule` can be passed as it is.
     """
     if mol is None:
         return None
@@ -98,17 +107,17 @@ def readable_smiles(mol: Chem.Mol | None) -> str | None:
 
 
 def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
-    """Check whether a molecule is valid and connected.
-
-    Stereo, isotopes, atom map numbers and explicit hydrogen atoms are removed from the result.
+    """Check whether a molecule is valid, and keep it together with its SMILES.
 
     Args:
         mol: An RDKit molecule, which need not be sanitized and stays as it is.
-        bare: True if the molecule has none of these: the removal is skipped, which saves time.
+        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
+            atoms. Their removal is skipped then, which saves time.
 
     Returns:
-        The sanitized molecule and its SMILES. If it is invalid, in several fragments, or RDKit
-        cannot read its SMILES again, `smiles` is None and `molecule` is `mol` itself.
+        For a valid molecule the sanitized copy without these, and its canonical SMILES as `smiles`
+        and `isomer`. Else `mol` itself, with None for both. A molecule of several fragments, or
+        whose SMILES RDKit cannot read again, is not valid.
     """
     sanitized = strict_molecule(mol, bare)
     smiles = readable_smiles(sanitized)
@@ -118,14 +127,14 @@ def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
 
 
 def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[CheckedMolecule]:
-    """Check which graphs are valid, connected molecules.
+    """Check which drawn graphs are valid molecules.
 
     Args:
         graphs: M graphs.
-        vocabulary: Meaning of their categories.
+        vocabulary: Which atom or bond each of their categories stands for.
 
     Returns:
-        M molecules, in the order of the graphs; `smiles` is None for those that are not valid.
+        M molecules in the order of the graphs; `smiles` is None for those that are not valid.
     """
     bare = all(category.symbol != "H" for category in vocabulary.atoms)
     every = map(graphs.graph, range(len(graphs)))
@@ -134,13 +143,13 @@ def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[C
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the canonical SMILES of every graph that is a valid, connected molecule, else None.
+    """Return the canonical SMILES of every graph that is a valid molecule, None for other graphs.
 
     Args:
         graphs: M graphs.
-        vocabulary: Meaning of their categories.
+        vocabulary: Which atom or bond each of their categories stands for.
 
     Returns:
-        M texts, see `strict`; None for the other graphs.
+        M SMILES without stereo, or None.
     """
     return [molecule.smiles for molecule in check_graphs(graphs, vocabulary)]

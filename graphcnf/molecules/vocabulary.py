@@ -1,10 +1,14 @@
 """What the categories of a graph mean in chemistry: which atom, which bond.
 
-A *vocabulary* lists the atoms and bonds of the training molecules; entry k is category k of nodes
-or edges. Molecules are encoded by a *Kekulé structure*, in which aromatic rings have alternating
-single and double bonds. A vocabulary can tell aromatic atoms and bonds from others nevertheless: a
-network learns more from such categories, and decoding ignores the difference. Vocabularies are
-counted, extended and compared in `graphcnf.molecules.vocabulary_building`.
+- *Category*: the number of a kind of atom (node category) or of bond (edge category) in a graph.
+- *Vocabulary*: the list of the atoms and of the bonds of the training molecules. Entry k of either
+  list says what category k stands for. It is stored in the metadata of a model.
+- *Kekulé structure*: in it, aromatic rings have alternating single and double bonds. Molecules are
+  encoded and decoded by their Kekulé structure.
+- *Aromatic categories*: a vocabulary can have separate categories for aromatic atoms and bonds
+  nevertheless, since a network learns more from them. Decoding ignores the difference.
+
+Vocabularies are counted, extended and compared in `graphcnf.molecules.vocabulary_building`.
 """
 
 from __future__ import annotations
@@ -52,12 +56,12 @@ MOST_CHARGED = 15
 
 
 class AtomCategory(NamedTuple):
-    """A node category: which atoms it stands for.
+    """A node category: which atoms it stands for, such as nitrogen with charge +1.
 
     Attributes:
-        symbol: Symbol of the element.
+        symbol: Symbol of the element, such as "Cl".
         charge: Formal charge.
-        aromatic: True if marked as aromatic, which decoding ignores.
+        aromatic: True for a category of aromatic atoms alone, which decoding treats like False.
     """
 
     symbol: str
@@ -70,8 +74,8 @@ class AtomCategory(NamedTuple):
 
         Args:
             atom: RDKit atom.
-            tell_aromatic: True to mark an aromatic atom as such; False for categories that do not
-                tell, of which the Kekulé structure is what counts.
+            tell_aromatic: True if the vocabulary has separate categories for aromatic atoms: that
+                of an aromatic atom has `aromatic=True`. False for `aromatic=False` in any case.
         """
         aromatic = tell_aromatic and atom.GetIsAromatic()
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), aromatic)
@@ -90,11 +94,13 @@ class MoleculeVocabulary:
     Charges are part of atom categories, since a third of ZINC250k contains charged atoms.
 
     Attributes:
-        atoms: Node categories.
-        bonds: Edge categories: names of RDKit's bond types, with the prefix `AROMATIC` if aromatic.
+        atoms: Atom of each node category.
+        bonds: Bond of each edge category: the name of RDKit's bond type in the Kekulé structure,
+            after the prefix "AROMATIC_" if aromatic, such as "SINGLE" or "AROMATIC_DOUBLE".
 
     Raises:
-        ValueError: for more than 256 categories of atoms or bonds, or one that occurs twice.
+        ValueError: There are more than 256 categories of atoms or bonds, one occurs twice, or RDKit
+            does not know an element or type of bond.
     """
 
     atoms: tuple[AtomCategory, ...]
@@ -109,17 +115,17 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Number of each atom category, `{category: its index in atoms}`."""
+        """Category number of each atom: `{AtomCategory("C"): 0, ...}`, the inverse of `atoms`."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Number of each bond category, `{name such as "AROMATIC_DOUBLE": its index in bonds}`."""
+        """Category number of each bond name: `{"SINGLE": 0, ...}`, the inverse of `bonds`."""
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
     def tells_aromatic(self) -> bool:
-        """True if there are aromatic categories."""
+        """True if there are separate categories for aromatic atoms or aromatic bonds."""
         aromatic_bonds = any(bond.startswith(AROMATIC) for bond in self.bonds)
         return aromatic_bonds or any(atom.aromatic for atom in self.atoms)
 
@@ -130,7 +136,7 @@ class MoleculeVocabulary:
 
     @property
     def bond_types(self) -> list[str]:
-        """RDKit's bond type of each category, without aromatic marks."""
+        """Name of RDKit's bond type of each edge category, "DOUBLE" also for "AROMATIC_DOUBLE"."""
         return [bond.removeprefix(AROMATIC) for bond in self.bonds]
 
     def to_dict(self) -> dict[str, list]:
@@ -146,8 +152,12 @@ class MoleculeVocabulary:
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
         """Return the vocabulary from the JSON values that `to_dict` returned.
 
+        Args:
+            data: The dict with the keys "atoms" and "bonds"; other keys are ignored.
+
         Raises:
-            KeyError, TypeError, ValueError: for other data.
+            KeyError, TypeError, ValueError: The data have another form, or are no possible
+                vocabulary.
         """
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
@@ -166,17 +176,15 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
 
 
 def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
-    """Return the vocabulary in the metadata of a model.
+    """Return the vocabulary in the metadata of a model: what its categories stand for.
 
     Args:
-        model: The model.
-        name: Its name, for messages.
-
-    Returns:
-        The vocabulary: what each node and edge category of the model stands for.
+        model: Model of molecular graphs.
+        name: What error messages call the model.
 
     Raises:
-        UserError: The metadata hold no vocabulary, or one of another size than the model.
+        UserError: The metadata contain no vocabulary or a broken one, or one with other numbers of
+            categories than the model.
     """
     try:
         vocabulary = MoleculeVocabulary.from_dict(model.metadata["vocabulary"])

@@ -1,4 +1,12 @@
-"""Vocabularies of data sets: counted, extended by further categories, compared with each other."""
+"""Vocabularies of data sets: counted, extended by further categories, compared with each other.
+
+Loading a data set counts its vocabulary. Fine-tuning extends the vocabulary of a model by what its
+new molecules contain; the weights of a new category start from those of the *nearest* old one, the
+atom or bond that is most like it.
+
+A *vocabulary* lists atoms and bonds, entry k being category k (`graphcnf.molecules.vocabulary`);
+the *name* of a bond is "SINGLE", "DOUBLE", ... or, if aromatic, "AROMATIC_SINGLE", ...
+"""
 
 from __future__ import annotations
 
@@ -13,11 +21,15 @@ ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5,
 def vocabulary_from_counts(
     atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]
 ) -> MoleculeVocabulary:
-    """Return the vocabulary of counted categories, most frequent first, ties by name.
+    """Return the vocabulary of counted atoms and bonds, the most frequent first.
+
+    Equally frequent atoms are sorted by symbol and charge, so that the result does not depend on
+    the order of the counts.
 
     Args:
-        atoms: Number of atoms of each category.
-        bonds: Number of bonds of each name; all of `BONDS` are included, even if not counted.
+        atoms: `{category: number of such atoms in the data}`.
+        bonds: `{name: number of such bonds in the data}`. Single, double and triple bonds are
+            included even if there are none.
     """
     names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
     names.sort(key=lambda bond: -bonds.get(bond, 0))
@@ -25,14 +37,14 @@ def vocabulary_from_counts(
 
 
 def extend_vocabulary(known: MoleculeVocabulary, data: MoleculeVocabulary) -> MoleculeVocabulary:
-    """Return a vocabulary with the categories appended that only another one has.
+    """Return a vocabulary with the atoms and bonds appended that only new data have.
 
     Args:
-        known: The vocabulary, whose categories keep their numbers.
-        data: The other one.
+        known: Vocabulary to extend; its categories keep their numbers.
+        data: Vocabulary of the new data.
 
     Returns:
-        The vocabulary of both; equal to `known` if that has all categories of `data`.
+        The vocabulary of both; equal to `known` if that has everything that `data` has.
     """
     atoms = [atom for atom in data.atoms if atom not in known.atom_index]
     bonds = [bond for bond in data.bonds if bond not in known.bond_index]
@@ -40,32 +52,31 @@ def extend_vocabulary(known: MoleculeVocabulary, data: MoleculeVocabulary) -> Mo
 
 
 def bond_orders(vocabulary: MoleculeVocabulary) -> list[int]:
-    """Return the bond order of each bond category.
+    """Return the bond order (1, 2, 3, ...) of each bond category.
 
-    It is 1 for types without an order, such as dative bonds.
+    That of an aromatic bond is its order in the Kekulé structure, 1 or 2.
 
     Args:
-        vocabulary: The vocabulary.
+        vocabulary: A vocabulary of B bonds.
 
     Returns:
-        A whole number for each bond category, in their order; of aromatic ones the order in the
-        Kekulé structure.
+        B whole numbers; 1 also for types of bonds without an order, such as dative ones.
     """
     return [ORDERS.get(bond, 1) for bond in vocabulary.bond_types]
 
 
 def merge_aromatic(vocabulary: MoleculeVocabulary) -> tuple[list[int], list[int]]:
-    """Find for each category the first one from which it differs by being aromatic at most.
+    """Map each category to the first one that is equal but for being aromatic.
 
-    By these lists, environments of atoms tell neighbours apart by element and charge, and bonds by
-    their type in the Kekulé structure, but not by what is aromatic: `c` is merged with `C`.
+    With these maps, environments of atoms (an atom's bonds and neighbours) are compared regardless
+    of what is aromatic: aromatic `c` counts as `C`, "AROMATIC_DOUBLE" as "DOUBLE".
 
     Args:
-        vocabulary: The vocabulary; without aromatic categories each one stands for itself.
+        vocabulary: The vocabulary; without aromatic categories each one is mapped to itself.
 
     Returns:
-        A number of an atom category for each atom category, and of a bond category for each bond
-        category.
+        (atoms, bonds): entry k of the first list is the number of the atom category to which atom
+        category k is mapped; the second list does the same for bond categories.
     """
     atoms = [(atom.symbol, atom.charge) for atom in vocabulary.atoms]
     types = vocabulary.bond_types
@@ -73,18 +84,18 @@ def merge_aromatic(vocabulary: MoleculeVocabulary) -> tuple[list[int], list[int]
 
 
 def nearest_atoms(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list[int]:
-    """Find for each atom of a vocabulary the category of another one that bonds most alike.
+    """Find for each atom of one vocabulary the atom of another that bonds most alike.
 
-    Compared are, in this order: whether it is aromatic, number of valence electrons, charge, atomic
-    number. Atoms with equally many valence electrons form equally many bonds: N+, Si and B- are
-    like C, Se is like S.
+    Compared are, in this order of importance: whether the atom is aromatic, its number of valence
+    electrons (less the charge), its charge, its atomic number. Atoms with equally many valence
+    electrons form equally many bonds: N+, Si and B- are like C, Se is like S.
 
     Args:
         known: The vocabulary that is searched.
-        wanted: The vocabulary whose atoms are searched for.
+        wanted: The vocabulary whose atoms are looked for.
 
     Returns:
-        For each atom category of `wanted`, the number of a category of `known`.
+        For each atom category of `wanted`, the number of the nearest atom category of `known`.
     """
     from rdkit.Chem import GetPeriodicTable
 
@@ -98,17 +109,17 @@ def nearest_atoms(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list
 
 
 def nearest_bonds(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list[int]:
-    """Find for each bond of a vocabulary the category of another one that is most like it.
+    """Find for each bond of one vocabulary the bond of another that is most like it.
 
-    That is the same bond, if the other vocabulary has it; else one with the nearest bond order and,
-    of several, one that is equally aromatic.
+    That is the same bond, if the other vocabulary has it; else the one with the nearest bond order
+    and, of several, one that is aromatic exactly if the bond looked for is.
 
     Args:
         known: The vocabulary that is searched.
-        wanted: The vocabulary whose bonds are searched for.
+        wanted: The vocabulary whose bonds are looked for.
 
     Returns:
-        For each bond category of `wanted`, the number of a category of `known`.
+        For each bond category of `wanted`, the number of the nearest bond category of `known`.
     """
 
     def keys(vocabulary: MoleculeVocabulary) -> list[tuple[int, bool]]:
