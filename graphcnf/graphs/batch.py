@@ -1,8 +1,16 @@
-"""Typed graphs, packed in flat arrays for storage or padded in a batch of tensors for networks.
+"""Typed graphs in two forms: packed in flat arrays for storage, padded in tensors for networks.
 
-Graphs are undirected and without self-loops. Each node has one category (its type), and so has
-each edge. Categories are numbered from 0 on. The *label* of an edge is its category plus 1, so that
-0 can say "no edge".
+`PackedGraphs` hold a whole data set without padding, in numpy arrays. `GraphBatch` holds the graphs
+of one batch as tensors of one size, as networks need them; `GraphBatch.collate` makes it.
+
+- Graphs are undirected, without self-loops, and have at most one edge between two nodes.
+- A *category* is the type of a node or of an edge: an integer from 0. Nodes and edges are numbered
+  apart.
+- The *label* of a pair of nodes is the category of its edge plus 1, and 0 where there is no edge.
+- *Node numbers* are 0, 1, ... within each graph; the *node order* is what these numbers say.
+- In a batch of B graphs, N is the number of nodes of the largest one. A *mask* (B, N) is True at
+  *real* nodes; the rest of a smaller graph is *padding*.
+- *Latents* are the continuous variables into which a model encodes graphs.
 """
 
 from __future__ import annotations
@@ -23,20 +31,27 @@ from graphcnf.limits import MAX_NODES
 BATCH = 256  # default number of graphs in a batch
 
 Latents = dict[str, Tensor]
-"""Latents of a batch of graphs in the base space of a model, by name, (B, ..., D) each."""
+"""Latents of B graphs by name, (B, ..., D) each, such as {"nodes": (B, N, D)}.
+
+The names are up to the class of the model. The latents are those at the end of the flow, where
+their density is the base density."""
 
 
 @dataclass(eq=False, repr=False)
 class PackedGraphs:
-    """M typed undirected graphs, concatenated in flat arrays.
+    """M typed undirected graphs, stored one after the other in flat arrays without padding.
+
+    `from_lists` packs graphs of any node numbers, and sorts their edges; the constructor takes
+    arrays as they are. `len(graphs)` is M, and `graphs[k]` a graph of PyTorch Geometric.
 
     Attributes:
         node_counts: Number of nodes of each graph, (M,) int64.
-        node_types: Node categories of all graphs, (sum of `node_counts`,) uint8.
+        node_types: Node categories, those of graph 0 first, (sum of `node_counts`,) uint8.
         edge_counts: Number of edges of each graph, (M,) int64.
-        edges: Edges of all graphs, (sum of `edge_counts`, 2) uint8: rows (i, j) of node numbers
-            within the graph, with j < i, sorted by ascending i, then descending j.
-        edge_types: Edge categories in the same order, (sum of `edge_counts`,) uint8.
+        edges: Edges, those of graph 0 first, (sum of `edge_counts`, 2) uint8: pairs (i, j) of node
+            numbers within the graph, with j < i. In each graph they are sorted by ascending i;
+            those of one i by descending j.
+        edge_types: Category of each edge of `edges`, (sum of `edge_counts`,) uint8.
 
     Raises:
         ValueError: if the arrays do not have these shapes.
@@ -64,12 +79,18 @@ class PackedGraphs:
 
     @cached_property
     def node_starts(self) -> np.ndarray:
-        """Index of the first node of each graph in `node_types`, and the total, (M + 1,) int64."""
+        """Where each graph begins in `node_types`, (M + 1,) int64; the last number is their total.
+
+        Graph k has the nodes `node_types[node_starts[k] : node_starts[k + 1]]`.
+        """
         return np.append(0, self.node_counts).cumsum()
 
     @cached_property
     def edge_starts(self) -> np.ndarray:
-        """Index of the first edge of each graph in `edges`, and the total, (M + 1,) int64."""
+        """Where each graph begins in `edges`, (M + 1,) int64; the last number is their total.
+
+        Graph k has the edges `edges[edge_starts[k] : edge_starts[k + 1]]`.
+        """
         return np.append(0, self.edge_counts).cumsum()
 
     def __repr__(self) -> str:
@@ -87,10 +108,14 @@ class PackedGraphs:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return views of graph k, which may count from the end.
+        """Return one graph as three arrays, which are views: they share the memory of all graphs.
+
+        Args:
+            k: Number of the graph, from 0; a negative one counts from the end, as in lists.
 
         Returns:
-            Node categories (n,), edges (m, 2) and edge categories (m,), uint8 each.
+            Of a graph with n nodes and m edges: node categories (n,), edges as pairs of node
+            numbers (m, 2), and edge categories (m,), uint8 each.
 
         Raises:
             IndexError: if there is no such graph.
@@ -112,13 +137,14 @@ class PackedGraphs:
         return data_of(*self.graph(k))
 
     def subset(self, indices) -> PackedGraphs:
-        """Return some of the graphs, in the order of `indices`.
+        """Copy some of the graphs, in the order of `indices`.
 
         Args:
-            indices: Integers, which may repeat, or a mask (M,) bool.
+            indices: Numbers of the graphs, in any order, which may repeat, or a mask (M,) bool,
+                True for the graphs to copy.
 
         Returns:
-            Copies of these graphs; none for an empty list.
+            As many graphs as indices, or True entries; no graph for an empty list.
         """
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
         node_counts = self.node_counts[chosen]
@@ -135,15 +161,15 @@ class PackedGraphs:
 
     @classmethod
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
-        """Pack graphs, and sort their edges.
+        """Pack graphs that are given as lists or arrays, and sort their edges.
 
         Args:
-            graphs: Triples of node categories (n,), edges as pairs of node numbers (m, 2), in any
-                order and direction, and edge categories (m,).
+            graphs: For each graph three lists: categories of its n nodes; its m edges as pairs of
+                node numbers, in any order and direction; and the categories of the m edges.
 
         Returns:
             As many graphs, in their order, with the node numbers that were given. An edge that is
-            listed twice with one category is there once.
+            listed twice, both times with the same category, is packed once.
 
         Raises:
             ValueError: for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
@@ -170,20 +196,39 @@ class PackedGraphs:
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack graphs of `torch_geometric`; see `graphcnf.exchange.pyg.from_pyg`."""
+        """Pack graphs of PyTorch Geometric; the same as `graphcnf.exchange.pyg.from_pyg`.
+
+        Args:
+            data: A list, `Batch` or `Dataset` of `Data`, with categories in `x` and `edge_attr`:
+                integers, or one-hot rows. Without `edge_attr` every edge has category 0.
+
+        Raises:
+            ValueError: for attributes that are missing or of other shapes, and as in `from_lists`.
+        """
         from graphcnf.exchange.pyg import from_pyg
 
         return from_pyg(data)
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
-        """Return the graphs of all parts as one set, in order; an empty set for no parts."""
+        """Join several sets of graphs to one.
+
+        Args:
+            parts: The sets; an empty list gives a set without graphs.
+
+        Returns:
+            The graphs of the first set, then those of the second, and so on.
+        """
         if not parts:
             return cls.from_lists([])
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return `{name of an attribute: its array}`, for `numpy.savez`."""
+        """Return the arrays that the graphs consist of, to save them, as by `numpy.savez`.
+
+        Returns:
+            `{name: array}` with the five attributes of this class. `from_arrays` takes it.
+        """
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
@@ -191,11 +236,12 @@ class PackedGraphs:
         """Build the graphs from the arrays that `to_arrays` returned.
 
         Args:
-            arrays: The arrays by name; other names are ignored.
+            arrays: The arrays by the names of the attributes, such as an open `.npz` file; further
+                names are ignored.
 
         Raises:
             KeyError: if an array is missing.
-            ValueError: if an array has another shape.
+            ValueError: if the arrays do not have shapes that belong together.
         """
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
@@ -261,14 +307,18 @@ def _sort_edges(
 
 @dataclass
 class GraphBatch:
-    """B typed undirected graphs, padded to N nodes each; the real nodes come first.
+    """B typed undirected graphs as tensors, padded to N nodes each; the real nodes come first.
+
+    `len(batch)` is B, and `batch[index]` some of the graphs, with the same padding.
 
     Attributes:
-        node_types: Node categories, (B, N) long; 0 where masked.
-        edge_labels: Edge categories plus 1, 0 for no edge, (B, N, N) long, symmetric.
+        node_types: Node categories, (B, N) long; 0 at padding.
+        edge_labels: Labels, (B, N, N) long, symmetric: the category of the edge between two nodes
+            plus 1, 0 for no edge.
         mask: True for real nodes, (B, N) bool.
-        condition_values: Values of the P conditions of each graph (`graphcnf.graphs.conditions`),
-            (B, P), NaN where unknown; None for none at all.
+        condition_values: Values of P properties of each graph, such as logP, given which a model
+            scores and draws graphs (`graphcnf.graphs.conditions`): (B, P), NaN where unknown; None
+            for a model without conditions.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
@@ -309,7 +359,7 @@ class GraphBatch:
         return self.edge_labels > 0
 
     def connected(self) -> Tensor:
-        """Return True for each graph that is connected, (B,) bool."""
+        """Return True for each graph that is connected, (B,) bool; a graph without nodes is."""
         reached = torch.zeros_like(self.mask)
         reached[:, :1] = True
         for _ in range(self.mask.shape[1]):
@@ -317,24 +367,27 @@ class GraphBatch:
         return (reached | ~self.mask).all(1)
 
     def clear_padding(self) -> GraphBatch:
-        """Return the graphs with padding set to 0."""
+        """Return the graphs with 0 at padding, in `node_types` and in `edge_labels`."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
         types = torch.where(self.mask, self.node_types, 0)
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
     def for_model(self, config: Mapping[str, Any]) -> GraphBatch:
-        """Return the graphs as a model expects them, with padding set to 0 and cut off.
+        """Check that a model can take the graphs, and prepare their padding.
+
+        `GraphModel.log_prob` and `GraphModel.encode` call this first, so that the methods that a
+        model overrides get graphs that are checked.
 
         Args:
-            config: The `config` of the model, of which "max_nodes", beyond which padding is cut
-                off, "node_categories" and "edge_categories" are read.
+            config: The `config` of the model. Read are its largest number of nodes, "max_nodes",
+                and the numbers of categories, "node_categories" and "edge_categories".
+
+        Returns:
+            The graphs with 0 at padding; padding beyond "max_nodes" nodes is cut off.
 
         Raises:
             ValueError: if a graph has no node, more than "max_nodes" nodes, a category out of
                 range, or a self-loop, or if `edge_labels` is not symmetric.
-
-        Returns:
-            B graphs of at most "max_nodes" nodes.
         """
         nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
@@ -362,18 +415,19 @@ class GraphBatch:
         return batch
 
     def to(self, device) -> GraphBatch:
-        """Return the batch on another device."""
+        """Return the batch with its tensors on a device, such as "cuda:1"."""
         return self._map(lambda tensor: tensor.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
-        """Return the graphs with other node numbers.
+        """Renumber the nodes of each graph; `edge_labels` follow the new numbers.
 
         Args:
-            order: Permutation of the nodes of each graph, (B, N) long: new node i of graph b is old
-                node `order[b, i]`.
+            order: A permutation for each graph, padding included, (B, N) long: new node i of graph
+                b is the old node `order[b, i]`.
 
         Returns:
-            The same graphs; their mask is permuted as well, so that padding may come first.
+            The same graphs. Their mask is permuted as well: to keep real nodes first, `order` must
+            list padding last.
         """
         rows = torch.arange(len(self), device=order.device)[:, None]
         labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
@@ -382,14 +436,16 @@ class GraphBatch:
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
-        """Pad packed graphs into a batch.
+        """Build a batch of packed graphs, padded to the largest of them.
 
         Args:
-            packed: The graphs.
-            indices: Which of the graphs: integers, which may repeat, or a mask bool; None for all.
+            packed: M graphs.
+            indices: Numbers of the graphs to take, in any order, which may repeat, or a mask (M,)
+                bool; None for all.
 
         Returns:
-            The graphs, padded to the number N of nodes of the largest one, at least 1, on the CPU.
+            The graphs, on the CPU, without `condition_values`. N is the number of nodes of the
+            largest one, and at least 1.
         """
         part = packed if indices is None else packed.subset(np.asarray(indices))
         # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
@@ -406,12 +462,20 @@ class GraphBatch:
 
     @classmethod
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
-        """Yield packed graphs in padded batches of at most `size` graphs, in order."""
+        """Go through packed graphs in consecutive batches, such as to check all of a data set.
+
+        Args:
+            packed: The graphs.
+            size: Number of graphs of a batch; the last batch may have fewer.
+
+        Yields:
+            Batches of the graphs in their order, each padded to its own largest graph.
+        """
         for start in range(0, len(packed), size):
             yield cls.collate(packed, range(len(packed))[start : start + size])
 
     def to_packed(self) -> PackedGraphs:
-        """Return the graphs in flat arrays, with edges sorted; their padding is dropped."""
+        """Return the graphs packed in flat arrays, without padding and `condition_values`."""
         mask = self.mask.cpu().numpy()
         lower = np.tril(self.edge_labels.cpu().numpy(), -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.
@@ -426,19 +490,27 @@ class GraphBatch:
         )
 
     def to_pyg(self) -> list:
-        """Return the graphs as `torch_geometric.data.Data`; see `graphcnf.exchange.pyg.to_pyg`."""
+        """Return the graphs as `torch_geometric.data.Data`, one for each graph.
+
+        Node categories are in `x` (n,), both directions of every edge in `edge_index` (2, 2 m), and
+        edge categories in `edge_attr` (2 m,), all long.
+        """
         from graphcnf.exchange.pyg import to_pyg
 
         return to_pyg(self.to_packed())
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
-    """Raise `UserError` unless latents have the names and shapes that belong to a mask.
+    """Check that latents which a user gives have the right names and shapes.
 
     Args:
-        latents: Latents of any form.
-        wanted: Latents of the right names and shapes.
-        mask: Real nodes of the graphs, (B, N) bool.
+        latents: What the user gave, of any type.
+        wanted: Latents of the right names and shapes, such as `GraphModel.base_sample` draws for
+            this mask.
+        mask: Real nodes of the graphs, (B, N) bool; its shape stands in the message.
+
+    Raises:
+        UserError: if a name is missing or unknown, or a value is no real tensor of its shape.
     """
     if not isinstance(latents, Mapping) or set(latents) != set(wanted):
         given = list(latents) if isinstance(latents, Mapping) else shape_of(latents)
@@ -453,7 +525,12 @@ def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
 
 
 def shape_of(value: Any) -> str:
-    """Describe a value in an error message, such as "a real tensor (2, 3)" or "a list"."""
+    """Describe the type and shape of any value for an error message.
+
+    Examples:
+        >>> shape_of(torch.zeros(2, 3)), shape_of([1, 2])
+        ('a real tensor (2, 3)', 'a list')
+    """
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
@@ -461,14 +538,18 @@ def shape_of(value: Any) -> str:
 
 
 def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
-    """Cut graphs into batches of similar size.
+    """Sort graphs by size and cut them into batches, so that batches need little padding.
 
     Args:
-        sizes: Numbers of nodes of the graphs, (M,).
-        size: Graphs per batch.
+        sizes: Number of nodes of each graph, (M,).
+        size: Number of graphs of a batch; the last batch may have fewer.
 
     Returns:
-        Indices of the graphs of each batch, smaller graphs first; int64.
+        For each batch the indices of its graphs in `sizes`, int64; the smallest graphs first.
+
+    Examples:
+        >>> [batch.tolist() for batch in batches(np.array([5, 3, 9]), size=2)]
+        [[1, 0], [2]]
     """
     order = np.argsort(sizes, kind="stable")
     return [order[k : k + size] for k in range(0, len(order), size)]

@@ -1,9 +1,16 @@
-"""Graph models that are built: from training graphs, or as copies with other arguments.
+"""Build untrained graph models for training graphs, and copies of models with other arguments.
 
-A *rule* of a model is what it may not draw although it was not learned, such as a limit on sums of
-edge weights; an argument of the constructor (`GraphModel.rules_off`) switches it off. Samples are
-*raw* if they are as the density says: no rule makes sampling draw again
-(`GraphModel.redraw_check`).
+- The *architecture* is the short name of a class of graph models, such as "path". `GRAPH_MODELS`
+  leads from it to the class.
+- The *node order* of a model says which node numbers its graphs have: "canonical" (a function of
+  the graph) or "none" (any numbers, all equally likely).
+- A *rule* forbids graphs by a fixed limit that is measured in the training graphs instead of
+  learned as a weight. Such a limit is the largest sum of edge weights at nodes of a category. Each
+  rule is an argument of the constructor; `GraphModel.rules_off` says which value switches it off.
+- A *redraw check* is a rule that is not part of the density: sampling applies it to what it has
+  drawn, and drops or draws again what it rejects (`GraphModel.redraw_check`). *Raw* samples are
+  those without such a check: they follow the density of the model.
+- A *condition* is a property of a whole graph, such as logP, given which graphs are drawn.
 """
 
 from __future__ import annotations
@@ -20,18 +27,19 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.saved_model import GRAPH_MODELS
 
 NODE_ORDERS = ("canonical", "none")
-"""Node orders: a canonical one that networks may use, or none."""
+"""Node orders of graph models: "canonical", which networks may use, or "none"."""
 
 
 def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
-    """Return the class of graph models that has a name.
+    """Find the class of graph models that has a name, and check that it supports a node order.
 
     Args:
-        architecture: Name of the class in `GRAPH_MODELS`, such as "path".
+        architecture: Name of the class in `GRAPH_MODELS`, such as "path"; it may come from a user,
+            and so be of any type.
         order: Node order that the class must support, "canonical" or "none"; None for any.
 
     Returns:
-        The class, which is imported if it has not been.
+        The class. Its module is imported now, if it has not been.
 
     Raises:
         UserError: if there is no such name or node order, or the class does not support the order.
@@ -58,28 +66,30 @@ def model_for_graphs(
     support: bool = True,
     **arguments: Any,
 ) -> GraphModel:
-    """Build an untrained model with sizes that fit all of `graphs`.
+    """Build an untrained model whose largest sizes and rules are measured in training graphs.
 
     Args:
-        graphs: The graphs, in the node order that the model needs.
+        graphs: The training graphs. For a model of order "canonical", their nodes must be numbered
+            in that order, such as by `graphcnf.graphs.isomorphism.canonicalise`.
         node_categories: Number of categories of nodes.
         edge_categories: Number of categories of edges.
-        metadata: Entries to add to the attribute `metadata`.
-        training_hashes: Sorted hashes of the training graphs, uint64, for the attribute of this
-            name; None if unknown.
+        metadata: Entries to add to the attribute `metadata` of the model, JSON values.
+        training_hashes: Sorted hashes of the training graphs, uint64, by which the model can say
+            whether a graph is new; None if unknown.
         architecture: Name of the class in `GRAPH_MODELS`.
         order: "canonical" or "none"; None for the first that the class supports.
-        edge_weights: Weight of each edge category in the sum over the edges of a node, which a rule
-            of the model may limit; 1 each if None.
-        merged: For each node category the first one that a rule does not tell apart from it, and
-            the same for edge categories. A model that goes node by node along a path then limits
-            environments (`graphcnf.graphs.path.node_states`) instead of sums.
+        edge_weights: Weight of each edge category, an integer. A rule may limit the sum of weights
+            over the edges of a node. 1 each if None.
+        merged: Two lists, for node and for edge categories, by which a rule tells fewer categories
+            apart: entry c is the first category that counts as the same as c. If given, the models
+            "path" and "unordered" limit the *environments* of nodes
+            (`graphcnf.graphs.path.node_states`) instead of sums of weights. None for sums.
         support: False to leave out the rules of the model.
-        **arguments: Further arguments of the class.
+        **arguments: Further arguments of the class, such as `layers`.
 
     Returns:
-        The model with initial weights, in training mode; its prior of sizes is the frequencies in
-        `graphs`.
+        The model with initial weights, in training mode. Its probabilities of the numbers of nodes
+        are their frequencies in `graphs`.
 
     Raises:
         UserError: if there are no graphs, or the model cannot represent them.
@@ -101,17 +111,19 @@ def model_for_graphs(
 
 
 def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
-    """Return a copy of a model with some arguments of the constructor replaced.
+    """Rebuild a model with some arguments of its constructor replaced, and copy its weights.
 
-    Weights that both have are copied; further ones have their initial values. Of a tensor that has
-    become wider, the further columns are 0.
+    This is for arguments that leave the shapes of weights as they are, or add weights: rules,
+    conditions. Weights of the same name are copied; new ones have their initial values. If the last
+    axis of a tensor has become longer, the new columns are 0.
 
     Args:
         model: The model, which stays as it is.
-        **arguments: Arguments of its constructor by name.
+        **arguments: New values of arguments of its constructor, by name.
 
     Returns:
-        The copy, on the same device and in the same mode, with the metadata of `model`.
+        The copy, on the same device and in the same mode (training or evaluation), with the
+        metadata, hashes and companions of `model`.
     """
     other = model.rebuild({**model.config, **arguments}).to(model.device)
     weights = other.state_dict()
@@ -126,20 +138,23 @@ def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
 
 
 def takes_conditions(kind: type[GraphModel]) -> bool:
-    """Return True for a class of models that can draw graphs given conditions."""
+    """Return True for a class of models that can draw graphs given conditions, such as logP = 3.
+
+    These are the classes whose constructor has an argument `conditions`.
+    """
     return "conditions" in signature(kind).parameters
 
 
 def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> GraphModel:
-    """Return a copy of a model that takes further conditions, and ignores them until it is trained.
+    """Copy a model and add conditions to it, which have no effect until the copy is trained.
 
     Args:
-        model: The model, which keeps the conditions that it has.
-        conditions: The further conditions, as `graphcnf.graphs.conditions.condition_statistics`
-            describes them.
+        model: The model, which stays as it is; the copy keeps its conditions.
+        conditions: The conditions to add: "name", "mean" and "deviation" of each, as
+            `graphcnf.graphs.conditions.condition_statistics` returns them.
 
     Returns:
-        The copy, whose `conditions` are those of `model` and then the further ones.
+        The copy. Its `conditions` are those of `model`, then those that were added.
 
     Raises:
         UserError: if the architecture takes no conditions.
@@ -151,9 +166,9 @@ def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> Grap
 
 
 def has_rules(model: GraphModel) -> bool:
-    """Return True if a rule of a model is in force, so that `without_rules` can leave it out.
+    """Return True if a rule of a model is switched on, so that `without_rules` can switch it off.
 
-    A rule that the model was built without does not count.
+    False if the class of the model has no rules, or the model was built without them.
     """
     defaults = signature(type(model)).parameters
     return any(
@@ -163,15 +178,17 @@ def has_rules(model: GraphModel) -> bool:
 
 
 def without_rules(model: GraphModel) -> GraphModel:
-    """Return a copy of a model without its rules, which are not learned by training.
-
-    The rule of "path" limits sums of edge weights, or the environments of nodes.
+    """Copy a model and switch off its rules, to see what the learned weights draw by themselves.
 
     Args:
         model: The model, which stays as it is.
 
+    Returns:
+        A model of the same weights. Without its rule, "path" may draw sums of edge weights, or
+        environments of nodes, that no training graph has.
+
     Raises:
-        UserError: if the model has no rule.
+        UserError: if no rule of the model is switched on.
     """
     if not has_rules(model):
         raise UserError("this model has no support of the data that could be left out")
@@ -179,5 +196,8 @@ def without_rules(model: GraphModel) -> GraphModel:
 
 
 def draws_raw(model: GraphModel) -> bool:
-    """Return True if samples are as the density says: no rule makes sampling draw again."""
+    """Return True if samples follow the density of a model: it has no redraw check in force.
+
+    Tables of samples say so, since `log_prob` does not include a redraw check.
+    """
     return not (model.redraw_check and has_rules(model))

@@ -1,10 +1,13 @@
-"""Conditions: properties of whole graphs, for given values of which graphs are drawn.
+"""Conditions: properties of whole graphs, such as logP, for given values of which graphs are drawn.
 
-A *condition* is a property such as logP, described by its name, and by its mean and standard
-deviation in the training data. A graph has a *value* of each of the P conditions, in the
-condition's own unit, NaN if it is unknown; `ConditionEmbedding` standardises it. What nodes and
-edges contribute to a value is in `graphcnf.graphs.path.contributions`.
+- A *condition* is a property by which a model can be steered. It is described by its name and by
+  its mean and standard deviation in the training data. A model has P of them.
+- The *value* of a condition is a number for each graph, in the unit of the property; NaN if it is
+  unknown. In training, values are *hidden* (set to NaN) at random, so that later any of them may be
+  left open.
+- `ConditionEmbedding` standardises the values, and turns them into channels of the network.
 
+`graphcnf.graphs.path.contributions` tells a network what nodes and edges add to a value so far.
 Models without conditions do not load this file.
 """
 
@@ -29,15 +32,15 @@ UNCONDITIONAL = 0.2  # share of training graphs of which all values are hidden
 
 
 def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """Describe conditions by JSON values, which are saved with a model.
+    """Describe conditions by their mean and standard deviation, as models save them.
 
     Args:
-        names: Names of the conditions.
-        values: Their values in the training data, (M, P), nan where unknown.
+        names: Names of the P conditions.
+        values: Their values in M training graphs, (M, P); NaN where unknown.
 
     Returns:
-        For each condition its "name", "mean" and "deviation", the standard deviation (1 for a
-        constant).
+        `{"name": text, "mean": number, "deviation": number}` for each condition, JSON values. The
+        deviation is the standard deviation, or 1 if all values are the same.
     """
     means = np.nanmean(values, 0)
     deviations = np.nanstd(values, 0)
@@ -51,15 +54,15 @@ def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[
 def hide_values(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Hide a random part of the values of training graphs, so that any part can be given later.
 
-    In a share `UNCONDITIONAL` of the graphs all values are hidden; in the others, any number of
-    known ones from 0 to P is equally likely.
+    A share of the graphs, `UNCONDITIONAL`, loses all values. In the others, the number of values
+    that stay is uniform from 0 to P.
 
     Args:
-        values: Values of the conditions of B graphs, (B, P).
+        values: Values of the P conditions of B graphs, (B, P).
         random: Random generator.
 
     Returns:
-        The values, (B, P), with NaN where hidden.
+        A copy of the values, (B, P), with NaN where they are hidden.
     """
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
@@ -67,13 +70,14 @@ def hide_values(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of the values of P conditions as channels: (B, P) becomes (B, width).
+    """Network that embeds the values of P conditions as channels: (B, P) becomes (B, width).
 
-    It is 0 if all values of a graph are unknown, and initially for all values: a model that gets
-    conditions later begins as it was without them.
+    The channels are 0 if all values of a graph are unknown. With initial weights they are 0 for all
+    values, so that a trained model to which conditions are added begins as it was without them.
 
     Args:
-        conditions: The P conditions, as `condition_statistics` describes them.
+        conditions: The P conditions; read are "mean" and "deviation" of each, as
+            `condition_statistics` returns them.
         width: Number of channels.
 
     Raises:
@@ -96,8 +100,8 @@ class ConditionEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Embed the values of conditions.
 
-        The mean is subtracted here, and the rest is divided by the standard deviation and limited
-        to -20 to 20.
+        They are standardised first: the mean is subtracted, the difference is divided by the
+        standard deviation, and the quotient is clamped to -20 to 20.
 
         Args:
             values: Values of the P conditions, each in its own unit, (..., P); NaN where unknown.

@@ -1,7 +1,14 @@
 """Structural features of graphs, as inputs of networks that see whole graphs.
 
-They are *equivariant*: if the nodes are renumbered, so are the features. A node has features of its
-own (degree, rings around it); a pair of nodes has their distance, and the category of its edge.
+The model "pairs" (`graphcnf.graphs.pairs`) decides node categories given all edges, and edge
+categories given which pairs have an edge. Its networks get these features of what is given.
+
+- *Node features* describe a node: its degree, rings around it, categories of its edges.
+- *Pair features* describe two nodes: their distance in the graph, the category of their edge.
+- The features are *equivariant*: if the nodes are renumbered, so are the features. The one
+  exception tells which node of an edge has the smaller number, and is there only if `ordered`.
+- A *label* of a pair of nodes is the category of its edge plus 1; 0 for no edge.
+- A batch has B graphs of N nodes; a mask (B, N) is True at real nodes, the others are padding.
 """
 
 from __future__ import annotations
@@ -25,17 +32,18 @@ PAIR_FEATURES = MAX_DISTANCE + 2
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Compute features of nodes from edges alone.
+    """Compute node features from edges alone: the degree, and how random walks return.
 
-    Features are the one-hot degree, and twice the probabilities that a random walk returns after 1
-    to 8 steps (Dwivedi et al. 2022, arXiv 2110.07875), which depend on rings and their sizes.
+    The degree is one-hot, 0 to 6 or more. The other eight features are twice the probabilities that
+    a random walk from the node is back at it after 1, 2, ..., 8 steps. They depend on rings and
+    their sizes (Dwivedi et al. 2022, arXiv 2110.07875).
 
     Args:
         adjacency: Edges, (B, N, N) bool.
         dtype: Type of the result.
 
     Returns:
-        Features, (B, N, NODE_FEATURES).
+        Features, (B, N, NODE_FEATURES): 7 for the degree, then 8 for the walks.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -51,10 +59,13 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
 @dataclass(frozen=True)
 class GraphContext(Context):
-    """Context of a flow over the nodes of given graphs.
+    """What the networks of a flow over nodes are told about the graphs, besides their input.
+
+    `Context` has the mask and the node features; this class adds the pairs of nodes.
 
     Attributes:
-        adjacency: Edges, (B, N, N) bool, or features of the pairs of nodes, (B, N, N, P).
+        adjacency: Edges, (B, N, N) bool, or features of all pairs of nodes, (B, N, N, P); None
+            where a network sees no edges.
     """
 
     adjacency: Tensor = None  # type: ignore[assignment]
@@ -68,21 +79,23 @@ def graph_context(
     *,
     ordered: bool = True,
 ) -> GraphContext:
-    """Return a context with node features and pair features of graphs.
+    """Compute node features and pair features of graphs, as the context of a flow.
 
     Args:
-        labels: Edges, (B, N, N): bool, or edge labels, long, with 0 for no edge.
+        labels: Edges of the graphs, (B, N, N): bool, or labels, long.
         mask: Real nodes, (B, N) bool.
-        categories: Number of edge categories, 0 for edges without categories.
+        categories: Number C of edge categories; 0 to use only which pairs have an edge.
         dtype: Type of the features.
         ordered: True if networks may see the node order.
 
     Returns:
-        A context with `mask`, `features` (B, N, F) and `adjacency` (B, N, N, P). Features of a node
-        are `walk_features` and, with edge categories, the one-hot number of its edges of each
-        category. Features of a pair (i, j) are its one-hot distance (1 to 6, farther; all 0 for
-        i = j), if `ordered` a 1 on edges to an earlier node j, and with edge categories the one-hot
-        category.
+        A context with the mask and two tensors:
+
+        - `features` (B, N, F), of the nodes: `walk_features`; then, for each of the C categories,
+          the number of such edges of the node, one-hot (0 to 4 or more).
+        - `adjacency` (B, N, N, P), of the pairs (i, j): the distance, one-hot (1 to 6, farther; all
+          0 for i = j); then, if `ordered`, 1 for an edge whose j is smaller than i, else 0; then
+          the edge category, one-hot (C numbers).
     """
     a = (labels > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)

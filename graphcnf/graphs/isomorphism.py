@@ -1,8 +1,15 @@
-"""Canonical depth-first order, isomorphism and automorphisms of graphs with categories.
+"""Canonical node order, isomorphism and automorphisms of graphs with categories.
 
-BLISS (Junttila & Kaski 2007), which igraph ships, numbers a graph canonically and counts its
-automorphisms. It knows colours of vertices only, so that a graph is given with one more vertex on
-each edge, whose colour is the category of the edge.
+- Two graphs are *isomorphic* if they are equal up to node numbers. An *automorphism* renumbers the
+  nodes of a graph so that nothing changes.
+- A *canonical* numbering is the same for all isomorphic graphs, so that they become equal arrays.
+  Models of node order "canonical" are trained on graphs that are numbered so.
+- A graph is given as three lists: categories of its n nodes (integers), its m edges as pairs of
+  node numbers, and the categories of the edges.
+
+The work is done by BLISS (Junttila & Kaski 2007), which igraph ships. BLISS knows colours of
+vertices, but none of edges. So a graph is passed to it with one more vertex in the middle of each
+edge, whose colour is the category of the edge (`Coloured`).
 """
 
 from __future__ import annotations
@@ -21,12 +28,18 @@ EDGE = 1 << 20  # colour of an edge of category 0; node categories are below
 
 
 class Coloured:
-    """A graph with a coloured vertex for every node and for every edge.
+    """A graph as BLISS takes it: a vertex for every node and every edge, coloured by category.
 
     Args:
         node_types: Categories of the n nodes.
-        edges: Pairs of nodes, (m, 2).
+        edges: Pairs of node numbers, (m, 2).
         edge_types: Categories of the m edges.
+
+    Attributes:
+        nodes: Number n of nodes.
+        edges: The edges as pairs of integers.
+        graph: The igraph `Graph` of n + m vertices, the nodes first.
+        colours: Colour of each of these vertices.
     """
 
     def __init__(self, node_types: Iterable, edges: Iterable, edge_types: Iterable):
@@ -40,7 +53,7 @@ class Coloured:
         self.graph.add_edges(list(ends))
 
     def numbers(self) -> list[int]:
-        """Return the canonical number of every node: entry k is that of node k."""
+        """Return the canonical number of every node, 0 to n - 1; entry k is that of node k."""
         # Since igraph 1.0 the list has the old vertex of each new place.
         order = self.graph.canonical_permutation(color=self.colours)
         places = [0] * self.nodes
@@ -49,24 +62,25 @@ class Coloured:
         return places
 
     def automorphisms(self) -> int:
-        """Return the number of automorphisms: renumberings of the nodes that change nothing."""
+        """Return the number of automorphisms, at least 1: leaving all nodes in place is one."""
         return self.graph.count_automorphisms(color=self.colours)
 
 
 def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable) -> np.ndarray:
     """Return the canonical depth-first order of the nodes of a graph.
 
-    It depends on the graph only, not on the given node numbers. The walk starts at the node of
-    lowest degree and, of several, at the first one in the canonical numbering. At a branch it
-    visits the neighbour first that has the fewest unvisited nodes behind it.
+    Isomorphic graphs, listed in this order, are equal: it does not depend on the given node
+    numbers. The walk starts at a node of lowest degree. At a branch it goes first to the neighbour
+    from which the fewest unvisited nodes can be reached. Ties are broken by the canonical numbering
+    of BLISS.
 
     Args:
         node_types: Categories of the n nodes.
-        edges: Pairs of nodes, (m, 2).
+        edges: Pairs of node numbers, (m, 2).
         edge_types: Categories of the m edges.
 
     Returns:
-        Node numbers in this order, (n,) int64: new node i is old node `order[i]`.
+        A permutation of the node numbers, (n,) int64: new node i is old node `order[i]`.
 
     Raises:
         ValueError: for a graph that is empty or not connected.
@@ -111,13 +125,13 @@ def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
 
 
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
-    """Return graphs with their nodes renumbered in `canonical_order`.
+    """Renumber the nodes of graphs in `canonical_order`, as models of order "canonical" need it.
 
     Args:
         graphs: M connected graphs.
 
     Returns:
-        As many graphs, in their order; isomorphic ones are equal arrays now.
+        The M graphs with new node numbers; isomorphic graphs have become equal.
 
     Raises:
         ValueError: if a graph is empty or not connected; the message has its number.
@@ -134,10 +148,11 @@ def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
 
 
 def order_check() -> str:
-    """Return a digest of the canonical orders of ten fixed graphs.
+    """Return a digest of how this version of igraph numbers graphs, 16 hexadecimal digits.
 
-    Another version of igraph may number graphs otherwise. A model of canonical orders keeps this
-    digest, and scores only where it is the same.
+    It is made of the canonical orders of ten fixed graphs. Another version of igraph may number
+    graphs otherwise, and a model trained on the one numbering would score the other wrongly. So a
+    model keeps this digest, and refuses to score where it is another one.
     """
     orders = []
     for size in range(6, 16):
@@ -150,11 +165,12 @@ def order_check() -> str:
 
 
 def isomorphic(one: tuple, other: tuple) -> bool:
-    """Return True if two graphs are equal up to node numbers.
+    """Return True if two graphs are equal up to node numbers, with all their categories.
 
     Args:
-        one: Node categories (n,), edges (m, 2) and edge categories (m,) of a graph.
-        other: The same of the other graph.
+        one: A graph as a tuple of three: node categories (n,), edges as pairs of node numbers (m,
+            2) and edge categories (m,); such as `PackedGraphs.graph` returns it.
+        other: The other graph, in the same form.
     """
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False
@@ -163,14 +179,17 @@ def isomorphic(one: tuple, other: tuple) -> bool:
 
 
 def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
-    """Return log2 of the number of distinct node numberings of each of M graphs, (M,) bits.
+    """Return how many bits the node numbers of graphs take: log2(n! / number of automorphisms).
 
-    The number is n! / (number of automorphisms). An order-invariant model gives all numberings of a
-    graph the same probability: the bits of the graph without numbers are those of one numbering
-    minus this logarithm.
+    This is log2 of the number of distinct ways to number the nodes of a graph. A model of node
+    order "none" gives all of them the same probability. So its bits of the graph without numbers
+    are those of one numbered graph minus these bits.
 
     Args:
         graphs: M graphs, in any node order.
+
+    Returns:
+        Bits of each graph, (M,) float64.
     """
     found = [Coloured(*graphs.graph(k)).automorphisms() for k in range(len(graphs))]
     sizes = [math.lgamma(size + 1) for size in graphs.node_counts]

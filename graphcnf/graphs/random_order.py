@@ -1,4 +1,14 @@
-"""Base of the graph models without a preferred node order: the order is drawn, as a latent."""
+"""Base of the graph models without a preferred node order: the order is drawn at random.
+
+- A *node order* is a permutation of the n nodes of a graph: new node i is old node `order[i]`. A
+  model draws the nodes one after the other in this order.
+- The order is a *latent variable*, as the noise of a variational autoencoder is: a distribution
+  q(order | graph) draws one for a given graph, and log p(graph) is bounded from below by the mean
+  of log p(graph, order) - log q(order | graph).
+- A *code* is a graph as V categories (*variables*) for each node, in one node order
+  (`graphcnf.graphs.coded`).
+- In a batch of B graphs of N nodes each, nodes beyond a graph's own number are *padding*.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +27,16 @@ from graphcnf.graphs.graph_model import StochasticModel
 
 
 class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
-    """`CodedModel` whose node order is random and a latent, so that no order is preferred.
+    """Base of graph models that draw the node order at random, so that no order is preferred.
+
+    It is a `CodedModel` for the probability of a graph given its order, and a `StochasticModel`,
+    since each evaluation of the bound draws an order. A subclass sets `draw_order`, and what
+    `CodedModel` needs.
 
     Attributes:
-        draw_order: Function of adjacency (B, N, N) bool, sizes (B,) long and uniform numbers (B, N,
-            max_nodes) float64. Returns node orders (B, N) long, padding last, and the logarithms of
-            their probabilities, (B,) nats. New node i is old node `order[i]`.
+        draw_order: Distribution q(order | graph), a function of three tensors: adjacency (B, N, N)
+            bool, numbers of nodes (B,) long, and uniform random numbers (B, N, max_nodes) float64.
+            It returns node orders (B, N) long, with padding last, and log q of each, (B,) nats.
     """
 
     node_orders = ("none",)
@@ -47,38 +61,42 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         return batch.permute(order), order, log_p
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw a node order; return the terms of log p(graph, order) - log q(order | graph).
+        """Draw a node order of each graph; return log p(graph, order) - log q(order | graph).
 
-        The mean over orders is a lower bound on log p(graph), and a logsumexp of several draws
-        tightens the bound. p is the probability of the graph with numbered nodes, other than in
-        `PathModel`: each of the n! numberings of a drawn graph is equally likely, which costs log
-        n!. That of the graph without numbers is larger by log(n! / |Aut|) nats.
+        Its mean over orders is a lower bound on log p(graph); `log_prob` tightens it by several
+        draws. The graph counts here as one with numbered nodes: the model numbers the nodes that it
+        has drawn at random, so that each of the n! numberings is equally likely, which costs log n!
+        nats. The graph without numbers is more probable by log(n! / |Aut|) nats, with |Aut| the
+        number of its automorphisms.
 
         Args:
             batch: B graphs.
             noise: Tape that records the draw of the order, or replays it; None for no tape.
 
         Returns:
-            Terms (B,) in nats by name: "adjacency", "edges" and "nodes" of the code in this order,
-            as `CodedModel.bounds` returns them, and "order", -log q - log n!, in float64.
+            Terms by name, (B,) nats each, whose sum is the bound. "adjacency", "edges" and "nodes"
+            (those that the code has) are log p of the code in the drawn order; "order", in float64,
+            is -log q(order | graph) - log n!.
         """
         graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)
         return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Draw a node order, and encode graphs to base latents.
+        """Draw a node order of each graph, and encode graph and order to base latents.
 
         Args:
             batch: B graphs.
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Two latents by name, both 0 at padding. "nodes", (B, N, V): entry k has the latents of
-            the V variables of the k-th node of the drawn order. "order", (B, N, 1) float64: a
-            number in [0, 1) for each node as the batch numbers it; the order is the nodes by
-            ascending numbers. For the order [2, 0, 1], node 2 has the smallest number: [0.5, 0.9,
-            0.1]. By "order" alone `from_latents` gives the nodes the numbers that they had.
+            Two latents by name, both 0 at padding:
+
+            - "nodes" (B, N, V): row k has the latents of the V variables of the node that is k-th
+              in the drawn order;
+            - "order" (B, N, 1) float64: a number in [0, 1) for each node of the batch. The drawn
+              order lists the nodes by ascending numbers: [0.5, 0.9, 0.1] is the order [2, 0, 1].
+              `from_latents` needs it to give the nodes the numbers that they had.
 
         Raises:
             ValueError: if a graph has no code in this order.
@@ -108,12 +126,12 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         """Decode base latents to graphs.
 
         Args:
-            latents: "nodes" (B, N, V), of the nodes in the order in which they are drawn, and
-                "order" (B, N, 1): if its k-th smallest number stands at j, the k-th node that is
-                drawn becomes node j of the graph.
+            latents: As `to_latents` and `base_sample` return them. "nodes" (B, N, V) are decoded to
+                nodes, one after the other. "order" (B, N, 1) numbers them: if its k-th smallest
+                number stands at j, the node that is drawn k-th becomes node j of the graph.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw,
-                each in its own unit.
+            **draw: `temperature` (below 1, graphs are more probable), `generator` (source of random
+                numbers) and, if the model has conditions, `condition_values` (B, P).
 
         Returns:
             B graphs, their nodes numbered as "order" says.

@@ -1,12 +1,18 @@
 """Many graphs: scored in batches of graphs of similar size, or drawn as reproducible records.
 
-A *record* is one graph of the endless sample of a seed. It must depend on nothing but the model,
-the seed, its number and the kind of device, whatever else is drawn with it. But rounding in float32
-depends on the shapes of a batch and on the number of threads, and occasionally changes a category.
-Records are therefore cut into *blocks* at fixed numbers, and a block into batches of graphs of
-similar size; a record is drawn by computing its whole batch, on a CPU by one thread.
+`log_prob_in_batches` scores graphs, `sample_records` draws them. The other functions cut samples
+into batches.
 
-`log_prob_in_batches` scores graphs, `sample_records` draws records by the blocks below it.
+- The *sample of a seed* is endless: graphs with the numbers 0, 1, 2, .... A *record* is one of
+  them. On one kind of device it depends on nothing but the model, the arguments of sampling, the
+  seed and its number: records 5 to 9 are the same, whether drawn alone or as a part of a million.
+- A *block* is a range of records that are drawn together: records 0 to 127, 128 to 511, 512 to
+  1023, then 1024 records each.
+- A *batch* is a part of a block, of graphs of similar size, which little padding makes fast.
+
+Why blocks: rounding in float32 depends on the shape of a batch and on the number of threads, and
+now and then changes a category. So batches must always be the same. To draw one record, its whole
+batch is computed, on a CPU by one thread, and the other records are thrown away.
 """
 
 from __future__ import annotations
@@ -35,10 +41,13 @@ GPU_BLOCKS = 4  # blocks that a GPU draws together: 4,096 records
 
 
 def condition_row(values: Sequence[float | None]) -> Tensor:
-    """Return the values of the P conditions of a graph as a tensor (1, P), with NaN for None.
+    """Return the values of the conditions of one graph as a tensor: [[2.5, NaN]] for [2.5, None].
 
     Args:
-        values: P values, each in the condition's own unit.
+        values: Values of the P conditions, each in its own unit; None for an unknown one.
+
+    Returns:
+        (1, P), float32; NaN where the value is unknown.
     """
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
@@ -54,20 +63,24 @@ def log_prob_in_batches(
     noise_records: np.ndarray | None = None,
     size: int = BATCH,
 ) -> np.ndarray:
-    """Return lower bounds on log p(graph | number of nodes) of many graphs, without gradients.
+    """Score many graphs in batches, without gradients: log p(graph | number of nodes) of each.
+
+    As in `GraphModel.log_prob`, the number is exact or a lower bound, by the class of the model. A
+    `StochasticModel` draws its bound once for each graph.
 
     Args:
         model: The model.
         graphs: M graphs, in the node order that the model needs.
-        condition_values: Values of the conditions of all graphs, (P,), None for an unknown one;
-            None for a model without conditions.
-        noise_seed: Seed of the random draws of a `StochasticModel`.
-        noise_records: Number of a record for each graph, (M,): equal numbers get equal draws,
-            whatever the batch. None to draw from torch's global generator.
+        condition_values: Values of the P conditions, the same for all graphs, each in its own unit;
+            None for an unknown value, or for a model without conditions.
+        noise_seed: Seed of the draws of a `StochasticModel`; used with `noise_records`.
+        noise_records: Any number for each graph, (M,). A graph's draw is a function of `noise_seed`
+            and its number, whatever the batch. None to draw from torch's global generator.
         size: Number of graphs in a batch.
 
     Returns:
-        (M,) nats, float64; -inf for graphs that the model cannot represent.
+        (M,) nats, float64, in the order of `graphs`; -inf for graphs that the model cannot
+        represent.
 
     Raises:
         ValueError: if a graph does not fit the model, or for conditions of a model without any.
@@ -102,10 +115,11 @@ def sample_records(
     size_range: tuple[int, int] | None = None,
     condition_values: Sequence[float | None] | None = None,
 ) -> PackedGraphs:
-    """Draw some records of the endless sample of a seed.
+    """Draw graphs that are reproducible: some records of the endless sample of a seed.
 
-    On one machine, seed and number determine a record to the last bit: the whole batch is computed
-    that contains it, on a CPU by one thread, and records that were not asked for are thrown away.
+    On one machine, the other arguments and the number of a record determine it to the last bit,
+    whatever else is asked for. So `range(5, 10)` gives the last five graphs of `range(10)`. Cost:
+    whole batches are computed, so that a few records take as long as a batch.
 
     Args:
         model: The model.
@@ -113,11 +127,11 @@ def sample_records(
         seed: Seed of the sample.
         temperature: Below 1, graphs are more probable.
         size_range: Lowest and highest number of nodes; None for all sizes of the training data.
-        condition_values: Values of the conditions of all records, each in its own unit, (P,), None
-            for an unknown one; None for none.
+        condition_values: Values of the P conditions, the same for all records, each in its own
+            unit; None for an unknown value, or for no conditions at all.
 
     Returns:
-        The graphs in the order of `records`.
+        The graphs, in the order of `records`.
 
     Raises:
         UserError: if an argument is out of range.
@@ -150,15 +164,21 @@ def sample_records(
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Yield ranges of records without end, from the block that holds record `first` on.
+    """Yield the ranges of records that are drawn together, from the one with a record on.
 
     Args:
-        first: Number of a record.
-        together: Number of blocks in a range; of the first `BLOCK` records, each block is a range
-            of its own.
+        first: Number of this record; the first range contains it.
+        together: Number of blocks that are drawn together, see `together_on`. The three blocks of
+            the first 1024 records are always drawn one by one.
 
     Yields:
-        Ranges of record numbers without gaps. Blocks begin at 0, 128, 512, 1024, 2048, ....
+        Ranges of record numbers, one after the other without end. With `together` = 1 each is one
+        block: they begin at 0, 128, 512, 1024, 2048, ....
+
+    Examples:
+        >>> ranges = blocks(200)
+        >>> next(ranges), next(ranges)
+        (range(128, 512), range(512, 1024))
     """
     while True:
         number = block_number(first)
@@ -171,43 +191,50 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
 
 
 def together_on(device: torch.device) -> int:
-    """Return the number of blocks that a device draws together: 1 on a CPU, more on a GPU."""
+    """Return the number of blocks that a device draws together: 1 on a CPU, 4 on other devices."""
     return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
 def block_number(record: int) -> int:
-    """Return the number of the block, from 0, that contains a record."""
+    """Return the number of the block that contains a record: 0 for the records 0 to 127."""
     if record < BLOCK:
         return bisect_right(FIRST_BLOCKS, record) - 1
     return len(FIRST_BLOCKS) - 1 + record // BLOCK
 
 
 def block_start(number: int) -> int:
-    """Return the first record of block `number`."""
+    """Return the number of the first record of a block: 0, 128, 512, 1024, 2048, ....
+
+    Args:
+        number: Number of the block, from 0.
+    """
     if number < len(FIRST_BLOCKS):
         return FIRST_BLOCKS[number]
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
 
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]
-"""Numbers and sizes of the records of each batch, int64 both, and their generators."""
+"""Batches of R records each: numbers of the records (R,), their numbers of nodes (R,), both int64,
+and their R random generators."""
 
 
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Batches:
-    """Yield the batches that contain some records of the sample of a seed, whole.
+    """Yield the batches that must be drawn to get some records of the sample of a seed.
 
     Args:
-        wanted: Numbers of the records.
-        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
+        wanted: Numbers of these records.
+        prior: Probabilities of 0, 1, ... nodes; they need not sum to one.
         seed: Seed of the sample.
-        together: Number of blocks that are drawn together.
-        size: Graphs in a batch, for each block that is drawn with it.
+        together: Number of blocks that are drawn together, see `together_on`.
+        size: Number of graphs in a batch where a block is drawn alone; `together` times as many
+            where several are.
 
     Yields:
-        Numbers of all records of a batch and their sizes, int64 both, and their random generators,
-        which have drawn the size already.
+        For each batch that has a wanted record: the numbers of all its R records, (R,) int64; their
+        numbers of nodes, (R,) int64; and their R random generators, whose first number has been
+        used to draw the number of nodes.
     """
     for block in blocks(wanted.start, together):
         if block.start >= wanted.stop:
@@ -218,20 +245,21 @@ def record_batches(
 
 
 def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: int) -> Batches:
-    """Draw the sizes of the records of a block, and yield its batches, of similar size.
+    """Draw the numbers of nodes of the records of a block, and cut it into batches of similar size.
 
-    Each record has a random generator of its own, from the seed and its number, so that it does not
-    depend on what else is drawn. The first number that it draws gives the size of the record, the
-    next ones its latents.
+    Each record has a random generator of its own, made of the seed and its number, so that it does
+    not depend on what else is drawn. The generator's first number gives the number of nodes, its
+    next ones the latents.
 
     Args:
-        block: Numbers of the records.
-        prior: Probabilities of sizes 0, 1, ...; they need not sum to one.
-        seed: Seed of the sample.
-        size: Graphs per batch.
+        block: Numbers of all records of the block.
+        prior: Probabilities of 0, 1, ... nodes; they need not sum to one.
+        seed: Seed of the sample, an integer or a tuple of integers.
+        size: Number of graphs of a batch; the last batch may have fewer.
 
     Yields:
-        Numbers of the records of a batch and their sizes, int64 both, and their random generators.
+        For each batch, the smallest graphs first: the numbers of its R records, (R,) int64; their
+        numbers of nodes, (R,) int64; and their R random generators.
     """
     generators = record_generators(seed, block.start, len(block))
     sizes = draw_sizes(prior, generators)
@@ -241,9 +269,12 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Return a context in which torch uses one thread if a device is a CPU.
+    """Return a context in which torch uses one thread on a CPU, so that results are reproducible.
 
-    Several threads would sum in another order.
+    Several threads would add numbers in another order, and so round differently.
+
+    Args:
+        device: Device of the model. If it is no CPU, the number of threads stays as it is.
     """
     threads = torch.get_num_threads()
     if device.type == "cpu":
@@ -255,11 +286,14 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 class RecordNoise(Noise):
-    """Tape of encoder noise whose numbers depend on seed and record, not on the batch.
+    """Tape of random numbers for bounds that do not depend on the batch in which a graph is scored.
+
+    The bound of a `StochasticModel` is random. With this tape as its `noise`, the random numbers of
+    a graph are a function of the seed and of a number that the graph has.
 
     Args:
-        seed: Seed of the noise.
-        records: Number of the record of each row of the batch.
+        seed: Seed of the random numbers.
+        records: Number of each of the B graphs of the batch.
     """
 
     def __init__(self, seed: int, records: Sequence[int]):
@@ -268,7 +302,19 @@ class RecordNoise(Noise):
         self.records = records
 
     def draw(self, shape, device, dtype):
-        """Draw numbers in [0, 1), (B, ...): each row by a generator of its record and this draw."""
+        """Draw uniform numbers; `Noise.uniform` calls it where the tape has none to repeat.
+
+        Row k is drawn by a generator of its own, made of the seed, number k of `records`, and how
+        many draws are on the tape.
+
+        Args:
+            shape: Shape (B, ...) of the draw.
+            device: Device of the numbers.
+            dtype: Their type.
+
+        Returns:
+            Numbers in [0, 1), (B, ...).
+        """
         rows = []
         for record in self.records:
             # The spawn key makes these numbers independent of those that drew the record.

@@ -1,9 +1,14 @@
 """Graph models as files: how their classes are found by name, and how they are saved and loaded.
 
-The *architecture* of a graph model is the short name of its class; `config.json` has it, and
-`GRAPH_MODELS` finds the class. A *companion* is a model of what the graphs leave out, such as
-stereo marks; it is saved and loaded with the graph model, in a folder beside its weights.
-`graphcnf.pretrained` says how any model is saved; this file adds what only graph models have.
+`graphcnf.pretrained` says how any model is saved: a folder with `config.json`, which rebuilds the
+model, and `model.safetensors`, its weights. This file adds what only graph models have.
+
+- The *architecture* of a graph model is the short name of its class, such as "path". It stands in
+  `config.json`, and `GRAPH_MODELS` finds the class.
+- A *companion* is a second model, of what the graphs leave out, such as stereo marks. It is saved
+  and loaded with the graph model, in a folder of its own beside the weights.
+- The *training hashes* are numbers that tell which graphs were in the training data, so that a
+  model can say whether a drawn graph is new.
 """
 
 from __future__ import annotations
@@ -43,23 +48,30 @@ GRAPH_MODELS = Registry(
         "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
     },
 )
-"""Classes of graph models by architecture."""
+"""Classes of graph models by architecture; each is imported when it is looked up."""
 
 COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
-"""Classes of companions by the names of their folders."""
+"""Addresses of the classes of companions, by the names of their folders."""
 
 
 class SavedGraphModel(Pretrained):
-    """What a graph model consists of as a folder; `GraphModel` adds the density.
+    """Base of `GraphModel` that saves it to a folder and loads it; `GraphModel` adds the density.
+
+    Models of your own derive from `GraphModel`.
 
     Attributes:
-        config: The architecture, and the arguments given to the constructor: JSON values, among
-            them `node_categories`, `edge_categories` and `max_nodes`.
-        metadata: JSON about the training: `size_histogram` (entry n: number of training graphs with
-            n nodes), `dataset` (its name), `training` (settings of the run) and more.
-        training_hashes: Sorted hashes of the training graphs, uint64, or None.
-        companions: Companions by their names in `COMPANIONS`.
-        architecture: Short name of the class, see `GRAPH_MODELS`.
+        config: `{"architecture": name, argument: value, ...}`: the arguments that were given to
+            the constructor, JSON values, among them `node_categories`, `edge_categories` and
+            `max_nodes`.
+        metadata: JSON values about the training: `size_histogram` (entry n: number of training
+            graphs with n nodes), `dataset` (name of the data set), `training` (settings of the run)
+            and more.
+        training_hashes: Sorted hashes of the training graphs, (M,) uint64; None if unknown.
+        companions: Companions by their names in `COMPANIONS`; none in a new model.
+        architecture: Short name of the class, the same as in `GRAPH_MODELS`.
+
+    Raises:
+        TypeError: if the `__init__` of a subclass is not decorated by `keep_arguments`.
     """
 
     not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
@@ -75,14 +87,19 @@ class SavedGraphModel(Pretrained):
         self.companions: dict[str, Pretrained] = {}
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
+        """Write the model to a folder, from which `from_pretrained` loads it.
 
-        Companions are written first, to folders of their names: `config.json` lists them.
+        The files are `config.json`, `model.safetensors`, `training_hashes.safetensors` if the
+        hashes are known, and a folder for each companion. Files that are there are replaced.
 
         Args:
             folder: Folder to write to; it is created if it does not exist.
             half: True to store parameters in float16, for half the size; they are loaded as
                 float32.
+
+        Raises:
+            UserError: if a file or folder to be written is a symbolic link.
+            OSError: if a file cannot be written.
         """
         for name, companion in self.companions.items():
             companion.save_pretrained(inside(folder, name))
@@ -99,8 +116,9 @@ class SavedGraphModel(Pretrained):
         """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
 
         Args:
-            name_or_folder: Name of shipped weights, such as "zinc250k", or path of the folder.
-            device: Device of the model.
+            name_or_folder: Name of shipped weights, such as "zinc250k"; path of the folder of a
+                model or of a training run; or "org/name" of the Hugging Face hub.
+            device: Device of the weights, such as "cuda:1".
 
         Returns:
             The model in evaluation mode, of the class that its `config.json` names.
@@ -120,11 +138,17 @@ class SavedGraphModel(Pretrained):
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
         """Build an untrained model from the `config` of another one.
 
+        `from_pretrained` calls it before it reads the weights.
+
         Args:
-            config: Arguments of the constructor, and the `architecture`, which names the class.
+            config: Arguments of the constructor by name, and "architecture", which names the class;
+                without it, the class is this one.
+
+        Returns:
+            A model with initial weights, of the class that the architecture names.
 
         Raises:
-            ValueError: if that class is not this class or a subclass of it.
+            ValueError: if that class is not this class or a subclass of it, or a size is too large.
             UserError: if there is no such architecture.
         """
         arguments = dict(config)
@@ -136,7 +160,17 @@ class SavedGraphModel(Pretrained):
         return found(**arguments)
 
     def check_metadata(self, metadata: Any) -> None:
-        """Raise `ValueError` for metadata, read from a file, that would fail when they are used."""
+        """Check metadata that were read from a file, before they become those of this model.
+
+        `from_pretrained` calls it. The histogram of sizes, for example, must be a list of counts,
+        or drawing a graph would fail later.
+
+        Args:
+            metadata: The metadata, any JSON value.
+
+        Raises:
+            ValueError: if an entry that methods of this class read has a wrong type or value.
+        """
         super().check_metadata(metadata)
         check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
         counts = metadata.get("size_histogram", [1])
@@ -147,11 +181,15 @@ class SavedGraphModel(Pretrained):
 
 
 def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:
-    """Load the sorted hashes of the training graphs of a model, None if they are not known.
+    """Load the hashes of the training graphs of a saved model.
 
     Args:
         folder: Folder of the model.
-        dataset: Name of its data set. Shipped weights of one data set share the hashes.
+        dataset: Name of its data set; None if unknown. The hashes of shipped weights may be those
+            of the shipped folder of this name, so that models of one data set share one file.
+
+    Returns:
+        Hashes in ascending order, (M,) uint64; None if there is no such file.
 
     Raises:
         UserError: if the file is damaged, or its numbers do not rise.
@@ -167,7 +205,7 @@ def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None
 def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
     """Load the companions of a model: models of what its graphs leave out, such as stereo marks.
 
-    Without the package of a companion it is skipped, since the model works without it.
+    A companion whose package is not installed is left out, since the model works without it.
 
     Args:
         folder: Folder of the model.

@@ -1,4 +1,9 @@
-"""Batches of an epoch of training, for data of any kind that have sizes."""
+"""Order of training: which graphs form the batches of an epoch.
+
+An *epoch* is one pass through the training data. Batches hold items of similar size, so that they
+need little padding. Items may be of any kind that has a size: graphs (their numbers of nodes), or
+sequences (their lengths).
+"""
 
 from __future__ import annotations
 
@@ -10,21 +15,23 @@ import numpy as np
 def size_bucketed_batches(
     node_counts: np.ndarray, batch_size: int, seed: int, epoch: int, first: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the batches of an epoch of training: graphs of similar size, in random order.
+    """Yield the batches of an epoch: graphs of similar size together, the batches in random order.
 
-    Graphs are shuffled, cut into buckets of 20 batches, sorted by size within each bucket and cut
-    into batches, which are shuffled: little padding, and still other batches in every epoch. Seed
-    and epoch determine the batches, so that a run can resume.
+    All graphs are shuffled and cut into buckets of 20 batches. Each bucket is sorted by size and
+    cut into batches, and all batches are shuffled. So batches need little padding, and are still
+    others in every epoch. They are a function of seed and epoch, so that a run that was stopped in
+    the middle of an epoch goes on with the same batches (`first`).
 
     Args:
-        node_counts: Number of nodes of each graph, (M,).
-        batch_size: Graphs per batch; the last batch may have fewer.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        first: Number of the first batch to yield.
+        node_counts: Number of nodes of each of the M graphs, (M,).
+        batch_size: Number of graphs of a batch; one batch may have fewer.
+        seed: Seed of the run, an integer from 0.
+        epoch: Number of the epoch, from 0.
+        first: Number of batches to skip at the beginning of the epoch.
 
     Yields:
-        Number of the batch, and the indices of its graphs, int64.
+        A pair for each batch: its number in the epoch, from 0, and the indices of its graphs, int64
+        (`batch_size`,).
     """
     node_counts = np.asarray(node_counts)
     random = np.random.default_rng((seed, epoch))

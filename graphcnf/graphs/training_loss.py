@@ -1,4 +1,9 @@
-"""The loss by which graph models are trained."""
+"""The loss by which graph models are trained: the negative log-likelihood per node, or its bound.
+
+A *bound* is a lower bound on log p(graph | number of nodes); for some models it is this number
+itself. A model gives it as a sum of *terms*, one for each part of a graph that it scores apart,
+such as "nodes" and "edges" (`GraphModel.estimate`).
+"""
 
 from __future__ import annotations
 
@@ -17,19 +22,30 @@ if TYPE_CHECKING:
 def training_loss(
     model: GraphModel, batch: GraphBatch, *, beta: float = 1.0
 ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Return the loss of a batch of graphs, and metrics.
+    """Compute the loss of a batch of graphs, and metrics for the log of a training run.
+
+    The training loop calls it in training mode. Graphs of probability 0 are left out, unless all
+    are, in which case the loss is infinite.
 
     Args:
         model: The model.
-        batch: B graphs; with values of conditions, the loss includes the size given the conditions.
-            If some have a probability above 0, the others do not count.
-        beta: Weight of log p(x|z) in the bound, see `Bound.value`.
+        batch: B graphs, in the node order that the model needs. If it has values of conditions, the
+            loss also contains -log p(number of nodes | conditions), which trains the network of
+            sizes.
+        beta: Weight of log p(x|z) in the bound, see `Bound.value`; 1 for the bound itself.
 
     Returns:
-        The negative bound in nats per node, a scalar with gradients, and the metrics by name, each
-        as a pair of scalars (sum over graphs, number of graphs): `bits_per_node`, `bits_per_graph`
-        and, for each term of `GraphModel.estimate`, `bits_NAME` (per node) and `accuracy_NAME`
-        (`Bound.correct`).
+        Two values:
+
+        - the loss, a scalar with gradients: the sum of the negative bounds of all graphs, divided
+          by the number of all their nodes, in nats;
+        - `{name: (sum over graphs, number of graphs)}`, two scalars for each metric, whose quotient
+          is the mean over graphs. Names are "bits_per_node" and "bits_per_graph", and for each term
+          "bits_TERM" (per node) and "accuracy_TERM" (share of variables that decode correctly,
+          `Bound.correct`).
+
+    Raises:
+        ValueError: if a graph does not fit the model.
     """
     terms = model.estimate(batch.for_model(model.config))
     values: Any = sum(term.value().detach() for term in terms.values())
