@@ -1,15 +1,25 @@
-"""Categorical normalizing flow over the columns of a table, in any order of the columns.
+"""Categorical normalizing flow over the rows of a table, column by column in any order.
 
-A row of the table has N *columns*, each with categories of its own; the *slot* of a category is its
-number when the categories of all columns are numbered through, 0 to S - 1. A row is scored and
-drawn one column per *step*; the *known* columns are those of earlier steps. Since each row may have
-an order of its own (order-agnostic), any columns can be given, and any can be left out. The density
-mixes *counts* of categories with a *regression* (both in `graphcnf.discrete.counts`) and with
-neural networks, the *perceptrons*.
+Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
 
-A category may stand for a bin of numbers. The *place* u of a number in its bin is between 0 and 1;
-category k with place u is written as the float k + u. The density of a place is 1 + s (2 u - 1),
-with a *slope* s.
+- A row is scored and drawn one column per *step*, in an *order* of the columns. The *rank* of a
+  column is its index in the order. *Known* columns are those of earlier steps.
+- Each row may have an order of its own (order-agnostic). So any columns can be given, as those of
+  the first steps, and any can be *marginalised*: left out, as those of the last steps.
+- The *slot* of a category is its number when the categories of all columns are numbered through, 0
+  to S - 1. With columns of 2 and 3 categories, category 1 of the second column has slot 3.
+- A category may stand for a *bin* of numbers. The *place* u in [0, 1) says where in the bin a
+  number lies; a number in bin k is passed as the float k + u. The density of a place is
+  1 + s (2 u - 1), with a *slope* s from -1 to 1. The *parts* of a bin are its number of different
+  places, if there are finitely many.
+- *Counts* and *regression* (both in `graphcnf.discrete.counts`) give probabilities of a column
+  without a neural network.
+- *Perceptrons* are neural networks with one hidden layer that add to the logits by counts. The
+  perceptron `ordered` has masked weights for one order, that of the network. The perceptron `free`
+  takes any set of known columns.
+- The density of a column is a *mixture* of counts with perceptron and counts with regression.
+
+`ColumnFlow` is the model, `ColumnMLP` its network, `ColumnState` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -66,19 +76,23 @@ SUBSETS = 4
 
 @dataclass(frozen=True)
 class ColumnContext(Context):
-    """What a flow over the columns of B rows is told besides the rows: mask, order, what is known.
+    """Context of a flow over B rows of N columns: which columns count, their order, conditions.
 
-    Columns that the mask leaves out are marginalised, and must come last in the order.
+    C is the largest number of categories of a column.
 
     Attributes:
-        order: The columns in the order of their steps, (B, N) long; None for the network's order.
-        allowed: Categories that may be drawn, (B, N, C) bool, with C the largest number of
-            categories of a column; None for all.
-        event: Lowest and highest place that may be drawn in each category, (N, C, 2) float64: 0 and
-            1 for a whole category, two equal places for none of it; None for all. It is not part of
-            densities: rows are drawn as if each column were conditioned given those before it.
-        places: Known places in categories that are bins, (B, N), nan for an unknown one; None if
-            all are unknown.
+        mask: True for columns that count, (B, N) bool. The others are marginalised, and must come
+            last in the order.
+        order: Numbers of the columns in the order of their steps, (B, N) long; None for the order
+            of the network.
+        allowed: Categories that may be drawn, (B, N, C) bool; None for all. A single one for a
+            column makes it a known column.
+        event: Range of places that may be drawn in each category, (N, C, 2) float64, lowest and
+            highest: 0 and 1 for the whole category, two equal places for none of it. None for all.
+            It conditions each column as it is drawn, given those before it, and is not part of
+            `log_prob`.
+        places: Places that are known, of numbers in bins, (B, N); nan where unknown. None if all
+            are unknown.
     """
 
     order: Tensor | None = None
@@ -88,12 +102,12 @@ class ColumnContext(Context):
 
     @classmethod
     def of(cls, context: Context, network: ColumnMLP) -> ColumnContext:
-        """Return the context with the mask and the order of all columns of a network.
+        """Complete a context: give it a mask and an order of all N columns.
 
         Args:
-            context: A `ColumnContext`, or one with a mask (B, M) alone. If M is less than the
-                number of columns N, the last columns are masked.
-            network: The network, whose order is the default.
+            context: A `ColumnContext`, or a `Context` of which only the mask is used. If its mask
+                (B, M) has fewer than N columns, the missing ones are masked.
+            network: Network of the flow. Its order is used if the context has none.
 
         Returns:
             A `ColumnContext` whose `mask` and `order` are (B, N).
@@ -108,30 +122,33 @@ class ColumnContext(Context):
 
 
 class Perceptron(nn.Module):
-    """Logits of the categories of columns from one hidden layer over the known categories.
+    """Network with one hidden layer: from the known categories of a row to logits of all others.
+
+    The logit of the category with slot c, of column i, is
 
         a_c + r_i l_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
 
-    for the category with slot c, where j are the slots of the known categories, and t_j is the
-    place in category j if that is a bin, counted from the middle. d are *direct* weights. l is the
-    log-probability by counts, which each column i of categories c trusts as far as r_i, at first 1.
+    The sums run over the hidden units h and over the slots j of the known categories. l_c is the
+    log-probability by counts, with a weight r_i that begins at 1. If slot j is a bin, t_j is the
+    place in it, minus 0.5; else 0. d are *direct* weights, from slot to slot; there are none for
+    more than `LARGEST_PAIRS` slots. All letters but l and t are learned.
 
     Args:
         owner: Column of each slot, (S,) long.
         width: Number of hidden units.
-        rank: Place of each column in an order, (N,) long, for a masked autoencoder for distribution
-            estimation (MADE; Germain et al. 2015, arXiv 1502.03509): weights are masked so that
-            the logits of each column depend on the columns before it only, and one pass gives those
-            of all columns. None for no masks: every logit depends on all categories that the caller
+        rank: Rank of each column in an order, (N,) long. Weights are then masked so that logits of
+            a column depend only on the columns before it, and one pass gives those of all columns
+            (masked autoencoder for distribution estimation, MADE; Germain et al. 2015, arXiv
+            1502.03509). None for no masks: every logit depends on all categories that the caller
             says are known (orderless NADE; Uria et al. 2014, arXiv 1310.1757).
         placed: Slots of the categories that are bins, (K,) long; None if there are none.
 
     Attributes:
-        share: Weight of this perceptron in a mixture with the regression, by column, (N,).
+        share: Weight of this perceptron in the mixture with the regression, by column, (N,).
         owner: Column of each slot, (S,) long.
         seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
         told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
-        earlier: 1 where the second slot's logit depends on the first slot, else 0, (S, S).
+        earlier: 1 where the logit of the second slot depends on the first slot, else 0, (S, S).
     """
 
     share: Tensor
@@ -167,15 +184,15 @@ class Perceptron(nn.Module):
             self.tilt = nn.Parameter(torch.zeros(total, width))
 
     def hidden(self, number: Tensor, known: Tensor, shift: Tensor) -> Tensor:
-        """Return the hidden units.
+        """Compute the hidden units, relu(b_h + sum_j (w_jh + t_j s_jh)), for B rows.
 
         Args:
-            number: Slots of the categories of B rows, (B, N) long.
-            known: 1 for known categories, else 0, (B, N).
-            shift: Places in the known categories, counted from the middle, else 0, (B, N).
+            number: Slots of the categories of the rows, one for each column, (B, N) long.
+            known: 1 for known columns, else 0, (B, N).
+            shift: Places of numbers in their bins, minus 0.5, (B, N); 0 where there is no bin.
 
         Returns:
-            (B, width).
+            Hidden units, (B, width).
         """
         h = self.bias + weighted_sum(self.enter * self.seen, number, known)
         if self.placed is not None:
@@ -185,17 +202,17 @@ class Perceptron(nn.Module):
     def forward(
         self, h: Tensor, start: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
     ) -> Tensor:
-        """Return the logits of categories.
+        """Return the logits of the categories in a range of slots, given the hidden units.
 
         Args:
-            h: Hidden units of B rows, (B, width).
-            start: Log-probabilities by counts, (B, C) nats.
-            number: Slots of the categories of the rows, (B, N) long.
-            known: 1 for known categories, else 0, (B, N).
-            slots: The C slots whose logits are wanted; all by default.
+            h: Hidden units of B rows, as `hidden` returns them, (B, width).
+            start: Log-probabilities by counts of the C categories in `slots`, (B, C) nats.
+            number: Slots of the categories of the rows, one for each column, (B, N) long.
+            known: 1 for known columns, else 0, (B, N).
+            slots: The C slots whose logits are wanted, those of a column; all by default.
 
         Returns:
-            (B, C), not normalised: log-probabilities up to a number for each column.
+            Logits, (B, C): log-probabilities up to a constant for each column.
         """
         logits = F.linear(h, self.leave[slots] * self.told[slots], self.offset[slots])
         logits = logits + start * self.trust[self.owner[slots]]
@@ -205,14 +222,14 @@ class Perceptron(nn.Module):
         return logits
 
     def tilts(self, h: Tensor, slots: slice | None = None) -> Tensor:
-        """Return the slope s of the density 1 + s (2 u - 1) of a place u, for categories.
+        """Return the slope s of the density 1 + s (2 u - 1) of the place u in each category.
 
         Args:
-            h: Hidden units of B rows, (B, width).
+            h: Hidden units of B rows, as `hidden` returns them, (B, width).
             slots: The C slots whose slopes are wanted; None for all.
 
         Returns:
-            (B, C); arbitrary for a category that is no bin.
+            Slopes, (B, C), between -0.999 and 0.999; arbitrary for a category that is no bin.
         """
         if self.placed is None:
             return h.new_zeros(1).expand(len(h), len(self.offset[slots or slice(None)]))
@@ -238,18 +255,20 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
 
 def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Tensor:
-    """Choose the weight of the first of two densities in their mixture, most likely for data.
+    """Choose the weight of the first of two densities in a mixture that makes data most likely.
 
-    By expectation and maximisation.
+    The algorithm is expectation-maximisation. Columns with little data can be kept near a common
+    weight by `prior`.
 
     Args:
-        gain: Log-probabilities by the first density minus those by the second, (M, N) nats.
-        counts: Which of them count, (M, N) bool.
-        prior: A common weight of N columns: each gets a weight of its own, as if `PRIOR` further
-            rows had the common one. None for one weight of all.
+        gain: Log-probability by the first density minus that by the second, of each column of each
+            row, (M, N) nats.
+        counts: True for those entries of `gain` that count, (M, N) bool.
+        prior: Weight that all columns had together, a scalar. Each column then gets a weight of its
+            own, as if `PRIOR` further rows had chosen this one. None for a single weight.
 
     Returns:
-        The weight, a scalar, or the weights of the columns, (N,); within `SHARES`.
+        The single weight, a scalar, or the weights of the columns, (N,); within `SHARES`.
     """
     share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
     for _ in range(ITERATIONS):
@@ -263,15 +282,16 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
 
 
 def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
-    """Choose the weights of the first of two densities in a mixture for each column.
+    """Choose the weight of the first of two densities in a mixture, for each column of a table.
 
     Args:
-        gain: Log-probabilities by the first density minus those by the second, (M, N) nats.
-        counts: Which of them count, (M, N) bool.
+        gain: Log-probability by the first density minus that by the second, of each column of each
+            row, (M, N) nats.
+        counts: True for those entries of `gain` that count, (M, N) bool.
 
     Returns:
-        (N,); `SHARES[0]`, the least weight, for all if the mixture gains less than `GAIN` nats over
-        the second density, which chance may do.
+        Weights, (N,). If the mixture gains fewer than `GAIN` nats over the second density, which
+        may be chance, all are the least weight `SHARES[0]`.
     """
     share = best_share(gain, counts, best_share(gain, counts))
     gained = mixture(gain, torch.zeros_like(gain), share) * counts
@@ -279,37 +299,43 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
 
 
 class ColumnMLP(AutoregressiveNetwork):
-    """Probabilities of the categories of a column given any other columns, from counts and MLPs.
+    """Network of `ColumnFlow`: probabilities of a column given any other columns.
 
-    In `order`, that is if the known columns are exactly those before the next one, they are a
-    mixture of two densities, with a weight for each column: counts given the parents of the column
-    (`Counts`) times a masked autoencoder (`ordered`, see `Perceptron`), and the same counts times
-    the ridge regression. One pass gives those of all columns. With any other known columns, counts
-    are given the known parents, the perceptron has no masks (`free`), the regression has half of
-    its weights in both directions, and every column takes a pass. Untrained, the network is the
-    density of counts and regression.
+    They are a mixture of two densities, with a weight for each column: counts with a perceptron,
+    and counts with the ridge regression (`graphcnf.discrete.counts.Counts`).
 
-    Where categories are bins of numbers, the place u has the density 1 + s (2 u - 1), with
-    -1 < s < 1 from the hidden units (a monotone quadratic map of the uniform density; Mueller et
-    al. 2019, arXiv 1808.03856).
+    - If the known columns are exactly those before the next one in `order`, the perceptron is the
+      masked autoencoder `ordered`. One pass gives the probabilities of all columns.
+    - For any other known columns, counts use the known parents alone, the perceptron is `free`, and
+      the regression is applied in both directions with half of its weights. Every column takes a
+      pass of its own.
+
+    Untrained, the network is the density of counts and regression. If a category is a bin, the
+    place u in it has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden units (a monotone
+    quadratic map of the uniform density; Mueller et al. 2019, arXiv 1808.03856).
 
     Args:
         cardinalities: Number of categories of each column.
-        parts: Number of different places in each category, by slot: 1 if the category is no bin, 0
-            if any place is possible; None if no category is a bin.
-        counts: The "order" of the columns, and "parents", "factors" and "sizes", arguments of
-            `ColumnCounts`.
+        parts: Number of different places in each category, by slot, S numbers: n for a bin of n
+            integers, 0 for a bin of real numbers, 1 for a category that is no bin. None if no
+            category is a bin.
+        counts: Dict as `Counts.arguments` returns it: "order", the numbers of the columns in order;
+            and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
         width: Hidden units of each perceptron.
 
     Attributes:
-        slot: Slot of each category of each column, (N, C) long.
-        possible: Which categories each column has, (N, C) bool.
-        order: The columns in the order of the counts and the regression, (N,) long.
-        rank: Place of each column in this order, (N,) long.
-        tree: Pointwise mutual information of the counts, to which the direct weights of `free` are
-            added, (S, S).
-        weights: Weights of the regression, (S, S).
-        parts: The argument `parts`, (S,) long.
+        ordered: Perceptron with masks for `order`.
+        free: Perceptron without masks.
+        slot: Slot of each category of each column, (N, C) long, with C the largest number of
+            categories of a column. In columns with fewer, the last slot is repeated.
+        possible: True for the categories that each column has, (N, C) bool.
+        order: Numbers of the columns in the order of counts, regression and `ordered`, (N,) long.
+        rank: Rank of each column in this order, (N,) long.
+        tree: Pointwise mutual information, `Counts.information`, (S, S) nats, which is added to
+            the direct weights of `free`.
+        weights: Weights of the regression, `Counts.weights`, (S, S).
+        parts: The argument `parts`, (S,) long, if it is not None.
+        divided: True if some category is a bin, that is, if `parts` is not None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -362,10 +388,14 @@ class ColumnMLP(AutoregressiveNetwork):
     def start_from(self, counts: Counts, regression: bool = True) -> None:
         """Copy counts and the weights of their regression into the network, in place.
 
+        Before training, the direct weights of the perceptrons are set as well (`regression` True).
+        After training, counts of more rows are copied, and the perceptrons stay (False).
+
         Args:
-            counts: Counts of the columns that this network was built for.
-            regression: True to let the direct weights begin with those of the regression, those
-                of `free` with half of them in both directions. In `order` the network is then the
+            counts: Counts of the columns that this network was built for, with the same order and
+                parents.
+            regression: True to set the direct weights to those of the regression; those of `free`
+                to half of them, in both directions. In `order` the untrained network is then the
                 density of counts and regression.
         """
         self.counts.counts = counts.columns.counts.to(self.order.device)
@@ -377,17 +407,17 @@ class ColumnMLP(AutoregressiveNetwork):
                 self.free.direct.copy_((self.weights + self.weights.T) / 2)
 
     def ordering(self, mask: Tensor, level: Tensor | None = None, number: int = 0) -> Tensor:
-        """Return the order of the columns of each row: conditions first, marginalised ones last.
+        """Choose an order of the columns of each row: conditions first, marginalised columns last.
 
         Args:
-            mask: Columns that are not marginalised, (B, N) bool.
-            level: 0 for columns that are conditions, 1 for those after them, 2 for those after
-                these, (B, N) long; None for one level.
-            number: Which order the columns otherwise have: 0 for that of the attribute `order`, any
-                other number for a random one, the same in every call.
+            mask: False for columns that are marginalised, (B, N) bool.
+            level: Group of each column, (B, N) long: those of group 0, such as conditions, come
+                first, then those of group 1, then those of group 2. None for a single group.
+            number: Order within a group: 0 for that of the attribute `order`; any other number for
+                a random order, which is the same whenever this number is given.
 
         Returns:
-            The columns in order, (B, N) long.
+            Numbers of the columns in order, (B, N) long.
         """
         rank = self.rank
         if number:
@@ -399,17 +429,17 @@ class ColumnMLP(AutoregressiveNetwork):
         return rank.argsort(1)
 
     def inputs(self, x: Tensor, context: ColumnContext, start: Tensor | None = None) -> Inputs:
-        """Return what the perceptrons take of rows.
+        """Prepare rows for counts and perceptrons: split them into categories, slots and places.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary where masked.
             context: Mask and orders, as `ColumnContext.of` returns them.
             start: Log-probabilities of all categories by counts in `order`, (B, S) nats; None to
-                look them up.
+                look them up when they are needed.
 
         Returns:
-            Categories, slots, places and orders of the B rows.
+            Categories, slots, places and ranks of the columns of the B rows.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))
@@ -425,19 +455,17 @@ class ColumnMLP(AutoregressiveNetwork):
     def from_counts(
         self, rows: Inputs, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the probabilities of all categories by counts, and by counts with a perceptron.
-
-        S is the number of categories of all N columns together.
+        """Evaluate counts and a perceptron for all columns, in one pass.
 
         Args:
-            rows: B rows; the order that each has of its own is not used.
-            known: Columns that are given, (B, N) bool: the perceptron `free` predicts the others,
-                and what is returned for the given ones means nothing. None for the masked
-                autoencoder `ordered`, which predicts each column from those before it in `order`.
+            rows: B rows. Their ranks are not used.
+            known: True for known columns, (B, N) bool: the perceptron `free` predicts the others
+                from these, and the results for the known columns have no meaning. None to predict
+                each column from those before it in `order`, by the perceptron `ordered`.
 
         Returns:
-            Log-probabilities of all categories by counts, (B, S) nats; log-probabilities by counts
-            and perceptron, (B, S) nats; and slopes of the density of places, (B, S).
+            Three tensors by slot, (B, S): log-probabilities by counts, in nats; log-probabilities
+            by counts with the perceptron, in nats; and slopes of the density of places.
         """
         net, start, rank = self.ordered, rows.start, self.rank[None]
         if known is not None:
@@ -460,18 +488,18 @@ class ColumnMLP(AutoregressiveNetwork):
         slots: slice = slice(None),
         known: Tensor | None = None,
     ) -> Tensor:
-        """Mix a perceptron's probabilities with those of counts and regression.
+        """Mix the probabilities by counts and perceptron with those by counts and regression.
 
         Args:
             log_p: Log-probabilities by counts and perceptron, (B, C) nats.
             start: Log-probabilities by counts, (B, C) nats.
-            rows: The rows.
-            slots: The C slots; all by default.
-            known: 1 for known columns, else 0, (B, N), if the perceptron is `free`; None if it is
-                `ordered`.
+            rows: The B rows.
+            slots: The C slots of all these, of one column or (by default) of all.
+            known: 1 for known columns, else 0, (B, N), if the perceptron is `free`. None if it is
+                `ordered`, and the known columns are those before the column in `order`.
 
         Returns:
-            Logarithm of the weighted mean, (B, C) nats.
+            Log-probabilities by the mixture, (B, C) nats.
         """
         share = (self.ordered if known is None else self.free).share
         if (share == 1).all():
@@ -486,17 +514,17 @@ class ColumnMLP(AutoregressiveNetwork):
         slots: slice = slice(None),
         known: Tensor | None = None,
     ) -> Tensor:
-        """Add the regression to the log-probabilities of C categories by counts.
+        """Add the regression to log-probabilities by counts.
 
         Args:
             start: Log-probabilities by counts, (B, C) nats.
-            rows: The rows.
-            slots: The C slots, of one column or of all.
-            known: 1 for known columns, else 0, (B, N); None if they are those before the column in
-                `order`.
+            rows: The B rows.
+            slots: The C slots of `start`, of one column or (by default) of all.
+            known: 1 for known columns, else 0, (B, N). None if the known columns are those before
+                the column in `order`.
 
         Returns:
-            (B, C) nats.
+            Log-probabilities by counts and regression, (B, C) nats.
         """
         if not self.weights.numel():
             return start
@@ -509,16 +537,17 @@ class ColumnMLP(AutoregressiveNetwork):
         return normalised(start + linear, owner - owner[0])
 
     def direct(self, rank: Tensor) -> Tensor:
-        """Return which columns one pass of the masked autoencoder `ordered` can predict.
+        """Find the columns that one pass of the masked autoencoder `ordered` can predict.
 
-        These are the columns that have the same set of columns before them in the order of the row
-        and in `order`, that of the network. Every other one takes a pass of the perceptron `free`.
+        They are those that have the same set of columns before them in the order of the row and in
+        `order`. Every other column takes a pass of the perceptron `free`.
 
         Args:
-            rank: Place of each column in the order of its row, (B, N) long.
+            rank: Rank of each column in the order of its row, (B, N) long.
 
         Returns:
-            (B, N) bool, by column; in the network's own order all are True.
+            (B, N) bool, True for the columns that `ordered` can predict: all, if the order of a row
+            is `order`.
         """
         usual, step = self.rank[rank.argsort(1)], torch.arange(self.columns, device=rank.device)
         highest = F.pad(usual.cummax(1).values[:, :-1], (1, 0), value=-1)
@@ -530,7 +559,7 @@ class ColumnMLP(AutoregressiveNetwork):
 
         Args:
             k: Number of the column.
-            rows: The rows; arbitrary in this column and those after it.
+            rows: B rows, as `inputs` returns them; arbitrary in this column and later ones.
 
         Returns:
             Log-probabilities of the C categories of the column, (B, C) nats; and slopes of the
@@ -564,8 +593,8 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask and orders, as `ColumnContext.of` returns them.
 
         Returns:
-            Log-probabilities of all categories, (B, S) nats; and slopes of the density of places,
-            (B, S). Those of masked columns mean nothing.
+            By slot: log-probabilities of all categories, (B, S) nats; and slopes of the density of
+            places, (B, S). Those of masked columns have no meaning.
         """
         rows = self.inputs(x, context)
         start, log_p, tilts = self.from_counts(rows)
@@ -582,15 +611,18 @@ class ColumnMLP(AutoregressiveNetwork):
     def shares_below(
         self, places: Tensor, tilts: Tensor, slots: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the probability that the place in a category is below each of two places.
+        """Return the cumulative distribution of the place in each category, at two places.
+
+        With the density 1 + s (2 u - 1), it is u + s (u^2 - u). The difference of the two results
+        is the probability of the places between them.
 
         Args:
-            places: The places u, (..., C, 2).
-            tilts: Slopes s of the density 1 + s (2 u - 1) of a place, (M, C).
-            slots: Slots of the C categories, (M, C) long; None if they are all slots.
+            places: The two places u of each category, (M, C, 2) or (C, 2).
+            tilts: Slopes s, (M, C).
+            slots: Slots of the C categories, (M, C) long; None if C are all slots in order.
 
         Returns:
-            u + s (u^2 - u) for both, (M, C) each.
+            Probabilities that the place is below the first, and below the second, (M, C) each.
         """
         tilts = tilts.double()
         if self.divided:
@@ -600,7 +632,7 @@ class ColumnMLP(AutoregressiveNetwork):
         return low, high
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all columns in one step.
+        """Yield all columns that are not masked in one step, for scoring.
 
         Args:
             x: Categories (B, N, 1): integers, or floats k + u, where u is the place of a number in
@@ -608,7 +640,8 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask, orders and allowed categories, see `ColumnContext`.
 
         Yields:
-            A step whose `hidden` are logits (M, C), and slopes of the density of places, (M, C).
+            A step of all M pairs of a row and a column. Its `hidden` is a pair: logits (M, C), and
+            slopes of the density of places, (M, C).
         """
         given = ColumnContext.of(context, self)
         mask, x = given.mask, F.pad(x[..., 0], (0, self.columns - x.shape[1]))
@@ -628,14 +661,14 @@ class ColumnMLP(AutoregressiveNetwork):
 
 @dataclass
 class Inputs:
-    """What the perceptrons take of B rows.
+    """B rows in the form that counts and perceptrons take; `ColumnMLP.inputs` makes it.
 
     Attributes:
         x: Categories, (B, N) long.
-        number: Their slots, (B, N) long.
-        shift: Places in them, counted from the middle, (B, N) float64; 0 where places do not
-            matter.
-        rank: Place of each column in the order of its row, (B, N) long.
+        number: Slots of these categories, (B, N) long.
+        shift: Places of numbers in their bins, minus 0.5, (B, N) float64; 0 where the category is
+            no bin. In a bin of n integers, the middle of the integer's part stands for its place.
+        rank: Rank of each column in the order of its row, (B, N) long.
         start: Log-probabilities of all categories by counts in the network's order, (B, S) nats;
             None if they have to be looked up.
     """
@@ -657,17 +690,20 @@ class Inputs:
 
 
 class ColumnState:
-    """State of B partly drawn rows.
+    """B rows that are being drawn, column by column, each row in an order of its own.
+
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Attributes:
         network: The network.
-        context: Mask and orders of the rows.
-        mask: Columns that are drawn, (B, N) bool.
-        number: Number of the current step, -1 before the first one.
-        order: The columns of each row in the order of their steps, (B, N) long.
-        allowed: Which categories are possible, (B or 1, N, C) bool.
-        x: Categories so far, (B, N) float64 k + u, where u is the place of a number in bin k.
-        rows: Rows of which the current column is drawn, (M,) long.
+        context: Mask, orders and conditions of the rows.
+        mask: True for columns that are drawn, (B, N) bool.
+        number: Number of the current step, from 0; -1 before the first one.
+        order: Numbers of the columns of each row in the order of their steps, (B, N) long.
+        allowed: True for categories that are possible, (B or 1, N, C) bool.
+        x: Categories so far, (B, N) float64 k + u, where u is the place of a number in bin k; 0
+            where nothing is drawn yet.
+        rows: Rows whose column in the current step is not masked, (M,) long.
     """
 
     def __init__(self, network: ColumnMLP, context: Context):
@@ -680,11 +716,12 @@ class ColumnState:
         self.x = torch.zeros(self.mask.shape, dtype=torch.float64, device=self.mask.device)
 
     def step(self) -> Step | None:
-        """Advance to the next column of every row, and return what the network says about it.
+        """Advance to the next column in the order of each row.
 
         Returns:
-            A `Step` for the M rows whose next column is not masked; its `hidden` are logits (M, C),
-            and slopes of the density of places (M, C). None after the last column.
+            A `Step` for the M rows whose next column is not masked. Its `hidden` is a pair: logits
+            (M, C), -inf where a category is not allowed, and slopes of the density of places (M,
+            C). None after the last column.
         """
         self.number += 1
         net, batch = self.network, torch.arange(len(self.mask), device=self.mask.device)
@@ -722,7 +759,7 @@ class ColumnState:
         return torch.ones_like(several) if places is None else places[self.rows, column].isnan()
 
     def update(self, x: Tensor) -> None:
-        """Store what was decided for the columns of the current step.
+        """Store the categories that were drawn in the current step.
 
         Args:
             x: Categories of the M rows of the step, (M, 1): integers, or floats k + u, where u is
@@ -751,20 +788,19 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     Every order of the columns gives an exact density: the product of the conditional probabilities
     of the categories, each given those before it. Training draws subsets of the columns as well, so
     that any subset can come first: as a condition, or as the columns that remain when the others
-    are marginalised. Densities of different orders are similar, not equal; `log_prob` is that of
-    one.
+    are marginalised. The densities of two orders are similar, not equal; `log_prob` is that of one.
 
-    Where categories are bins of numbers, rows are given and drawn as floats k + u; their density
-    includes that of the place u in [0, 1). `TableAdapter.log_prob` turns it into the density in
-    units of the numbers.
+    Where categories are bins of numbers, rows are given and drawn as floats k + u. Their density
+    includes that of the place u in [0, 1). `TableAdapter.log_prob` turns it into a density per unit
+    of the numbers.
 
     Args:
         cardinalities: Number of categories of each column.
         **network: Further arguments of `ColumnMLP`, JSON, of which `counts` has no default.
 
     Attributes:
-        config: Arguments of the constructor, JSON.
-        metadata: Facts about the data, JSON.
+        config: Arguments of the constructor by name, JSON.
+        metadata: Facts about the data by name, JSON.
 
     Raises:
         UserError: if an argument is out of range.
@@ -776,11 +812,13 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.metadata: dict[str, Any] = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:
-        """Copy counts and their regression into the network, in place, before it is trained.
+        """Copy counts and their regression into the network, in place; `config` is updated, too.
 
         Args:
-            counts: The counts, whose shapes `config["counts"]` takes over.
-            regression: False to leave the regression at 0; see `ColumnMLP.start_from`.
+            counts: Counts of the columns that this flow was built for, with the same order and
+                parents.
+            regression: True before training: the direct weights of the perceptrons begin with those
+                of the regression. False after training: the perceptrons stay as they are.
         """
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
@@ -807,11 +845,14 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     @torch.no_grad()
     @evaluated
     def weigh(self, batch: Rows) -> None:
-        """Choose the weights of the network's mixtures by rows that it has not learned from.
+        """Choose the weights of the perceptrons in their mixtures with the regression, in place.
+
+        They are chosen by rows that the flow has not learned from, after training: those for which
+        these rows are most likely.
 
         Args:
-            batch: The rows; those with masked entries are left out, and if none is left, nothing
-                changes.
+            batch: The rows. Those with masked entries are left out; if none is left, the weights
+                stay as they are.
         """
         batch = batch[batch.mask.all(1)]
         parts = [batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)]
@@ -830,16 +871,20 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return log p(x) of the columns that the mask keeps; the others are marginalised.
+        """Return the exact log-probability of each row, in one order of the columns.
+
+        Columns that the mask leaves out are marginalised.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k and the density includes that of u.
-            context: A `ColumnContext`, or one with a mask (B, N) alone.
+                bin k.
+            context: A `ColumnContext`; or a `Context` whose mask is (B, N), for the network's
+                order.
             samples: Ignored, since nothing is drawn.
 
         Returns:
-            (B,) nats: probabilities of categories times densities of places.
+            (B,) nats: logarithm of the product of the probabilities of categories, and of the
+            densities of places in bins.
 
         Raises:
             ValueError: if a category is out of range, the mask has another shape than `x`, or it
@@ -849,17 +894,19 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def nats(self, x: Tensor, context: Context = Context(), event: Tensor | None = None) -> Tensor:
-        """Return the log-probability of each column, given those before it in the context's order.
+        """Return the log-probability of each column, given those before it in the order of its row.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k and the density includes that of u.
-            context: A `ColumnContext`, or one with a mask (B, N) alone.
-            event: Lowest and highest place of each category, as in `ColumnContext`, (N, C, 2), in
-                which each column is known to be, given those before it; None for anywhere.
+                bin k.
+            context: A `ColumnContext`; or a `Context` whose mask is (B, N), for the network's
+                order.
+            event: Range of places in each category, as in `ColumnContext`, (N, C, 2). The
+                probability of each column is then the one given that the column lies in its ranges.
+                None for no such condition.
 
         Returns:
-            (B, N) nats, 0 where masked.
+            (B, N) nats, with the density of places in bins; 0 where masked.
 
         Raises:
             ValueError: if a category is out of range, the mask has another shape than `x`, or it
@@ -899,13 +946,13 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
-        """Return the log-probabilities of all categories of a column, given earlier columns.
+        """Return the log-probabilities of all categories of a column, given the columns before it.
 
         Args:
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary in this column and in later ones.
             column: Number of the column.
-            context: Mask and order of the columns, which says which are earlier.
+            context: Mask, and order of the columns in each row; without one, the network's order.
 
         Returns:
             (B, C) nats of the C categories of the column.
@@ -915,14 +962,14 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
-        """Draw rows.
+        """Draw rows, column by column, also under the conditions of a `ColumnContext`.
 
         Args:
             count: Number of rows.
-            length: Ignored: all rows have a position per column.
-            context: A `ColumnContext` with temperature and generator, or a `Context` for the
-                network's order and no conditions.
-            sample_posterior: Ignored: there is no posterior to draw from.
+            length: Ignored: all rows have N columns.
+            context: A `ColumnContext`, whose order, conditions, temperature and generator are used.
+                A `Context` has the network's order and no conditions.
+            sample_posterior: Ignored: latents determine the row.
 
         Returns:
             Categories (count, N): long, or if some are bins float64 k + u, where u is the place of
@@ -939,13 +986,17 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         """Map base latents to rows, column by column in the order of the context.
 
         Args:
-            z: Latents with the standard logistic base density, (B, N, 1).
-            context: A `ColumnContext`, or one with mask and temperature alone.
+            z: Base latents, standard logistic, one for each column, (B, N, 1).
+            context: A `ColumnContext`, whose order, conditions and temperature are used. A
+                `Context` has the network's order and no conditions.
             sample: Ignored: latents determine the row.
 
         Returns:
             Categories (B, N): long, or if some are bins float64 k + u, where u is the place of a
-            number in bin k.
+            number in bin k; 0 where masked.
+
+        Raises:
+            UserError: if the temperature is out of range.
         """
         check_temperature(context.temperature)
         context = with_mask(z, context)
@@ -981,23 +1032,25 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     def training_loss(
         self, batch: Rows, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its metrics; the training loop calls it.
 
-        In training mode it is that of the network's autoencoder, not of the mixture. In some of
-        the steps, the share `FREE`, the perceptron `free` gets gradients as well, without a change
-        of the value: those of -log p of the other columns given a random subset of random size,
-        weighted so that the mean is -log p in a random order. In evaluation mode the loss is that
-        of the density; before `weigh` has been called, of a mixture whose weight is the best one
-        for the batch.
+        In training mode, the loss is that of counts with the perceptron `ordered`, without the
+        mixture. In a quarter of the calls (`FREE`), at random, gradients of a second loss are
+        added, without changing the value: that of the perceptron `free`. It is -log p of the other
+        columns given a random subset of the columns, weighted so that its mean is -log p of the row
+        in a random order.
+
+        In evaluation mode, the loss is that of the density. Before `weigh` has been called, this is
+        a mixture with the single weight that is best for the batch.
 
         Args:
             batch: The rows.
-            beta: Ignored: it is the weight of a decoder, and there is none.
+            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
 
         Returns:
             The negative log-likelihood in nats per column that is not masked, with the density of
-            places, a scalar; and the metrics "bits_per_variable" and "bits_per_row", as pairs (sum
-            of the bits, number of columns or of rows).
+            places, a scalar; and the metrics as `{name: (sum, number)}`: "bits_per_variable" is
+            (sum of the bits, number of columns), "bits_per_row" (sum of the bits, number of rows).
         """
         x, mask, network = batch.values, batch.mask, self.network
         whole = bool(mask.all())
@@ -1022,13 +1075,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
 
 def random_columns(mask: Tensor) -> Tensor:
-    """Draw a random subset of the columns of each row, from none to all but one.
+    """Draw a random subset of the columns of each row, of a random size from none to all but one.
+
+    All sizes are equally likely, and so are all subsets of a size: the columns before one of a
+    random order.
 
     Args:
-        mask: Columns to choose from, (B, N) bool, one or more of each row.
+        mask: True for columns to choose from, (B, N) bool, one or more of each row.
 
     Returns:
-        (B, N) bool; all sizes of a subset are equally likely.
+        True for the chosen columns, (B, N) bool.
     """
     place = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1).argsort(1)
     sizes = mask.sum(1, keepdim=True)

@@ -1,11 +1,19 @@
-"""Density of the rows of a table from counts and ridge regressions, for `ColumnMLP`.
+"""Density of the rows of a table from counts and ridge regressions, the start of `ColumnMLP`.
 
-Columns hold categories. They are put in an order, and each column has a few *parents* among those
-before it: the columns that tell most about it. The probabilities of its categories are counted for
-each combination of categories of the parents, its *context* (`ContextCounts`). On top, a *ridge
-regression* has a weight for each pair of a category of an earlier column and one of the column; its
-*penalty* keeps weights small that the data do not need. The *slot* of a category is its number when
-the categories of all columns are numbered through, 0 to S - 1.
+- A table has M rows and N *columns* of *categories*; each column has categories 0, 1, ... of its
+  own.
+- The *slot* of a category is its number when the categories of all columns are numbered through,
+  0 to S - 1. With columns of 2 and 3 categories, category 1 of the second column has slot 3.
+- The *order* is one of the columns, in which each is predicted from those before it. The *rank* of
+  a column is its index in an order.
+- The *parents* of a column are the few columns before it in the order that tell most about it.
+- The *contexts* of a column are the combinations of categories of its first 0, 1, 2, ... parents.
+  The *key* of a context is an integer that stands for it.
+- *Counts* say how often each category of a column occurs in each context. Probabilities follow by
+  interpolation (`graphcnf.discrete.contexts.ContextCounts`).
+- A *ridge regression* adds to these log-probabilities. It has a weight for each pair of a category
+  of an earlier column and a category of the column. Its *penalty* keeps weights small that the data
+  do not need.
 """
 
 from __future__ import annotations
@@ -62,16 +70,19 @@ are normalised one by one."""
 
 @dataclass
 class Tables:
-    """Probabilities of categories in all contexts, made from counts so that they are looked up.
+    """Probabilities of categories in all contexts, computed from counts once, to be looked up.
+
+    Contexts are numbered as in `ContextCounts.contexts`, those of the first column first.
 
     Attributes:
-        p: For each column the probabilities of its C categories, (1 + contexts, C), first without
-            any context.
-        first: Index of the first context of each column, (N,) long.
+        p: For each column a table (1 + K, C) of the probabilities of its C categories: row 0
+            without any context, then one row for each of its K contexts.
+        first: Number of the first context of each column, (N,) long.
         total: How many rows have been counted in each context, (contexts,) long.
-        different: How many different categories have been counted in each, (contexts,) long.
-        pairs: Index of the context times `width` plus category, of each pair that has been seen,
-            ascending, (pairs,) long.
+        different: How many different categories have been counted in each context, (contexts,)
+            long.
+        pairs: Each pair of a context and a category that has been seen, as the integer context *
+            `width` + category, ascending, (pairs,) long.
         width: Largest number of categories of a column.
     """
 
@@ -86,24 +97,26 @@ class Tables:
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    The contexts of a column (see `ContextCounts`) are the categories of its first 0, 1, 2, ...
-    parents, up to the first parent that is not known.
+    The longest context that is used are the categories of the parents up to the first one that is
+    not known. `count` fills in the counts.
 
     Args:
-        cardinalities: Number of categories of each column, (N,).
-        parents: Parents of each column, the most informative one first.
-        factors: For each column and each number 1, 2, ... of parents, the factor of the weight of
-            their contexts in `ContextCounts`.
-        sizes: Two numbers, of contexts and of pairs of a context and a category, of counts that are
-            loaded from a file afterwards; `count` sets them.
+        cardinalities: Number of categories of each of N columns.
+        parents: For each column the numbers of its parents, the most informative one first.
+        factors: For each column a list as long as its parents: the factor of the weight in
+            `ContextCounts` of the contexts with 1, 2, ... parents.
+        sizes: `ContextCounts.sizes` of counts that are loaded from a file afterwards: number of
+            contexts, number of pairs of a context and a category.
 
     Attributes:
-        parents: The parents of each column, (N, L - 1) long, padded with -1.
-        starts: Key of the first context with 0, 1, 2, ... parents of each column, (N, L) long.
+        parents: The parents of each column, (N, L - 1) long, padded with -1, where L - 1 is the
+            largest number of parents.
+        starts: Keys of the contexts of a column with k parents begin at `starts[column, k]`, (N, L)
+            long.
         factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L).
         cardinalities: Number of categories of each column, (N,) long.
         owner: Column of each slot, (S,) long.
-        uniform: Probability of the category of each slot if all of a column are equal, (S,).
+        uniform: 1 / number of categories of the column, for each slot, (S,).
         counts: Counts of the categories in each context.
 
     Raises:
@@ -154,17 +167,18 @@ class ColumnCounts(nn.Module):
         self._made: tuple[tuple[Tensor | None, Tensor | None], Tables | None] = (None, None), None
 
     def keys(self, x: Tensor, rank: Tensor | None, columns: Tensor) -> Tensor:
-        """Return the keys of the contexts of M columns in each of B rows.
+        """Return the keys of the contexts of some columns in each of B rows.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
-            rank: Place of each column in the order of its row, (B or 1, N): the columns with a
-                lower rank than a column are known for it. None if all are known.
-            columns: Those M columns, (M,) long.
+            rank: Rank of each column in the order of its row, (B, N), or (1, N) for one order of
+                all rows. A parent is known if its rank is lower than that of the column. None if
+                all parents are known.
+            columns: Numbers of the M columns, (M,) long.
 
         Returns:
-            Keys of the contexts of the first 0, 1, 2, ... parents, (B, M, L) long; -1 from the
-            first parent on that is not known.
+            (B, M, L) long: key k is that of the context with the first k parents. It is -1 if one
+            of these is not known, or the column has fewer.
         """
         number = x.new_zeros(len(x), len(columns))
         usable = torch.ones_like(number, dtype=torch.bool)
@@ -183,17 +197,17 @@ class ColumnCounts(nn.Module):
     def forward(
         self, x: Tensor, rank: Tensor, column: int | None = None, counted: bool = False
     ) -> Tensor:
-        """Return the log-probabilities of the categories of columns in each of B rows.
+        """Return the log-probabilities of the categories of one column, or of all, in each row.
 
         Args:
             x: Categories of B rows, (B, N) long; arbitrary where not known.
-            rank: Place of each column in the order of its row, (B or 1, N): the columns with a
-                lower rank than a column are known for it.
+            rank: Rank of each column in the order of its row, (B, N), or (1, N) for one order of
+                all rows. A parent is known if its rank is lower than that of the column.
             column: Number of the column; None for all.
             counted: True if the rows have been counted: each is then left out of its own counts.
 
         Returns:
-            (B, C) nats of the C categories of one column, or (B, S) nats of all columns.
+            (B, C) nats for the C categories of one column; (B, S) nats by slot for all columns.
         """
         every = torch.arange(len(self.parents), device=x.device)
         columns = every if column is None else every[column : column + 1]
@@ -327,10 +341,10 @@ class ColumnCounts(nn.Module):
         super()._load_from_state_dict(*arguments)
 
     def count(self, x: Tensor) -> None:
-        """Replace the counts by those of a table, in place; parents and factors stay.
+        """Count a table, in place of what was counted before; parents and factors stay.
 
         Args:
-            x: Categories of M rows, (M, N) long.
+            x: Categories of M rows, (M, N) long, none of them missing.
         """
         columns = range(x.shape[1])
         keys = self.keys(x, None, torch.tensor(columns))
@@ -341,23 +355,24 @@ class ColumnCounts(nn.Module):
 
 @dataclass
 class Counts:
-    """Bayesian network of columns, from counts, with a ridge regression on top.
+    """Bayesian network of columns from counts, with a ridge regression on top; `of` fits it.
 
-    Columns come in the order of a Chow-Liu tree. The parents of a column stand before it; parents
-    and factors are chosen greedily by leave-one-out likelihood. The regression adds to the logits
-    of a column a weight for each category of the columns before it. Its penalty is the one with the
-    highest likelihood of held-out rows. S is the number of categories of all columns, or 0 if there
-    are more than `LARGEST_PAIRS`.
+    The order of the columns is that of a Chow-Liu tree. The parents of a column and their factors
+    are chosen greedily by leave-one-out likelihood. The regression adds to the logits of a column a
+    weight for each category of the columns before it. Its penalty is the one with the highest
+    likelihood of held-out rows. With more than `LARGEST_PAIRS` slots, S is 0 below, and there is no
+    regression.
 
     Attributes:
-        order: The columns in order, (N,).
-        parents: Parents of each column, the most informative one first.
-        factors: Factors of the weights of their contexts, as `ColumnCounts` takes them.
+        order: Numbers of the columns in order, (N,) int64.
+        parents: For each column the numbers of its parents, the most informative one first.
+        factors: For each column the factors of the contexts with 1, 2, ... parents, as
+            `ColumnCounts` takes them.
         columns: Counts of the columns given their parents.
-        information: Pointwise mutual information (S, S), nats, of the categories of a column (first
-            axis) and of its first parent (second axis); 0 elsewhere.
-        weights: Weights of the regression, (S, S): by category of an earlier column (first axis)
-            and category of the column (second axis).
+        information: Pointwise mutual information (S, S), nats, of a category of a column (first
+            axis) and a category of its first parent (second axis); 0 elsewhere.
+        weights: Weights of the regression, (S, S): the first axis is the category of an earlier
+            column, the second the category of the column that is predicted.
         penalties: Penalty of the regression of each column, (N,); infinite for no regression.
 
     References:
@@ -374,25 +389,25 @@ class Counts:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What describes the counts in the configuration of a flow, as JSON values.
+        """The argument `counts` of `ColumnMLP`: all but the counts themselves, as JSON values.
 
         Returns:
-            "order", the columns in order; and "parents", "factors" and "sizes", arguments of
-            `ColumnCounts`.
+            Dict with "order", the numbers of the columns in order; and "parents", "factors" and
+            "sizes", which are arguments of `ColumnCounts`.
         """
         arguments = {"parents": self.parents, "factors": self.factors}
         return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
     def starts(self, x: Tensor, counted: np.ndarray) -> Tensor:
-        """Return the log-probabilities of the categories of all columns, by counts in `order`.
+        """Look up the log-probabilities of all categories by counts, each column given its parents.
 
         Args:
-            x: Categories, (M, N) long.
-            counted: Indices of the rows that have been counted, each of which is left out of its
+            x: Categories of M rows, (M, N) long.
+            counted: Indices of those rows that have been counted, int64: each is left out of its
                 own counts.
 
         Returns:
-            (M, S) nats in float32, the categories of the columns one after the other.
+            (M, S) nats in float32, by slot; for `Rows.start`.
         """
         rank = torch.from_numpy(self.order.argsort())[None]
         found = torch.empty(len(x), len(self.columns.owner))
@@ -410,17 +425,19 @@ class Counts:
         like: Counts | None = None,
         first: int = 0,
     ) -> Counts:
-        """Fit counts and regression to rows.
+        """Choose order and parents of the columns of a table, count it, and fit the regression.
 
         Args:
-            x: Categories, (M, N).
-            cardinalities: Number of categories of each column.
-            like: Counts whose order, parents and penalties are kept; None to choose them.
-            first: Number of columns, of those on the left, that come before all others.
+            x: Categories of M rows, (M, N) int64, none of them missing.
+            cardinalities: Number of categories of each of N columns.
+            like: Earlier counts, whose order, parents, factors and penalties are kept; None to
+                choose them.
+            first: Columns 0 to `first` - 1 come before all others in the order. Ignored with
+                `like`.
 
         Returns:
-            The counts; without a regression (`weights` 0) for fewer than 8 rows, more than
-            `LARGEST_PAIRS` categories, or so many rows that it would take too long.
+            The counts. Without a regression (`weights` are then 0) for fewer than 8 rows, for more
+            than `LARGEST_PAIRS` slots, or for so many rows that it would take too long.
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:
@@ -449,14 +466,16 @@ class Counts:
 
 
 def slots_of(sizes: np.ndarray, column: int) -> slice:
-    """Return the slots of a column: its range among the categories of all columns.
+    """Return the slots of the categories of a column, as a slice.
+
+    For columns of 2 and 3 categories, those of column 1 are the slots 2 to 4: slice(2, 5).
 
     Args:
         sizes: Number of categories of each column, (N,).
         column: Number of the column.
 
     Returns:
-        A slice from the column's first slot on.
+        Slice of an axis of S slots.
     """
     stop = int(sizes[: column + 1].sum())
     return slice(stop - int(sizes[column]), stop)
@@ -489,14 +508,17 @@ def _pointwise(x: np.ndarray, sizes: np.ndarray, column: int) -> tuple[np.ndarra
 
 
 def mutual_information(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Estimate how much columns tell about each other, from the pairs of `_pointwise`.
+    """Estimate the mutual information of all pairs of columns: how much they tell about each other.
+
+    Counts are smoothed: half a row is added for each category, and one row of independent columns
+    to each pair of columns.
 
     Args:
-        x: Categories, (M, N).
+        x: Categories of M rows, (M, N) int64.
         sizes: Number of categories of each column, (N,).
 
     Returns:
-        The mutual information of columns, (N, N) nats, 0 on the diagonal.
+        Mutual information, (N, N) nats; 0 on the diagonal.
     """
     shared = np.zeros((len(sizes), len(sizes)))
     for k in range(len(sizes)):
@@ -507,16 +529,17 @@ def mutual_information(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the Chow-Liu tree, the spanning tree of columns with the most mutual information.
+    """Find the Chow-Liu tree: the spanning tree of columns with the most mutual information.
 
-    By Prim's algorithm, from the column that shares the most with all others.
+    Prim's algorithm starts from the column with the largest sum of mutual information.
 
     Args:
         shared: Mutual information of columns, (N, N).
 
     Returns:
-        The columns in the order in which they join the tree, (N,), and the parent of each column,
-        (N,); the first column is its own parent.
+        Numbers of the columns in the order in which they join the tree, (N,); and the parent of
+        each column in the tree, (N,), by the number of the column. The first column of the order is
+        its own parent.
     """
     order = [int(shared.sum(1).argmax())]
     best, parent = shared[order[0]].copy(), np.full(len(shared), order[0])
@@ -569,14 +592,14 @@ def _parents(
 
 
 def normalised(logits: Tensor, owner: Tensor) -> Tensor:
-    """Turn the logits of the categories of several columns into log-probabilities.
+    """Turn the logits of several columns into log-probabilities, by a log-softmax of each column.
 
     Args:
-        logits: Logits by slot, (M, S).
-        owner: Column of each slot, (S,) long.
+        logits: Logits of the categories of all columns, by slot, (M, S).
+        owner: Column of each slot, (S,) long, ascending from 0.
 
     Returns:
-        (M, S) nats.
+        (M, S) nats; probabilities sum to 1 within each column.
     """
     columns = int(owner[-1]) + 1
     member = F.one_hot(owner, columns).to(logits)
@@ -593,12 +616,14 @@ def normalised(logits: Tensor, owner: Tensor) -> Tensor:
 
 
 def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
-    """Sum rows of a table with weights.
+    """Sum rows of a table with weights: result[b] = sum over n of weight[b, n] table[number[b, n]].
+
+    This is a product of the table with vectors of which only N of S entries differ from 0.
 
     Args:
         table: The table, (S, C).
-        number: Indices of its rows, (B, N) long, different ones in each row.
-        weight: Weight of each, (B, N).
+        number: Indices of rows of the table, (B, N) long; the N of a row b must differ.
+        weight: Weight of each of them, (B, N).
 
     Returns:
         (B, C).

@@ -1,10 +1,15 @@
-"""Numbers as categories: a number is a bin and a place in it.
+"""Numbers of a table's column as categories: each number is a bin and a place in the bin.
 
-The line is cut into *bins*, which are the categories. The *place* u of a number is how far it lies
-between the lower end of its bin (0) and the upper end (1). The outermost bins are *tails*, without
-an end: they hold what is smaller or larger than all numbers of the data. A value that occurs often
-among real numbers is a bin of its own, a *point mass*. Times are numbers of a *unit*, in
-nanoseconds.
+- The line is cut into *bins*, numbered 0 to K - 1, which are the categories of a flow.
+- The *place* u of a number is how far it lies between the lower end of its bin (u = 0) and the
+  upper end (u = 1).
+- *Encoded*, a number in bin k is the float k + u. With the bins [0, 10) and [10, 20), the number 15
+  lies in bin 1 at the place 0.5, and is encoded as 1.5.
+- The *parts* of a bin are the number of different values in it: n integers, or 0 for real numbers.
+- The outermost bins are *tails*, without an outer end. They hold what is smaller or larger than all
+  numbers of the training data.
+- A value that occurs often among real numbers has a bin of its own, a *point mass*.
+- Times are numbers of *units*; a unit is given in nanoseconds, 86,400 * 10^9 for days.
 """
 
 from __future__ import annotations
@@ -33,34 +38,43 @@ LARGEST = 2**53
 
 
 def default_bins(rows: int) -> int:
-    """Return the default number of bins of a column: 7 for 128 rows, 16 for 1,000, 40 for 10,000.
+    """Choose the number of bins of a column: 7 for 128 rows, 16 for 1,000, 40 for 10,000.
 
     Args:
         rows: Number of rows of the table.
 
     Returns:
-        rows^0.4, at least 4 and at most 64: the argument `count` of `Bins.of`.
+        rows^0.4, rounded, at least 4 and at most 64: the argument `count` of `Bins.of`.
     """
     return int(np.clip(round(rows**0.4), 4, 64))
 
 
 @dataclass
 class Bins:
-    """Adjacent bins of the numbers in a column, which define a density on the line.
+    """Bins of the numbers or times in a column: encodes them as k + u, and knows their density.
 
-    Inside a bin, the flow models the place u in [0, 1); the density of a number is that of u
-    divided by the bin's width. A tail has the density `2 s^2 / (s + t)^3` at the distance t from
-    its end (Pareto type II, Lomax 1954), divided by its mass up to the end of the column's type:
-    numbers beyond that have no density, and none is drawn.
+    The flow models the bin k and the place u in [0, 1). The density of a number is p(k) p(u|k)
+    du/dx; inside a bin, du/dx is 1 / width. In a tail, u is the share of the tail's mass that is
+    nearer to the data. So if u is uniform, the density at the distance t from the data is
+    `2 s^2 / (s + t)^3` (Pareto type II, Lomax 1954). The tail ends where the type of the column
+    ends (such as 127 for int8), and its mass up to there is scaled to 1.
 
     Attributes:
-        edges: Lower end, upper end and parts of each bin, (K, 3). Parts are n for n integers, the
-            upper end excluded; 1 for a single value with a point mass; 0 for real numbers; `BELOW`
-            or `ABOVE` for a tail.
-        whole: True if all numbers are integers.
-        scale: Scale s of the tails.
+        edges: For each of the K bins [lower end, upper end, parts], in ascending order. The upper
+            end is excluded. Parts are n for a bin of n integers, 1 for a point mass (both ends are
+            its value), 0 for real numbers, `BELOW` or `ABOVE` for a tail, of which only the end
+            next to the data counts.
+        whole: True if all numbers are integers (or times, whole units).
+        scale: Scale s of both tails, in units of the numbers.
         unit: Unit of times in nanoseconds; None for numbers.
         dtype: Pandas type of the column, as text.
+        low: Lower ends of the bins, (K,).
+        high: Upper ends of the bins, (K,).
+        parts: Parts of the bins, (K,).
+        lowest: Lowest number that the type of the column can hold.
+        highest: Highest number that it can hold.
+        mass: For a tail, its mass up to the end of the type, before it is scaled to 1; 1 for all
+            other bins, (K,).
     """
 
     edges: list[list[float]]
@@ -80,22 +94,23 @@ class Bins:
 
     @classmethod
     def of(cls, series: pd.Series, count: int) -> Bins:
-        """Choose bins that hold about equally many entries of a column each.
+        """Choose bins for the numbers of a column, which hold about equally many entries each.
 
-        Numbers that occur often get bins of their own. Tails, bins without an end for numbers
-        outside of the data, come on top; there is no lower tail if no number is negative.
+        A number that occurs often gets a bin of its own. Tails are added for numbers outside of the
+        data. If no number (or duration) is negative, there is no lower tail: a bin from 0 to the
+        smallest number takes its place.
 
         Args:
-            series: Numbers or times; none may be missing.
-            count: Number of bins to aim at: repeated numbers make it fewer, numbers with bins of
-                their own and tails more.
+            series: Training data: numbers or times, none of them missing.
+            count: Number of bins to aim at. Repeated numbers make it fewer; tails and bins of a
+                single number come on top.
 
         Returns:
-            The bins, with the edges of numbers, or of times in the largest unit that fits.
+            The bins. For times, their unit is the largest one of which all times are multiples.
 
         Raises:
-            UserError: if `count` is out of range, or a number infinite or a whole number beyond
-                `LARGEST`.
+            UserError: if `count` is out of range, or a number is infinite, or a whole number beyond
+                `LARGEST`, which float64 cannot hold exactly.
         """
         check_integer("bins", count, 1, LARGEST_SIZE)
         unit = _unit(series)
@@ -149,13 +164,14 @@ class Bins:
         return cls(ends, whole, float(scale), unit, str(series.dtype))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Write each number as k + u, with the number k of its bin and its place u in [0, 1).
+        """Encode each number as k + u, with its bin k and its place u in [0, 1).
 
         Args:
             series: Column of N numbers, or of times if the bins are those of times.
 
         Returns:
-            (N,) float64; -1 for numbers outside of all bins.
+            Encoded numbers, (N,) float64; -1 for missing entries and for numbers that are in no
+            bin, such as 0.5 among integers.
 
         Raises:
             ValueError: if an entry is no number, such as a text.
@@ -193,13 +209,13 @@ class Bins:
         return k, place, self.parts[k], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Invert `encode`.
+        """Invert `encode`: return the numbers that k + u stand for.
 
         Args:
             value: Encoded numbers k + u, (N,) float64.
 
         Returns:
-            The numbers, or times in units, (N,) float64.
+            The numbers, or the times in numbers of `unit`, (N,) float64.
         """
         k, place, parts, away = self._split(value)
         low, high = self.low[k], self.high[k]
@@ -210,15 +226,17 @@ class Bins:
         return np.where(parts == BELOW, high - self.whole - away, found)
 
     def places(self, least: float, most: float) -> np.ndarray:
-        """Return which places of each bin stand for numbers of an interval, both ends included.
+        """Return the part of each bin that lies in an interval of numbers, as a range of places.
+
+        For [12, 20] and a bin [10, 20) of real numbers it is 0.2 to 1.
 
         Args:
-            least: Lowest number; -inf for no end.
-            most: Highest number; inf for no end.
+            least: Lowest number of the interval, included; -inf for no end.
+            most: Highest number of the interval, included; inf for no end.
 
         Returns:
-            Lowest and highest place of each of K bins, (K, 2); equal for a bin without such a
-            number.
+            Lowest and highest place of each of the K bins, (K, 2): 0 and 1 for a whole bin, two
+            equal places for a bin without such a number.
         """
         if self.whole:
             least, most = np.ceil(least), np.floor(most) + 1
@@ -235,21 +253,27 @@ class Bins:
 
     @property
     def means(self) -> np.ndarray:
-        """Mean of numbers that are spread evenly in each bin, and of those in a tail, (K,)."""
+        """Mean of the numbers in each bin if the place u is uniform there, (K,), in their unit.
+
+        For a tail it is the mean of its density, without the end of the type.
+        """
         middle = (self.low + self.high - self.whole * (self.parts > 0)) / 2
         tails = [self.parts == BELOW, self.parts == ABOVE]
         return np.select(tails, [self.high - self.scale, self.low + self.scale], middle)
 
     def log_density(self, value: np.ndarray) -> np.ndarray:
-        """Return log(du / dx) for numbers x with the place u: what turns p(u) into p(x).
+        """Return log(du/dx), which turns the density of the place u into that of the number x.
+
+        log p(x) is the log-density of k and u under the flow, plus this.
 
         Args:
             value: Encoded numbers k + u, (N,).
 
         Returns:
-            (N,) nats: minus the logarithm of a bin's width for real numbers, in their own unit (of
-            times, in `unit`). Integers and point masses have a probability, not a density: there it
-            is the logarithm of the number's share of its bin.
+            (N,) nats. For real numbers, minus the logarithm of the bin's width, per unit of the
+            column (of times, per `unit`). Integers and point masses have a probability instead of
+            a density: for them it is log(1 / n) in a bin of n integers, and 0 for a point mass.
+            In tails, the logarithm of the tail's density or probability at x.
         """
         k, _, parts, away = self._split(value)
         width = np.where(self.high > self.low, self.high - self.low, 1)[k]
@@ -263,10 +287,11 @@ class Bins:
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
     def series(self, numbers: np.ndarray) -> pd.Series:
-        """Return numbers, or times in units, as a column of the type of the data.
+        """Turn numbers into a column of the pandas type of the training data.
 
         Args:
-            numbers: (N,) float64; NaN for missing entries.
+            numbers: Numbers, or times in numbers of `unit`, (N,) float64; NaN for missing entries.
+                Those beyond the range of the type are moved to its end.
 
         Returns:
             A series of N entries without a name.
@@ -287,7 +312,11 @@ class Bins:
 
     @property
     def labels(self) -> list[Any]:
-        """What each bin stands for: the value of a point mass, or a `pd.Interval`, closed below."""
+        """What each bin holds: its number if there is only one, else a `pd.Interval`.
+
+        Intervals include their lower end; those of tails have an infinite end. Times are in numbers
+        of `unit`.
+        """
         return [
             low
             if parts == 1
@@ -299,23 +328,23 @@ class Bins:
 
 
 def is_numeric(dtype) -> bool:
-    """Return True for a type of numbers, dates or durations, but not for bool.
+    """Return True for a type of numbers, dates or durations: one whose values can have bins.
 
     Args:
-        dtype: A type of pandas or numpy.
+        dtype: A type of pandas or numpy. Bool is none of numbers.
     """
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
 def time_kind(series: pd.Series) -> str:
-    """Tell columns of times from others.
+    """Say whether a column holds durations, dates, or something else.
 
     Args:
-        series: The column, which may be of the type object.
+        series: The column. If it is of the type object, its entries decide.
 
     Returns:
-        "m" for durations, "M" for dates and times, "" for anything else.
+        "m" for durations, "M" for dates and times of day, "" for anything else, as numpy's kinds.
     """
     kind = getattr(series.infer_objects().dtype, "kind", "")
     return kind if kind in ("m", "M") else ""
@@ -373,19 +402,20 @@ def _stamps(times: pd.Series) -> np.ndarray:
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
-    """Return a column of N numbers or times as floats.
+    """Convert a column of numbers or times to floats.
 
     Args:
-        series: The column.
-        unit: Unit of times in nanoseconds; None for numbers.
+        series: Column of N entries.
+        unit: For times, the unit in nanoseconds; None for numbers.
 
     Returns:
-        (N,) float64, NaN for missing entries. Times in the finest of `UNITS` are rounded down to
-        whole units.
+        Numbers, or times divided by the unit (dates since 1970), (N,) float64; NaN for missing
+        entries. In the finest of `UNITS`, a microsecond, times are rounded down to whole units.
 
     Raises:
         ValueError: if an entry is no number, such as a text.
-        TypeError: if the column is of a type that holds no numbers, or with a unit no times.
+        TypeError: if the column is of a type that holds no numbers, or if a unit is given and the
+            column holds no times.
     """
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
