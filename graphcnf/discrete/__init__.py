@@ -1,8 +1,9 @@
-"""Densities of discrete data: `CategoricalModel` in a user's own types, and the flows below it.
+"""Distributions of discrete data: `CategoricalModel` in a user's own types, and the flows below it.
 
-An adapter (`adapters`, `table_adapter`, `graph_adapter`) translates tables, arrays, sequences or
-graphs to the data of a flow (`columns`, `rows`, a graph model) and back; `table_scores` compares
-samples with data. `SetFlow` models sets, `ColoringFlow` the colours of a graph's nodes.
+An *adapter* (`adapters`, `table_adapter`, `grid_adapter`, `graph_adapter`) translates tables,
+arrays, sequences, grids or graphs to the categories of a *flow* (`columns`, `rows`, `grids`, a
+graph model) and back. `table_scores` compares samples with data. `SetFlow` models sets,
+`ColoringFlow` the colours of a graph's nodes.
 """
 
 from graphcnf.registry import lazy_names

@@ -1,4 +1,12 @@
-"""Density of the colourings of a graph: a categorical flow over the nodes, given the edges."""
+"""Distribution of the colourings of given graphs: a categorical flow over the nodes.
+
+- A *colouring* gives each node of a graph a *colour*, a category 0 to K - 1. A *conflict* is an
+  edge between nodes of the same colour; a colouring without conflicts is *proper*.
+- B graphs are a `graphcnf.graphs.batch.GraphBatch` with up to N nodes each: its `node_types` (B, N)
+  are the colours, its `adjacency` (B, N, N) the edges. The model learns p(colours | edges).
+- *Latents* are D continuous numbers for each node, (B, N, D), which stand for its colour; *base
+  latents* are what the flow makes of them.
+"""
 
 from __future__ import annotations
 
@@ -29,40 +37,48 @@ if TYPE_CHECKING:
 
 
 class ColoringFlow(Pretrained, nn.Module):
-    """p(colours of the nodes | graph), with attention convolutions over the graph.
+    """Distribution of colourings, p(colours of the nodes | graph), learned from coloured graphs.
 
     There are three kinds of couplings:
 
-    - "nodes" (`AutoregressiveCoupling`): one node after another in `SaturationOrder`. The bound is
-      exact up to the margins of the intervals.
+    - "nodes": one node after another is coloured, the one with the fewest colours left first
+      (`SaturationOrder`). Probabilities are exact.
     - "waves": as "nodes", but a colour that a neighbour has gets the probability 0, unless
-      neighbours have all colours (train on colourings without conflicts). All nodes with at most
-      one colour left are decided at once, so the network is evaluated only where there is a choice.
+      neighbours have all colours. Train it on proper colourings. All nodes with at most one colour
+      left are decided at once, so that the network is evaluated only where there is a choice.
+      Probabilities are exact.
     - "channels": ActNorm, invertible linear map and a mixture coupling, which transforms half of
       the latents of all nodes in parallel (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2).
+      Log-probabilities are lower bounds.
 
     In "nodes" and "waves" permuting the colours does not change the probability: if some colours
-    are more frequent than others, use "channels". Node numbers break ties in the order of "nodes"
-    and "waves"; "channels" does not depend on them.
+    are more frequent than others, use "channels". In "nodes" and "waves" the numbers of the nodes
+    break ties in the order; "channels" does not depend on the numbers.
 
     Args:
-        colors: Number of colours.
+        colors: Number of colours K.
         coupling: "nodes", "waves" or "channels".
-        encoding: Name of the encoding, for "channels"; None for "mixture".
-        latent_dim: Latents of a colour, for "channels"; None for the default of the encoding.
-        encoding_options: Further arguments of the encoding, for "channels".
-        couplings: Number of couplings, for "channels".
-        mixtures: Components of the mixtures of a coupling, for "channels".
+        encoding: Only for "channels": name of the encoding, see `make_encoding`; None for
+            "mixture".
+        latent_dim: Only for "channels": latents D of a node; None for the default of the encoding.
+        encoding_options: Only for "channels": further arguments of the encoding by name.
+        couplings: Only for "channels": number of couplings.
+        mixtures: Only for "channels": components of the mixtures of a coupling.
         width: Channels of a node in the networks.
-        encoder_layers: Number of convolutions over the graph, for "nodes" and "waves".
-        layers: Number of convolutions in each coupling, for "channels".
+        encoder_layers: Only for "nodes" and "waves": number of attention convolutions over the
+            graph.
+        layers: Only for "channels": number of attention convolutions in each coupling.
         heads: Attention heads of a convolution; must divide the width.
-        ahead: Channels of `LookAhead`, for "nodes" and "waves".
-        rounds: Rounds of `LookAhead`, 0 for none, for "nodes" and "waves".
+        ahead: Only for "nodes" and "waves": channels of the network `LookAhead`.
+        rounds: Only for "nodes" and "waves": rounds of message passing in `LookAhead`; 0 to do
+            without this network.
 
     Attributes:
-        coupling: "nodes", "waves" or "channels".
-        couplings: Number of couplings of "channels".
+        flow: The flow of the colours, an `AutoregressiveFlow` for "nodes" and "waves".
+        coupling: The argument `coupling`.
+        couplings: The argument `couplings`.
+        config: Arguments of the constructor by name, JSON.
+        metadata: Facts about the data by name, JSON.
 
     Raises:
         UserError: if an argument is out of range.
@@ -121,18 +137,19 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @property
     def colors(self) -> int:
-        """Number of colours."""
+        """Number of colours K."""
         return self.config["colors"]
 
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
         """Draw the terms of a lower bound on log p(colours | graph).
 
         Args:
-            batch: B graphs; their node types are the colours.
-            noise: Tape of the random numbers, to repeat a draw.
+            batch: B graphs; their `node_types` are the colours.
+            noise: Tape that records the random numbers, or repeats them; None for no tape.
 
         Returns:
-            The terms, (B,) nats each: `log_flow + log_posterior - log_encoder` is a draw of it.
+            The terms, (B,) nats each; `value()` of the result is one draw of the bound. With
+            "nodes" and "waves" it is log p itself.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
@@ -141,13 +158,14 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return lower bounds on log p(colours | graph).
+        """Return log p(colours | graph) of each graph: exact, or with "channels" a lower bound.
 
         Args:
-            batch: B graphs; their node types are the colours.
-            samples: Number K of draws per graph, at least 1. The bound is the logarithm of the mean
-                of their K importance weights (as in IWAE, Burda et al. 2016), tighter for larger K.
-            noise: Tape of the random numbers, to repeat the draws.
+            batch: B graphs; their `node_types` are the colours.
+            samples: Number of draws per graph, at least 1. The bound is the logarithm of the mean
+                of their importance weights (as in IWAE, Burda et al. 2016); more draws make it
+                tighter. Without effect on exact values.
+            noise: Tape that records the random numbers, or repeats them; None for no tape.
 
         Returns:
             (B,) nats.
@@ -162,17 +180,21 @@ class ColoringFlow(Pretrained, nn.Module):
     def training_loss(
         self, batch: GraphBatch, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its metrics; the training loop calls it.
 
         Args:
-            batch: Graphs; their node types are the colours.
-            beta: Weight of log p(x|z).
+            batch: B graphs; their `node_types` are the colours.
+            beta: Weight of log p(x|z); 1 for the bound on log p(colours | graph).
 
         Returns:
-            The negative bound in nats per node, a scalar; and pairs (sum over graphs, number of
-            graphs): `bits_per_node` (at beta = 1), `accuracy` (share of nodes whose most probable
-            colour under p(x|z) is the encoded one) and, in evaluation mode, `validity` (share of
-            graphs whose drawn colouring has no conflict).
+            The negative bound in nats per node, a scalar; and metrics as `{name: (sum over graphs,
+            number of graphs)}`. "bits_per_node" is the bound at beta = 1 in bits per node.
+            "accuracy" is the share of nodes whose most probable colour under p(x|z) is the encoded
+            one. "validity", in evaluation mode only, is 1 for graphs whose drawn colouring is
+            proper, else 0.
+
+        Raises:
+            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         bound, nodes = self.bound(batch), batch.node_counts
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -188,32 +210,34 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw a colouring of every graph; the colours that a batch has are ignored.
+        """Draw a colouring of each graph.
 
         Args:
-            batch: B graphs of at most N nodes.
-            temperature: Below 1 for more probable colourings.
-            generator: None, a torch generator, or a list of one numpy generator per graph.
+            batch: B graphs of at most N nodes; their `node_types` are ignored.
+            temperature: 1 for the distribution of the model; below 1 for more probable colourings.
+            generator: A torch generator, or a list of one numpy generator per graph; None for the
+                global generator of torch.
 
         Returns:
-            The colour of each node, (B, N) long, 0 where masked.
+            The colour of each node, (B, N) long; 0 where masked.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop.
+            UserError: if the temperature is out of range.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Encode colourings to base latents.
+        """Draw base latents of colourings; `decode` maps them back.
 
         Args:
-            batch: B graphs; their node types are the colours.
-            noise: Tape of the random numbers, to repeat a draw.
+            batch: B graphs; their `node_types` are the colours.
+            noise: Tape that records the random numbers, or repeats them; None for no tape.
 
         Returns:
-            Latents, (B, N, D), 0 where masked; D is 1 with "nodes" and "waves".
+            Base latents, (B, N, D), 0 where masked; D is 1 with "nodes" and "waves".
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
@@ -226,10 +250,10 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Args:
             z: Base latents, (B, N, D).
-            batch: B graphs, whose colours (`node_types`) are ignored.
+            batch: B graphs; their `node_types` are ignored.
 
         Returns:
-            (B, N) long; 0 where masked.
+            The colour of each node, (B, N) long; 0 where masked.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop.
@@ -258,15 +282,15 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Count the edges between nodes of the same colour.
+    """Count the edges between nodes of the same colour, in each of B graphs.
 
     Args:
-        colors: Colours, (B, N) long.
-        adjacency: Edges, (B, N, N) bool, symmetric.
-        mask: Real nodes, (B, N) bool.
+        colors: Colours of the nodes, (B, N) long.
+        adjacency: True where two nodes share an edge, (B, N, N) bool, symmetric.
+        mask: True for real nodes, (B, N) bool.
 
     Returns:
-        (B,) long; 0 for a proper colouring.
+        Number of conflicts of each graph, (B,) long; 0 for a proper colouring.
     """
     equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
     equal = equal & mask[:, :, None] & mask[:, None, :]
@@ -276,12 +300,16 @@ def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
 def from_networkx(
     graphs: Sequence[nx.Graph], colorings: Sequence[Mapping[Any, int]] | None = None
 ) -> GraphBatch:
-    """Batch undirected networkx graphs, numbered in the order of their nodes.
+    """Turn undirected networkx graphs, with or without colours, into a batch for `ColoringFlow`.
 
     Args:
-        graphs: The graphs.
-        colorings: For each graph a map from nodes to colours 0, 1, ...; None for colour 0
-            everywhere.
+        graphs: B graphs, of at least one node each.
+        colorings: For each graph a map from its nodes to colours 0, 1, ...; None for colour 0
+            everywhere, for instance to draw colourings.
+
+    Returns:
+        A batch of B graphs. Nodes are numbered in the order in which networkx lists them, and
+        `node_types` are the colours.
 
     Raises:
         UserError: for directed graphs, multigraphs, empty graphs, self-loops, nodes without a

@@ -1,8 +1,16 @@
-"""Networks of the colouring model, and the order in which nodes are coloured.
+"""Networks of `ColoringFlow`, and the order in which nodes are coloured.
 
-Shapes: B graphs of at most N nodes, K colours (categories of a node). The *turn* of a node is which
-one it is in the order of its graph, from 0 on. A colour is *blocked* for a node if a neighbour has
-it. A *look-ahead score* says how good a colour of a node is for the nodes that have none yet.
+- B graphs have up to N nodes each, and each node gets one of K colours (its category).
+- The nodes of a graph are coloured one after another, or several in one step, a *wave*.
+- The *turn* of a node is its index in the order in which its graph is coloured, from 0.
+- A node is *waiting* if it has no colour yet.
+- A colour is *blocked* for a node if a neighbour has it, and *left* to it if none has. A node has a
+  *choice* if several colours are left, but not all.
+- The *look-ahead score* of a colour for a node says how good the colour is for the waiting nodes.
+  It is added to the logit of the colour.
+
+`ColoringNetwork` is the network of the couplings "nodes" and "waves", `GraphConvolutions` that of
+"channels".
 """
 
 from __future__ import annotations
@@ -22,25 +30,25 @@ PARTS = 4  # number of parts in which look-ahead scores of all turns are compute
 
 
 class SaturationOrder:
-    """Order of the nodes of graphs that depends on the categories decided so far.
+    """Order in which the nodes of graphs are coloured, which depends on the colours so far.
 
-    The next node is one with the highest saturation, the number of different categories of its
+    The next node is one with the highest *saturation*: the number of different colours of its
     neighbours (Brelaz 1979, *New methods to color the vertices of a graph*). Ties go to the node
-    with the most edges, then to the lowest number. `next` says which nodes come next, and `settle`
-    advances.
+    with the most edges, then to the lowest number. Call `next` for the nodes that come next, and
+    then `settle` with their colours.
 
     Args:
-        adjacency: Edges of B graphs, (B, N, N) bool.
-        mask: Real nodes, (B, N) bool.
-        categories: Number K of categories.
-        waves: True to decide all nodes whose neighbours leave them at most one category at once (a
-            *wave*), independently of each other.
+        adjacency: True where two nodes share an edge, (B, N, N) bool.
+        mask: True for real nodes, (B, N) bool.
+        categories: Number of colours K.
+        waves: True to decide, in one step, all nodes to which at most one colour is left, if a
+            graph has such nodes.
 
     Attributes:
-        open: Nodes without a category yet, (B, N) bool.
-        counts: Number of neighbours of each node that have each category so far, (B, N, K) long.
-        rank: The *turn* of each node: which one it was in its graph, from 0 on, and N for nodes
-            without a category, (B, N) long. In a wave, lower node numbers have earlier turns.
+        open: True for waiting nodes, (B, N) bool.
+        counts: Number of neighbours of each node that have each colour so far, (B, N, K) long.
+        rank: Turn of each node, (B, N) long; N for waiting nodes. In a wave, lower node numbers
+            have earlier turns.
     """
 
     def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
@@ -54,11 +62,11 @@ class SaturationOrder:
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return which nodes to decide next; the state stays until `settle` is called.
+        """Return the nodes to colour next, of all graphs; the same ones until `settle` is called.
 
         Returns:
-            Graph and number of each node, (M,) long each: one node of every unfinished graph, or a
-            wave. M = 0 when all nodes have a category.
+            Index of the graph and number of the node for each of M nodes, (M,) long each. They are
+            one node, or a wave, of each graph with waiting nodes. M = 0 when all are coloured.
         """
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
@@ -73,14 +81,12 @@ class SaturationOrder:
         return graph, node
 
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
-        """Give nodes their categories, and count these at their neighbours; changes the state.
-
-        To be called with all nodes that `next` has returned, which is what it advances by.
+        """Give the nodes that `next` returned their colours, and update the attributes.
 
         Args:
-            graph: Graph of each node that `next` returned, (M,) long.
+            graph: Index of the graph of each of these M nodes, (M,) long.
             node: Number of each node, (M,) long.
-            category: Category of each node, (M,) long.
+            category: Colour of each node, (M,) long.
         """
         members = torch.zeros_like(self.open)
         members[graph, node] = True
@@ -96,18 +102,18 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: GraphContext, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Replay the `SaturationOrder` in which nodes get categories that are known already.
+    """Find the order in which `SaturationOrder` colours nodes whose colours are known, for scoring.
 
     Args:
-        x: Categories, (B, N) long.
+        x: Colours, (B, N) long.
         context: Adjacency and mask of the graphs.
-        categories: Number K of categories.
-        waves: True to decide nodes with at most one category left at once.
+        categories: Number of colours K.
+        waves: True to decide nodes with at most one colour left in one step.
 
     Returns:
-        The turn of each node: which one it was in its graph, from 0 on, (B, N) long; and for each
-        turn (second axis) how many neighbours of each node (third axis) had each category before
-        it, (B, N, N, K) long. All turns of a wave have the same counts.
+        The turn of each node, (B, N) long; and how many neighbours of each node (third axis) had
+        each colour (last axis) before each turn (second axis), (B, N, N, K) long. All turns of a
+        wave have the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -147,15 +153,15 @@ class ConvolutionBlock(nn.Module):
         nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
-        """Update the channels of nodes along the edges of a graph.
+        """Update the channels of nodes from their neighbours.
 
         Args:
-            x: Channels of the nodes, (N, width).
-            edges: Source and target node of each edge, (2, E) long.
+            x: Channels of the M nodes of all graphs, (M, width).
+            edges: Source and target node of each edge, (2, E) long, in both directions.
             channels: Channels of the edges, (E, `EDGE_WIDTH`).
 
         Returns:
-            (N, width).
+            New channels, (M, width).
         """
         normed = self.norm(x)
         x = x + self.out(self.conv((normed, normed), edges, channels))
@@ -163,13 +169,16 @@ class ConvolutionBlock(nn.Module):
 
 
 class ColoringEncoder(nn.Module):
-    """Attention convolutions over the edges of a graph.
+    """Encoder of graphs: features of the nodes from attention convolutions over the edges.
+
+    It reads the walk features of the nodes, the number of triangles of each edge, and perhaps
+    further inputs.
 
     Args:
         width: Channels of a node.
-        layers: Number of convolutions.
+        layers: Number of convolutions, see `ConvolutionBlock`.
         heads: Attention heads.
-        inputs: Channels of further inputs of each node, 0 for none.
+        inputs: Number of further inputs of each node, 0 for none.
     """
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
@@ -180,14 +189,14 @@ class ColoringEncoder(nn.Module):
         self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
-        """Return the channels of nodes, given the graph.
+        """Compute the channels of the nodes.
 
         Args:
             context: Adjacency, mask and node features of B graphs.
             inputs: Further inputs of the nodes, (B, N, inputs); None for none.
 
         Returns:
-            (B, N, width).
+            Channels, (B, N, width).
         """
         dtype, mask = self.enter.weight.dtype, context.mask
         channels = context.features.to(dtype)
@@ -206,11 +215,14 @@ class ColoringEncoder(nn.Module):
 
 
 class GraphConvolutions(nn.Module):
-    """Conditioner of a `Coupling`: parameters of each node from the fixed latents of all nodes.
+    """Network of the coupling "channels": parameters of each node from latents of all nodes.
+
+    A coupling leaves some latents of each node unchanged. From these and the graph, the network
+    computes the parameters by which the coupling transforms the others.
 
     Args:
-        inputs: Fixed latents of a node.
-        outputs: Parameters of a node.
+        inputs: Number of unchanged latents of a node.
+        outputs: Number of parameters of a node.
         width: Channels of a node.
         layers: Number of convolutions.
         heads: Attention heads.
@@ -225,26 +237,27 @@ class GraphConvolutions(nn.Module):
         """Compute the parameters of all nodes.
 
         Args:
-            x: Fixed latents, (B, N, inputs).
+            x: Unchanged latents, (B, N, inputs).
             context: Adjacency, mask and node features of the graphs.
 
         Returns:
-            (B, N, outputs).
+            Parameters, (B, N, outputs).
         """
         return self.leave(self.encoder(context, x))
 
 
 class LookAhead(nn.Module):
-    """Network of look-ahead scores: how good each possible colour of a node is for the other nodes.
+    """Network of look-ahead scores: how good each possible colour of a node is for waiting nodes.
 
-    For each colour, the node is given this colour, and its consequences spread by message passing
-    over the nodes without a colour, in `rounds` with shared weights. Every node has a state of
-    `width` channels for each colour. The score depends on the states of the node and on the maximum
-    over all nodes. Permuting the colours permutes the scores.
+    For each colour that is left to a node, the node is given this colour on trial. Message passing
+    then spreads the consequences over the waiting nodes, in rounds that share their weights. During
+    this, every waiting node has `width` channels for each colour. The score depends on the channels
+    of the node, and on their maximum over all waiting nodes, which shows a contradiction anywhere.
+    Permuting the colours permutes the scores.
 
     Args:
-        features: Channels of an encoded node.
-        width: Channels of a state.
+        features: Channels of a node in the encoder.
+        width: Channels of a node for each colour.
         rounds: Rounds of message passing.
     """
 
@@ -265,17 +278,17 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Score each colour that one node of each graph may get.
+        """Score the colours of one node in each of D graphs.
 
         Args:
-            adjacency: Edges of D graphs, (D, M, M) bool.
-            blocked: True for colours that a neighbour has, (D, M, K) bool.
-            waiting: Nodes without a colour, (D, M) bool.
-            h: Encoded nodes, (D, M, features).
+            adjacency: True where two of the M nodes share an edge, (D, M, M) bool.
+            blocked: True for blocked colours of each node, (D, M, K) bool.
+            waiting: True for waiting nodes, (D, M) bool.
+            h: Channels of the nodes from the encoder, (D, M, features).
             scored: Number of the node in each graph whose colours are scored, (D,) long.
 
         Returns:
-            (D, K); 0 for blocked colours.
+            Scores, (D, K); 0 for blocked colours.
         """
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
@@ -307,21 +320,21 @@ class LookAhead(nn.Module):
 
 
 class ColoringNetwork(AutoregressiveNetwork):
-    """Network of the colours of nodes, given the colours so far.
+    """Autoregressive network of the colours of nodes, given those of nodes with earlier turns.
 
-    The logit of a colour depends on the encoded node, on whether a neighbour has the colour, and on
-    whether more than one colour is left to the node (no neighbour has it). If a neighbour has a
-    colour and more than one is left, a `LookAhead` score is added.
+    The logit of a colour depends on the channels of the node in the encoder, on whether the colour
+    is blocked, and on whether more than one colour is left to the node. If the node has a choice,
+    the look-ahead score of the colour is added.
 
     Args:
-        colors: Number K of colours.
+        colors: Number of colours K.
         width: Channels of a node.
         encoder_layers: Number of convolutions over the graph.
         heads: Attention heads of a convolution.
-        ahead: Channels of a state of `LookAhead`.
-        rounds: Rounds of message passing of `LookAhead`; 0 for none.
-        waves: True for the coupling "waves" of `ColoringFlow`: a colour that a neighbour has gets
-            the probability 0, unless neighbours have all colours.
+        ahead: Channels of `LookAhead`.
+        rounds: Rounds of message passing of `LookAhead`; 0 to do without look-ahead scores.
+        waves: True for the coupling "waves" of `ColoringFlow`: blocked colours get the probability
+            0, unless all are blocked.
     """
 
     def __init__(
@@ -349,25 +362,25 @@ class ColoringNetwork(AutoregressiveNetwork):
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def encode(self, context: GraphContext) -> Tensor:
-        """Return features of the nodes before any has a colour.
+        """Compute the channels of the nodes from the graph alone, without colours.
 
         Args:
-            context: Adjacency, mask and node features of the graphs.
+            context: Adjacency, mask and node features of B graphs.
 
         Returns:
-            (B, N, width).
+            Channels, (B, N, width).
         """
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
-        """Return the logits of colours without looking ahead, from each node's own neighbours.
+        """Return the logits of colours without look-ahead scores.
 
         Args:
-            h: Features of nodes, as `encode` returns them, (..., width).
-            blocked: True for colours that a neighbour has, (..., K) bool.
+            h: Channels of nodes, as `encode` returns them, (..., width).
+            blocked: True for blocked colours of each node, (..., K) bool.
 
         Returns:
-            (..., K).
+            Logits, (..., K).
         """
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
@@ -382,16 +395,17 @@ class ColoringNetwork(AutoregressiveNetwork):
         yield Step(graph, node, logits[graph, node])
 
     def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
-        """Return the logits of the colours of all nodes in one pass, for known colourings.
+        """Return the logits of the colours of all nodes in one pass, to score known colourings.
 
         Args:
             context: Adjacency, mask and node features of B graphs.
             rank: Turn of each node, as `turns` returns it, (B, N) long.
-            counts: Colours of neighbours before each turn, as `turns` returns them, (B, N, N, K).
+            counts: Number of neighbours with each colour before each turn, as `turns` returns it,
+                (B, N, N, K) long.
 
         Returns:
-            (B, N, K), each node given the nodes of earlier turns; with `waves` -inf for impossible
-            colours, see `possible`.
+            Logits, (B, N, K), each node given the colours of the nodes before its turn. With
+            `waves` those of impossible colours are -inf, see `possible`.
         """
         # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
@@ -446,32 +460,33 @@ class ColoringNetwork(AutoregressiveNetwork):
 
 
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
-    """Return True for nodes with a real choice: more than one colour is left, but not every colour.
+    """Find the nodes that have a choice: more than one colour is left to them, but not all.
 
-    Only these need look-ahead scores, the slowest part of the network. In `SaturationOrder`, a node
-    with all colours left comes only when no waiting node has a coloured neighbour; by symmetry all
-    colours are equally good then.
+    Only these need look-ahead scores, the slowest part of the network. A node to which all colours
+    are left comes next only if no waiting node has a coloured neighbour; by symmetry all colours
+    are then equally good.
 
     Args:
-        blocked: True for colours that a neighbour has, (..., K) bool.
-        mask: Real nodes, (...) bool.
+        blocked: True for blocked colours of each node, (..., K) bool.
+        mask: True for real nodes, (...) bool.
 
     Returns:
-        (...) bool.
+        (...) bool, True for nodes with a choice.
     """
     left = (~blocked).sum(-1)
     return mask & (left > 1) & (left < blocked.shape[-1])
 
 
 def possible(logits: Tensor, blocked: Tensor) -> Tensor:
-    """Set logits to -inf for blocked colours if others are left, to 0 for nodes without choice.
+    """Forbid blocked colours, for the coupling "waves".
 
     Args:
-        logits: (..., K).
-        blocked: True for colours that a neighbour has, (..., K) bool.
+        logits: Logits of the colours of nodes, (..., K).
+        blocked: True for blocked colours of each node, (..., K) bool.
 
     Returns:
-        (..., K).
+        New logits, (..., K): -inf for blocked colours, unless all are blocked; 0 for the others, if
+        the node has no choice; else the given logits.
     """
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
@@ -479,7 +494,9 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 
 
 class ColoringState:
-    """State of partly coloured graphs.
+    """Graphs that are being coloured, in `SaturationOrder`.
+
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Args:
         network: The network.
@@ -496,11 +513,11 @@ class ColoringState:
     def step(self) -> Step | None:
         """Return the nodes that get their colour next, with the logits of their colours.
 
-        These are the nodes that `SaturationOrder.next` returns. Calling `step` again returns the
-        same ones, until `update` has given them their colours.
+        They are one node, or a wave, of each graph that has waiting nodes. Calling `step` again
+        returns the same ones, until `update` has given them their colours.
 
         Returns:
-            A `Step` for M nodes, whose `hidden` are logits (M, colours); None when all nodes have
+            A `Step` for M nodes, whose `hidden` are their logits, (M, K); None when all nodes have
             a colour.
         """
         graph, node = self.order.next()
@@ -518,10 +535,10 @@ class ColoringState:
         return Step(graph, node, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
-        """Give the nodes of the last `Step` their colours, and advance.
+        """Give the nodes of the last `Step` their colours.
 
         Args:
-            x: The colours, (M, 1) long, in the order of the M nodes that `step` returned.
+            x: Colours of its M nodes, in their order, (M, 1) long.
         """
         self.order.settle(*self.decided, x[:, 0])
 

@@ -1,7 +1,14 @@
-"""Adapter of labelled graphs of networkx or torch-geometric.
+"""Adapter of labelled graphs of networkx or torch-geometric, for `CategoricalModel`.
 
-A *label* is what a user's graph holds at a node or an edge; labels are numbered as categories of a
-`GraphModel`. *Data* is short for `torch_geometric.data.Data`.
+- A *label* is what a user's graph holds at a node or an edge, such as "C" or 6. The distinct labels
+  in the training data are the *categories* of nodes and of edges, numbered from 0.
+- *Data* is short for `torch_geometric.data.Data`. Its labels are `x` of nodes and `edge_attr` of
+  edges, as integers or one-hot vectors.
+- *Encoded* graphs are `graphcnf.graphs.batch.PackedGraphs` of categories.
+- The flow is a `GraphModel`. Its *architecture* is the name under which
+  `graphcnf.graphs.building` knows the class, such as "path" or "growth".
+- The *node order* is how a model numbers the nodes of a graph: "canonical" by a rule that depends
+  on the graph alone, "none" if the numbers do not matter to the model.
 """
 
 from __future__ import annotations
@@ -49,18 +56,18 @@ graph holds (for Data, integers), not yet categories; all are 0 where it has non
 
 @dataclass
 class GraphAdapter(Adapter):
-    """Adapter of labelled graphs for a `GraphModel`.
+    """Adapter of labelled graphs for a `GraphModel`; `GraphAdapter.of` builds it.
 
     Attributes:
-        nodes: Label of each node category 0, 1, ....
-        edges: Label of each edge category 0, 1, ....
-        source: "networkx" or "data" (torch-geometric), the type of the graphs.
-        names: For networkx, the attributes with the labels of nodes and of edges; for Data, the
-            dimensions of `x` and of `edge_attr`, or "one-hot C" for vectors (n, C); None for
-            missing labels.
+        nodes: Label of each node category 0, 1, ...
+        edges: Label of each edge category 0, 1, ...
+        source: Type of the training graphs: "networkx" for `nx.Graph`, "data" for Data.
+        names: Where labels are, two items: of nodes, then of edges. For networkx the name of the
+            attribute. For Data the number of dimensions of `x` or `edge_attr`, 1 or 2, or "one-hot
+            C" for vectors (n, C). None if there are no labels.
         architecture: Name of the graph model.
-        numbering: What `order_check` returned when the model was fitted, which tells versions of
-            igraph with other canonical orders apart.
+        numbering: Fingerprint of the canonical order (`order_check`) of the igraph version with
+            which the model was fitted. Other versions may number nodes otherwise.
     """
 
     kind, exact = "graphs", False
@@ -87,7 +94,7 @@ class GraphAdapter(Adapter):
 
     @property
     def model(self) -> type[GraphModel]:
-        """Class of the graph model.
+        """Class of the graph model with the name `architecture`.
 
         Raises:
             UserError: if there is no model with the name `architecture`.
@@ -96,15 +103,19 @@ class GraphAdapter(Adapter):
 
     @property
     def order(self) -> str:
-        """Node order of the model.
-
-        "canonical" if nodes are numbered by a rule that depends on the graph alone, "none" if the
-        model does not depend on how they are numbered.
-        """
+        """Node order of the model, such as "canonical" or "none"."""
         return self.model.node_orders[0]
 
     @property
     def arguments(self) -> tuple[Callable[..., Any], ...]:
+        """Functions and classes whose keyword arguments users may set with `fit(network={...})`.
+
+        Returns:
+            `model_for_graphs`, and the classes that the graph model names, such as its network.
+
+        Raises:
+            UserError: if there is no model with the name `architecture`.
+        """
         return model_for_graphs, *self.model.options()
 
     @classmethod
@@ -115,17 +126,20 @@ class GraphAdapter(Adapter):
         edge_label: str | None = None,
         architecture: str = "path",
     ) -> GraphAdapter:
-        """Return the adapter for a list of graphs, at least one.
+        """Build the adapter for training graphs, whose labels become the categories.
 
         Args:
-            graphs: The graphs, all `nx.Graph` or all `torch_geometric.data.Data`; also a `Batch`.
-            node_label: Attribute of networkx with a node's label; None if there is at most one.
-            edge_label: Attribute of networkx with an edge's label; None if there is at most one.
+            graphs: Graphs, at least one: all `nx.Graph`, or all Data; also a `Batch` or `Dataset`
+                of torch-geometric.
+            node_label: Attribute of nodes in networkx that holds the label; None if there is at
+                most one.
+            edge_label: Attribute of edges in networkx that holds the label; None if there is at
+                most one.
             architecture: Name of the graph model.
 
         Raises:
             UserError: if a graph is of another type, lacks a label, or has several attributes of
-                which none was chosen.
+                which none was chosen; or if there are more than `MAX_LABELS` node or edge labels.
         """
         names: list[Any]
         graphs = graphs_in(graphs)
@@ -152,16 +166,19 @@ class GraphAdapter(Adapter):
         return cls(nodes, edges, source, names, architecture, order_check())
 
     def triples(self, graphs: Sequence[Any]) -> list[Triple]:
-        """Read the labels and edges of networkx or torch-geometric graphs.
+        """Read the labels and edges of a user's graphs, not yet as categories.
 
         Args:
             graphs: M graphs of the type that `source` names; also a `Batch` or a `Dataset`.
 
         Returns:
-            For each graph its node labels, edges and edge labels, see `Triple`.
+            For each graph a tuple of three lists (`Triple`): the labels of its n nodes; its m edges
+            as pairs of node numbers from 0; the labels of these edges. Labels are 0 if the graphs
+            have none.
 
         Raises:
-            UserError: if `graphs` is no list, or a graph is of another type or lacks a label.
+            UserError: if `graphs` is no list, or a graph is of another type, lacks a label, or is
+                directed or a multigraph.
         """
         graphs = graphs_in(graphs)
         if not isinstance(graphs, list | tuple):
@@ -177,20 +194,23 @@ class GraphAdapter(Adapter):
         return triples
 
     def encode(self, graphs: Sequence[Any], flow: GraphModel | None = None) -> tuple[Any, Reasons]:
-        """Encode graphs, in the canonical depth-first order if the model has a node ordering.
+        """Encode graphs, and leave out those that cannot be encoded.
+
+        Nodes are renumbered in the canonical order, if the node order of the model is "canonical".
+        Graphs that are not connected are left out, unless the model can draw such graphs.
 
         Args:
-            graphs: Graphs of the type of the training data.
-            flow: Model under which the graphs must have a positive probability; None if they only
-                have to consist of known labels.
+            graphs: M graphs of the type of the training data.
+            flow: Trained model. Graphs to which it gives probability 0, such as those of an unseen
+                size, are left out as well. None to leave out only those with unknown labels.
 
         Returns:
-            The `PackedGraphs`, without those of probability 0, and for each graph the reason why it
-            is left out, or None.
+            The encoded graphs, M or fewer; and for each of the M graphs the reason why it is left
+            out, or None if it is not.
 
         Raises:
-            UserError: if they are not of the type of the training data, or the installed igraph has
-                another canonical order than the one that the model was fitted with.
+            UserError: if `graphs` are of another type than the training data, or the installed
+                igraph has another canonical order than the one that the model was fitted with.
         """
         ordered = self.order == "canonical"
         if ordered and self.numbering != order_check():
@@ -241,13 +261,13 @@ class GraphAdapter(Adapter):
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list[Any]:
-        """Invert `encode`: return graphs in the type of the training data, with their labels.
+        """Invert `encode`: turn encoded graphs into the type of the training data, with labels.
 
         Args:
             graphs: M encoded graphs, such as those that the model has drawn.
 
         Returns:
-            M `nx.Graph` or M `torch_geometric.data.Data`.
+            M `nx.Graph`, or M Data. Nodes are numbered as in the encoded graphs.
         """
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
@@ -258,12 +278,14 @@ class GraphAdapter(Adapter):
         return found
 
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphModel:
-        """Return an untrained model, whose tables are measured from the graphs.
+        """Build an untrained model for graphs of these sizes and categories.
 
         Args:
-            graphs: All encoded graphs.
-            chosen: Without effect: sizes and categories are those of all graphs.
-            **network: Arguments of `model_for_graphs`.
+            graphs: All encoded graphs, held-out ones included.
+            chosen: Without effect: what the model has to know of the data, such as their sizes, is
+                measured from all graphs.
+            **network: Arguments of `graphcnf.graphs.building.model_for_graphs`, such as sizes of
+                the network.
         """
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
@@ -285,14 +307,15 @@ class GraphAdapter(Adapter):
         """Return lower bounds on the log-likelihoods of graphs, that of their size included.
 
         Args:
-            flow: The model.
+            flow: Trained model.
             batch: B encoded graphs.
-            orders: Number of node orders of each graph whose probabilities are added; for a model
-                without a node order, number of draws of the bound: the value is the logarithm of
-                the mean of their importance weights. 1 to `graphcnf.limits.LARGEST_ORDERS`.
+            orders: From 1 to `graphcnf.limits.LARGEST_ORDERS`; more orders tighten the bound. For a
+                model with a node order: number of node orders of each graph, whose probabilities
+                are added. For a model without one: number of draws of the bound, of which exp is
+                averaged.
 
         Returns:
-            (B,) nats in float64.
+            (B,) nats in float64. They do not depend on what else is in the batch.
 
         Raises:
             UserError: if `orders` is out of range.
@@ -325,13 +348,14 @@ class GraphAdapter(Adapter):
         """Draw graphs; with the same seed, a larger `count` only appends further ones.
 
         Args:
-            flow: The model.
+            flow: Trained model.
             count: Number of graphs.
-            sizes: Lowest and highest number of nodes; None for all sizes of the training data.
-            **options: `seed` and `temperature` of `sample_records`.
+            sizes: Lowest and highest number of nodes, both included; None for any size, with the
+                distribution of the training data.
+            **options: `seed` and `temperature` of `graphcnf.graphs.records.sample_records`.
 
         Returns:
-            The graphs, encoded.
+            `count` encoded graphs.
         """
         return sample_records(flow, range(count), size_range=sizes, **options)
 
@@ -421,13 +445,13 @@ class GraphAdapter(Adapter):
 
 
 def graphs_in(graphs: Any) -> Any:
-    """Return a list of graphs if they came as a `Batch` or `Dataset` of torch-geometric.
+    """Turn a `Batch` or `Dataset` of torch-geometric into a list of graphs.
 
     Args:
-        graphs: What a user gives as graphs, which may be anything.
+        graphs: A user's data, of any type.
 
     Returns:
-        A list of `torch_geometric.data.Data` for a `Batch` or `Dataset`; else `graphs` itself.
+        A list of Data for a `Batch` or `Dataset`; anything else as it is.
     """
     from torch_geometric.data import Batch, Dataset
 

@@ -1,12 +1,17 @@
 """Categorical normalizing flow over sets, whose density does not depend on the order of elements.
 
-Networks have no positional inputs. A coupling that goes element by element needs an order: each
-element gets one more latent, and elements are sorted by it. This latent is noise that the flow
-leaves unchanged. Encoder and base density give it the same density, so it costs no bits, and the
-flow remains equivariant under permutations of the set.
+- A *set* has up to L *elements*, each with a *category*. Sets are passed as rows (B, L) of
+  categories; a mask (B, L) is True for *real* elements, and False for padding.
+- The *latents* of an element are the continuous numbers that stand for its category, D of them.
+- The *sorting latent* is one more latent, in front of the others. A coupling that goes from element
+  to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
+  flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
+  bits, and the flow stays equivariant under permutations of the set.
+- A *group* is a part of a set whose elements are decided in one step.
+- *Components* are those of a mixture of logistic densities, C of them.
 
-Shapes: B sets of at most L elements; D latents of an element besides the one by which it is sorted;
-C components of a mixture. A *group* is a part of a set whose elements are decided together.
+`SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
+`graphcnf.flows.coupling.coupling_stack`.
 """
 
 from __future__ import annotations
@@ -54,20 +59,25 @@ class SetFlow(Pretrained, CategoricalFlow):
     Args:
         elements: Largest number of elements of a set, and the default number in `sample`.
         categories: Number of categories of an element.
-        encoding: Name of the encoding, see `make_encoding`. None for "mixture", or with "groups"
-            for "interval", the only encoding that "groups" takes.
-        latent_dim: Latents of an element; None for the default of the encoding.
-        encoding_options: Further arguments of the encoding.
-        coupling: "elements" (`ElementCoupling`, one element after another in a random order),
-            "groups" (`GroupCoupling`, one random group of elements after another) or "channels"
-            (`coupling_stack`, half of the latents of all elements given the other half; Lippe &
-            Gavves 2021, section 4.1).
-        couplings: Number of couplings ("channels") or of groups ("groups"); None for 8. "elements"
-            has one coupling.
-        mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
+        encoding: Name of the encoding of categories, see `make_encoding`. None for "mixture", or
+            with the coupling "groups" for "interval", the only one that it takes.
+        latent_dim: Latents D of an element; None for the default of the encoding.
+        encoding_options: Further arguments of the encoding by name; None for none.
+        coupling: How latents are transformed: "elements" maps one element after another in a random
+            order (`ElementCoupling`); "groups" maps one random group of elements after another
+            (`GroupCoupling`); "channels" maps half of the latents of all elements at once, given
+            the other half, with several couplings in turn (Lippe & Gavves 2021, section 4.1).
+        couplings: Number of couplings for "channels", of groups for "groups"; None for 8. For
+            "elements" it must be 1 or None.
+        mixtures: Components C of the mixtures; None for `categories` with "elements", for 8 with
+            "channels". Without effect for "groups".
         width: Channels of an element in the networks.
-        layers: Blocks of a network.
+        layers: Blocks of each network.
         heads: Attention heads; must divide the width ("groups" has no attention).
+
+    Attributes:
+        config: Arguments of the constructor by name, JSON.
+        metadata: Facts about the data by name, JSON.
 
     Raises:
         UserError: if an argument is out of range.
@@ -136,16 +146,17 @@ class SetFlow(Pretrained, CategoricalFlow):
     def training_loss(
         self, batch: Tensor, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its metrics; the training loop calls it.
 
         Args:
-            batch: Sets, (B, L) long.
-            beta: Weight of log p(x|z).
+            batch: Categories of sets, (B, L) long, without padding.
+            beta: Weight of log p(x|z); 1 for the bound on log p(x).
 
         Returns:
-            The negative of the lower bound on log p(x), in nats per element, a scalar; and pairs
-            (sum over sets, number of sets): `bits_per_variable` (at beta = 1) and `accuracy` (share
-            of elements whose most probable category under p(x|z) is the encoded one).
+            The negative of the lower bound on log p(x), in nats per element, a scalar; and metrics
+            as `{name: (sum over sets, number of sets)}`. "bits_per_variable" is the bound at
+            beta = 1 in bits per element. "accuracy" is the share of elements whose most probable
+            category under p(x|z) is the encoded one.
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -165,8 +176,10 @@ class SetFlow(Pretrained, CategoricalFlow):
 
         Args:
             count: Number of sets.
-            length: Number of elements; None for `elements`, or for that of the mask.
-            context: Mask (count, length) of real elements, temperature and generator.
+            length: Number of elements of each set; None for the argument `elements` of the
+                constructor, or for the width of the mask.
+            context: Its mask (count, length) is True for real elements, for sets of different
+                sizes. It may have a temperature and a generator.
             **options: Further keyword arguments of `CategoricalFlow.sample`.
 
         Returns:
@@ -178,11 +191,13 @@ class SetFlow(Pretrained, CategoricalFlow):
 
 
 class SetNetwork(nn.Module):
-    """Attention network of a coupling: parameters of each element, given all elements.
+    """Attention network of a coupling: parameters for each element, given all elements of its set.
+
+    It has no positional inputs: permuting the elements permutes the outputs.
 
     Args:
-        inputs: Channels of an element.
-        outputs: Parameters of an element.
+        inputs: Number of inputs of an element, such as latents that the coupling leaves unchanged.
+        outputs: Number of parameters of an element that the coupling needs.
         width: Channels of the attention.
         layers: Attention blocks.
         heads: Attention heads.
@@ -198,11 +213,12 @@ class SetNetwork(nn.Module):
         """Compute the parameters of all elements.
 
         Args:
-            x: Channels of the elements, (B, L, inputs).
-            context: Its mask (B, L) says which elements are real; others are not seen.
+            x: Inputs of the elements, (B, L, inputs).
+            context: Its mask (B, L) says which elements are real; no element attends to padding.
+                Without a mask all are real.
 
         Returns:
-            (B, L, outputs).
+            Parameters, (B, L, outputs).
         """
         # A padded element attends to itself: a softmax over nothing would be NaN.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
@@ -210,15 +226,15 @@ class SetNetwork(nn.Module):
         return self.attended(self.enter(x), itself | real)
 
     def attended(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Map channels to outputs by attention.
+        """Apply the attention blocks and the output layer.
 
         Args:
             h: Channels of the elements, (B, L, width).
-            visible: True where element i (third axis) attends to element j (last axis), (B or 1, 1,
-                L, L) bool.
+            visible: True where element i (third axis) may attend to element j (last axis), (B or 1,
+                1, L, L) bool.
 
         Returns:
-            (B, L, outputs).
+            Parameters, (B, L, outputs).
         """
         for block in self.blocks:
             h = block(h, HIDDEN * ~visible)
@@ -226,11 +242,13 @@ class SetNetwork(nn.Module):
 
 
 class CausalSetNetwork(SetNetwork):
-    """Causal `SetNetwork`: parameters of an element, given earlier ones and the number to come.
+    """Causal `SetNetwork`: parameters of each element of a sorted set, given those before it.
+
+    It also reads how many elements come before, and how many are still to come.
 
     Args:
-        inputs: Channels of an element.
-        outputs: Parameters of an element.
+        inputs: Number of inputs of an element.
+        outputs: Number of parameters of an element.
         elements: Largest number of elements of a set.
         width: Channels of the attention.
         **sizes: `layers` and `heads` of `SetNetwork`.
@@ -246,14 +264,14 @@ class CausalSetNetwork(SetNetwork):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, features, sizes):
-        """Return the parameters of the first K + 1 elements, each given those before it.
+        """Compute the parameters of the first K + 1 elements, each given those before it.
 
         Args:
-            features: Features of the first K elements, (B, K, inputs).
+            features: Inputs of the first K elements, (B, K, inputs).
             sizes: Numbers of elements of the sets, (B,) long.
 
         Returns:
-            (B, K + 1, outputs); those beyond the size of a set mean nothing.
+            Parameters, (B, K + 1, outputs). Those beyond the size of a set have no meaning.
         """
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
@@ -265,13 +283,14 @@ class CausalSetNetwork(SetNetwork):
 
 
 class OrderedEncoding(Encoding):
-    """Encoding with one more latent in front, which puts the elements of a set in a random order.
+    """Encoding that puts the sorting latent in front of the D latents of another encoding.
 
-    The latent is standard logistic noise, independent of x, and adds its log-density, nats, to
-    log q(z|x). The base density of the flow gives it the same, so that it cancels in the bound.
+    The sorting latent is standard logistic noise, independent of x, and adds its log-density to
+    log q(z|x). The base density of the flow adds the same to log p(z), so that it cancels in the
+    bound.
 
     Args:
-        encoding: Encoding of the elements, with D latents.
+        encoding: Encoding of the categories, with D latents.
     """
 
     def __init__(self, encoding: Encoding):
@@ -287,30 +306,30 @@ class OrderedEncoding(Encoding):
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return the categories of latents.
+        """Decode latents to categories.
 
         Args:
-            z: Latents, (B, L, 1 + D), of which the first of each element is ignored.
-            context: Its mask says which elements are real.
+            z: Latents, (B, L, 1 + D); the sorting latent, the first one, is ignored.
+            context: Its mask (B, L) says which elements are real.
             sample: True to draw from p(x|z), False for the most probable category.
 
         Returns:
-            (B, L) long; 0 where masked.
+            Categories, (B, L) long; 0 where masked.
         """
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Sort the elements of each set by a number.
+    """Sort the elements of each set by a number, such as their sorting latent.
 
     Args:
-        key: Number of each element by which to sort, ascending, (B, L).
-        mask: Real elements, (B, L) bool; None if all are.
+        key: Number of each element, (B, L); the lowest comes first.
+        mask: True for real elements, (B, L) bool; None if all are.
         most: Largest number of elements of a set that the network can take.
 
     Returns:
-        The indices that sort the elements, padding last, (B, L) long, and the sizes of the sets,
-        (B,) long.
+        The indices of the elements in sorted order, padding last, (B, L) long; and the sizes of the
+        sets, (B,) long.
 
     Raises:
         ValueError: if a set has more than `most` elements.
@@ -326,17 +345,18 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def components(encoding: Encoding, count: int) -> tuple[Tensor, Tensor]:
-    """Measure where the latents of each category lie, as a start of a mixture of logistics.
+    """Measure where the latents of each category lie, as initial components of `ElementCoupling`.
 
-    Component k lies on category k, as 256 draws of its latents say. Further components than
-    categories go through the categories again, with a random offset of the mean.
+    Component k gets the mean and the scale of 256 draws of the latents of category k. If there are
+    more components than categories, the further ones start with category 0 again, with a random
+    offset of the mean.
 
     Args:
         encoding: Encoding of the categories, with D latents.
         count: Number of components.
 
     Returns:
-        Means and log-scales of the components, (count, D) each.
+        Means and logarithms of the logistic scales of the components, (count, D) each.
     """
     categories = encoding.cardinalities
     assert isinstance(categories, int)
@@ -350,19 +370,20 @@ def components(encoding: Encoding, count: int) -> tuple[Tensor, Tensor]:
 
 
 class ElementCoupling(Bijection):
-    """Autoregressive map of elements, sorted by their first latent, with mixtures of logistics.
+    """Autoregressive map of the latents of a set, one element after another in a random order.
 
-    A causal attention network gives the parameters of a density of the other D latents of an
-    element, `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, from the elements before it. The map
-    turns this density into that of independent standard logistic variables (triangular map of
-    Rosenblatt 1952): latent d becomes `logit(F_d(x_d))`. F_d is the distribution function of x_d
-    given latents e < d, that of a mixture of logistics with weights proportional to
-    `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
+    Elements are sorted by their sorting latent. From the elements before it, a causal attention
+    network gives a density of the D other latents of an element: `sum_c w_c prod_d Logistic(x_d;
+    m_cd, s_cd)`. The map turns this density into independent standard logistic variables: latent d
+    becomes `logit(F_d(x_d))`, where F_d is the distribution function of x_d given the latents e < d
+    of the element (triangular map of Rosenblatt 1952). It is that of a mixture of logistics with
+    weights proportional to `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
 
     Args:
-        means: Initial means of the C components, (C, D), as the function `components` measures
-            them; trained.
-        log_scales: Initial log-scales of the components, (C, D); trained.
+        means: Means of the C components at the start, (C, D), as the function `components` measures
+            them. They are trained; the network adds to them.
+        log_scales: Logarithms of the scales of the components at the start, (C, D). They are
+            trained; the network adds to them.
         elements: Largest number of elements of a set.
         **network: `width`, `layers` and `heads` of `CausalSetNetwork`.
     """
@@ -376,11 +397,11 @@ class ElementCoupling(Bijection):
         self.network = CausalSetNetwork(latents + count, outputs, elements=elements, **network)
 
     def forward(self, x, context=Context()):
-        """Map latents of sets to base latents; the first latent of each element stays.
+        """Map latents of sets to base latents, for all elements at once.
 
         Args:
-            x: Latents, (B, L, 1 + D).
-            context: Mask (B, L) of real elements, or None.
+            x: Latents, (B, L, 1 + D), of which the first, the sorting latent, stays as it is.
+            context: Its mask (B, L) says which elements are real; without a mask all are.
 
         Returns:
             Base latents, (B, L, 1 + D), and the log-det, (B,) nats.
@@ -398,11 +419,11 @@ class ElementCoupling(Bijection):
         return self._finish(x, index, mask, moved, slopes)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, element by element.
+        """Invert `forward`, one element after another.
 
         Args:
-            z: Base latents, (B, L, 1 + D).
-            context: Mask (B, L) of real elements, or None.
+            z: Base latents, (B, L, 1 + D), of which the first, the sorting latent, stays as it is.
+            context: Its mask (B, L) says which elements are real; without a mask all are.
 
         Returns:
             Latents, (B, L, 1 + D), and the log-det of the inverse, (B,) nats.
@@ -507,17 +528,18 @@ class ElementCoupling(Bijection):
 
 
 class GroupNetwork(AutoregressiveNetwork):
-    """Network of the conditional distributions of the elements of groups.
+    """Autoregressive distribution of the categories of a set, one group of elements after another.
 
-    A position is a group, and its V variables are the elements of the group. A group depends on
-    earlier groups through a sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv
-    1703.06114). The elements of a group are decided one after another: the sum of the embeddings of
-    all elements so far enters the hidden layer of the read-out (as in NADE, Larochelle & Murray
-    2011).
+    In the words of `AutoregressiveNetwork`, a position is a group, and its V variables are the
+    elements of the group. A group depends on earlier groups through a sum over their elements
+    (Zaheer et al. 2017, *Deep Sets*, arXiv 1703.06114). The elements of a group are decided one
+    after another: the sum of the embeddings of all elements so far enters a last hidden layer (as
+    in NADE, Larochelle & Murray 2011). In groups with fewer than V elements the last variables are
+    omitted.
 
-    Groups of fewer than V elements leave the step after their last one. The hidden state of M
-    groups is a tuple: channels of the earlier groups, (M, C); the sum of the embeddings of all
-    elements so far, (M, C); the numbers of elements to come in the set and in the group, (M,) each.
+    The hidden state of M groups is a tuple: channels that sum up the earlier groups, (M, C); the
+    sum of the embeddings of all elements so far, (M, C); the number of elements to come in the set,
+    (M,), and in the group, (M,).
 
     Args:
         categories: Number of categories of an element.
@@ -554,17 +576,19 @@ class GroupNetwork(AutoregressiveNetwork):
     def groups_after(
         self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor, own: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the hidden states of M groups before their first element.
+        """Compute the hidden state of M groups before their first element, from earlier groups.
 
         Args:
-            values: Sum of the embeddings `self.values` of the elements in earlier groups, (M, C).
-            decided: Sum of their embeddings `self.decided`, (M, C).
+            values: Sum of the embeddings (table `self.values`) of the elements in earlier groups,
+                (M, C).
+            decided: Sum of the embeddings (table `self.decided`) of the same elements, (M, C).
             before: Number of elements in earlier groups, (M,) long.
-            after: Number of the other elements of the set, (M,) long.
-            own: Number of elements in the group, (M,) long.
+            after: Number of elements in this group and later ones, (M,) long.
+            own: Number of elements in this group, (M,) long.
 
         Returns:
-            The hidden state: channels of the earlier groups, (M, C); `decided`; `after`; and `own`.
+            The hidden state as a tuple: channels that sum up the earlier groups, (M, C); `decided`;
+            `after`; `own`.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -579,14 +603,15 @@ class GroupNetwork(AutoregressiveNetwork):
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
     def embed(self, hidden, x):
-        """Add a decided element to the hidden states of M groups.
+        """Add a decided element to the hidden state of M groups.
 
         Args:
             hidden: Hidden state of M groups, as the class describes it.
-            x: Category of the element, (M,) long.
+            x: Category of the decided element of each group, (M,) long.
 
         Returns:
-            The hidden state of the groups with another element, and their indices, (R,) long.
+            The hidden state of those R groups that have another element, and their indices among
+            the M, (R,) long.
         """
         h, decided, after, own = hidden
         kept = (own > 1).nonzero()[:, 0]
@@ -594,14 +619,16 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Return the row of each element in the embedding tables; the last row is for "no element".
+        """Return the row of each element in the embedding tables, also of absent elements.
 
         Args:
-            x: Categories of elements, (..., V) long; arbitrary after the last element of a group.
+            x: Categories of the elements of groups, (..., V) long; arbitrary after the last element
+                of a group.
             own: Number of elements in each group, (...) long.
 
         Returns:
-            (..., V) long: the category, or after the last element the row of the absent one.
+            Rows of the tables, (..., V) long: the category of an element, or the last row, whose
+            embedding is 0, after the last element.
         """
         number = torch.arange(x.shape[-1], device=x.device)
         return torch.where(number < own[..., None], x, self.cardinalities[0])
@@ -622,31 +649,33 @@ class GroupNetwork(AutoregressiveNetwork):
         yield Step(rows, positions, groups)
 
     def start(self, context: GroupContext) -> GroupState:
-        """Return the state before the first group.
+        """Return the state before the first group is drawn.
 
         Args:
-            context: Which groups are real, and how many elements they have.
+            context: Mask of real groups, and numbers of their elements.
         """
         return GroupState(self, context)
 
 
 @dataclass(frozen=True)
 class GroupContext(Context):
-    """Context of a flow over groups of elements.
+    """Context of a flow over the groups of sets: its mask (B, G) is True for groups with elements.
 
     Attributes:
-        elements: Number of elements of each group of each set, (B, G) long.
+        elements: Number of elements of each of the G groups of each set, (B, G) long.
     """
 
     elements: Tensor = None  # type: ignore[assignment]
 
 
 class GroupState:
-    """State of partly drawn sets: numbers of elements, and sums of their embeddings.
+    """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings.
+
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Args:
         network: The network.
-        context: Which groups are real, (B, G) bool, and how many elements they have.
+        context: Mask of real groups, (B, G) bool, and numbers of their elements.
     """
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
@@ -661,8 +690,8 @@ class GroupState:
         """Advance to the next group of elements in every set that is not complete.
 
         Returns:
-            A `Step` for the M sets with another group, whose `hidden` is that of `GroupNetwork`;
-            None if all sets are complete.
+            A `Step` for the M sets that have such a group, with the hidden state that
+            `GroupNetwork` describes. None if all sets are complete.
         """
         if not self.order.next():
             return None
@@ -671,10 +700,10 @@ class GroupState:
         return self.order.step(groups)
 
     def update(self, x: Tensor) -> None:
-        """Append the decided elements of the current group to the M sets of the last `Step`.
+        """Append the drawn elements of the current group to the M sets of the last `Step`.
 
         Args:
-            x: Categories of the elements, (M, V) long; 0 where a group has no element.
+            x: Categories of the elements, (M, V) long; arbitrary where a group has no element.
         """
         count = len(x)
         own = self.elements[:count, self.order.position]
@@ -685,14 +714,15 @@ class GroupState:
 
 
 class GroupCoupling(Bijection):
-    """Autoregressive map of elements with two latents, a group of elements at a time.
+    """Autoregressive map of the latents of a set, one random group of elements after another.
 
-    Elements are sorted by their first latent, which does not change; the element of rank r belongs
-    to group r mod G. An `AutoregressiveCoupling` maps the second latents, so that drawing evaluates
-    the network at most G times, however many elements there are.
+    An element has two latents: the sorting latent, which does not change, and the latent of
+    `IntervalEncoding`. Elements are sorted by the first; the element of rank r belongs to group
+    r mod G. An `AutoregressiveCoupling` maps the second latents. So drawing computes the hidden
+    state at most G times, however many elements there are.
 
     Args:
-        network: AutoregressiveNetwork of the conditional distributions, for G groups.
+        network: Autoregressive distribution of the categories, for G groups.
     """
 
     tempers = True
@@ -705,11 +735,12 @@ class GroupCoupling(Bijection):
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, without gradients.
+        """Map base latents to latents, group by group and without gradients.
 
         Args:
-            z: Base latents, (B, L, 2).
-            context: Its temperature, if below 1, makes probable categories more probable.
+            z: Base latents, (B, L, 2), of which the first, the sorting latent, stays as it is.
+            context: Its mask (B, L) says which elements are real. A temperature below 1 sharpens
+                the conditional probabilities.
 
         Returns:
             Latents (B, L, 2), and the log-det of this inverse map, (B,) nats.

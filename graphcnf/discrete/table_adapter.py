@@ -1,11 +1,25 @@
-"""Adapter of tables and arrays: rows of categories with a position per column.
+"""Adapter of DataFrames and of arrays (M, N): translates their rows to categories and back.
 
-The category of a number is its *bin*, and its *place* u in [0, 1) is where it lies there; both are
-written as the float k + u. An *event* is which places of each category are allowed, as in
-`graphcnf.discrete.columns.ColumnContext`. *Missing* entries are a category of their own in some
-columns; in the others they are masked, and marginalised. Encoded rows are
-`graphcnf.discrete.rows.Rows`: floats k + u (M, N) of N columns, and a mask (M, N) that is True
-for known entries. Their density is a `ColumnFlow`.
+`graphcnf.discrete.categorical_model.CategoricalModel` uses it to score, draw, predict and impute
+rows by a `graphcnf.discrete.columns.ColumnFlow`.
+
+- Each of the N columns has *categories* 0 to C - 1: its distinct values, or bins of its numbers.
+- The *place* u in [0, 1) says where in its bin a number lies. *Encoded*, a number in bin k is the
+  float k + u; a category that is no bin is the float k.
+- *Rare* values of a column with very many values share one category. Their place says which value
+  it is.
+- *Missing* entries are a category of their own, the last one, in columns that had some in training.
+  In the other columns they are masked, and *marginalised*: the density is that of the other
+  entries.
+- *Encoded rows* are `graphcnf.discrete.rows.Rows`: floats k + u, (M, N), and a mask (M, N) that is
+  True for known entries.
+- The *order* of a flow is the one in which it decides the columns of a row one after the other. The
+  *flow's own order* is the same for all rows, and `log_prob` is the density in this order.
+- An *event* is a condition on an entry that leaves several values, such as an interval. It is an
+  array (N, C, 2): the lowest and the highest place that is allowed in each category of each column,
+  0 and 1 for a whole category, two equal places for none of it.
+- *Draws with weights*: where a draw under conditions cannot be exact, several draws of a row are
+  made, and one is chosen by importance weights. Their *effective number* is (sum w)^2 / sum w^2.
 """
 
 from __future__ import annotations
@@ -87,20 +101,25 @@ KINDS = {"": "numbers", "M": "times, as pd.Timestamp", "m": "durations, as pd.Ti
 
 @dataclass
 class Column:
-    """Vocabulary of a column of a table.
+    """Vocabulary of one column of a table: encodes its values as categories and places.
 
     Attributes:
         name: Label of the column.
-        dtype: Its pandas type, as text.
-        values: Values of the categories; for binned numbers the indices of the bins.
-        missing: True if missing entries are a category, which is the last one.
-        categories: For pandas categoricals, the type of the categories as text, and whether they
-            are ordered, [str, bool]; None for other columns.
+        dtype: Pandas type of the column, as text, such as "int64".
+        values: Value of each category; the numbers 0, 1, ... for bins.
+        missing: True if missing entries are a category; it comes after those of `values`.
+        categories: For pandas categoricals, [type of the categories as text, True if they are
+            ordered]; None for other columns.
         bins: Bins of numbers or times; None if each value is a category.
-        rare: Values that share the last category, from the most to the least frequent; empty if all
-            values have a category of their own. The place u in it says which: each has an interval
-            of u as wide as its share of their rows.
-        often: Number of rows of each of them.
+        rare: Values that share the last category of `values`, from the most to the least frequent.
+            Each has an interval of places u as wide as its share of their rows. Empty if all values
+            have a category of their own.
+        often: Number of training rows with each of the rare values.
+        kind: "M" for dates, "m" for durations, "" for anything else.
+        vocabulary: Map from `values` to categories.
+        rare_vocabulary: Map from `rare` to their indices.
+        ends: Upper ends of the intervals of places of the rare values.
+        cardinality: Number of categories C, that of missing entries included.
     """
 
     name: Any
@@ -122,21 +141,22 @@ class Column:
 
     @classmethod
     def of(cls, series: pd.Series, bins: int | None = None) -> Column:
-        """Return the vocabulary of a column.
+        """Build the vocabulary of a column of training data.
 
-        Numbers and times are binned if `bins` is given, or if there are many distinct ones: more
-        than `MAX_DISTINCT`, or each less than three times on average. Durations are always binned.
-        In all other columns each distinct value is a category; if there are more than
-        `MAX_CATEGORIES`, the rare ones share the last category.
+        Numbers and times are binned if `bins` is given, if there are more than `MAX_DISTINCT`
+        distinct ones, or if these occur less than three times on average. Durations are always
+        binned. In all other columns each distinct value is a category; if there are more than
+        `MAX_CATEGORIES` values, the rare ones share one.
 
         Args:
-            series: The column; may have missing entries, and nothing else: there is one category
-                then.
-            bins: Number of bins; None to choose it by the number of rows.
+            series: The column. It may have missing entries; if all are, "missing" is the only
+                category.
+            bins: Number of bins to aim at; None to decide by the values whether to bin, and by the
+                number of rows into how many.
 
         Raises:
-            UserError: if the column contains unhashable values, infinite numbers, or more than
-                `MAX_CATEGORIES` categories of a pandas type.
+            UserError: if the column contains unhashable values or infinite numbers, or is a pandas
+                categorical of more than `MAX_CATEGORIES` categories.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -176,16 +196,19 @@ class Column:
 
     @property
     def labels(self) -> list[Any]:
-        """What each category stands for: a value, the interval of a bin, None for missing."""
+        """What each of the C categories stands for: a value, a `pd.Interval` of numbers, or None.
+
+        None, the last one, is for missing entries, if these are a category.
+        """
         return (self.bins.labels if self.bins else list(self.values)) + [None] * self.missing
 
     @property
     def parts(self) -> list[int]:
-        """Number of different places in each category, as `ColumnFlow` takes it.
+        """Number of different places in each of the C categories, for `parts` of `ColumnMLP`.
 
-        A list by category: n for a bin of n integers, up to 1000; 0 for real numbers or more
-        integers, whose place is continuous; 1 where no density of places is learned, as in tails,
-        single values, and categories that are no bin.
+        n for a bin of n integers, up to 1000. 0 for a bin of real numbers or of more integers,
+        whose place counts as continuous. 1 where the flow learns no density of places: in tails,
+        bins of a single value, and categories that are no bin.
         """
         # More than 1000 parts are treated as a continuous place.
         known = [int(n) for n in self.bins.parts] if self.bins else []
@@ -193,15 +216,15 @@ class Column:
         return parts + [1] * (self.cardinality - len(parts))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Encode a column of N entries.
+        """Encode the entries of a column.
 
         Args:
-            series: The entries.
+            series: M entries.
 
         Returns:
-            (N,): the category k, or for a number in bin k the float k + u, where u in [0, 1) is its
-            place inside the bin. -1 for unknown values, and for missing entries unless they are a
-            category.
+            (M,) float64: the category k, or k + u for a number in bin k or for a rare value, where
+            u in [0, 1) is its place. -1 for values that training lacked, and for missing entries
+            unless they are a category.
 
         Raises:
             UserError: if the training data had numbers or times here, and the series has not.
@@ -225,9 +248,10 @@ class Column:
 
     @property
     def means(self) -> np.ndarray | None:
-        """Mean of the numbers of each category but "missing", (C,); None for a column of names.
+        """Mean number of each category in `values`, as an array; None if they are no numbers.
 
-        Times in bins are in the unit of their `Bins`; other times count as names.
+        Times in bins are in the unit of their `Bins`. Times that are categories count as no
+        numbers.
         """
         if self.bins:
             return self.bins.means
@@ -235,19 +259,19 @@ class Column:
         return np.array(self.values, dtype=float) if numbers else None
 
     def event(self, condition: list[Any] | tuple[Any, Any]) -> np.ndarray:
-        """Return which places of each category have values that a condition allows.
+        """Translate a condition on this column to the places that it allows in each category.
 
         Args:
-            condition: List of values (for columns without bins), or interval (lowest value, highest
-                value), both included, with None for no end.
+            condition: List of allowed values, only for columns without bins. Or interval (lowest
+                value, highest value), both included, with None for no end.
 
         Returns:
-            Lowest and highest place of each of C categories, (C, 2): 0 and 1 for a whole category,
-            equal for none of it.
+            Lowest and highest allowed place in each of the C categories, (C, 2): 0 and 1 for a
+            whole category, two equal places for none of it.
 
         Raises:
-            UserError: if the column has no value in the interval, or lacks one of the list; for a
-                list of a binned column; or if a rare value is among those allowed.
+            UserError: if the column has no value in the interval, or lacks one of the list; if a
+                list is given for a column with bins; or if a rare value is among those allowed.
         """
         what, found = f"given: column {self.name!r}", np.zeros((self.cardinality, 2))
         if isinstance(condition, list) and self.bins:
@@ -328,24 +352,24 @@ class Column:
         return np.flatnonzero(fits)
 
     def rare_number(self, values: np.ndarray) -> np.ndarray:
-        """Return which rare values encoded entries stand for.
+        """Return which rare value each encoded entry stands for, as its place u says.
 
         Args:
-            values: Entries k + u of the category that rare values share, (N,).
+            values: Entries k + u of the category that rare values share, (M,).
 
         Returns:
-            Index of each in `rare`, (N,) int64.
+            Index in `rare` of each, (M,) int64; it has no meaning for entries of another category.
         """
         return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
 
     def decode(self, values: np.ndarray) -> pd.Series:
-        """Invert `encode`.
+        """Invert `encode`: turn categories and places into a column of values.
 
         Args:
-            values: Encoded entries k + u, (N,), without -1.
+            values: Encoded entries k + u, (M,), without -1.
 
         Returns:
-            A column of N values of the pandas type of the training data; the category of missing
+            A series of M values of the pandas type of the training data. The category of missing
             entries becomes a missing entry. A number comes back up to rounding.
         """
         category = np.floor(values).astype(int)
@@ -377,15 +401,16 @@ def _is_many(present: pd.Series) -> bool:
 
 @dataclass
 class TableAdapter(Adapter):
-    """Adapter of the rows of a DataFrame, or of an array (N, D), for a `ColumnFlow`.
+    """Adapter of the rows of a DataFrame, or of an array (M, N), for a `ColumnFlow`.
 
-    Missing entries are masked, unless they are a category of the column. `TableAdapter.of` makes
-    the adapter of given data.
+    `TableAdapter.of` builds the adapter from training data.
 
     Attributes:
         columns: Vocabulary of each of the N columns.
-        array: For arrays, numpy's name of the type, such as "float32"; None for tables.
-        tensor: True if arrays are torch tensors.
+        array: If the training data were an array, numpy's name of its type, such as "float32"; None
+            for a DataFrame. The columns of an array are labelled 0, 1, ...
+        tensor: True if the training data were a torch tensor.
+        cardinalities: Number of categories of each column.
     """
 
     kind = "table"
@@ -415,17 +440,19 @@ class TableAdapter(Adapter):
 
     @classmethod
     def of(cls, data: Items, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
-        """Return the adapter for a table or an array.
+        """Build the adapter from training data.
 
         Args:
-            data: A DataFrame, or an array or tensor (N, D). Integers of an array are categories,
-                real numbers are as in a DataFrame.
-            bins: Number of bins of numbers, for all columns or by label; None to choose it.
+            data: A DataFrame, or an array or tensor (M, N). Integers of an array are categories;
+                its real numbers are treated as those of a DataFrame.
+            bins: Number of bins of numbers, one for all columns or as `{label of a column:
+                number}`; None to choose it, see `Column.of`.
 
         Raises:
             Refused: if the table is empty, or an array holds no numbers or has another shape; it is
                 a `UserError`.
-            UserError: if there is a repeated label, or a column that `Column.of` refuses.
+            UserError: if a label is repeated, `bins` names an unknown column, or `Column.of`
+                refuses a column.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data
@@ -443,16 +470,16 @@ class TableAdapter(Adapter):
         return cls(columns, array, isinstance(data, torch.Tensor))
 
     def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
-        """Encode the rows of a table or an array; leave out rows with an unknown value.
+        """Encode the rows of a table or an array, and leave out rows with an unknown value.
 
         Args:
             data: A DataFrame with the columns of the training data in any order, or an array or
-                tensor (N, D).
+                tensor (M, N).
             flow: Ignored: a row of known values has a positive probability under every flow.
 
         Returns:
-            The rows, masked where entries are missing and missing is no category; and for every row
-            of `data` the reason why it is left out, or None.
+            The encoded rows, M or fewer, masked where an entry is missing and missing is no
+            category; and for each of the M rows the reason why it is left out, or None.
 
         Raises:
             UserError: if `data` is of another type, or lacks a column or has a further one.
@@ -465,16 +492,20 @@ class TableAdapter(Adapter):
         return Rows(found.clamp(min=0), found >= 0), reasons
 
     def known(self, data: Items) -> Rows:
-        """Encode rows as `encode` does, but values that training lacked as missing entries.
+        """Encode all rows, and mask values that training lacked: for predicting and imputing.
 
-        A warning counts these, and names the first.
+        A warning counts the unknown values, and names the first one.
 
         Args:
-            data: A table or array like the training data; an array may also hold floats with NaN
-                for missing entries.
+            data: A table or array like the training data. An array may hold floats with NaN for
+                missing entries, even if the training data were integers.
 
         Returns:
-            All rows; the mask is False for missing entries.
+            All rows, encoded. The mask is False for unknown values, and for missing entries unless
+            missing is a category of the column.
+
+        Raises:
+            UserError: if `data` is of another type, or lacks a column or has a further one.
         """
         encoded, unknown, table = self._encoded(data)
         if unknown.any():
@@ -533,13 +564,13 @@ class TableAdapter(Adapter):
         return encoded, (encoded < 0) & ~table[names].isna().to_numpy(), table
 
     def decode(self, rows: Rows, given: Mapping[Any, Any] | None = None) -> Any:
-        """Return encoded rows in the type of the training data, a table or an array.
+        """Invert `encode`: turn encoded rows into a table or an array, as the training data were.
 
         Args:
             rows: M encoded rows without masked entries.
-            given: `{label of a column: its value}`. The value is written into every row in place of
-                the decoded one, since a number that was encoded as bin and place comes back with
-                rounding errors. None for no column.
+            given: `{label of a column: value}` for columns whose value is known in all rows. The
+                value is written instead of the decoded one, since a number that was encoded as bin
+                and place comes back with a rounding error. None for no such column.
 
         Returns:
             A DataFrame of M rows, or an array or tensor (M, N).
@@ -554,10 +585,10 @@ class TableAdapter(Adapter):
         """Convert a table of values to the type of the training data.
 
         Args:
-            table: The table, as the method `table` returns it.
+            table: Table of M rows, as the method `table` returns it.
 
         Returns:
-            The table itself, an array or a tensor.
+            The table itself, or an array or tensor (M, N), as the training data were.
         """
         if self.array is None:
             return table
@@ -565,14 +596,14 @@ class TableAdapter(Adapter):
         return torch.from_numpy(array) if self.tensor else array
 
     def table(self, rows: Rows) -> pd.DataFrame:
-        """Return the values of encoded rows as a table, for arrays as well.
+        """Decode rows to a table, also if the training data were an array.
 
         Args:
             rows: M encoded rows without masked entries.
 
         Returns:
-            A DataFrame of M rows, its columns named and typed as in the training data; those of an
-            array are named 0, 1, ...
+            A DataFrame of M rows, whose columns have the labels and pandas types of the training
+            data; those of an array are labelled 0, 1, ...
         """
         values = rows.values.cpu().numpy()
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
@@ -581,15 +612,17 @@ class TableAdapter(Adapter):
     def build(
         self, rows: Rows, chosen: np.ndarray, /, *, first: int = 0, **network: Any
     ) -> ColumnFlow:
-        """Return an untrained flow, whose density is that of counts of the training rows.
+        """Build an untrained flow, whose density is that of counts and regression of training rows.
 
-        The adapter keeps the counts in its attribute `counts`, for `finish`, and changes its
-        `settings` of training for more than `MANY` rows. For small tables, `rows.start` is set.
+        Side effects: the counts are kept in the attribute `counts` of the adapter, for `finish`.
+        With more than `MANY` training rows, the adapter's `settings` get larger batches and a
+        higher learning rate. Unless the table is large, log-probabilities by counts are stored in
+        `rows.start`, so that training need not look them up.
 
         Args:
-            rows: All encoded rows.
-            chosen: Indices of the training rows, (M,).
-            first: Number of columns on the left that come before all others in the flow's order.
+            rows: All encoded rows, held-out ones included.
+            chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
+            first: Columns 0 to `first` - 1 come before all others in the flow's own order.
             **network: Sizes of the flow's network: `width` of `ColumnMLP`.
         """
         parts = [n for column in self.columns for n in column.parts]
@@ -611,27 +644,28 @@ class TableAdapter(Adapter):
     def finish(
         self, flow: ColumnFlow, rows: Rows, chosen: np.ndarray, held_out: np.ndarray
     ) -> None:
-        """Weigh the mixture of a trained flow by rows held out, then count these as well, in place.
+        """Use the held-out rows after training: choose mixture weights by them, then count them.
 
-        On which columns each column depends (see `Counts`) stays as `build` chose it, so that
-        `build` must have been called before. Without rows held out, the weights stay as well.
+        The flow is changed in place. Its mixture weights are those of `ColumnFlow.weigh`; without
+        held-out rows they stay. Then counts and regression are fitted anew to all of `chosen`. The
+        parents of each column stay as `build` chose them, so call `build` first.
 
         Args:
-            flow: Flow whose counts are replaced.
+            flow: Trained flow.
             rows: All encoded rows.
-            chosen: Indices of the rows to count, (M,).
-            held_out: Indices of those of them that the flow has not learned from.
+            chosen: Indices in `rows` of the rows to count, (M,) int64.
+            held_out: Indices in `rows` of those of them that the flow has not learned from, int64.
         """
         flow.weigh(self.batch(rows, held_out))
         x = rows.values.numpy()[chosen].astype(int)
         flow.start_from(Counts.of(x, self.cardinalities, self.counts), regression=False)
 
     def number(self, label: Any, what: str) -> int:
-        """Return the index of the column with a label.
+        """Return the number, from 0, of the column with a label.
 
         Args:
             label: Label of the column.
-            what: Method or argument that names the column; the message begins with it.
+            what: Name of the method or argument in which the user gave the label, for the message.
 
         Raises:
             UserError: if there is no such column.
@@ -643,19 +677,20 @@ class TableAdapter(Adapter):
         return names.index(label)
 
     def given(self, values: Mapping[Any, Any]) -> tuple[Rows, torch.Tensor | None]:
-        """Encode conditions on some columns.
+        """Encode conditions on some columns, as `CategoricalModel.sample(given=...)` takes them.
 
         Args:
-            values: By label a value, a list of values, or an interval (lowest, highest). A list or
-                tuple that is a value of the column counts as a value.
+            values: `{label of a column: condition}`, where a condition is a value, a list of
+                allowed values, or an interval (lowest, highest). A list or tuple that is itself a
+                value of the column counts as a value.
 
         Returns:
-            The values as one row, masked in all other columns; and for lists and intervals the
-            `event` of a `ColumnContext`, (N, C, 2), which allows everything in other columns; None
-            if there are values alone.
+            The single values as one encoded row, masked in all other columns; and the event of the
+            lists and intervals, (N, C, 2) float64, which allows everything in other columns. The
+            event is None if there are neither lists nor intervals.
 
         Raises:
-            UserError: if a column or value is unknown.
+            UserError: if a column or value is unknown, or no value meets a condition.
         """
         encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         event, several = self.whole, False
@@ -677,20 +712,17 @@ class TableAdapter(Adapter):
 
     @property
     def whole(self) -> torch.Tensor:
-        """The `event` of a `ColumnContext` that allows everything, (N, C, 2) float64.
-
-        For each category of each column, the lowest and the highest place that is allowed.
-        """
+        """Event that allows everything: 0 and 1 for every category, (N, C, 2) float64."""
         return torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(
             len(self.columns), max(self.cardinalities), 1
         )
 
     @property
     def presence(self) -> torch.Tensor:
-        """The `event` of a `ColumnContext` that no entry is missing, (N, C, 2) float64.
+        """Event that no entry is missing, (N, C, 2) float64.
 
-        As `whole`, but with the interval 0 to 0, which is empty, for the category "missing" of each
-        column that has this category and others.
+        It allows everything but the category "missing", which has the empty range 0 to 0. Columns
+        with no other category are not limited.
         """
         event = self.whole
         for k, column in enumerate(self.columns):
@@ -699,13 +731,13 @@ class TableAdapter(Adapter):
         return event
 
     def present(self, rows: Rows) -> Rows:
-        """Mask missing entries of rows also where they are encoded as a category.
+        """Mask all missing entries of rows, also those that are encoded as the category "missing".
 
-        `impute` needs such rows: `encode` and `known` keep "missing" as a value that is known,
-        where it is a category of the column, but here it is what a value is wanted for.
+        `encode` and `known` treat this category as a known value. To impute, a value is wanted for
+        it instead.
 
         Args:
-            rows: M encoded rows of N columns; their mask (M, N) is True for known entries.
+            rows: M encoded rows.
 
         Returns:
             The same rows, with a mask that is False for every missing entry.
@@ -756,19 +788,20 @@ class TableAdapter(Adapter):
     def log_prob(
         self, flow: ColumnFlow, rows: Rows, orders: int = 1, given: Sequence[Any] = ()
     ) -> torch.Tensor:
-        """Return the log-likelihood of each row, log p(other columns | given columns).
+        """Return the log-likelihood of each row, also given some of its columns.
 
-        A category or an integer counts by its probability, a real number by its density per unit of
-        the column, a time by its density per unit of its `Bins`, such as a day.
+        A category or an integer contributes its probability, a real number its density per unit of
+        the column, a time its density per unit of its `Bins`, such as a day.
 
         Args:
-            flow: The flow.
-            rows: B rows; entries whose mask is False are marginalised.
+            flow: Trained flow.
+            rows: B encoded rows; entries whose mask is False are marginalised.
             orders: Number of orders of the columns in which a row is scored, 1 to
-                `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random ones, the same
-                in every call. The densities (not their logarithms) are averaged, so that less
-                depends on one order.
-            given: Labels of the columns to condition on; they come first in every order.
+                `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random ones, which are
+                the same in every call. The densities (not their logarithms) are averaged, so that
+                the result depends less on a single order.
+            given: Labels of the columns to condition on; these come first in every order. The
+                result is then log p(other columns | given columns).
 
         Returns:
             (B,) nats in float64; 0 for a row without an entry to score.
@@ -818,23 +851,24 @@ class TableAdapter(Adapter):
     def completed(
         self, flow: ColumnFlow, known: Rows, seed: int, event: torch.Tensor | None
     ) -> tuple[Rows, np.ndarray]:
-        """Draw the unknown entries of rows from p(entries | known ones, event).
+        """Draw the unknown entries of rows, given the known ones and an event.
 
-        p is the density of whole rows in the flow's order, that of `log_prob` and `predict_proba`.
-        The *early* entries, those before a condition in this order, are drawn first: by Bayes' rule
-        if they have few combinations (`_chosen`), else as one of several draws by their weights
-        (`_weighted`). All others follow as they are.
+        The distribution is the density of whole rows in the flow's own order, that of `log_prob`,
+        given the known entries and the event. An unknown entry that comes after all known and
+        limited columns in this order is drawn as usual. The entries before these are harder, and
+        are drawn first. If they have few combinations, the density of the row with each of them is
+        evaluated, and the draw is exact. (Places in bins count as the middle of the bin in this.)
+        Else the row is drawn several times, and one draw is chosen by importance weights.
 
         Args:
-            flow: The flow.
-            known: M rows; the mask is True for known entries.
+            flow: Trained flow.
+            known: M encoded rows; the mask is True for known entries.
             seed: Seed of the draws.
-            event: What the unknown entries may be, (N, C, 2), see `ColumnContext`; None for
-                anything.
+            event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            The M rows, without masked entries; and for each of the R rows that are one of several
-            draws the effective number of these, from 1 to `TRIES`, (R,).
+            The M rows with all entries; and for those R rows that were chosen by weights, the
+            effective number of their draws, from 1 to `TRIES`, (R,) float64.
         """
         early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
         chosen = self._chosen(flow, known, early, random, event)
@@ -1034,24 +1068,24 @@ class TableAdapter(Adapter):
     ) -> Rows:
         """Draw rows; with the same seed, a larger `count` only appends further rows.
 
-        Known columns come first, so that this is the density of another order than the flow's;
-        `completed` corrects it.
+        If entries are known, these come first in the order. The rows then follow the density of
+        another order than the flow's own; use `completed` to draw from that of the flow's own.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             count: Number of rows.
             seed: Seed of the sample.
-            temperature: Below 1 for more probable rows.
+            temperature: 1 for the distribution of the flow; below 1 for more probable rows.
             sizes: Must be None: all rows have one entry per column.
-            known: Entries to condition on, one row for all or a row for each, masked where unknown;
-                None for none.
-            event: What each entry may be, given the entries before it, see `ColumnContext`; None
-                for anything.
+            known: Encoded entries to condition on, masked where unknown: one row for all, or a row
+                for each. None for none.
+            event: What each entry may be, (N, C, 2), given the entries that were drawn before it;
+                None for anything.
             chosen: Categories that unknown entries must have, a row for each of `known`, (M, N)
-                long, -1 for any; None for any.
+                long, -1 for any category; None for any.
 
         Returns:
-            The rows, encoded.
+            `count` encoded rows.
 
         Raises:
             UserError: if `sizes` are given.
@@ -1078,17 +1112,21 @@ class TableAdapter(Adapter):
         event: torch.Tensor | None,
         given: Mapping[Any, Any],
     ) -> pd.DataFrame | np.ndarray | torch.Tensor:
-        """Draw rows that meet conditions, as a table or an array.
+        """Draw rows that meet conditions, for `CategoricalModel.sample(given=...)`.
 
-        A warning counts the rows with less than `FEW` effective draws, see `completed`.
+        They are drawn by `completed`. A warning counts the rows with fewer than `FEW` effective
+        draws, as the conditions are then rare together.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             count: Number of rows.
             seed: Seed of the draws.
-            known: One row with the values that are given, masked in all other columns.
-            event: Lists and intervals, (N, C, 2), see `ColumnContext`; None for none.
-            given: All conditions by label.
+            known: The conditions that are a single value, as one encoded row, masked in all other
+                columns; from the method `given`.
+            event: The conditions that are lists or intervals, (N, C, 2), from the method `given`;
+                None for none.
+            given: All conditions as the user gave them, `{label of a column: condition}`; values
+                are copied from it, without rounding errors.
 
         Returns:
             `count` rows in the type of the training data.
@@ -1111,14 +1149,15 @@ class TableAdapter(Adapter):
 
     @torch.no_grad()
     def conditional(self, flow: ColumnFlow, known: Rows, k: int) -> np.ndarray:
-        """Return the probabilities of the values of a column given the known columns.
+        """Return the probabilities of the categories of a column, given the known columns.
 
-        The most probable values, `CANDIDATES` at most, share their probability in proportion to the
-        density of the whole row with each of them.
+        First they are evaluated with the column directly after the known ones. Then the most
+        probable categories, `CANDIDATES` at most, divide their total among them anew, in proportion
+        to the density of the whole row with each of them. So the result agrees with `log_prob`.
 
         Args:
-            flow: The flow.
-            known: M rows; the mask is True for known entries. Column k counts as unknown.
+            flow: Trained flow.
+            known: M encoded rows; the mask is True for known entries. Column k counts as unknown.
             k: Number of the column, of C categories.
 
         Returns:
@@ -1136,18 +1175,21 @@ class TableAdapter(Adapter):
         return self._reweighted(flow, known, k, np.concatenate(parts))
 
     def typical(self, flow: ColumnFlow, known: Rows, mean: bool) -> pd.DataFrame:
-        """Fill unknown entries, each for itself, with one value given the known ones.
+        """Fill each unknown entry with a typical value: its mean, median, or most probable value.
+
+        Every entry is predicted for itself, given the known entries of its row. Missing is no
+        value.
 
         Args:
-            flow: The flow.
-            known: M rows; the mask is True for known entries.
-            mean: True for the mean of numbers, as floats where the column has no whole numbers;
-                False for the median of binned numbers. All other entries get their most probable
-                value.
+            flow: Trained flow.
+            known: M encoded rows; the mask is True for known entries.
+            mean: True for the mean, where the column holds numbers (rounded if all are whole).
+                False for the median, where the numbers of the column are in bins. All other entries
+                get their most probable value.
 
         Returns:
-            The table of M rows without missing entries, but those of a column that had nothing else
-            in training; known numbers come back up to rounding.
+            A table of M rows. Entries are missing only in a column that had nothing but missing
+            entries in training. Known numbers come back up to rounding.
         """
         encoded, means = known.values.numpy().copy(), dict[int, tuple[np.ndarray, np.ndarray]]()
         for k, column in enumerate(self.columns):

@@ -1,12 +1,13 @@
 """Distances between two samples of discrete data, and evaluation of synthetic tables.
 
 The *total variation* is half the sum of the absolute differences of frequencies: 0 for equal
-frequencies, 1 if no value occurs in both samples. It is positive even for finite samples of one
-density; compare it with that of two halves of the data. A table is *real*, *synthetic* (drawn from
-a model that has learned from the real one) or *held out*: real rows that the model has not learned
-from.
+frequencies, 1 if no value occurs in both samples. Two finite samples of the same distribution have
+a positive one, too; compare it with that of two halves of the data.
 
-Figures of a synthetic table:
+A table is *real*, *synthetic* (drawn from a model that has learned from the real one) or *held
+out*: real rows that the model has not learned from.
+
+Figures of a synthetic table, from `evaluate_table`:
 
 - `shape_error` and `trend_error`, in percent: mean errors of columns and of pairs of columns, as in
   `sdmetrics` 0.32 (whose report omits pairs with little dependence). For numbers these are the
@@ -69,9 +70,11 @@ WORST = 10
 def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
     """Return the total variation between two samples, half the sum of |p(v) - q(v)|, in [0, 1].
 
+    For ["a", "a", "b"] and ["a", "b", "b"] it is (|2/3 - 1/3| + |1/3 - 2/3|) / 2 = 1/3.
+
     Args:
-        first: Values; p(v) is the share of them that are v.
-        second: Values of the other sample, with the shares q(v).
+        first: Values of one sample; p(v) is the share of them that are v.
+        second: Values of the other sample; q(v) is the share of them that are v.
 
     Raises:
         UserError: if a sample is empty.
@@ -85,18 +88,19 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
 
 
 def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
-    """Return the total variation between two tables, for each pair of columns.
+    """Compare two tables by the total variation of each pair of columns.
 
-    The values of a pair are compared jointly, so that the mean over pairs measures how well the
-    dependence between columns is reproduced. A missing entry counts as a value.
+    The values of two columns are compared jointly, so that the mean over pairs measures how well
+    the dependence between columns is reproduced. A missing entry counts as a value.
 
     Args:
         first: A table of D columns.
-        second: Another one with the same columns.
+        second: Another table with the same columns in the same order.
 
     Returns:
-        D (D - 1) / 2 distances in [0, 1]; the index has two levels, the labels of a pair. 0 if the
-        pair of values has the same frequencies in both tables.
+        One distance in [0, 1] for each of the D (D - 1) / 2 pairs of columns: 0 if all pairs of
+        values have the same frequencies in both tables. The index is a MultiIndex of the labels of
+        both columns.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -115,12 +119,12 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
 def ngram_distance(
     first: Iterable[Sequence[Any]], second: Iterable[Sequence[Any]], n: int = 2
 ) -> float:
-    """Return the total variation between the n-grams of two lists of sequences, in [0, 1].
+    """Return the total variation between the n-grams of two samples of sequences, in [0, 1].
 
     Args:
-        first: Sequences of symbols, strings, lists or tuples.
-        second: Other sequences.
-        n: Length of an n-gram; start and end of a sequence count as symbols.
+        first: Sequences of one sample: strings, or lists or tuples of symbols.
+        second: Sequences of the other sample.
+        n: Length of an n-gram in symbols. Start and end of a sequence count as a symbol each.
 
     Raises:
         UserError: if n is not positive, or a list has no n-gram.
@@ -145,23 +149,24 @@ def evaluate_table(
     seed: int = 0,
     html: str | Path | None = None,
 ) -> dict[str, float]:
-    """Return figures about a synthetic table, compared with the real table it was learned from.
+    """Evaluate a synthetic table: compare it with the real table that its model has learned from.
 
     Args:
         real: The real table.
-        synthetic: A table with the same columns.
-        held_out: Real rows that the model of the synthetic ones has not learned from; None for no
-            figures about copies and no `utility`.
-        target: Label of a categorical column that a classifier predicts from the others; None for
+        synthetic: Rows that a model has drawn, with the same columns.
+        held_out: Real rows that the model has not learned from; None for no figures about copies
+            and no `utility`.
+        target: Label of a column of categories that a classifier predicts from the others; None for
             no `utility`.
-        seed: Seed of classifiers, and of the choice among more than `MOST_ROWS` rows.
-        html: File for a page with the figures and with histograms of all columns; None for no page.
+        seed: Seed of the classifiers, and of the choice of at most `MOST_ROWS` rows for distances.
+        html: File to write a page to, with the figures and with histograms of all columns; None for
+            no page.
 
     Returns:
-        Figures by name: `shape_error` and `trend_error` in percent, `detection`, `alpha_precision`,
-        `beta_recall`, `closest`; with held-out rows `closest_held_out` and `copies`; with a target
-        as well `utility` and `utility_real`. The module says what each of them is. `detection` is
-        NaN if a table has fewer than three rows.
+        Figures by name: "shape_error" and "trend_error" in percent, "detection", "alpha_precision",
+        "beta_recall", "closest"; with held-out rows also "closest_held_out" and "copies"; with
+        held-out rows and a target also "utility" and "utility_real". The module says what each of
+        them is. "detection" is NaN if a table has fewer than three rows.
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
