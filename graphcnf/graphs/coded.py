@@ -36,7 +36,7 @@ PARTS = ("adjacency", "edges", "nodes")
 
 
 class GraphCode(Protocol):
-    """One-to-one map from graphs to codes, as `DepthFirstCode` is.
+    """What `CodedModel` asks of a one-to-one map from graphs to codes, such as `DepthFirstCode`.
 
     Attributes:
         cardinalities: Number of values of each of the V variables of a node.
@@ -59,7 +59,15 @@ class GraphCode(Protocol):
         """
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs with the codes x (B, N, V) and the real nodes `mask` (B, N)."""
+        """Return the graphs that some codes describe.
+
+        Args:
+            x: Codes, (B, N, V) long.
+            mask: Real nodes, (B, N) bool.
+
+        Returns:
+            B graphs, in the node order of the codes.
+        """
 
 
 class CodedModel(GraphModel, Generic[AnyNetwork]):
@@ -82,6 +90,11 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
+        """Return the classes whose arguments a preset configures: `network_classes`.
+
+        Returns:
+            Classes of the network; the keys of `[model]` are the names of their arguments.
+        """
         return cls.network_classes
 
     @property
@@ -131,7 +144,16 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return {"nodes": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw "nodes" (B, N, V), the latents of all variables, from the base density."""
+        """Draw latents of all variables from the base density, a standard logistic.
+
+        Args:
+            mask: Real nodes, (B, N) bool.
+            generator: torch generator, or one numpy generator per graph; None for torch's global
+                generator.
+
+        Returns:
+            "nodes" (B, N, V), 0 at padding.
+        """
         shape = (*mask.shape, len(self.code.cardinalities))
         dtype = next(self.parameters()).dtype
         z = self.flow.base.sample(

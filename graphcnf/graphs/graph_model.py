@@ -174,7 +174,12 @@ class GraphModel(SavedGraphModel, ABC):
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return the functions and classes whose arguments the table `[model]` of a preset sets."""
+        """Return what the table `[model]` of a preset configures.
+
+        Returns:
+            Functions and classes; the keys of the table are the names of their arguments. By
+            default the class alone.
+        """
         return (cls,)
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -189,13 +194,16 @@ class GraphModel(SavedGraphModel, ABC):
         return batch.mask.any(1)
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw what training maximises, as a sum of terms (B,) in nats by name.
+        """Return what training maximises, as a sum of terms.
 
         By default it is the bound of `bounds`. A class may train by another estimate of it, or add
         penalties.
 
         Args:
             batch: B graphs that fit the model.
+
+        Returns:
+            Terms (B,) in nats by name, as `bounds` returns them.
         """
         return self.bounds(batch)
 

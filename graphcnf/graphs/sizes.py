@@ -112,7 +112,15 @@ class SizePrior:
         return (log_prior.to(logits) + logits).log_softmax(-1)
 
     def check_range(self, low: int, high: int) -> None:
-        """Raise UserError unless 1 <= low <= high <= `largest`."""
+        """Refuse sizes that the model does not have.
+
+        Args:
+            low: Lowest number of nodes.
+            high: Highest number of nodes.
+
+        Raises:
+            UserError: unless 1 <= low <= high <= `largest`.
+        """
         if not 1 <= low <= high <= self.largest:
             raise UserError(
                 f"sizes {low}-{high}: this model draws graphs of 1 to {self.largest} nodes"

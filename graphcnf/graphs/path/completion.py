@@ -77,18 +77,19 @@ from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
 
 
 class NeededEdges(nn.Module):
-    """What nodes still need: tables by the state of a node, for all S states.
+    """What nodes still need to be complete: tables by the state of a node, for all S states.
 
     Args:
-        states: The states.
+        states: The states of nodes.
         attaches: Which new nodes can be attached to a node, by its state, label of the edge and
             category of the new node, (S, E + 1, C) bool.
         leaf: State of the new node with this edge, indexed likewise, (S, E + 1, C) long.
         closures: Largest number of closures of a node.
 
     Attributes:
-        ends, rest: Numbers of missing edges, see this module, (S,) long. A state that new nodes
-            alone cannot complete has `NEVER` ends.
+        ends: Least number of missing edges to ends, (S,) long; `NEVER` for a state that new nodes
+            alone cannot complete.
+        rest: Number of the other missing edges, (S,) long.
         some: 1 if edges are missing, else 0, (S,) long.
         used: By how much `free` falls once a new node is decided, indexed like `attaches`, (S, E +
             1, C) long; -1 for an end that was missing.

@@ -33,11 +33,12 @@ RIDGE = 0.3
 class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the values of the conditions of a graph.
 
-    A node contributes a number for the category of each of its variables. An edge contributes one
-    that depends on its category, and on the category and the neighbours that each of its ends has
-    so far; `links` hashes these. Conditions that are such sums are
-    predicted nearly exactly, others roughly. `fit` computes the numbers from training graphs; then
-    `forward` tells the network how much the nodes so far have contributed, and how much is left.
+    A node contributes one number for the value of each of its variables. An edge contributes one
+    that depends on its category, and on the category and the neighbours so far of its two nodes;
+    `links` hashes these. Conditions that are such sums are predicted nearly exactly, others
+    roughly. `fit` computes the numbers from training graphs. Then `forward` tells the network how
+    much the nodes so far have contributed, and how much is left to reach the value that was asked
+    for.
 
     Args:
         cardinalities: Number of categories of each of the V variables of a node.
@@ -68,14 +69,15 @@ class Contributions(nn.Module):
 
     @staticmethod
     def links(x: Tensor, path: Path) -> Tensor:
-        """Hash the edges with which new nodes would join the first R paths.
+        """Hash the edges with which new nodes join paths.
 
-        Two edges have the same hash if their categories, the categories of both ends and the
-        neighbours that both ends have before this edge are the same.
+        Two edges have the same hash, and so the same contribution, if their categories, the
+        categories of both ends and the neighbours that both ends have before this edge are the
+        same.
 
         Args:
             x: Variables of the new nodes, (R, V) long.
-            path: The paths before these nodes.
+            path: Its first R paths are those before these nodes.
 
         Returns:
             Hashes, (R, J) long: of the edge to the parent, then of each closure; 0 for no edge.
@@ -121,7 +123,7 @@ class Contributions(nn.Module):
         return (of_nodes + of_edges) * self.deviations
 
     def forward(self, condition_values: Tensor, contributed: Tensor) -> Tensor:
-        """Embed what the nodes so far contribute to the values, and what is left.
+        """Embed what the nodes so far contribute to the conditions, and what is left of the values.
 
         Args:
             condition_values: Values of the conditions of B graphs, (B, P), NaN where unknown.
@@ -137,7 +139,9 @@ class Contributions(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, condition_values: Tensor) -> None:
-        """Fit the contributions of nodes by least squares, then those of edges to the residuals.
+        """Fit the contributions to training graphs, in place.
+
+        Those of nodes are found by least squares first, then those of edges for the residuals.
 
         Args:
             x: Variables of the nodes of B graphs, (B, N, V) long.

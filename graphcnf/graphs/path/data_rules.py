@@ -1,4 +1,9 @@
-"""What models of paths take from training graphs: sizes of codes, limits and environments."""
+"""What the model "path" measures in training graphs: how long codes are, and what edges nodes have.
+
+- The *code* of a graph (`DepthFirstCode`) has a largest backtrack and largest lengths of closures.
+- The edges of nodes are limited by their *environments* (`Environments`: a node's category, and
+  those of its edges and neighbours), or by the largest *sum of edge weights* at a node.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,8 @@ def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
         graphs: Depth-first numbered graphs.
 
     Returns:
-        "back" and "closures".
+        "back", largest backtrack plus 1, and "closures", largest length of the first, second, ...
+        closure of a node.
 
     Raises:
         ValueError: if a graph is not connected or not numbered depth-first.
@@ -105,11 +111,12 @@ def limit_note(rules: bool, environments: bool = False) -> str:
     """Return a footnote for tables of samples: what limited the edges of nodes.
 
     Args:
-        rules: True if `largest_sums` or `environments` of `Support` did.
-        environments: True if that were environments.
+        rules: True if a rule did; False if the samples were drawn without rules.
+        environments: True if the rule is that nodes have known environments, False if it is a limit
+            on the sum of edge weights.
 
     Returns:
-        A sentence, also where nothing limited them.
+        A sentence; without rules, one that says so.
     """
     if rules and environments:
         return (
@@ -122,7 +129,7 @@ def limit_note(rules: bool, environments: bool = False) -> str:
 
 
 def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
-    """Return the known environments together with those of all nodes of some graphs.
+    """Return known environments together with those of all nodes of some graphs.
 
     Args:
         known: The known environments, which are left as they are.
@@ -156,7 +163,7 @@ def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
 
 
 def neighbours_of(known: Environments, node: int) -> list[int]:
-    """Return which nodes may be neighbours of a node of some category, by known environments.
+    """Return which node categories known environments allow beside a node of some category.
 
     Args:
         known: The known environments.
@@ -172,12 +179,13 @@ def neighbours_of(known: Environments, node: int) -> list[int]:
 def has_part(
     known: Environments, node: int, around: Iterable[tuple[int, int]], further: int = 0
 ) -> bool:
-    """Return True if a known environment contains some edges and further ones.
+    """Return whether some known environment of a node contains given edges, and further ones.
 
     Args:
         known: The known environments.
         node: Category of the node.
-        around: Representatives of the edge and the neighbour, for each edge.
+        around: The given edges: for each, the representative of its category and that of the
+            neighbour's category.
         further: Least number of further edges; 0 if these edges may be all.
     """
     part = Counter(edge * NEIGHBOUR_BASE + other for edge, other in around)

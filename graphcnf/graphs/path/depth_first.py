@@ -35,7 +35,11 @@ later variables are 0."""
 
 
 class VariableRole(StrEnum):
-    """What a variable of a node says; the first three are the first variables of every node."""
+    """What a variable of a node says.
+
+    Every node has the first three once; the last two belong to a closure, of which it may have any
+    number.
+    """
 
     BACKTRACK = "backtrack"
     PARENT_EDGE = "edge to the parent"
@@ -48,7 +52,7 @@ class Variable(NamedTuple):
     """One of the V variables of a node.
 
     Attributes:
-        role: What it says.
+        role: What its value says about the node.
         edge_number: Number of the edge to which it belongs: 0 for the edge to the parent, with
             which the backtrack and the node's category go, and 1, 2, ... for the closures.
     """
@@ -58,7 +62,7 @@ class Variable(NamedTuple):
 
     @classmethod
     def at(cls, k: int) -> Variable:
-        """Return variable k of a node, in the order of `DepthFirstCode`.
+        """Return what variable k of a node says, in the order of `DepthFirstCode`.
 
         Args:
             k: Number of the variable, from 0. There is no upper limit: a code has as many closures
@@ -76,13 +80,15 @@ def earlier_edges(adjacency: Tensor, mask: Tensor, most: int) -> tuple[Tensor, T
     Args:
         adjacency: Edges of B depth-first numbered graphs, (B, N, N) bool.
         mask: Real nodes, (B, N) bool.
-        most: Largest number J of earlier neighbours of a node.
+        most: Largest number J of earlier neighbours that a node may have.
 
     Returns:
-        Backtracks, (B, N) long; lengths of the edges to earlier nodes in increasing order, (B, N,
-        J) long, so that the first one is 1, that of the edge to the parent; and the numbers of
-        these nodes, (B, N, J) long. Where there is none, and at padding, backtracks and lengths are
-        0 and numbers -1.
+        Three tensors, long:
+
+        - backtracks, (B, N); 0 at padding;
+        - lengths of the edges to earlier nodes, (B, N, J), in increasing order, so that the first
+          one is 1, that of the edge to the parent; 0 where there is none, and at padding;
+        - the numbers of these earlier nodes, (B, N, J); -1 where there is none, and at padding.
 
     Raises:
         ValueError: if a graph is not connected or not numbered depth-first, or a node has more than
@@ -167,7 +173,7 @@ class DepthFirstCode:
     Attributes:
         node_categories, edge_categories: As the arguments.
         cardinalities: Number of values of each variable, V of them.
-        longest: Largest backtrack, then `closures`.
+        longest: The largest backtrack, then the entries of `closures`.
         entries: Largest number J of earlier neighbours of a node: its parent and the closures.
 
     Examples:
@@ -194,7 +200,7 @@ class DepthFirstCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return what variable k of a node describes, by which its bits are reported.
+        """Return to which part of a graph the bits of variable k of a node are reported.
 
         Args:
             k: Number of the variable, from 0, in the order of the class.
@@ -236,14 +242,13 @@ class DepthFirstCode:
 
     @staticmethod
     def labels(x: Tensor) -> Tensor:
-        """Return the categories of the edges of a node to earlier nodes.
+        """Return the labels of the edges of a node to earlier nodes: categories plus 1.
 
         Args:
             x: Variables of nodes, (..., V) long.
 
         Returns:
-            Categories plus 1, (..., J) long: of the edge to the parent, then of closures; 0 for no
-            edge.
+            Labels, (..., J) long: of the edge to the parent, then of the closures; 0 for no edge.
         """
         return torch.cat([x[..., PARENT_EDGE, None], x[..., CLOSING_EDGES]], -1)
 
@@ -277,7 +282,7 @@ class DepthFirstCode:
         return torch.cat([first, pairs], -1), known.all(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs with the codes x.
+        """Return the graphs that some codes describe.
 
         Args:
             x: Variables of the nodes, (B, N, V) long: codes of graphs, which is not checked.

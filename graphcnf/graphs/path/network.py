@@ -73,11 +73,16 @@ class AttentionBlocks(Protocol):
 
 
 class Folded:
-    """Parameters of a network, rearranged for one batch; see `PathFeatures.fold`.
+    """Parameters of a network, put together so that one batch is computed by fewer operations.
+
+    It is made for every batch anew, since training changes the parameters.
+
+    Args:
+        network: The network.
 
     Attributes:
-        embeddings: Those of the features.
-        weight, bias: Those of the heads, see `NodeHeads.fold`.
+        embeddings: Embeddings of the inputs, see `PathFeatures.fold`.
+        weight, bias: First layer of the first output heads, see `NodeHeads.fold`.
     """
 
     def __init__(self, network: PathNetwork):
@@ -107,7 +112,7 @@ class PathNetwork(AutoregressiveNetwork):
 
     Args:
         code: The variables of a node.
-        support: Which values of the variables are possible.
+        support: Rules which values of the variables are possible; the others get probability 0.
         max_nodes: Largest number of nodes of a graph.
         width: Channels D of a position.
         layers: Attention blocks.
@@ -120,9 +125,9 @@ class PathNetwork(AutoregressiveNetwork):
         conditions: The conditions, as `condition_statistics` describes them; None for none.
 
     Attributes:
-        features: Inputs of the attention.
-        biases: Its biases.
-        blocks, norm: The attention, and the normalisation of its output.
+        features: Layers that make the inputs of the attention.
+        biases: Biases of the attention.
+        blocks, norm: Blocks of the attention, and the normalisation of their output.
         heads: Output heads of the variables; the argument `heads` counts attention heads.
         condition_embedding, contributions: Embedding of conditions, and the contributions of nodes
             and edges to them; None without conditions.
@@ -181,7 +186,10 @@ class PathNetwork(AutoregressiveNetwork):
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return the output of the attention blocks for all positions; subclasses may add to it.
+        """Return the output of the attention blocks for all positions of complete graphs.
+
+        A subclass that adds something to it also overrides `PathState.attend`, which does the same
+        for the next position in drawing.
 
         Args:
             h: Input channels, (B, N, D).
@@ -214,7 +222,7 @@ class PathNetwork(AutoregressiveNetwork):
 
         Args:
             x: Variables of the nodes, (R, V) long.
-            path: The paths before these nodes.
+            path: Its first R paths are those before these nodes.
 
         Returns:
             Contributions, (R, P), in the units of the conditions.
@@ -227,14 +235,15 @@ class PathNetwork(AutoregressiveNetwork):
         return self.contributions.of(x, self.contributions.links(x, path))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes of complete graphs in one step.
+        """Yield all nodes of complete graphs in one step, for training and scoring.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
 
         Yields:
-            One step of all real nodes; each is given the nodes before it.
+            One `Step` of all real nodes. What its `hidden` has of a node depends on the nodes
+            before it only.
         """
         mask = context.mask
         conditions = context.condition_values
@@ -277,7 +286,9 @@ class PathNetwork(AutoregressiveNetwork):
     def inputs(
         self, path: Path, before: Tensor, number: Tensor, remaining: Tensor, folded: Folded
     ) -> tuple[Tensor, Tensor]:
-        """Return the inputs of the attention for R nodes that are to be drawn, without conditions.
+        """Return the inputs of the attention for R nodes that are to be drawn or scored.
+
+        The embeddings of conditions are not in them; see `embed_conditions`.
 
         Args:
             path: Its first R paths are those before the nodes.
@@ -327,10 +338,11 @@ class PathNetwork(AutoregressiveNetwork):
 
 
 class PathState:
-    """State of B partly drawn graphs, updated in place.
+    """State of B partly drawn graphs, updated in place while they are drawn node by node.
 
-    Graphs are sorted by size, the largest first, so that complete ones are last and leave the
-    batch; all rows below are in this order (`InSequence`).
+    `PathNetwork.start` makes it; `step` gives what the network says about the next node, and
+    `update` takes what was drawn. Graphs are sorted by size, the largest first, so that complete
+    ones are last and leave the batch; all rows below are in this order (`InSequence`).
 
     Attributes:
         network: The network.

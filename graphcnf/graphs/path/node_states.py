@@ -1,9 +1,9 @@
 """What edges the nodes of a partly drawn graph may still get.
 
-The words label and state are those of `graphcnf.graphs.path`.
-
-- With environments, the state of a node is its edges so far. `graphcnf.graphs.path.sum_states` has
-  those of models without.
+- The *label* of an edge is its category plus 1; 0 stands for no edge.
+- The *state* of a node is a number that says which edges it has so far, as far as this matters for
+  the edges that it may still get. This file has the states of models with environments, where it
+  is a node's category with all its edges; `graphcnf.graphs.path.sum_states` has those of others.
 - A state is *complete* if a node of a whole graph may have it.
 - The *environment* of a node is its category and the multiset of its edges; of each edge, the
   category and that of the neighbour count. The known ones are those of training graphs.
@@ -54,17 +54,34 @@ def packed_neighbour(edge: Any, category: Any) -> Any:
         edge: Label of the edge to it in paths, its category in environments and configurations: a
             number, or a long tensor.
         category: Category of the neighbour, 0 to `NEIGHBOUR_BASE` - 1 (255), of the same shape.
+
+    Returns:
+        A number, or a long tensor of that shape.
     """
     return edge * NEIGHBOUR_BASE + category
 
 
 def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
-    """Return the edge and the category of which `packed_neighbour` has made one number."""
+    """Undo `packed_neighbour`.
+
+    Args:
+        packed: What it returned: a number, or a long tensor.
+
+    Returns:
+        The label or category of the edge, and the category of the neighbour, of the same shape.
+    """
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 
 
 def set_tables(module: nn.Module, **tables: Tensor) -> None:
-    """Set attributes of a module that follow from its arguments, and are not saved."""
+    """Register tensors as buffers of a module that move with it to a device, and are not saved.
+
+    They follow from the arguments of its constructor, so that loading computes them again.
+
+    Args:
+        module: The module.
+        **tables: The tensors by the names of the attributes.
+    """
     for name, table in tables.items():
         module.register_buffer(name, table.contiguous(), persistent=False)
 
@@ -77,7 +94,7 @@ class NodeStates(nn.Module):
     `graphcnf.graphs.path.sum_states` those of other models; `Support` reads them.
 
     Args:
-        **tables: The attributes by name.
+        **tables: The attributes below, each by its name.
 
     Attributes:
         weights: Weight of an edge by label, 0 for no edge, (E + 1,) long.
@@ -104,11 +121,19 @@ class NodeStates(nn.Module):
         set_tables(self, **tables)
 
     def least_cost(self, least: Tensor, cost: Tensor) -> Tensor:
-        """Return the least cost of any number of further edges at a node in each state, (S,) long.
+        """Find the cheapest further edges, any number of them, for a node in each state.
+
+        With a cost of 1 for each edge and of `NEVER` for states that are not complete, this is the
+        least number of edges that complete a node.
 
         Args:
-            least: Cost without further ones, (S,) long.
-            cost: Cost of each edge, by state, label and category of the neighbour, (S, E + 1, C).
+            least: Cost of a node that is left in each state, (S,) long.
+            cost: Cost of one more edge, by the state before it, its label and the category of the
+                neighbour, (S, E + 1, C) long.
+
+        Returns:
+            The least sum of the costs of edges and of the state that they lead to, (S,) long, by
+            the state in which the node is now.
         """
         for _ in range(MOST_EDGES):
             least = least.minimum((least[self.after] + cost).amin((1, 2)))
@@ -194,7 +219,7 @@ class Environments:
         return found
 
     def arguments(self) -> dict[str, list]:
-        """Return the arguments of the constructor by name, as JSON values, from which `of` builds.
+        """Return the arguments of the constructor as JSON values, for the configuration of a model.
 
         Returns:
             "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
@@ -208,7 +233,7 @@ class Environments:
         }
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
-        """Replace the category of each environment's own node by its representative.
+        """Replace the category of the node itself by its representative, in each environment.
 
         Args:
             environments: Environments, whose edges and neighbours are representatives already.
@@ -219,13 +244,13 @@ class Environments:
         return [(self.node_representatives[node], others) for node, others in environments]
 
     def states(self, edge_weights: Sequence[int]) -> NodeStates:
-        """Return the states of nodes of which all known environments may come.
+        """Return the states that nodes with known environments go through while they get edges.
 
         Each part of a known environment is a state: a node category with some of the edges. State
         0 is `UNKNOWN`; the others are numbered from 1 on.
 
         Args:
-            edge_weights: Weight of each edge category, of which a node has a largest sum.
+            edge_weights: Weight of each edge category; `NodeStates.sums` follows from them.
 
         Returns:
             Tables of the S states. A category without a known environment begins in `UNKNOWN`, so

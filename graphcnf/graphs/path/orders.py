@@ -1,4 +1,8 @@
-"""Several depth-first node orders of a graph, and the sum of their probabilities."""
+"""Several depth-first node orders of a graph, and the sum of their probabilities.
+
+The model "path" gives a probability to a graph in one node order, that of its *code*. The same
+graph can be drawn in other orders as well, so that its probability is a sum over orders.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,10 @@ DETOUR = 0.2
 def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw a depth-first node order of a connected graph, close to the order of its node numbers.
 
-    With probability `DETOUR` the first node is drawn instead of node 0, and at each branch the
-    neighbours are shuffled. Orders close to the one of the training are the probable ones.
+    The first node is node 0, and at each branch neighbours follow in the order of their numbers.
+    But with the probability `DETOUR` the first node is a random one, and with the same probability
+    the neighbours at a branch are shuffled. The node numbers should be in the order of the training
+    data, since the model finds orders that are close to it the most probable.
 
     Args:
         nodes: Number n of nodes.

@@ -2,7 +2,8 @@
 
 The words path, level, label and closure are those of `graphcnf.graphs.path`.
 
-- A *level code* is one number that summarises the node at a level of the path.
+- A *level code* is one number that summarises the node at a level of the path: its category, how
+  many edges it has and what they weigh, and whether it lies on a ring.
 - An *n-gram* is the level codes of the last n levels: a small pattern, such as the end of a chain
   or of a ring.
 - A *position* of the attention is a node that is to be drawn. Position i holds what is known before
@@ -42,6 +43,8 @@ HASH_MODULUS = 2_147_483_647
 def hashed(key: Tensor, value: Tensor) -> Tensor:
     """Extend hashed sequences by one number each.
 
+    N-grams have far too many combinations for a table with a row for each; their hashes are few.
+
     Args:
         key: Hash of each sequence; 0 for an empty one.
         value: The number to append, of the shape of `key`.
@@ -76,9 +79,11 @@ class FoldedEmbeddings:
     further.
 
     Attributes:
-        variables: The embeddings of all V variables of a node, one table under the other.
+        variables: The embeddings of all V variables of a node, one table under the other, (sum of
+            the cardinalities, D).
         offsets: First row of each variable in `variables`, (V,) long.
-        level_table: Embedding of every level code, in the order of `level_codes`.
+        level_table: Embedding of every level code, one row for each number that `level_codes` can
+            return.
     """
 
     variables: Tensor
@@ -138,9 +143,10 @@ class PathFeatures(nn.Module):
             nn.init.normal_(table.get_parameter("weight"), std=0.2)
 
     def fold(self) -> FoldedEmbeddings:
-        """Return the embeddings that are looked up together, in one table each.
+        """Put the embeddings that are looked up together into one table each.
 
-        To be called once for every batch, after the last change of the weights.
+        One look-up is faster than several. To be called once for every batch, after the last change
+        of the weights.
         """
         tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
         sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
@@ -246,14 +252,18 @@ class AttentionBiases(nn.Module):
         return by_distance + (self.by_level @ holds.flatten(2)).unflatten(2, (size, size))
 
     def of_next(self, on_path: Tensor, number: int) -> Tensor:
-        """Return the biases of one position only, as the attention wants them in drawing.
+        """Return the biases of the next position of graphs that are being drawn.
+
+        Drawing evaluates one position at a time; `forward` gives all of them at once.
 
         Args:
-            on_path: As in `forward`, for this position, (B, SEEN_LEVELS) long.
-            number: Number of the position.
+            on_path: Positions that hold the nodes on the last levels of the path before the next
+                node, the deepest level first; 0 for no node, (B, SEEN_LEVELS) long.
+            number: Number of the next position, from 0.
 
         Returns:
-            (number + 1, B, H), by the position that it attends to.
+            (number + 1, B, H); the first index is the position that it attends to: an earlier one,
+            or itself.
         """
         # The level of the node that each position holds; `SEEN_LEVELS` if it is not on the path.
         level = on_path.new_full((number + 1, len(on_path)), SEEN_LEVELS)
@@ -303,9 +313,10 @@ class NodeHeads(nn.Module):
         hidden: Channels G between the two layers of a head.
 
     Attributes:
-        first, last: The layers of each head.
-        decided: Embedding of each variable but the last one, V - 1 of (cardinality, G).
-        gains: Gains of each variable, (V, G).
+        first, last: The two layers of each head: D to G channels, and G channels to logits.
+        decided: Embedding of each variable but the last one, V - 1 of (cardinality, G). Heads of
+            later variables add them up.
+        gains: Factors of these sums in the head of each variable, (V, G).
     """
 
     def __init__(self, cardinalities: Sequence[int], width: int, hidden: int):
@@ -317,16 +328,22 @@ class NodeHeads(nn.Module):
         self.last = nn.ModuleList(zero_init(ReadOut(hidden, c)) for c in cardinalities)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Return weights (COMMON * G, D) and biases (COMMON * G,) of the common first layers.
+        """Put the first layers of the heads of the first `COMMON` variables into one layer.
 
-        Like `PathFeatures.fold`, they are computed anew for every batch.
+        One matrix product is faster than several. To be called once for every batch, after the last
+        change of the weights.
+
+        Returns:
+            Weights (COMMON * G, D) and biases (COMMON * G,) of that layer.
         """
         weights: list[Tensor] = [layer.get_parameter("weight") for layer in self.first[:COMMON]]
         biases: list[Tensor] = [layer.get_parameter("bias") for layer in self.first[:COMMON]]
         return torch.cat(weights), torch.cat(biases)
 
     def logits(self, nodes: NodeHidden) -> Tensor:
-        """Return logits of the next variable, also of values that are impossible.
+        """Return logits of the next variable of nodes, also of values that are impossible.
+
+        `PathNetwork.logits` sets those of impossible values to -inf.
 
         Args:
             nodes: Hidden state of M new nodes, whose `undecided` says which variable is next.
@@ -344,14 +361,14 @@ class NodeHeads(nn.Module):
         return self.last[k](F.relu(channels))
 
     def decide(self, nodes: NodeHidden, x: Tensor) -> Tensor:
-        """Return the sum of the embeddings of the variables so far, with the next one.
+        """Add the embedding of a variable that was decided to those of the variables before it.
 
         Args:
             nodes: Hidden state of M new nodes before the variable.
             x: The variable of each, (M,) long; not the last variable of a node.
 
         Returns:
-            (M, G), `decided` of the next hidden state.
+            The sum, (M, G), which becomes `NodeHidden.decided`.
         """
         embedded = self.decided[nodes.undecided.count](x)
         return embedded if nodes.decided is None else embedded + nodes.decided

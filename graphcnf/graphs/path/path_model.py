@@ -30,7 +30,7 @@ def support_with_rules(
     largest_sums: list[int] | None = None,
     environments: dict | None = None,
 ) -> Support:
-    """Build the support of a model.
+    """Build the rules by which values of a node's variables are possible.
 
     Args:
         code: The variables of a node.
@@ -132,11 +132,12 @@ class PathModel(CodedModel[PathNetwork]):
 
         Args:
             graphs: Depth-first numbered graphs.
-            **options: As of `graphcnf.graphs.path.data_rules.measured_rules`.
+            **options: Arguments of `graphcnf.graphs.path.data_rules.measured_rules`, such as
+                `node_categories` and `support`.
 
         Returns:
-            "back", "closures", "edge_weights", "largest_sums" and "environments", arguments of the
-            constructor.
+            The arguments "back", "closures", "edge_weights", "largest_sums" and "environments" of
+            the constructor.
 
         Raises:
             ValueError: if a graph is not connected or not numbered depth-first.

@@ -1,7 +1,9 @@
 """Paths of partly drawn graphs, and what is known of each node on them.
 
-The words path, level, closure, label and state are those of `graphcnf.graphs.path`. Each label of
-an edge has a *weight*, see `NodeStates`.
+The *path* of a graph is its nodes from the first one to the last one that was added, each the
+parent of the next; the *level* of a node is its place on it, from 0. The *label* of an edge is its
+category plus 1; each label has a *weight*. The *state* of a node says what edges it may still get
+(`NodeStates`). `graphcnf.graphs.path` has an example.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ SEEN_NEIGHBOURS = 5
 
 
 class Levels(NamedTuple):
-    """What is known of the nodes at some levels of some paths; long tensors of one shape.
+    """What is known of the nodes at some levels of some paths: long tensors of one shape.
 
     Attributes:
         number: Number of the node in its graph plus 1; 0 for no node.
-        category: Its category.
+        category: Category of the node.
         weight: Sum of the weights of its edges so far.
         degree: Number of its edges so far.
         on_ring: 1 if the edge to its parent lies on a ring, else 0.
-        state: Its state.
+        state: State of the node, an index of the tables of `NodeStates`.
     """
 
     number: Tensor
@@ -93,37 +95,44 @@ class Path:
 
     @property
     def flat_levels(self) -> Levels:
-        """What is known of all columns, views (R * W,) of `table`, to be read and written."""
+        """The same as `levels` in flat views (R * W,), to be read and written by `index`."""
         return Levels(*self.table.view(len(self.table), -1).unbind())
 
     @property
     def flat_neighbours(self) -> Tensor:
-        """View (R * W, SEEN_NEIGHBOURS + 1) of `neighbours`, to be read and written."""
+        """Flat view (R * W, SEEN_NEIGHBOURS + 1) of `neighbours`, to be read and written."""
         return self.neighbours.view(-1, self.neighbours.shape[-1])
 
     def select(self, rows: Tensor) -> Path:
-        """Return copies of some of the paths; `rows` are their indices (K,) long, may repeat."""
+        """Return copies of some of the paths.
+
+        Args:
+            rows: Indices of the paths, (K,) long; they may repeat.
+        """
         return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
 
     def index(self, level: Tensor) -> Tensor:
-        """Convert levels to an index of the flat views: `row * W + pad + level`.
+        """Convert levels to indices of the flat views: `row * W + pad + level`.
 
         Args:
             level: Levels on the first R paths, (R, ...) long.
 
         Returns:
-            The index, of the shape of `level`.
+            Indices, of the shape of `level`.
         """
         rows = torch.arange(len(level), device=level.device) * self.table.shape[-1] + self.pad
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> tuple[Levels, Tensor]:
-        """Return what is known of the last `SEEN_LEVELS` (16) levels of the first `rows` paths.
+        """Return what the network sees of paths: their last `SEEN_LEVELS` (16) levels.
+
+        Args:
+            rows: Number of paths, the first ones.
 
         Returns:
-            The levels, the deepest first, (rows, SEEN_LEVELS); and the neighbours of the nodes
-            there, (rows, SEEN_LEVELS, SEEN_NEIGHBOURS) long, see `neighbours`. If a path is
-            shorter, the rest are columns of `pad`: all zeros, which say "no node".
+            What is known of the levels, the deepest first, (rows, SEEN_LEVELS) each; and the
+            neighbours of the nodes there, (rows, SEEN_LEVELS, SEEN_NEIGHBOURS) long, as in
+            `neighbours`. Where a path is shorter, all is 0, which says "no node".
         """
         up = torch.arange(SEEN_LEVELS, device=self.depth.device)
         index = self.index(self.depth[:rows, None] - up)
@@ -131,7 +140,7 @@ class Path:
         return levels, self.flat_neighbours[index][..., :SEEN_NEIGHBOURS]
 
     def add(self, number: int, x: Tensor, states: NodeStates) -> None:
-        """Append a node to each of the first R paths, in place.
+        """Append a node to each of the first R paths, in place, with its edges to earlier nodes.
 
         Args:
             number: Number of the node in its graph, the same in all R graphs.

@@ -1,7 +1,9 @@
 """Support of the density: which values of a new node's variables are possible.
 
-The words path, level, closure, label and state are those of `graphcnf.graphs.path`. What else
-matters is that the nodes to come find a parent:
+A *new node* is the one whose variables are decided now, one after the other; a value is possible
+if some graph can follow from it. The *state* of a node says what edges it may still get
+(`NodeStates`), the *label* of an edge is its category plus 1, and the other words are those of
+`graphcnf.graphs.path`. What else matters is that the nodes to come find a parent:
 
 - The *possible parents* of the next node are the last node of the path and the `reach` nodes above
   it, since a backtrack leads up at most so far.
@@ -70,8 +72,9 @@ class UndecidedNodes:
         state: State of the node at each level of the path, (M, W) long, with the edges of the new
             node that are decided; `Support.pad` columns of `NO_NODE` come first, and levels beyond
             the path have it, too.
-        room_above_parent: For each level p, if the parent of the new node is there, (M, W) long:
-            the rooms of the nodes at levels p - 1 to p + 1 - `reach`, added up.
+        room_above_parent: Column by column, the `room_above_parent` of this module if the parent of
+            the new node stood there, (M, W) long: the sum of the rooms of the `reach` - 1 nodes
+            above it.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
@@ -129,20 +132,28 @@ class UndecidedNodes:
 
     @property
     def closure_lengths(self) -> tuple[Tensor, ...]:
-        """Lengths of its closures that are decided, (M,) long each."""
+        """Lengths of its closures that are decided.
+
+        Returns:
+            (M,) long for each closure so far.
+        """
         return self.x[LENGTHS]
 
 
 def room_index(room: Tensor) -> Tensor:
-    """Return the index of the smallest entry of `ROOMS` that is at least `room`, of its shape.
+    """Return the index in `ROOMS` of the smallest room that is enough.
 
-    The entries 0 to 7 equal their index; a larger need maps to `ENDLESS`.
+    Args:
+        room: Numbers of nodes for which room is needed, of any shape; below 0 like 0.
+
+    Returns:
+        Indices, of the same shape: up to 7 the number itself, else the index of `ENDLESS`.
     """
     return room.clamp(0, len(ROOMS) - 1)
 
 
 class Support(nn.Module):
-    """Which values of a node's variables are possible. Sizes: see `graphcnf.graphs.path`.
+    """Rules which values of a new node's variables are possible.
 
     Impossible values have probability 0, and the probabilities of the others sum to one. Impossible
     is
@@ -154,7 +165,7 @@ class Support(nn.Module):
 
     Args:
         code: The variables of a node.
-        states: The states of nodes.
+        states: The states of nodes, which say what edges a node may still get.
 
     Attributes:
         reach: Largest backtrack.
@@ -241,12 +252,12 @@ class Support(nn.Module):
         """Return M new nodes of which no variable is decided.
 
         Args:
-            state: State of the node at each level of the path, of `Path.table`, (M, W) long.
+            state: State of the node in each column of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: Number of nodes of the graph after the new one, (M,) long.
 
         Returns:
-            The nodes, with how many later nodes can be attached to those on the path.
+            The nodes; which backtracks are possible is already known of them.
         """
         column = torch.arange(state.shape[1], device=state.device)
         state = torch.where(column <= depth[:, None] + self.pad, state, NO_NODE)
@@ -272,10 +283,10 @@ class Support(nn.Module):
         """Return which values of the next variable are possible.
 
         Args:
-            new: The M new nodes, with the variables that are decided.
+            new: The M new nodes, with the variables that are decided; `new.variable` is the next.
 
         Returns:
-            (M, Q) bool; at least one value in each row is possible.
+            (M, Q) bool, for the Q values of this variable; at least one in each row is possible.
         """
         every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
@@ -297,13 +308,27 @@ class Support(nn.Module):
         return fits | ~fits.any(1, keepdim=True)
 
     def backtrack_columns(self, new: UndecidedNodes) -> Tensor:
-        """Return the columns in `state` to which backtracks lead, the first node's last, (M, U)."""
+        """Return the columns of the nodes to which backtracks 0, 1, 2, ... lead.
+
+        Args:
+            new: The M new nodes.
+
+        Returns:
+            Columns in `UndecidedNodes.state`, (M, U) long.
+        """
         most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
         back = torch.arange(most, device=new.depth.device)
         return new.depth[:, None] - back + self.pad
 
     def parent_column(self, new: UndecidedNodes) -> Tensor:
-        """Return the column in `state` of the parent of each new node, (M, 1) long."""
+        """Return the column of the parent of each new node.
+
+        Args:
+            new: The M new nodes, whose backtracks are decided.
+
+        Returns:
+            Columns in `UndecidedNodes.state`, (M, 1) long.
+        """
         return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
 
     def _backtracks(self, new: UndecidedNodes) -> Tensor:
@@ -332,11 +357,14 @@ class Support(nn.Module):
         return self.attaches[needed, new.state.gather(1, column)[:, 0]]
 
     def edge_columns(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the columns in `state` of the nodes to which edges of new nodes lead, (M, L) long.
+        """Return the columns of the nodes to which edges of new nodes lead.
 
         Args:
-            new: The M new nodes.
+            new: The M new nodes, whose backtracks are decided.
             length: Lengths of the edges, (M, L) long; 1 for that to the parent.
+
+        Returns:
+            Columns in `UndecidedNodes.state`, (M, L) long.
         """
         return self.parent_column(new) + 1 - length
 
@@ -397,7 +425,7 @@ class Support(nn.Module):
         return torch.where(in_reach, self.room[new.state], 0).sum(1)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
-        """Return M new nodes after one more variable is decided.
+        """Return M new nodes with one more variable decided, and what is possible after it.
 
         The new node itself joins the path by `Path.add`, once all its variables are decided.
 
