@@ -365,7 +365,9 @@ class InSequence:
     """Counter for a `State` that draws positions from the first to the last.
 
     Rows leave the batch once they are complete. For this they are sorted by length, the longest
-    first: the rows that have a next position are then always the first ones of the batch.
+    first: the rows that have a next position are then always the first ones of the batch. In its
+    own `step`, the state calls `next`. If this is True, it computes the hidden state of the first
+    `count` rows at `position`, and returns `step(hidden)`; else it returns None.
 
     Args:
         mask: Real positions, (B, N) bool; those of each row come first.
@@ -397,16 +399,19 @@ class InSequence:
         return self.rows
 
     def next(self) -> bool:
-        """Go on to the next position; return False if no row has one."""
+        """Go on to the next position: raise `position`, set `count`; return False at the end."""
         self.position += 1
         self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0
 
     def step(self, hidden: Any) -> Step:
-        """Return the step of the current position in the `count` rows that have it.
+        """Build the `Step` of the current position in the `count` rows that have it.
 
         Args:
             hidden: Hidden state of the position in these rows, in the order of `rows`.
+
+        Returns:
+            The step, as `State.step` returns it.
         """
         rows = self.rows[: self.count]
         return Step(rows, torch.full_like(rows, self.position), hidden)
@@ -415,12 +420,12 @@ class InSequence:
         """Replace the batch by some of its rows, in place; for resampling while drawing.
 
         Args:
-            rows: Indices into the rows as they were numbered so far (at first, those of the mask),
-                (R,) long; they may repeat. The new rows are numbered from 0 to R - 1.
+            rows: Numbers of the rows to keep, (R,) long; they may repeat. Numbers are those of the
+                mask, or after an earlier call the indices in its argument.
 
         Returns:
-            How to reorder tensors that were in the order of `rows`: indices into their first axis,
-            (R,) long. The result is in the new order of `rows`.
+            Index for tensors of the caller whose first axis is in the order of the attribute
+            `rows`, such as hidden states: `tensor[index]` is in the new order of it. (R,) long.
         """
         previous = self.rows.argsort()[rows]
         return previous[self._sort(self.sizes[previous])]
@@ -580,7 +585,7 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
 
     @property
     def network(self) -> AnyNetwork:
-        """The distribution of the categories."""
+        """Autoregressive distribution of the categories, the argument `network`."""
         return self.transform.network
 
     def bound(self, x, context: Context = Context()) -> Bound:

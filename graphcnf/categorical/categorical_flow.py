@@ -9,6 +9,9 @@
 - *Base latents* are what the flow makes of z, (B, L, D). Their density is standard logistic.
 - A *mask* is True at *real* positions or variables. The others are padding: they do not count, and
   are 0 in every output.
+- A *context* (`graphcnf.flows.transform.Context`) holds the mask, the temperature, and what random
+  numbers come from: the *tape* `noise` of encoders, which can repeat a draw, and the `generator` of
+  decoders and base densities.
 - The *bound* is the number in brackets above, for one draw of z. Its mean over draws is at most
   log p(x). Where the probabilities are known exactly (`AutoregressiveFlow`), the bound is log p(x)
   itself.
@@ -101,7 +104,8 @@ class CategoricalFlow(nn.Module):
     """Distribution of categories, with log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
-    arXiv 2006.09790, eq. 3. The output of the flow has a standard logistic density.
+    arXiv 2006.09790, eq. 3. The output of the flow has a standard logistic density. `encode`,
+    `decode` and `sample` run in evaluation mode (without dropout), whatever the mode of the model.
 
     Args:
         encoding: Encoding q(z|x) with its posterior p(x|z).

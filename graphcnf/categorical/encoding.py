@@ -9,6 +9,8 @@
 - A *mask* is True at *real* positions or variables. The others are padding: their categories are
   ignored, and they are 0 in every output.
 - The *log term* of an encoding is log p(x|z) - log q(z|x), one number for each row.
+- A *context* (`graphcnf.flows.transform.Context`) holds the mask, and what random numbers come
+  from: the *tape* `noise` of encoders, which can repeat a draw, and the `generator` of decoders.
 
 In `IntervalEncoding` every category has an interval of its own: log p(x|z) = 0, and reconstruction
 is exact. The other encodings are in `graphcnf.categorical.learned_encodings`.
@@ -159,6 +161,7 @@ class Encoding(Transform):
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
     def inverse(self, z, context=Context()):
+        """Decode latents z (B, L, D) to their most probable categories; see `decode`."""
         return self.decode(z, context)
 
 

@@ -8,6 +8,9 @@
   2006.09790, section 2.2 and appendix A.1).
 - In `ArgmaxEncoding` and `DequantizationEncoding`, each category has a *volume* of latents of its
   own: p(x|z) is 0 or 1. Latents between or beside these volumes belong to no category (`overflow`).
+- A *context* (`graphcnf.flows.transform.Context`) holds the mask of real positions, and what random
+  numbers come from: the *tape* `noise` of encoders, which can repeat a draw, and the `generator` of
+  decoders.
 """
 
 from __future__ import annotations
@@ -209,6 +212,10 @@ class MixtureEncoding(Encoding):
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, context=Context()):
+        """Draw latents mean_x + exp(log_scale_x) g_x(e), (B, L, D), of categories x (B, L) long.
+
+        Arguments and result are those of `Encoding.encode`.
+        """
         x = masked(x, context.mask)
         mean, log_scale = self.mean, self.log_scale
         e = logistic_noise((*x.shape, self.latent_dim), mean, context.noise)
@@ -223,6 +230,10 @@ class MixtureEncoding(Encoding):
         return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
+        """Return the most probable categories (B, L) long of latents z (B, L, D), or draw them.
+
+        Arguments and result are those of `Encoding.decode`; p(x|z) is `log_posterior`.
+        """
         log_p = self.log_posterior(z)
         if not sample:
             return masked(log_p.argmax(-1), context.mask)
@@ -297,9 +308,11 @@ class LinearFlowEncoding(MixtureEncoding):
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
+        """Map noise e (M, D) by the flow g_x of its category; see `MixtureEncoding.shape_noise`."""
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
+        """Invert `shape_noise` for u (M, D); see `MixtureEncoding.recover_noise`."""
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 
@@ -315,9 +328,11 @@ class VariationalEncoding(LinearFlowEncoding):
     """
 
     def start_posterior(self, means, scale):
+        """Create the network of p(x|z), which starts as a Bayes classifier (`LearnedPosterior`)."""
         self.decoder = LearnedPosterior(means, scale)
 
     def log_posterior(self, z):
+        """Return log p(x|z) of all K categories by the network, (..., K) nats, of z (..., D)."""
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
@@ -397,6 +412,10 @@ class ArgmaxEncoding(Encoding):
         self.log_scale = nn.Parameter(torch.zeros(categories, self.latent_dim))
 
     def encode(self, x, context=Context()):
+        """Draw latents (B, L, M) of categories x (B, L) long, whose signs are the digits of x.
+
+        Arguments and result are those of `Encoding.encode`; log p(x|z) is 0.
+        """
         x = masked(x, context.mask)
         e = logistic_noise((*x.shape, self.latent_dim), self.location, context.noise)
         log_scale = self.log_scale[x]
@@ -471,6 +490,10 @@ class DequantizationEncoding(Encoding):
             self.noise = VariationalDequantization(categories, flow, embedding)
 
     def encode(self, x, context=Context()):
+        """Draw latents s (x + u - K / 2), (B, L, 1), of categories x (B, L) long.
+
+        Arguments and result are those of `Encoding.encode`; log p(x|z) is 0.
+        """
         x, mask = masked(x, context.mask), context.mask
         point, log_term = self.noise(x.unsqueeze(-1).to(self.like.dtype), context)
         z = self.scale * (point - self.cardinalities / 2)

@@ -3,8 +3,8 @@
 - Inputs and outputs are (B, N, D): B *rows* of a batch, N *positions* in each row, D channels. In
   the methods for drawing, positions are the first axis, (M, B, D).
 - An *attention bias* is a number that is added to an attention score, for each attention head and
-  pair of positions. It may say how far apart they are. `HIDDEN` keeps a position from attending to
-  another one, such as a later one.
+  pair of positions. It may say how far apart they are. The number `HIDDEN` (-30,000) keeps a
+  position from attending to another one, such as a later one.
 - *Keys*, *values* and *queries* are those of attention; the *feed-forward channels* are the hidden
   units of the other half of a block.
 - A `Cache` keeps the keys and values of the positions so far, so that in drawing only the new
@@ -54,11 +54,10 @@ def zero_init(layer: Layer) -> Layer:
 class Block(nn.Module):
     """Transformer block: layer norm, then attention and feed-forward part in parallel.
 
-    It starts as the identity.
-
-    Both parts read the same normalised input, and their outputs are added: two matrix products
-    instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
-    feed-forward part has a squared ReLU (So et al. 2021, arXiv 2109.08668).
+    It starts as the identity. Both parts read the same normalised input, and their outputs are
+    added: two matrix products instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al.
+    2022, arXiv 2204.02311). The feed-forward part has a squared ReLU (So et al. 2021, arXiv
+    2109.08668).
 
     Args:
         width: Channels D.
@@ -89,7 +88,7 @@ class Block(nn.Module):
         """Compute the inputs of attention and of the feed-forward part.
 
         Args:
-            x: Positions, (..., D).
+            x: Channels of positions, (..., D).
 
         Returns:
             Queries, keys and values, (..., D) each, and feed-forward channels before their
@@ -98,15 +97,15 @@ class Block(nn.Module):
         return self.enter(self.norm(x)).split(self.parts, -1)
 
     def write(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Add the outputs of attention and of the feed-forward part to positions.
+        """Add the outputs of attention and of the feed-forward part to the channels of positions.
 
         Args:
-            x: Positions, (..., D).
+            x: Channels of positions, (..., D).
             seen: Values weighted by the attention of the position, (..., D).
             hidden: Feed-forward channels, as `read` returns them, (..., expansion * D).
 
         Returns:
-            Updated positions, (..., D).
+            Updated channels, (..., D).
         """
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
@@ -116,7 +115,7 @@ class Block(nn.Module):
         They equal those of `read`, without the cost of queries and feed-forward channels.
 
         Args:
-            x: Positions, (..., D).
+            x: Channels of positions, (..., D).
 
         Returns:
             Keys and values, (..., D) each.
@@ -130,13 +129,13 @@ class Block(nn.Module):
         """Update all positions at once.
 
         Args:
-            x: Positions, (B, N, D).
+            x: Channels of the positions, (B, N, D).
             bias: Attention biases, (B or 1, heads or 1, N, N). The third axis is the position that
                 attends, the fourth the position that it attends to.
-            source: Positions to attend to, (B, N, D); `x` itself if None.
+            source: Channels of positions to attend to instead, (B, N, D); None to attend to `x`.
 
         Returns:
-            Updated positions, (B, N, D).
+            Updated channels, (B, N, D).
         """
         query, key, value, hidden = self.read(x)
         if source is not None:
@@ -155,13 +154,13 @@ class Block(nn.Module):
         the bias between them is `HIDDEN`.
 
         Args:
-            x: The M new positions, (M, B, D).
+            x: Channels of the M new positions, (M, B, D).
             bias: Attention biases, (M, N, B or 1, heads): from each new position to all N.
             extend: Function that takes the keys and the values of the new positions, (M, B, D)
                 each, and returns those of all N positions, (N, B, D) each; see `Cache.extend`.
 
         Returns:
-            Updated new positions, (M, B, D).
+            Updated channels, (M, B, D).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)

@@ -305,7 +305,7 @@ class Adapter:
             rows: M encoded items.
 
         Returns:
-            (M,) int64.
+            Sizes, (M,) int64.
         """
         return rows.lengths.numpy()
 
@@ -357,9 +357,9 @@ class SequenceAdapter(Adapter):
             items: Strings, lists or tuples, at least one, all of one type.
 
         Raises:
-            UserError: if all sequences are empty, one has more than `LONGEST_SEQUENCE` symbols,
-                their types differ, or there are more than `MOST_SYMBOLS` different symbols, or
-                unhashable ones.
+            UserError: if all sequences are empty, one has more than 1024 symbols
+                (`LONGEST_SEQUENCE`), their types differ, or there are more than 10,000 different
+                symbols (`MOST_SYMBOLS`), or unhashable ones.
         """
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
@@ -445,8 +445,8 @@ class SequenceAdapter(Adapter):
     def build(self, rows, chosen, /, **network):
         """Build an untrained flow, initialised from n-grams of the training rows.
 
-        With more than `MANY_SYMBOLS` symbols in the training rows, this call changes the `settings`
-        of the adapter (batch size and optimizer), and dropout is 0 instead of 0.1.
+        With more than 100,000 symbols in the training rows (`MANY_SYMBOLS`), this call changes the
+        `settings` of the adapter (batch size and optimizer), and dropout is 0 instead of 0.1.
 
         Args:
             rows: All encoded rows. The distribution of lengths is taken from all of them. The
@@ -526,7 +526,7 @@ class SequenceAdapter(Adapter):
             `count` encoded sequences, padded to the largest length that the flow knows.
 
         Raises:
-            UserError: if no training sequence has a length from `sizes`.
+            UserError: if the flow gives probability 0 to all lengths in `sizes`.
         """
         prior = flow.length_probabilities(sizes)
         return draw_rows(flow, count, prior, seed, temperature)

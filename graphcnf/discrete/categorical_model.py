@@ -476,7 +476,11 @@ class CategoricalModel(nn.Module):
 
     @property
     def n_features_in_(self) -> int:
-        """Number of columns of the table or array that the model was trained on."""
+        """Number of columns of the table or array that the model was trained on.
+
+        Raises:
+            AttributeError: if it was trained on other data, or is untrained.
+        """
         return len(self._columns)
 
     @property

@@ -8,6 +8,8 @@
   *choice* if several colours are left, but not all.
 - The *look-ahead score* of a colour for a node says how good the colour is for the waiting nodes.
   It is added to the logit of the colour.
+- A `Step` is what `graphcnf.categorical.autoregressive` calls nodes that are decided together; its
+  `hidden` is what the network says of them, here the logits of their colours.
 
 `ColoringNetwork` is the network of the couplings "nodes" and "waves", `GraphConvolutions` that of
 "channels".
@@ -389,6 +391,15 @@ class ColoringNetwork(AutoregressiveNetwork):
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
+        """Yield all nodes in one step, with the logits of their colours, to score known colourings.
+
+        Args:
+            x: Colours, (B, N, 1) long.
+            context: Adjacency, mask and node features of the graphs.
+
+        Yields:
+            One step of all M real nodes; its `hidden` are their logits, (M, K).
+        """
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         graph, node = context.mask.nonzero(as_tuple=True)
@@ -456,6 +467,11 @@ class ColoringNetwork(AutoregressiveNetwork):
         return scores
 
     def start(self, context: GraphContext) -> ColoringState:
+        """Return the state before any node is coloured, for drawing.
+
+        Args:
+            context: Adjacency, mask and node features of the graphs.
+        """
         return ColoringState(self, context)
 
 

@@ -18,6 +18,8 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
   perceptron `ordered` has masked weights for one order, that of the network. The perceptron `free`
   takes any set of known columns.
 - The density of a column is a *mixture* of counts with perceptron and counts with regression.
+- A `Step` is what `graphcnf.categorical.autoregressive` calls columns that are decided together.
+  Its `hidden` is what the network says of them, here logits of categories and slopes.
 
 `ColumnFlow` is the model, `ColumnMLP` its network, `ColumnState` a batch that is being drawn.
 """
@@ -131,7 +133,7 @@ class Perceptron(nn.Module):
     The sums run over the hidden units h and over the slots j of the known categories. l_c is the
     log-probability by counts, with a weight r_i that begins at 1. If slot j is a bin, t_j is the
     place in it, minus 0.5; else 0. d are *direct* weights, from slot to slot; there are none for
-    more than `LARGEST_PAIRS` slots. All letters but l and t are learned.
+    more than 1024 slots. All letters but l and t are learned.
 
     Args:
         owner: Column of each slot, (S,) long.
@@ -265,10 +267,10 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
             row, (M, N) nats.
         counts: True for those entries of `gain` that count, (M, N) bool.
         prior: Weight that all columns had together, a scalar. Each column then gets a weight of its
-            own, as if `PRIOR` further rows had chosen this one. None for a single weight.
+            own, as if 20 further rows (`PRIOR`) had chosen this one. None for a single weight.
 
     Returns:
-        The single weight, a scalar, or the weights of the columns, (N,); within `SHARES`.
+        The single weight, a scalar, or the weights of the columns, (N,); from 0.001 to 0.999.
     """
     share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
     for _ in range(ITERATIONS):
@@ -290,8 +292,8 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
         counts: True for those entries of `gain` that count, (M, N) bool.
 
     Returns:
-        Weights, (N,). If the mixture gains fewer than `GAIN` nats over the second density, which
-        may be chance, all are the least weight `SHARES[0]`.
+        Weights, (N,), from 0.001 to 0.999. If the mixture gains fewer than 10 nats (`GAIN`) over
+        the second density, which may be chance, all are the least weight.
     """
     share = best_share(gain, counts, best_share(gain, counts))
     gained = mixture(gain, torch.zeros_like(gain), share) * counts
@@ -653,9 +655,15 @@ class ColumnMLP(AutoregressiveNetwork):
         yield Step(row, column, (logits, parts[1]))
 
     def logits(self, hidden) -> Tensor:
+        """Return the logits, (M, C), of a hidden state, which is a pair of logits and slopes."""
         return super().logits(hidden[0])
 
     def start(self, context: Context) -> ColumnState:
+        """Return the state before the first column is drawn.
+
+        Args:
+            context: Mask, orders and conditions of B rows, see `ColumnContext`.
+        """
         return ColumnState(self, context)
 
 

@@ -97,8 +97,8 @@ class Tables:
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    The longest context that is used are the categories of the parents up to the first one that is
-    not known. `count` fills in the counts.
+    For each row the longest context is used whose parents are all known. `count` fills in the
+    counts.
 
     Args:
         cardinalities: Number of categories of each of N columns.
@@ -360,8 +360,8 @@ class Counts:
     The order of the columns is that of a Chow-Liu tree. The parents of a column and their factors
     are chosen greedily by leave-one-out likelihood. The regression adds to the logits of a column a
     weight for each category of the columns before it. Its penalty is the one with the highest
-    likelihood of held-out rows. With more than `LARGEST_PAIRS` slots, S is 0 below, and there is no
-    regression.
+    likelihood of held-out rows. With more than 1024 slots (`LARGEST_PAIRS`), S is 0 below, and
+    there is no regression.
 
     Attributes:
         order: Numbers of the columns in order, (N,) int64.
@@ -437,7 +437,7 @@ class Counts:
 
         Returns:
             The counts. Without a regression (`weights` are then 0) for fewer than 8 rows, for more
-            than `LARGEST_PAIRS` slots, or for so many rows that it would take too long.
+            than 1024 slots, or for so many rows that it would take too long.
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:

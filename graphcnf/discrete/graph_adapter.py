@@ -139,7 +139,7 @@ class GraphAdapter(Adapter):
 
         Raises:
             UserError: if a graph is of another type, lacks a label, or has several attributes of
-                which none was chosen; or if there are more than `MAX_LABELS` node or edge labels.
+                which none was chosen; or if there are more than 255 node or edge labels.
         """
         names: list[Any]
         graphs = graphs_in(graphs)
@@ -298,9 +298,19 @@ class GraphAdapter(Adapter):
         return model_for_graphs(graphs, **options)
 
     def sizes(self, graphs: PackedGraphs) -> np.ndarray:
+        """Return the number of nodes of each of M encoded graphs, (M,) int64."""
         return graphs.node_counts
 
     def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
+        """Gather some graphs in a padded batch.
+
+        Args:
+            graphs: All encoded graphs.
+            chosen: Indices of M graphs, (M,) int64.
+
+        Returns:
+            The M graphs in this order.
+        """
         return GraphBatch.collate(graphs, chosen)
 
     def log_prob(self, flow: GraphModel, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
@@ -309,7 +319,7 @@ class GraphAdapter(Adapter):
         Args:
             flow: Trained model.
             batch: B encoded graphs.
-            orders: From 1 to `graphcnf.limits.LARGEST_ORDERS`; more orders tighten the bound. For a
+            orders: From 1 to 1024 (`LARGEST_ORDERS`); more orders tighten the bound. For a
                 model with a node order: number of node orders of each graph, whose probabilities
                 are added. For a model without one: number of draws of the bound, of which exp is
                 averaged.

@@ -5,7 +5,8 @@
 - *Encoded* grids are `Rows` (M, H W) of categories in *raster order*, row by row, each from left to
   right. The *mask* is True for known pixels.
 - A pixel is *missing* if it is NaN. Missing pixels are drawn given the known ones by *particles*,
-  weighted copies of the grid.
+  weighted copies of the grid. Their *effective* number is 1 / (sum of squared weights), with
+  weights that sum to 1.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class GridAdapter(Adapter):
             data: Integers or bool, (M, H, W).
 
         Raises:
-            Refused: if the array is of another type or empty, there are more than `LARGEST_GRID`
-                pixels in a grid, or more than `MOST_VALUES` different values.
+            Refused: if the array is of another type or empty, there are more than 4096 pixels in a
+                grid (`LARGEST_GRID`), or more than 256 different values (`MOST_VALUES`).
         """
         array = _numpy(data)
         if array.dtype.kind not in KINDS:
@@ -240,8 +241,8 @@ class GridAdapter(Adapter):
         """Draw the missing pixels of grids, given the known ones, see `GridFlow.complete`.
 
         Grids whose known pixels all come first in raster order are drawn exactly. All others are
-        drawn by `PARTICLES` particles. A warning counts the grids that had fewer than `FEW`
-        effective particles, as their draws are less trustworthy.
+        drawn by 64 particles (`PARTICLES`). A warning counts the grids for which fewer than 4 of
+        them were effective (`FEW`), as the known pixels are then improbable under the model.
 
         Args:
             flow: Trained flow.

@@ -7,6 +7,8 @@
   the pixel, the *horizontal* channels also the pixels to the left of it.
 - A `Memory` holds the last inputs of causal convolutions, so that grids are drawn pixel by pixel
   without convolving again what is known.
+- A `Step` is what `graphcnf.categorical.autoregressive` calls pixels that are decided together; its
+  `hidden` is what the network says of them, here the logits of their categories.
 - *Particles* are copies of a grid with known and unknown pixels, whose unknown pixels are drawn
   differently; weights choose one of them (`GridFlow.complete`).
 
@@ -121,7 +123,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         bias: Bias of the logits at each pixel, (H W, C).
 
     Raises:
-        ValueError: if an argument is out of range, or there are more than `LARGEST_GRID` pixels.
+        ValueError: if an argument is out of range, or there are more than 4096 pixels.
     """
 
     def __init__(
@@ -179,12 +181,26 @@ class GatedPixelCNN(AutoregressiveNetwork):
         return F.relu(self.out(F.relu(torch.cat([v, h], 1).permute(0, 2, 3, 1))))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all pixels that are not masked in one step, to score known grids.
+
+        Args:
+            x: Categories in raster order, (B, H W, 1) long.
+            context: Its mask is (B, H W).
+
+        Yields:
+            One step of M pixels; its `hidden` are their logits, (M, C).
+        """
         h = self.hidden(x[..., 0].unflatten(1, self.shape)).flatten(1, 2)
         rows, positions = context.mask.nonzero(as_tuple=True)
         logits = F.linear(h, self.weight) + self.bias
         yield Step(rows, positions, logits[rows, positions])
 
     def start(self, context: Context) -> GridState:
+        """Return the state before the first pixel is drawn.
+
+        Args:
+            context: Its mask (B, H W) gives the number of grids B.
+        """
         return GridState(self, len(context.mask))
 
 

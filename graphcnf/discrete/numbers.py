@@ -109,8 +109,8 @@ class Bins:
             The bins. For times, their unit is the largest one of which all times are multiples.
 
         Raises:
-            UserError: if `count` is out of range, or a number is infinite, or a whole number beyond
-                `LARGEST`, which float64 cannot hold exactly.
+            UserError: if `count` is out of range, a number is infinite, or a whole number is beyond
+                2^53 (`LARGEST`), so that float64 cannot hold it exactly.
         """
         check_integer("bins", count, 1, LARGEST_SIZE)
         unit = _unit(series)

@@ -4,11 +4,14 @@
   alphabet, numbered from 0 to C - 1. Rows may have different lengths, and are padded in a batch.
 - A *mask* (B, L) is True at *real* positions, which are the first ones of each row, and False at
   padding.
-- A *context* is the last k categories before a position, k = 0, 1, ...; its *key* is an integer
-  that stands for it.
-- The *counts* are the n-grams of the training rows: how often each category follows each context.
-  They give a first guess of the next category, its *log-probabilities by n-grams*
+- An *n-gram context* is the last k categories before a position, k = 0, 1, ...; its *key* is an
+  integer that stands for it. (The argument `context` of methods is something else: a
+  `graphcnf.flows.transform.Context` with the mask and other inputs.)
+- The *counts* are the n-grams of the training rows: how often each category follows each n-gram
+  context. They give a first guess of the next category, its *log-probabilities by n-grams*
   (`ContextCounts`). The network adds its output to these; untrained, it adds 0.
+- A `Step` is what `graphcnf.categorical.autoregressive` calls positions that are decided together;
+  its `hidden` is what the network says of them, here the logits of their categories.
 
 `RowFlow` is the model, `CausalAttention` its network, `CausalState` a batch that is being drawn.
 """
@@ -80,13 +83,13 @@ class CausalAttention(AutoregressiveNetwork):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        counts: Dict with "factors", one number for each context length 0, 1, ..., and "sizes", two
-            numbers of `ContextCounts.sizes` by which tables of counts are allocated. None for a
-            network without counts. `RowFlow.counting` chooses it.
+        counts: Dict that `RowFlow.counting` chooses: "factors", one number for each length 0, 1,
+            ... of n-gram contexts, and "sizes", the two numbers `ContextCounts.sizes`. None for a
+            network without counts.
 
     Attributes:
-        reach: Length of the longest context, in categories.
-        factors: Factors of the context lengths, see `ContextCounts`, (1, reach + 1).
+        reach: Length of the longest n-gram context, in categories.
+        factors: Factors of these lengths, see `ContextCounts`, (1, reach + 1).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -132,8 +135,8 @@ class CausalAttention(AutoregressiveNetwork):
     def before(self, x: Tensor) -> Tensor:
         """Return the last M categories before each position, where M is `reach`, but at least 1.
 
-        Contexts are made of them. M is at least 1, since attention reads the previous category even
-        without counts.
+        N-gram contexts are made of them. M is at least 1, since attention reads the previous
+        category even without counts.
 
         Args:
             x: Categories 0 to C - 1, (B, L) long.
@@ -208,6 +211,18 @@ class CausalAttention(AutoregressiveNetwork):
         return F.linear(h, self.weight, self.bias) + start.to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all real positions in one step, to score known sequences.
+
+        Args:
+            x: Categories, (B, L, 1) long; arbitrary at padding.
+            context: Its mask is (B, L). A `RowContext` may hold the log-probabilities by n-grams.
+
+        Yields:
+            One step of all M real positions; its `hidden` are their logits, (M, C).
+
+        Raises:
+            ValueError: if there are too many positions, or padding comes before a real one.
+        """
         mask = context.mask
         self._check_mask(mask)
         number = torch.arange(x.shape[1], device=x.device)
@@ -225,6 +240,14 @@ class CausalAttention(AutoregressiveNetwork):
         yield Step(row, position, self.logits_of(h[mask], start))
 
     def start(self, context: Context) -> CausalState:
+        """Return the state before the first position is drawn.
+
+        Args:
+            context: Its mask (B, L) gives the lengths of the rows to draw.
+
+        Raises:
+            ValueError: if there are too many positions, or padding comes before a real one.
+        """
         self._check_mask(context.mask)
         return CausalState(self, context.mask)
 
@@ -277,19 +300,19 @@ class CausalState:
 
 
 def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return the keys of the contexts of lengths 0, 1, ..., `reach` at M positions.
+    """Return the keys of the n-gram contexts of lengths 0, 1, ..., `reach` at M positions.
 
-    A key is an integer that stands for a context. Contexts that differ in a category or in length
-    have different keys; the context of length 0 has the key 0.
+    Contexts that differ in a category or in length have different keys. The context of length 0 has
+    the key 0.
 
     Args:
         before: Last categories before each position, the latest one last, (M, N) long, with N at
             least `reach`. The number `cardinality` stands for the start of the row.
         cardinality: Number of categories C.
-        reach: Length of the longest context, in categories.
+        reach: Length of the longest n-gram context, in categories.
 
     Returns:
-        Keys, (M, reach + 1) long: column k is the context of length k.
+        Keys, (M, reach + 1) long: column k is that of the context of length k.
     """
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1
@@ -422,9 +445,9 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
-        Contexts are lengthened, up to 6 categories, as long as this raises the log-likelihood of
-        the rows by at least `graphcnf.discrete.contexts.GAIN` nats. Each position is left out of
-        its own counts in this.
+        N-gram contexts are lengthened, up to 6 categories, as long as this raises the
+        log-likelihood of the rows by at least `graphcnf.discrete.contexts.GAIN` nats. Each position
+        is left out of its own counts in this.
 
         Args:
             rows: Training rows.
@@ -453,8 +476,8 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def count(self, rows: Rows) -> None:
         """Replace the counts of n-grams by those of other rows, in place.
 
-        The lengths of contexts and their factors stay. The flow must have counts, as those that
-        `counting` builds have.
+        The lengths of n-gram contexts and their factors stay. The flow must have counts, as those
+        that `counting` builds have.
 
         Args:
             rows: Rows to count.

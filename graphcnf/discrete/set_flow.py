@@ -7,7 +7,9 @@
   to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
   flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
   bits, and the flow stays equivariant under permutations of the set.
-- A *group* is a part of a set whose elements are decided in one step.
+- A *group* is a part of a set whose elements are decided in one step. A `Step` holds the groups
+  that are decided together, and their hidden state, which is what the network knows of each
+  (`graphcnf.categorical.autoregressive`).
 - *Components* are those of a mixture of logistic densities, C of them.
 
 `SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
@@ -299,6 +301,10 @@ class OrderedEncoding(Encoding):
         self.latent_dim = 1 + encoding.latent_dim
 
     def encode(self, x, context=Context()):
+        """Draw latents (B, L, 1 + D) of categories x (B, L) long, the sorting latent first.
+
+        Arguments and result are those of `Encoding.encode`.
+        """
         inner = self.encoding.encode(x, context)
         order = logistic_noise((*inner.z.shape[:-1], 1), inner.z, context.noise)
         order = masked(order, context.mask)
@@ -597,6 +603,11 @@ class GroupNetwork(AutoregressiveNetwork):
         return self.leave(h), decided, after, own
 
     def logits(self, hidden):
+        """Return the logits of the next element of M groups, (M, categories).
+
+        Args:
+            hidden: Hidden state of the groups, as the class describes it.
+        """
         h, decided, after, _ = hidden
         scale = self.scales(after).chunk(2, -1)[1]
         shift = self.after(after).chunk(2, -1)[1]
@@ -634,6 +645,16 @@ class GroupNetwork(AutoregressiveNetwork):
         return torch.where(number < own[..., None], x, self.cardinalities[0])
 
     def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
+        """Yield all groups in one step, to score known sets.
+
+        Args:
+            x: Categories of the elements of each group, (B, G, V) long; arbitrary after the last
+                element of a group.
+            context: Mask of real groups, and numbers of their elements.
+
+        Yields:
+            One step of all M real groups, with the hidden state that the class describes.
+        """
         mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
@@ -732,6 +753,15 @@ class GroupCoupling(Bijection):
         self.coupling = AutoregressiveCoupling(network)
 
     def forward(self, x, context=Context()):
+        """Map latents of sets to base latents, for all groups at once.
+
+        Args:
+            x: Latents, (B, L, 2), of which the first, the sorting latent, stays as it is.
+            context: Its mask (B, L) says which elements are real; without a mask all are.
+
+        Returns:
+            Base latents, (B, L, 2), and the log-det, (B,) nats.
+        """
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):

@@ -143,10 +143,10 @@ class Column:
     def of(cls, series: pd.Series, bins: int | None = None) -> Column:
         """Build the vocabulary of a column of training data.
 
-        Numbers and times are binned if `bins` is given, if there are more than `MAX_DISTINCT`
-        distinct ones, or if these occur less than three times on average. Durations are always
-        binned. In all other columns each distinct value is a category; if there are more than
-        `MAX_CATEGORIES` values, the rare ones share one.
+        Numbers and times are binned if `bins` is given, if there are more than 20 distinct ones
+        (`MAX_DISTINCT`), or if these occur less than three times on average. Durations are always
+        binned. In all other columns each distinct value is a category; if there are more than 1000
+        values (`MAX_CATEGORIES`), the rare ones share one.
 
         Args:
             series: The column. It may have missing entries; if all are, "missing" is the only
@@ -156,7 +156,7 @@ class Column:
 
         Raises:
             UserError: if the column contains unhashable values or infinite numbers, or is a pandas
-                categorical of more than `MAX_CATEGORIES` categories.
+                categorical of more than 1000 categories.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -615,8 +615,8 @@ class TableAdapter(Adapter):
         """Build an untrained flow, whose density is that of counts and regression of training rows.
 
         Side effects: the counts are kept in the attribute `counts` of the adapter, for `finish`.
-        With more than `MANY` training rows, the adapter's `settings` get larger batches and a
-        higher learning rate. Unless the table is large, log-probabilities by counts are stored in
+        With more than 2000 training rows (`MANY`), the adapter's `settings` get larger batches and
+        a higher learning rate. Unless the table is large, log-probabilities by counts are stored in
         `rows.start`, so that training need not look them up.
 
         Args:
@@ -796,10 +796,9 @@ class TableAdapter(Adapter):
         Args:
             flow: Trained flow.
             rows: B encoded rows; entries whose mask is False are marginalised.
-            orders: Number of orders of the columns in which a row is scored, 1 to
-                `graphcnf.limits.LARGEST_ORDERS`: the flow's own order, then random ones, which are
-                the same in every call. The densities (not their logarithms) are averaged, so that
-                the result depends less on a single order.
+            orders: Number of orders of the columns in which a row is scored, 1 to 1024: the flow's
+                own order, then random ones, which are the same in every call. The densities (not
+                their logarithms) are averaged, so that the result depends less on a single order.
             given: Labels of the columns to condition on; these come first in every order. The
                 result is then log p(other columns | given columns).
 
@@ -868,7 +867,7 @@ class TableAdapter(Adapter):
 
         Returns:
             The M rows with all entries; and for those R rows that were chosen by weights, the
-            effective number of their draws, from 1 to `TRIES`, (R,) float64.
+            effective number of their draws, from 1 to 64 (`TRIES`), (R,) float64.
         """
         early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
         chosen = self._chosen(flow, known, early, random, event)
@@ -1114,8 +1113,8 @@ class TableAdapter(Adapter):
     ) -> pd.DataFrame | np.ndarray | torch.Tensor:
         """Draw rows that meet conditions, for `CategoricalModel.sample(given=...)`.
 
-        They are drawn by `completed`. A warning counts the rows with fewer than `FEW` effective
-        draws, as the conditions are then rare together.
+        They are drawn by `completed`. A warning counts the rows with fewer than 4 effective draws
+        (`FEW`), as the conditions are then rare together.
 
         Args:
             flow: Trained flow.
@@ -1152,8 +1151,9 @@ class TableAdapter(Adapter):
         """Return the probabilities of the categories of a column, given the known columns.
 
         First they are evaluated with the column directly after the known ones. Then the most
-        probable categories, `CANDIDATES` at most, divide their total among them anew, in proportion
-        to the density of the whole row with each of them. So the result agrees with `log_prob`.
+        probable categories, at most 32 (`CANDIDATES`), divide their total among them anew, in
+        proportion to the density of the whole row with each of them. So the result agrees with
+        `log_prob`.
 
         Args:
             flow: Trained flow.

@@ -158,7 +158,7 @@ def evaluate_table(
             and no `utility`.
         target: Label of a column of categories that a classifier predicts from the others; None for
             no `utility`.
-        seed: Seed of the classifiers, and of the choice of at most `MOST_ROWS` rows for distances.
+        seed: Seed of the classifiers, and of the choice of at most 5000 rows for distances.
         html: File to write a page to, with the figures and with histograms of all columns; None for
             no page.
 
