@@ -399,7 +399,7 @@ class InSequence:
         return self.rows
 
     def next(self) -> bool:
-        """Go on to the next position: raise `position`, set `count`; return False at the end."""
+        """Go on to the next position; return True if some row has one, False at the end."""
         self.position += 1
         self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0
@@ -408,7 +408,7 @@ class InSequence:
         """Build the `Step` of the current position in the `count` rows that have it.
 
         Args:
-            hidden: Hidden state of the position in these rows, in the order of `rows`.
+            hidden: Hidden state of the position in these rows, the longest row first.
 
         Returns:
             The step, as `State.step` returns it.
@@ -592,7 +592,7 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
         """Return log p(x) of the network, in the form of a bound that is exact.
 
         Args:
-            x: Categories, (B, N, V), or (B, N) if `single`; integers.
+            x: Categories, (B, N, V), or (B, N) if the flow was built with `single`; integers.
             context: Mask and other inputs of the network.
 
         Returns:

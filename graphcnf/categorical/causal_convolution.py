@@ -43,8 +43,8 @@ class CausalConvolution(nn.Conv2d):
         """Convolve a whole image, or the next row or pixel of an image that is being drawn.
 
         Args:
-            h: The input: a whole image (B, C, H, W); the next row (B, C, 1, W), if `axis` is
-                `ROWS`; the next pixel of a row (B, C, 1, 1), if `axis` is `COLUMNS`.
+            h: A whole image, (B, C, H, W). A convolution along `ROWS` also takes the next row, (B,
+                C, 1, W). One along `COLUMNS` also takes the next pixel of a row, (B, C, 1, 1).
             memory: Last inputs of each convolution, `{convolution: inputs}`; this call replaces
                 those of this convolution. For rows, begin an image with an empty dictionary, and
                 pass the same one for each row from the top. For pixels, begin each row with an

@@ -2,10 +2,12 @@
 
 - An *encoding* draws *latents* z, real numbers (..., D), of a *category* x from 0 to K - 1. Its
   density is q(z|x). The *posterior* p(x|z) maps latents back (`graphcnf.categorical.encoding`).
-- In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding`, q(z|x) covers the whole
-  latent space. The densities of different categories overlap, less and less in training (Lippe &
-  Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv
-  2006.09790, section 2.2 and appendix A.1).
+- In `MixtureEncoding`, `LinearFlowEncoding` and `VariationalEncoding`, latents are z = mean_x +
+  exp(log_scale_x) g_x(e), with standard logistic noise e. g_x is a flow that depends on the
+  category x; in `MixtureEncoding` it is the identity. So q(z|x) covers the whole latent space, and
+  the densities of different categories overlap, less and less in training (Lippe & Gavves,
+  *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv 2006.09790,
+  section 2.2 and appendix A.1).
 - In `ArgmaxEncoding` and `DequantizationEncoding`, each category has a *volume* of latents of its
   own: p(x|z) is 0 or 1. Latents between or beside these volumes belong to no category (`overflow`).
 - A *context* (`graphcnf.flows.transform.Context`) holds the mask of real positions, and what random
@@ -61,11 +63,11 @@ def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = Non
 def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
     """Place K categories on the points of a grid with D coordinates, so that no two coincide.
 
-    The coordinates of category k are its digits in the smallest base in which D digits suffice: for
-    K = 4 and D = 2 in base 2, category 3 is the point (1, 1). If base 2 needs fewer than D digits,
-    the next coordinate is the parity of the digits, so that any two points differ in at least two
-    coordinates; further coordinates repeat the first ones. In the end points are centred and scaled
-    to standard deviation 1 along each coordinate.
+    The coordinates of category k are its digits in the smallest base in which D digits suffice.
+    For K = 4 and D = 2 this is base 2, and category 3 is the point (1, 1). If base 2 needs fewer
+    than D digits, the next coordinate is the parity of the digits: any two points then differ in
+    at least two coordinates. Further coordinates repeat the first ones. In the end points are
+    centred and scaled to standard deviation 1 along each coordinate.
 
     Args:
         categories: Number of categories K.
@@ -147,7 +149,7 @@ class MixtureEncoding(Encoding):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of each category, (K, D): `start`, moved by at most 0.1 of `spacing`."""
+        """Mean of each category, (K, D): its grid point, moved by at most 0.1 steps of the grid."""
         return self.start + self.spacing * (DRIFT * torch.tanh(self.shift / DRIFT))
 
     @property

@@ -223,8 +223,8 @@ class Cache:
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
         """Write the keys and values of the next M positions of one block to `table`.
 
-        It does not change `filled`, since all blocks write the same positions:
-        `Transformer.next_positions` raises it by M after the last block.
+        `filled`, the number of positions that all blocks have written, stays: it is the same for
+        all blocks, and `Transformer.next_positions` raises it by M after the last one.
 
         Args:
             block: Number of the block, from 0.

@@ -392,9 +392,9 @@ class SequenceAdapter(Adapter):
         """Encode sequences, and leave out those with an unknown symbol or with too many symbols.
 
         Args:
-            items: Strings, lists or tuples, as `container` says.
+            items: Strings, lists or tuples, as the training data were.
             flow: Trained flow. Sequences of a length to which it gives probability 0 are left out
-                as well. None to take any length up to `longest`.
+                as well. None to take any length up to that of the longest training sequence.
 
         Returns:
             The encoded sequences, padded to the longest; and for every one of `items` the reason
@@ -433,7 +433,7 @@ class SequenceAdapter(Adapter):
             rows: M rows.
 
         Returns:
-            M sequences of the type `container`; a row of length 0 becomes an empty sequence.
+            M sequences of the type of the training data; a row of length 0 becomes an empty one.
         """
         items = []
         for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):

@@ -1,6 +1,8 @@
 """`CategoricalModel` learns the distribution of discrete data in a user's own type, and samples it.
 
-- *Items* are the rows of a table or array, sequences, grids, or graphs.
+- *Items* are what the data consist of: rows of a pandas DataFrame or of an array (N, D); strings,
+  or lists or tuples of symbols; grids, an array (N, H, W) of integers; graphs of networkx or
+  torch-geometric.
 - An *adapter* translates items to categories (integers) and back; a *flow* is the density of the
   categories (`graphcnf.discrete.adapters`). *Encoded* items are what the adapter gives the flow.
 - *Held-out* items score the model during training, and are not learned from.
@@ -180,7 +182,7 @@ class CategoricalModel(nn.Module):
         The vocabulary and the initial counts are taken from all of `x`. The weights are random.
 
         Args:
-            x: Training data, of a type that the class lists.
+            x: Training data: a DataFrame, an array, or a list of strings, sequences or graphs.
             seed: Seed of the weights.
             bins: Only for a DataFrame: number of bins into which the numbers of a column are
                 divided, for all columns or as `{label of a column: number}`. Bins contain about
@@ -226,7 +228,7 @@ class CategoricalModel(nn.Module):
         beginning, and options that were given to its constructor are the defaults.
 
         Args:
-            x: Training data, of a type that the class lists.
+            x: Training data: a DataFrame, an array, or a list of strings, sequences or graphs.
             y: Ignored, as by scikit-learn's density estimators. To predict a target, make it a
                 column of `x`, see `predict_proba`.
             seed: Seed of everything random.
@@ -432,8 +434,9 @@ class CategoricalModel(nn.Module):
                 columns | given columns).
 
         Returns:
-            (M,) nats, float64, in the units that the class describes; -inf for items with
-            probability 0: `reasons` says why.
+            (M,) nats, float64; -inf for items with probability 0: `reasons` says why. For real
+            numbers in a table they are of a density per unit of the column; for times, per the
+            largest unit (days, hours, ...) of which all times of the training data are multiples.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data,
@@ -532,9 +535,9 @@ class CategoricalModel(nn.Module):
             column: Label of the column, or its number in an array.
 
         Returns:
-            A table of probabilities with a row for each row of `x` and a column for each value, by
-            its label: the value, a `pd.Interval` for a bin of numbers, or None for "missing". Each
-            row sums to 1.
+            A table of probabilities with a row for each row of `x` and a column for each value.
+            Columns are labelled by the value; by a `pd.Interval` for a bin of numbers; by None for
+            "missing". Each row sums to 1.
 
         Raises:
             UserError: if the model is not one of tables or arrays, `x` has other columns, or there
@@ -570,8 +573,8 @@ class CategoricalModel(nn.Module):
                   given the known ones; "missing" is never drawn, even if it is a category of the
                   column. The draw is exact or by weights, as in `sample(given=...)`.
                   For grids, it is exact if all missing pixels follow the known ones in raster
-                  order; else a particle filter draws, and a warning counts grids for which it had
-                  too few effective particles. Grids can only be drawn.
+                  order. Else a particle filter draws, and a warning counts grids for which it had
+                  too few effective particles. "draw" is the only statistic for grids.
                 - "median": each entry for itself gets its median, if it is a number in bins, or
                   else its most probable value.
                 - "mean": each entry for itself gets its mean, if it is a number or a time in bins,

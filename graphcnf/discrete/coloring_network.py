@@ -1,6 +1,8 @@
 """Networks of `ColoringFlow`, and the order in which nodes are coloured.
 
 - B graphs have up to N nodes each, and each node gets one of K colours (its category).
+- *Node features* are those of `graphcnf.graphs.features.walk_features`, which follow from the edges
+  alone. The *channels* of a node are what the networks compute of them.
 - The nodes of a graph are coloured one after another, or several in one step, a *wave*.
 - The *turn* of a node is its index in the order in which its graph is coloured, from 0.
 - A node is *waiting* if it has no colour yet.
@@ -171,10 +173,9 @@ class ConvolutionBlock(nn.Module):
 
 
 class ColoringEncoder(nn.Module):
-    """Encoder of graphs: features of the nodes from attention convolutions over the edges.
+    """Encoder of graphs: channels of the nodes from attention convolutions over the edges.
 
-    It reads the walk features of the nodes, the number of triangles of each edge, and perhaps
-    further inputs.
+    It reads the node features, the number of triangles of each edge, and perhaps further inputs.
 
     Args:
         width: Channels of a node.

@@ -15,8 +15,9 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
 - *Counts* and *regression* (both in `graphcnf.discrete.counts`) give probabilities of a column
   without a neural network.
 - *Perceptrons* are neural networks with one hidden layer that add to the logits by counts. The
-  perceptron `ordered` has masked weights for one order, that of the network. The perceptron `free`
-  takes any set of known columns.
+  perceptron `ordered` has masked weights for one order, the network's own. The perceptron `free`
+  takes any set of known columns. Their *direct weights* lead from a known category straight to a
+  logit, past the hidden layer.
 - The density of a column is a *mixture* of counts with perceptron and counts with regression.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls columns that are decided together.
   Its `hidden` is what the network says of them, here logits of categories and slopes.
@@ -130,19 +131,22 @@ class Perceptron(nn.Module):
 
         a_c + r_i l_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
 
-    The sums run over the hidden units h and over the slots j of the known categories. l_c is the
-    log-probability by counts, with a weight r_i that begins at 1. If slot j is a bin, t_j is the
-    place in it, minus 0.5; else 0. d are *direct* weights, from slot to slot; there are none for
-    more than 1024 slots. All letters but l and t are learned.
+    The sums run over the hidden units h and over the slots j of the known categories.
+
+    - l_c is the log-probability by counts, with a weight r_i that begins at 1.
+    - t_j is the place in the bin of slot j, minus 0.5. It is 0 if the category is no bin.
+    - d_jc are the direct weights. There are none for more than 1024 slots.
+
+    All letters but l and t are learned.
 
     Args:
         owner: Column of each slot, (S,) long.
         width: Number of hidden units.
         rank: Rank of each column in an order, (N,) long. Weights are then masked so that logits of
-            a column depend only on the columns before it, and one pass gives those of all columns
-            (masked autoencoder for distribution estimation, MADE; Germain et al. 2015, arXiv
-            1502.03509). None for no masks: every logit depends on all categories that the caller
-            says are known (orderless NADE; Uria et al. 2014, arXiv 1310.1757).
+            a column depend only on the columns before it. One pass gives those of all columns. This
+            is a masked autoencoder (MADE; Germain et al. 2015, arXiv 1502.03509). None for no
+            masks: every logit depends on all categories that the caller says are known (orderless
+            NADE; Uria et al. 2014, arXiv 1310.1757).
         placed: Slots of the categories that are bins, (K,) long; None if there are none.
 
     Attributes:
@@ -186,7 +190,7 @@ class Perceptron(nn.Module):
             self.tilt = nn.Parameter(torch.zeros(total, width))
 
     def hidden(self, number: Tensor, known: Tensor, shift: Tensor) -> Tensor:
-        """Compute the hidden units, relu(b_h + sum_j (w_jh + t_j s_jh)), for B rows.
+        """Compute the hidden units from the known categories of B rows, and the places in them.
 
         Args:
             number: Slots of the categories of the rows, one for each column, (B, N) long.
@@ -313,13 +317,13 @@ class ColumnMLP(AutoregressiveNetwork):
       pass of its own.
 
     Untrained, the network is the density of counts and regression. If a category is a bin, the
-    place u in it has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden units (a monotone
-    quadratic map of the uniform density; Mueller et al. 2019, arXiv 1808.03856).
+    place u in it has the density 1 + s (2 u - 1), whose slope s comes from the hidden units (a
+    monotone quadratic map; Mueller et al. 2019, arXiv 1808.03856).
 
     Args:
         cardinalities: Number of categories of each column.
-        parts: Number of different places in each category, by slot, S numbers: n for a bin of n
-            integers, 0 for a bin of real numbers, 1 for a category that is no bin. None if no
+        parts: Number of different places in each category, S numbers, by slot. It is n for a bin of
+            n integers, 0 for a bin of real numbers, 1 for a category that is no bin. None if no
             category is a bin.
         counts: Dict as `Counts.arguments` returns it: "order", the numbers of the columns in order;
             and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
@@ -397,8 +401,8 @@ class ColumnMLP(AutoregressiveNetwork):
             counts: Counts of the columns that this network was built for, with the same order and
                 parents.
             regression: True to set the direct weights to those of the regression; those of `free`
-                to half of them, in both directions. In `order` the untrained network is then the
-                density of counts and regression.
+                to half of them, in both directions. In its own order the untrained network is then
+                the density of counts and regression.
         """
         self.counts.counts = counts.columns.counts.to(self.order.device)
         if self.tree.numel():
@@ -415,8 +419,8 @@ class ColumnMLP(AutoregressiveNetwork):
             mask: False for columns that are marginalised, (B, N) bool.
             level: Group of each column, (B, N) long: those of group 0, such as conditions, come
                 first, then those of group 1, then those of group 2. None for a single group.
-            number: Order within a group: 0 for that of the attribute `order`; any other number for
-                a random order, which is the same whenever this number is given.
+            number: Order within a group: 0 for the network's own order; any other number for a
+                random order, which is the same whenever this number is given.
 
         Returns:
             Numbers of the columns in order, (B, N) long.
@@ -437,8 +441,8 @@ class ColumnMLP(AutoregressiveNetwork):
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary where masked.
             context: Mask and orders, as `ColumnContext.of` returns them.
-            start: Log-probabilities of all categories by counts in `order`, (B, S) nats; None to
-                look them up when they are needed.
+            start: Log-probabilities of all categories by counts in the network's own order, (B, S)
+                nats; None to look them up when they are needed.
 
         Returns:
             Categories, slots, places and ranks of the columns of the B rows.
@@ -463,7 +467,8 @@ class ColumnMLP(AutoregressiveNetwork):
             rows: B rows. Their ranks are not used.
             known: True for known columns, (B, N) bool: the perceptron `free` predicts the others
                 from these, and the results for the known columns have no meaning. None to predict
-                each column from those before it in `order`, by the perceptron `ordered`.
+                each column from those before it in the network's own order, by the perceptron
+                `ordered`.
 
         Returns:
             Three tensors by slot, (B, S): log-probabilities by counts, in nats; log-probabilities
@@ -498,7 +503,8 @@ class ColumnMLP(AutoregressiveNetwork):
             rows: The B rows.
             slots: The C slots of all these, of one column or (by default) of all.
             known: 1 for known columns, else 0, (B, N), if the perceptron is `free`. None if it is
-                `ordered`, and the known columns are those before the column in `order`.
+                `ordered`, and the known columns are those before the column in the network's own
+                order.
 
         Returns:
             Log-probabilities by the mixture, (B, C) nats.
@@ -523,7 +529,7 @@ class ColumnMLP(AutoregressiveNetwork):
             rows: The B rows.
             slots: The C slots of `start`, of one column or (by default) of all.
             known: 1 for known columns, else 0, (B, N). None if the known columns are those before
-                the column in `order`.
+                the column in the network's own order.
 
         Returns:
             Log-probabilities by counts and regression, (B, C) nats.
@@ -542,14 +548,14 @@ class ColumnMLP(AutoregressiveNetwork):
         """Find the columns that one pass of the masked autoencoder `ordered` can predict.
 
         They are those that have the same set of columns before them in the order of the row and in
-        `order`. Every other column takes a pass of the perceptron `free`.
+        the network's own order. Every other column takes a pass of the perceptron `free`.
 
         Args:
             rank: Rank of each column in the order of its row, (B, N) long.
 
         Returns:
             (B, N) bool, True for the columns that `ordered` can predict: all, if the order of a row
-            is `order`.
+            is the network's own.
         """
         usual, step = self.rank[rank.argsort(1)], torch.arange(self.columns, device=rank.device)
         highest = F.pad(usual.cummax(1).values[:, :-1], (1, 0), value=-1)

@@ -2,13 +2,19 @@
 
 - A *category* is an integer from 0. It is to be predicted for a position of a sequence, or a column
   of a table.
-- A *context* is what is known before the category, in part or in whole: the last k categories of a
-  sequence, or the categories of the first k of the columns that a column depends on, its *parents*.
+- A *context* of length k is part of what is known before the category. For a sequence it is the
+  last k categories. For a column it is the categories of its first k *parents*, the columns on
+  which it depends.
 - The *key* of a context is one integer that stands for it.
-- *Counts* say how often each category has been seen in each context.
+- *Counts*: n(s, c) says how often category c has been seen in context s, and n(s) how often s.
 
-Longer contexts tell more but are seen less often. So the probabilities in a context are
-interpolated with those in the next shorter one (`ContextCounts`).
+Longer contexts tell more but are seen less often. So the probabilities in a context s_k of length k
+are interpolated with those in the next shorter one:
+
+    p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
+
+The weight a(s) is the number of different categories that were seen in s (Witten & Bell 1991, *The
+zero-frequency problem*), times a *factor*. p_{-1} are the probabilities without any context.
 """
 
 from __future__ import annotations
@@ -27,24 +33,18 @@ GAIN = 10.0
 
 
 class ContextCounts(nn.Module):
-    """Probabilities of categories c by counts, interpolated over contexts s_0, s_1, ... that grow.
-
-        p_k(c) = (n(s_k, c) + a(s_k) p_{k-1}(c)) / (n(s_k) + a(s_k))
-
-    n(s, c) counts category c in context s, and n(s) all categories in it. The weight a(s) is the
-    number of different categories that were seen in s (Witten & Bell 1991, *The zero-frequency
-    problem*), times a factor. The caller gives the probabilities p_{-1} without any context, with
-    which those in the shortest context s_0 are interpolated.
+    """Counts of categories in contexts, and the probabilities that follow by interpolation.
 
     To count, call `of`. The constructor makes tables of zeros, into which saved counts are loaded.
+    `forward` gives the probabilities.
 
     Args:
         sizes: Number of contexts, and of pairs of a context and a category seen in it.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.
-        first: Where the pairs of each context begin, and at the end the number of all pairs,
-            (contexts + 1,) long: context k has the pairs `first[k]` to `first[k + 1] - 1`.
+        first: Where the pairs of each context begin, (contexts + 1,) long: context k has the pairs
+            `first[k]` to `first[k + 1] - 1`. The last entry is the number of all pairs.
         symbols: Category of each pair, (pairs,) int32.
         often: How often this category was seen in the context of the pair, (pairs,) int32.
     """

@@ -169,7 +169,7 @@ class GraphAdapter(Adapter):
         """Read the labels and edges of a user's graphs, not yet as categories.
 
         Args:
-            graphs: M graphs of the type that `source` names; also a `Batch` or a `Dataset`.
+            graphs: M graphs of the type of the training data; also a `Batch` or a `Dataset`.
 
         Returns:
             For each graph a tuple of three lists (`Triple`): the labels of its n nodes; its m edges

@@ -77,7 +77,8 @@ class GatedConvolutions(nn.Module):
                 this call updates, see `CausalConvolution.forward`. None for whole grids.
 
         Returns:
-            v', (B, width, H, W); and W A * v, (B, 2 width, H, W), an input of `horizontal`.
+            The new channels v', (B, width, H, W); and what the horizontal channels read of the
+            vertical ones (W A * v in the formula of the class), (B, 2 width, H, W).
         """
         above = self.above(v, memory)
         return v + self.dropout(self.leave_above(_gate(above))), self.down(above)
@@ -87,12 +88,12 @@ class GatedConvolutions(nn.Module):
 
         Args:
             h: The channels, (B, width, H, W).
-            above: W A * v at the same pixels, (B, 2 width, H, W), from `vertical`.
+            above: Second result of `vertical` at the same pixels, (B, 2 width, H, W).
             memory: For the next pixel, the last inputs of the convolutions at earlier pixels of the
                 row, which this call updates, see `CausalConvolution.forward`. None for whole grids.
 
         Returns:
-            h', (B, width, H, W).
+            The new channels h', (B, width, H, W).
         """
         return h + self.dropout(self.leave(_gate(self.before(h, memory) + above)))
 
@@ -217,8 +218,9 @@ class GridState:
         x: Categories so far, (B, H, W) long; 0 at pixels that are not drawn yet.
         rows: Numbers of the grids, 0 to B - 1, (B,) long.
         position: Number of the current pixel in raster order, -1 before the first one.
-        row: For the current row of pixels: the vertical channels after the last layer, (B, width,
-            1, W), then W A * v of every layer, (B, 2 width, 1, W), see `GatedConvolutions`.
+        row: Tensors of the current row of pixels. The first are the vertical channels after the
+            last layer, (B, width, 1, W). The others are, for each layer, the second result of
+            `GatedConvolutions.vertical`, (B, 2 width, 1, W).
         above: Last inputs of the vertical convolutions at earlier rows, see `CausalConvolution`.
         before: Last inputs of the horizontal convolutions at earlier pixels of the row.
     """

@@ -61,9 +61,9 @@ class Bins:
 
     Attributes:
         edges: For each of the K bins [lower end, upper end, parts], in ascending order. The upper
-            end is excluded. Parts are n for a bin of n integers, 1 for a point mass (both ends are
-            its value), 0 for real numbers, `BELOW` or `ABOVE` for a tail, of which only the end
-            next to the data counts.
+            end is excluded. Parts are n for a bin of n integers, and 0 for real numbers. For a
+            point mass they are 1, and both ends are its value. For a tail they are `BELOW` (-1) or
+            `ABOVE` (-2), and only the end next to the data counts.
         whole: True if all numbers are integers (or times, whole units).
         scale: Scale s of both tails, in units of the numbers.
         unit: Unit of times in nanoseconds; None for numbers.

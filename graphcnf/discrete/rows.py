@@ -71,7 +71,7 @@ class CausalAttention(AutoregressiveNetwork):
     """Transformer decoder over sequences: the category of each position, given the earlier ones.
 
     The input of a position is what is known before its category: the previous category, the number
-    of the position, and how many positions are still to come, since the length is drawn first. The
+    of the position, and how many positions are still to come. (The length is drawn first.) The
     output is the logits of the category. With `counts`, its log-probabilities by n-grams are added
     to them.
 
@@ -133,10 +133,10 @@ class CausalAttention(AutoregressiveNetwork):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the last M categories before each position, where M is `reach`, but at least 1.
+        """Return the last M categories before each position, of which n-gram contexts are made.
 
-        N-gram contexts are made of them. M is at least 1, since attention reads the previous
-        category even without counts.
+        M is the length of the longest n-gram context, `reach`, but at least 1: attention reads the
+        previous category even without counts.
 
         Args:
             x: Categories 0 to C - 1, (B, L) long.
@@ -184,9 +184,9 @@ class CausalAttention(AutoregressiveNetwork):
 
         Args:
             before: Last categories before each position, (M, K) long, see `before`.
-            x: Categories of the positions, (M,) long, if these rows have been counted: each
-                position is then left out of its own counts, as the model would else learn to trust
-                counts of itself. None for rows that have not been counted.
+            x: Categories of the positions, (M,) long, if these rows have been counted. Each
+                position is then left out of its own counts, since the model would else learn to
+                trust counts of itself. None for rows that have not been counted.
 
         Returns:
             (M, C) nats; 0 for a network without counts.
@@ -349,7 +349,7 @@ class Rows:
             rows: Categories of B rows, which may have different lengths, also 0.
 
         Returns:
-            A batch of B rows without `start`.
+            A batch of B rows, without log-probabilities by counts (`start`).
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -512,10 +512,10 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Return the probabilities of the lengths of rows.
 
-        They are the frequencies in `metadata["length_histogram"]`. Lengths that did not occur, but
-        lie between the shortest and the longest one, share the total frequency of the lengths that
-        occurred once (Good-Turing estimate: Good 1953, *The population frequencies of species*).
-        Without a histogram all rows have the largest length.
+        They are the frequencies in the training data (`metadata["length_histogram"]`). Lengths that
+        did not occur, but lie between the shortest and the longest one, share the total frequency
+        of the lengths that occurred once (Good-Turing estimate: Good 1953, *The population
+        frequencies of species*). Without a histogram all rows have the largest length.
 
         Args:
             lengths: Lowest and highest length, both included: all other lengths get probability 0.

@@ -7,10 +7,12 @@
   to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
   flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
   bits, and the flow stays equivariant under permutations of the set.
-- A *group* is a part of a set whose elements are decided in one step. A `Step` holds the groups
-  that are decided together, and their hidden state, which is what the network knows of each
-  (`graphcnf.categorical.autoregressive`).
-- *Components* are those of a mixture of logistic densities, C of them.
+- A *group* is a part of a set whose elements are decided in one step (`Step`, see
+  `graphcnf.categorical.autoregressive`). Its *hidden state* is what the network knows before it
+  decides an element. For M groups it is a tuple of four tensors: channels that sum up the earlier
+  groups, (M, C); the sum of the embeddings of all elements so far, (M, C); the number of elements
+  to come in the set, (M,) long; the number of elements to come in the group, (M,) long.
+- *Components* are those of a mixture of logistic densities.
 
 `SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
 `graphcnf.flows.coupling.coupling_stack`.
@@ -380,10 +382,10 @@ class ElementCoupling(Bijection):
 
     Elements are sorted by their sorting latent. From the elements before it, a causal attention
     network gives a density of the D other latents of an element: `sum_c w_c prod_d Logistic(x_d;
-    m_cd, s_cd)`. The map turns this density into independent standard logistic variables: latent d
-    becomes `logit(F_d(x_d))`, where F_d is the distribution function of x_d given the latents e < d
-    of the element (triangular map of Rosenblatt 1952). It is that of a mixture of logistics with
-    weights proportional to `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
+    m_cd, s_cd)`, with C components. The map turns this density into independent standard logistic
+    variables (triangular map of Rosenblatt 1952): latent d becomes `logit(F_d(x_d))`. F_d is the
+    distribution function of x_d given the latents e < d of the element. It is that of a mixture of
+    logistics with weights proportional to `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)`.
 
     Args:
         means: Means of the C components at the start, (C, D), as the function `components` measures
@@ -543,10 +545,6 @@ class GroupNetwork(AutoregressiveNetwork):
     in NADE, Larochelle & Murray 2011). In groups with fewer than V elements the last variables are
     omitted.
 
-    The hidden state of M groups is a tuple: channels that sum up the earlier groups, (M, C); the
-    sum of the embeddings of all elements so far, (M, C); the number of elements to come in the set,
-    (M,), and in the group, (M,).
-
     Args:
         categories: Number of categories of an element.
         elements: Largest number of elements of a set.
@@ -593,8 +591,8 @@ class GroupNetwork(AutoregressiveNetwork):
             own: Number of elements in this group, (M,) long.
 
         Returns:
-            The hidden state as a tuple: channels that sum up the earlier groups, (M, C); `decided`;
-            `after`; `own`.
+            The hidden state: channels that sum up the earlier groups, (M, C); `decided`; `after`;
+            `own`.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -606,7 +604,7 @@ class GroupNetwork(AutoregressiveNetwork):
         """Return the logits of the next element of M groups, (M, categories).
 
         Args:
-            hidden: Hidden state of the groups, as the class describes it.
+            hidden: Hidden state of the groups.
         """
         h, decided, after, _ = hidden
         scale = self.scales(after).chunk(2, -1)[1]
@@ -617,7 +615,7 @@ class GroupNetwork(AutoregressiveNetwork):
         """Add a decided element to the hidden state of M groups.
 
         Args:
-            hidden: Hidden state of M groups, as the class describes it.
+            hidden: Hidden state of M groups.
             x: Category of the decided element of each group, (M,) long.
 
         Returns:
@@ -653,7 +651,7 @@ class GroupNetwork(AutoregressiveNetwork):
             context: Mask of real groups, and numbers of their elements.
 
         Yields:
-            One step of all M real groups, with the hidden state that the class describes.
+            One step of all M real groups, with their hidden state before the first element.
         """
         mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
@@ -711,8 +709,8 @@ class GroupState:
         """Advance to the next group of elements in every set that is not complete.
 
         Returns:
-            A `Step` for the M sets that have such a group, with the hidden state that
-            `GroupNetwork` describes. None if all sets are complete.
+            A `Step` for the M sets that have such a group, with its hidden state before the first
+            element. None if all sets are complete.
         """
         if not self.order.next():
             return None

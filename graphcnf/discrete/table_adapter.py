@@ -16,8 +16,8 @@ rows by a `graphcnf.discrete.columns.ColumnFlow`.
 - The *order* of a flow is the one in which it decides the columns of a row one after the other. The
   *flow's own order* is the same for all rows, and `log_prob` is the density in this order.
 - An *event* is a condition on an entry that leaves several values, such as an interval. It is an
-  array (N, C, 2): the lowest and the highest place that is allowed in each category of each column,
-  0 and 1 for a whole category, two equal places for none of it.
+  array (N, C, 2): the lowest and the highest place that is allowed in each category of each column.
+  They are 0 and 1 for a whole category, and two equal places for none of it.
 - *Draws with weights*: where a draw under conditions cannot be exact, several draws of a row are
   made, and one is chosen by importance weights. Their *effective number* is (sum w)^2 / sum w^2.
 """
@@ -222,8 +222,8 @@ class Column:
             series: M entries.
 
         Returns:
-            (M,) float64: the category k, or k + u for a number in bin k or for a rare value, where
-            u in [0, 1) is its place. -1 for values that training lacked, and for missing entries
+            (M,) float64: the category k; for a number in bin k or a rare value k + u, where u in
+            [0, 1) is its place. It is -1 for values that training lacked, and for missing entries
             unless they are a category.
 
         Raises:
@@ -853,11 +853,13 @@ class TableAdapter(Adapter):
         """Draw the unknown entries of rows, given the known ones and an event.
 
         The distribution is the density of whole rows in the flow's own order, that of `log_prob`,
-        given the known entries and the event. An unknown entry that comes after all known and
-        limited columns in this order is drawn as usual. The entries before these are harder, and
-        are drawn first. If they have few combinations, the density of the row with each of them is
-        evaluated, and the draw is exact. (Places in bins count as the middle of the bin in this.)
-        Else the row is drawn several times, and one draw is chosen by importance weights.
+        given the known entries and the event.
+
+        An unknown entry that comes after all conditions in this order is drawn as usual. The
+        *early* ones, before a known entry or one that the event limits, are drawn first. If they
+        have few combinations, the density of the row with each of these is evaluated, and the draw
+        is exact. (Places in bins count as the middle of the bin in this.) Else the row is drawn
+        several times, and one draw is chosen by importance weights.
 
         Args:
             flow: Trained flow.
@@ -1150,10 +1152,10 @@ class TableAdapter(Adapter):
     def conditional(self, flow: ColumnFlow, known: Rows, k: int) -> np.ndarray:
         """Return the probabilities of the categories of a column, given the known columns.
 
-        First they are evaluated with the column directly after the known ones. Then the most
-        probable categories, at most 32 (`CANDIDATES`), divide their total among them anew, in
-        proportion to the density of the whole row with each of them. So the result agrees with
-        `log_prob`.
+        First, they are evaluated in an order in which the column comes directly after the known
+        ones. Then the most probable categories, at most 32 (`CANDIDATES`), divide their total among
+        them anew: in proportion to the density, in the flow's own order, of the row with each of
+        them. So the result agrees with `log_prob`.
 
         Args:
             flow: Trained flow.

@@ -9,26 +9,31 @@ out*: real rows that the model has not learned from.
 
 Figures of a synthetic table, from `evaluate_table`:
 
-- `shape_error` and `trend_error`, in percent: mean errors of columns and of pairs of columns, as in
-  `sdmetrics` 0.32 (whose report omits pairs with little dependence). For numbers these are the
-  Kolmogorov-Smirnov distance, and half the difference of Pearson correlations; for categories total
-  variations; for a category with a number the total variation with ten bins of each table's range.
-  A column whose values are all lost has the error 100, which `sdmetrics` leaves out.
+- `shape_error`, in percent: mean error of the columns. It is the Kolmogorov-Smirnov distance for
+  numbers, and the total variation for categories. 0 is best.
+- `trend_error`, in percent: mean error of the pairs of columns. For two columns of numbers it is
+  half the difference of their Pearson correlations in both tables. For two columns of categories it
+  is the total variation of their joint values. For numbers with categories it is the same, after
+  each table's numbers were cut into ten equal bins of their range. 0 is best.
+- Both errors are as in `sdmetrics` 0.32, with two exceptions. The report of `sdmetrics` omits pairs
+  with little dependence. And a column whose values are all lost has the error 100 here.
 - `detection`: area under the ROC curve of a classifier that tells real from synthetic rows
-  (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation; 0.5 is best.
-- `alpha_precision` and `beta_recall` (Alaa et al. 2022, arXiv 2102.08921), integrated over alpha
-  and beta as in their code. Precision compares the shares of synthetic and of real rows in balls
-  around the centre of the real rows; 1 is best. Recall depends on how many real rows have a
-  synthetic row at most as far away as the nearest other real row; it is about 0.5 for other rows of
-  the same distribution, and more for copies. Rows are not embedded: their squared distance is that
-  of the numbers, scaled to their range, plus 2 per differing category.
-- `closest`: median distance of a synthetic row to the closest real one. The distance is the mean
-  over columns of the difference of numbers scaled to their range, or 1 for different categories.
-- With `held_out`: `closest_held_out`, the same for held-out rows; and `copies`, the share of
-  synthetic rows that are closer to a real row than to a held-out one, with tables of equal size;
+  (Lopez-Paz & Oquab 2017, arXiv 1610.06545), by cross-validation. 0.5 is best: it cannot tell.
+- `alpha_precision` (Alaa et al. 2022, arXiv 2102.08921): whether synthetic rows are typical. For
+  balls around the mean real row, the shares of synthetic and of real rows inside are compared, for
+  all sizes alpha. 1 is best.
+- `beta_recall` (same paper): whether synthetic rows are as varied as real ones. It counts the real
+  rows that have a synthetic row no further away than the nearest other real row. It is about 0.5
+  for new rows of the same distribution, and more for copies.
+- In these two, the squared distance of two rows is that of their numbers, scaled to the range of
+  each column, plus 2 for each different category. Both are integrated as in the code of the paper.
+- `closest`: median distance of a synthetic row to the closest real one. The distance is a mean over
+  columns: of numbers the difference, scaled to their range; of categories 1 if they differ.
+- With `held_out`: `closest_held_out`, the same for held-out rows. And `copies`, the share of
+  synthetic rows that are closer to a real row than to a held-out one, with tables of equal size.
   0.5 means no copying.
-- With `held_out` and `target`: `utility` and `utility_real`, accuracy on held-out rows of a
-  classifier trained on synthetic and on real rows.
+- With `held_out` and `target`: `utility` and `utility_real`, the accuracy on held-out rows of a
+  classifier of `target` that was trained on synthetic rows, and of one trained on real rows.
 """
 
 from __future__ import annotations
