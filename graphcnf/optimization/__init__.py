@@ -1,6 +1,15 @@
 """Goal-directed generation: find molecules that score high, with few calls of the score.
 
-`graphcnf.optimization.run.optimize` is the whole search; its words are those of that module.
+`graphcnf.optimization.run.optimize` is the whole search. The modules, in the order in which it uses
+them:
+
+- `objectives`: scores, and goals that combine several of them; `activity` and `molscore` hold
+  scores that need the package molscore
+- `search`: proposes molecules in rounds
+- `policy`: the generative model that learns during the search to draw better molecules
+- `oracle`: calls the score in other processes, and stores every result
+- `run`: joins these to a search that can be continued after a kill
+- `routes`: synthesis routes of the best molecules, by a program of the user
 """
 
 from graphcnf.molecules.descriptors import PROPERTIES
@@ -17,8 +26,11 @@ SCORES = Registry(
         "surrogate": "graphcnf.datasets.smiles_file:surrogate",
     },
 )
-"""Scores by name: functions of a sanitized molecule or of a SMILES, see `Goal`.
+"""Scores by name. A score is a function that returns a number for a molecule, higher for better.
 
-A score with parameters is a function whose parameters are all keyword-only and text; it returns the
-function of a molecule.
+The molecule is a sanitized RDKit molecule, or a SMILES if the first parameter is called `smiles` or
+is annotated as str.
+
+A name whose function has keyword-only parameters, all of them text, stands for a family of scores.
+Called with its parameters, the function returns the score: `similarity(to="CCO")`.
 """

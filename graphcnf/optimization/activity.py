@@ -1,9 +1,11 @@
-"""Predicted activity at DRD2, GSK3β and JNK3: the three learned oracles of PMO.
+"""The score `activity`: predicted activity of a molecule at the proteins DRD2, GSK3β and JNK3.
 
-A support vector machine (Olivecrona et al. 2017, arXiv 1704.07555) and two random forests (Li et
-al. 2018, arXiv 1801.07299), as in PMO (Gao et al. 2022, arXiv 2206.12411). The package molscore
-contains them as pickles of scikit-learn. They are read into numpy arrays without scikit-learn, and
-without running anything that a pickle names.
+These are the three learned scores of the benchmark PMO (Gao et al. 2022, arXiv 2206.12411). DRD2 is
+a support vector machine (Olivecrona et al. 2017, arXiv 1704.07555), the others are random forests
+(Li et al. 2018, arXiv 1801.07299).
+
+The package molscore contains them as pickles of scikit-learn. Here they are read into numpy arrays
+without scikit-learn, and no code that a pickle names is run.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ FILES = {
     "gsk3b": "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
     "jnk3": "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
 }
-"""SHA-256 of each oracle's file in molscore 1.9.5, by protein."""
+"""SHA-256 of the file of each protein's model in molscore 1.9.5; no other file is read."""
 
 BITS = 2048
-"""Length of the Morgan fingerprints."""
+"""Length of the Morgan fingerprints that the models take."""
 
 _ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -68,11 +70,11 @@ def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
         protein: "drd2", "gsk3b" or "jnk3".
 
     Returns:
-        Function of a sanitized molecule.
+        Function from a sanitized molecule to the probability that it is active.
 
     Raises:
-        UserError: The protein is unknown, molscore is not installed, or its file has another
-            checksum.
+        UserError: The protein is unknown, molscore is not installed, or its file is not that of
+            molscore 1.9.5.
     """
     if protein not in FILES:
         raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")

@@ -1,8 +1,9 @@
-"""Scores of MolScore: a configuration of that package as a score of one molecule.
+"""The score `molscore`: a configuration of the package MolScore as a score of one molecule.
 
-MolScore scores batches, writes each to a folder, and may penalize molecules by what it has seen
-before (diversity filter). Here it scores molecules one by one, without memory, in a temporary
-folder.
+A *configuration* is MolScore's JSON file that names metrics and how they are combined. MolScore
+itself scores batches, writes each to a folder, and may penalize molecules that resemble earlier
+ones (its diversity filter). Here it scores molecules one by one, in a temporary folder and without
+that filter, since a score must depend on the molecule alone.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from graphcnf.messages import described
 
 
 def molscore(*, config: str) -> Callable[[str], float]:
-    """Return a score: what a configuration of MolScore returns for a molecule; needs molscore.
+    """Return a score: what a configuration of MolScore gives for a molecule; needs molscore.
 
     Args:
         config: File of a configuration (`.json`), or a preset of MolScore such as
             "GuacaMol:Albuterol_similarity".
 
     Returns:
-        Function from a SMILES to the number that the configuration's method gives, such as a
-        weighted sum.
+        Function from a SMILES to the combined number of the configuration, such as a weighted sum
+        of its metrics.
 
     Raises:
-        UserError: molscore is not installed, or does not take the configuration.
+        UserError: molscore is not installed, the file or preset is missing or not valid, or its
+            numbers would depend on other molecules of a batch.
     """
     content = _content(config)
     try:

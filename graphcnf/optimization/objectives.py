@@ -1,11 +1,19 @@
-"""What an optimisation maximizes: scores of molecules, objectives and goals.
+"""What an optimisation maximizes: scores of molecules, and goals that combine several scores.
 
-A *score* is a function that returns a number for a molecule: one of `SCORES`, a function of the
-user, or `FILE.py:FUNCTION`. A *desirability* is a function that maps a score to [0, 1], 1 for the
-best. An *objective* is a score with a desirability and a weight; users write it as a *table*, the
-values of one `[[objective]]` of a TOML file. A *goal* is the weighted mean of objectives. A *task*
-is a goal of a published benchmark. An *identity* is a text that differs between goals that differ,
-so that answers of one goal are not taken for those of another.
+`Goal.of` turns whatever a user gives as `score` into a goal. A search calls the goal once for each
+proposed molecule.
+
+- A *score* is a function that returns a number for a molecule, such as logP. It may have any unit.
+- A *desirability* is a function that maps a score to [0, 1], 1 for the best.
+- An *objective* is a score with a desirability and a weight.
+- A *table* is how users write an objective: a dictionary, or `[[objective]]` in a TOML file, such
+  as `{"score": "logp", "clip": [6, 3], "weight": 2}`.
+- A *goal* is the weighted mean of the desirabilities of one or several objectives.
+- A *parameter* of a score is text that makes a score of a family, such as the SMILES `to` of
+  `similarity`. It stands in the table, too: `{"score": "similarity", "to": "CCO"}`.
+- A *task* is a goal of a published benchmark, such as "qed" of PMO.
+- An *identity* is a hash that differs between goals that differ. Stored scores of one goal are
+  thereby not taken for those of another.
 """
 
 from __future__ import annotations
@@ -53,10 +61,11 @@ Score = Callable[[Chem.Mol], float]
 def penalized_logp(mol: Chem.Mol) -> float:
     """Return logP minus SA score minus long-ring penalty, each standardised over ZINC250k.
 
-    Gomez-Bombarelli et al. 2018 (arXiv 1610.02415), constants of Kusner et al. 2017 (arXiv
-    1703.01925). Rings are the smallest ones. Published code takes a cycle basis of networkx
-    instead, in which 0.6 % of 4,000 molecules of ZINC250k have another longest ring (measured on
-    2026-11-29).
+    The penalty is the number of atoms above 6 of the longest ring. It was defined by
+    Gomez-Bombarelli et al. 2018 (arXiv 1610.02415); the means and deviations are those of Kusner et
+    al. 2017 (arXiv 1703.01925). Rings are the smallest ones (SSSR). Published code takes a cycle
+    basis of networkx instead, which gives another longest ring for 0.6 % of 4,000 molecules of
+    ZINC250k (measured on 2026-11-29).
 
     Args:
         mol: A sanitized molecule.
@@ -69,7 +78,7 @@ def penalized_logp(mol: Chem.Mol) -> float:
 
 
 def bertz(mol: Chem.Mol) -> float:
-    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599).
+    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599), 0 or more, no unit.
 
     Args:
         mol: A sanitized molecule.
@@ -89,12 +98,18 @@ CHIRAL = "-chiral"
 
 
 def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
-    """Return a score: Tanimoto similarity to the SMILES `to`, in [0, 1].
+    """Return a score: Tanimoto similarity to the molecule `to`, in [0, 1].
+
+    All fingerprints but "PHCO" count how often a feature occurs.
 
     Args:
-        to: SMILES.
-        fingerprint: "ECFP4", "ECFP6", "FCFP4", "AP" or "PHCO", as in GuacaMol; with "-chiral"
-            appended to the name (not to "PHCO"), stereo marks count as well.
+        to: SMILES of the reference molecule.
+        fingerprint: "ECFP4", "ECFP6", "FCFP4", "AP" (atom pairs) or "PHCO" (pharmacophores), as in
+            GuacaMol. With "-chiral" appended, as in "ECFP4-chiral", stereoisomers have different
+            fingerprints; "PHCO" has no such variant.
+
+    Returns:
+        Function from a sanitized molecule to the similarity.
 
     Raises:
         UserError: The SMILES cannot be read, or the fingerprint is unknown.
@@ -123,7 +138,10 @@ def smarts(*, pattern: str) -> Score:
     """Return a score: 1 for molecules that match a SMARTS pattern, else 0.
 
     Args:
-        pattern: The SMARTS.
+        pattern: The SMARTS, such as "[#6](=O)[OX2H1]" for a carboxylic acid.
+
+    Returns:
+        Function from a sanitized molecule to 1 or 0.
 
     Raises:
         UserError: The pattern cannot be read.
@@ -134,14 +152,18 @@ def smarts(*, pattern: str) -> Score:
 def formula(*, of: str) -> Score:
     """Return a score: closeness to a molecular formula such as C7H8N2O2, in [0, 1].
 
-    The isomer score of GuacaMol: the geometric mean of a Gaussian for each element's number of
-    atoms (width 1) and one for the total number of atoms (width 2), hydrogens included.
+    This is the isomer score of GuacaMol, a geometric mean of several `gaussian` values. There is
+    one for each element of the formula, which compares its number of atoms (width 1), and one for
+    the total number of atoms (width 2). Hydrogens count.
 
     Args:
         of: The formula.
 
+    Returns:
+        Function from a sanitized molecule to the closeness, 1 for every isomer of the formula.
+
     Raises:
-        UserError: The text is no formula.
+        UserError: The text is no formula, or names an unknown element.
     """
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
@@ -165,6 +187,9 @@ def count(*, element: str) -> Score:
 
     Args:
         element: Symbol of the element, such as "Cl".
+
+    Returns:
+        Function from a sanitized molecule to the number. For "H" implicit hydrogens count.
 
     Raises:
         UserError: There is no such element.
@@ -220,11 +245,11 @@ def gaussian(value: float, centre: float, width: float) -> float:
 
 
 def geometric(values: ArrayLike, weights: ArrayLike) -> float:
-    """Return the weighted geometric mean of numbers.
+    """Return the weighted geometric mean: the product of `value^(weight / sum of weights)`.
 
     Args:
         values: The numbers, (N,).
-        weights: Their weights, (N,), not all 0.
+        weights: Their weights, (N,), from 0 on, not all 0.
 
     Returns:
         The mean; 0 if a number with a positive weight is 0 or negative.
@@ -241,26 +266,28 @@ MEANS: dict[str, Callable[..., float]] = {
 }
 
 SHAPES = ("clip", "target", "at_least", "at_most")
-"""Keys that name a `desirability`."""
+"""Keys of a table that choose its desirability function, see `desirability`."""
 
 KEYS = {"score", "name", "weight", "width", *SHAPES}
-"""Keys of every objective; a score with parameters adds those."""
+"""Keys that every table may have; the parameters of its score may be further keys."""
 
 COLUMNS = (
     "call", "record", "smiles", "score", "source", "cluster", "error",
     "route_solved", "route_steps", "route_score",
 )  # fmt: skip
-"""Columns of a table of results, which are no names for an objective."""
+"""Columns that tables of results have anyway; an objective of such a name gets "_value" appended.
+"""
 
 
 class Objective(NamedTuple):
-    """One objective of a goal.
+    """One objective of a goal, as it is built from a table.
 
     Attributes:
-        name: Name of its column in tables of results.
-        function: The score, called with a molecule and its SMILES.
-        desirability: Map from the score to [0, 1], or the identity.
-        weight: Weight in the mean, from 0 on.
+        name: Name of the column with its scores in tables of results.
+        function: The score, called with a sanitized molecule and its SMILES.
+        desirability: Map from the score to [0, 1]. If the table names none, it returns the score as
+            it is.
+        weight: Weight in the mean of the goal, from 0 on.
     """
 
     name: str
@@ -270,24 +297,25 @@ class Objective(NamedTuple):
 
 
 BENCHMARKS = {"pmo": ("pmo.toml",), "guacamol": ("pmo.toml", "guacamol.toml")}
-"""Files with the tasks of each benchmark."""
+"""For each benchmark, the files in this folder that hold its tasks."""
 
 ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
-"""Tasks in `pmo.toml` that GuacaMol does not have."""
+"""Tasks in `pmo.toml` that belong to PMO but not to GuacaMol."""
 
 
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
-    """Return the tasks of a published benchmark, in the form of TOML files of goals.
+    """Return the tasks of a published benchmark, each as the content of a TOML file of a goal.
 
     Args:
         suite: "pmo" for 23 tasks or "guacamol" for 20.
 
     Returns:
-        `{name of the task: content of its file}`: "objective" has a list of tables, one for each
-        `[[objective]]`; "mean", where it is there, names the mean that combines them.
+        `{name of the task: {"objective": list of tables, "mean": "geometric" or "arithmetic"}}`.
+        "mean" may be missing from a task with a single objective. `Goal.of("pmo:qed")` makes a goal
+        of a task.
 
     Raises:
-        KeyError: if there is no such suite.
+        KeyError: There is no such benchmark.
     """
     tables: dict[str, dict[str, Any]] = {}
     for name in BENCHMARKS[suite]:
@@ -297,18 +325,22 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Weighted mean of objectives, called with a molecule. Can be pickled by cloudpickle.
+    """Weighted mean of objectives; called with a molecule, it gives the number that is maximized.
+
+    Users rarely build it: `Goal.of` makes one of a name, a function or a file. A goal can be
+    pickled by cloudpickle, so that processes of their own can score molecules.
 
     Attributes:
-        tables: One table per objective: `score`, its parameters (see `SCORES`), at most one of
-            `SHAPES` (see `desirability`), `weight` (1 if missing) and `name` (that of the score if
-            missing).
-        mean: "geometric" or "arithmetic".
-        source: Origin of the tables, named in errors.
-        folder: Folder to which `FILE.py:FUNCTION` is relative.
+        tables: One dictionary per objective. Its keys are `score`, which is a name in `SCORES`, a
+            function or "FILE.py:FUNCTION"; the parameters of that score; at most one of `SHAPES`,
+            with `width` (see `desirability`); `weight` (1 if missing); and `name` (the score's own
+            if missing).
+        mean: How desirabilities are combined: "geometric" (0 if one of them is 0) or "arithmetic".
+        source: Where the tables come from, such as a file's name; error messages begin with it.
+        folder: Folder to which files named in the tables are relative.
 
     Raises:
-        UserError: A table is wrong.
+        UserError: A table is wrong; see `objectives`.
 
     Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
@@ -335,20 +367,25 @@ class Goal:
 
     @classmethod
     def of(cls, score: ScoreLike) -> Goal:
-        """Return the goal that something stands for.
+        """Turn whatever a user gives as a score into a goal.
 
         Args:
-            score: A score function, one or several tables, a goal, or a text: a name in `SCORES`,
-                `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table `[[objective]]` for each
-                objective, `surrogate:FILE:COLUMN` for a measured column (`:lower` or `:upper` may
-                follow), `molscore:CONFIG` for a configuration of MolScore, or a benchmark's task
-                such as `pmo:qed`.
+            score: A function of a molecule or of a SMILES; one table or a list of tables; a goal;
+                or one of these texts:
+                - "qed": a name in `SCORES` whose score needs no parameter
+                - "mine.py:function": a function in a Python file, which is run
+                - "goal.toml": a file with a table `[[objective]]` for each objective and, if
+                  wanted, `mean`
+                - "surrogate:mine.csv:pIC50": the prediction of a column of measured values;
+                  ":lower" or ":upper" may follow, for one standard deviation less or more
+                - "molscore:CONFIG": a configuration file or preset of the package MolScore
+                - "pmo:qed" or "guacamol:...": a task of a benchmark
 
         Returns:
-            The goal; of a single score one with a single objective. A `Goal` is returned as it is.
+            The goal, with one objective unless several were given. A `Goal` is returned as it is.
 
         Raises:
-            UserError: It stands for none.
+            UserError: The text stands for no score, a file cannot be read, or a table is wrong.
         """
         if isinstance(score, Goal):
             return score
@@ -395,9 +432,9 @@ class Goal:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """Objectives of the tables, in the order of `tables`.
+        """Objectives of the goal, one for each of its tables, in the same order.
 
-        They are not pickled, but built anew in every process.
+        They are built at the first access and not pickled: every process builds its own.
 
         Raises:
             UserError: A table is wrong, two objectives have one name, or no weight is above 0.
@@ -418,9 +455,10 @@ class Goal:
 
     @property
     def is_chiral(self) -> bool:
-        """True if the fingerprint of an objective distinguishes stereoisomers ("ECFP4-chiral").
+        """True if a fingerprint of the goal distinguishes stereoisomers, as "ECFP4-chiral" does.
 
-        Only the key `fingerprint` of the tables counts: scores of the user are not looked into.
+        Only the key `fingerprint` of the tables is looked at. A function of the user that
+        distinguishes stereoisomers is not noticed.
         """
         prints = [str(table.get("fingerprint", "")) for table in self.tables]
         return any(name.endswith(CHIRAL) for name in prints)
@@ -432,12 +470,13 @@ class Goal:
         """Score a molecule.
 
         Args:
-            mol: The molecule, which is not changed.
-            smiles: Its SMILES.
+            mol: The sanitized molecule, which is not changed: each score gets a copy.
+            smiles: Its SMILES, for scores that are functions of a SMILES.
 
         Returns:
-            The mean; and by the name of each objective its score, before the desirability. With a
-            single objective, the mean is its desirability itself, which may leave [0, 1].
+            The number to maximize, and `{name of an objective: its score}` with scores in their own
+            units. The number is the weighted mean of the desirabilities. With a single objective it
+            is the desirability itself, which may leave [0, 1] if the table names none.
 
         Raises:
             Unavailable: A score is no finite number.
@@ -453,9 +492,11 @@ class Goal:
 
     @cached_property
     def identity(self) -> str:
-        """Hash that differs between goals that differ, by which a journal knows its goal.
+        """Hash of the goal, 16 hexadecimal digits, by which stored scores are known to be its own.
 
-        It is computed once, since calls may change a score object's state.
+        It depends on the mean, all tables, the content of files that they name, and the source code
+        of functions. It is computed once, since calls may change the state of a score that is an
+        object.
         """
         parts = [self.mean]
         for table in self.tables:
@@ -469,7 +510,7 @@ class Goal:
 
 
 ScoreLike = str | Callable[..., Any] | Goal | Mapping[str, Any] | Sequence[Mapping[str, Any]]
-"""What users give as a score, see `Goal.of`."""
+"""What users may give as a score; `Goal.of` says what each form means."""
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
@@ -534,21 +575,23 @@ def is_path(key: str, value: Any) -> bool:
     """Return True if a parameter of a score names a file.
 
     Args:
-        key: Name of the parameter: "file", or "config" of `molscore`, which may be a preset
-            instead.
-        value: Its value.
+        key: Name of the parameter. Only "file" and "config" can name files.
+        value: Its value. For "config" it is a file if it ends in ".json", else a preset of
+            MolScore.
     """
     return key == "file" or (key == "config" and str(value).endswith(".json"))
 
 
 def parameters_of(score: Callable[..., Any]) -> list[str]:
-    """Return the names of the parameters of a score in `SCORES`; often there are none.
+    """Return the names of the parameters that a score needs in a table, besides `score` itself.
 
     Args:
-        score: The score. Its keyword-only arguments are its parameters.
+        score: What `SCORES` holds for a name. A function whose arguments are keyword-only makes
+            scores, and these arguments are the parameters. A plain function of a molecule has none.
 
     Returns:
-        Such as ["to", "fingerprint"] of `similarity`, which a table of an objective may set.
+        Names in the order of the signature, such as ["to", "fingerprint"] for `similarity`; [] for
+        `bertz`. The first one must always be given.
     """
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()
@@ -557,21 +600,26 @@ def parameters_of(score: Callable[..., Any]) -> list[str]:
 
 
 def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
-    """Return the map from a score to [0, 1] that a table names; the identity if it names none.
+    """Return the map from a score to [0, 1] that a table chooses.
 
-    The maps are those of GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7).
+    The maps are those of GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7). A table has at
+    most one of the keys `clip`, `target`, `at_least` and `at_most`:
+
+    - `clip = [low, high]`: 0 at `low` and beyond, 1 at `high` and beyond, a straight line between.
+      Where small scores are good, `low` is the larger number: `clip = [6, 3]`.
+    - `target = t`, with `width = w`: the Gaussian `exp(-(x - t)^2 / (2 w^2))` of the score x.
+    - `at_least = t`, with `width = w`: 1 for x >= t, below it the same Gaussian.
+    - `at_most = t`, with `width = w`: 1 for x <= t, above it the same Gaussian.
 
     Args:
-        table: Table of an objective with at most one of these keys. `clip`, [low, high]: a line
-            from 0 at `low`, which may be the larger one, to 1 at `high`. `target`, with a `width`:
-            a Gaussian `exp(-(x - target)^2 / (2 width^2))`. `at_least` and `at_most`, with a
-            `width`: the same Gaussian on one side of the value, and 1 on the other.
+        table: Table of an objective.
 
     Returns:
-        Function from a score to its desirability.
+        Function from a score to its desirability. If the table has none of the keys, the function
+        returns the score as it is.
 
     Raises:
-        UserError: The values are wrong, or exclude each other.
+        UserError: A value is no number, the width is missing or not above 0, or two keys are given.
     """
     given = [name for name in SHAPES if name in table]
     if len(given) > 1:

@@ -1,10 +1,17 @@
-"""Calls of a score in child processes, and a journal of the answers.
+"""Call the score of a search in child processes, and store every result in a file.
 
-A *call* computes the score of a molecule, which may take hours. Its *answer* is the score, or the
-reason why there is none: an exception, a value that is no number, a time-out and a crash are stored
-as answers, too, and the search goes on. The *journal* is the file of all answers; the *oracle*
-calls the score for molecules that have no answer there. The process that computes an answer stores
-it before it returns it, so that a kill at any moment loses no answer.
+A score may take hours, hang or crash. So a search (`graphcnf.optimization.run`) calls it through an
+`Oracle`, never directly.
+
+- A *call* computes the score of one molecule by a goal (`graphcnf.optimization.objectives`).
+- An *answer* is the result: the score, or the reason why there is none. A call *fails* if the score
+  raises an error, returns no finite number, takes too long or crashes. A failed call has an answer,
+  too, and the search goes on.
+- The *journal* is the SQLite file of all answers in the folder of a run.
+- The *oracle* calls the score for molecules that have no answer in the journal.
+
+The process that computes an answer stores it before it returns it. So a kill at any moment loses no
+answer.
 """
 
 from __future__ import annotations
@@ -46,33 +53,34 @@ from graphcnf.optimization.objectives import Goal
 from graphcnf.run_folder import claim
 
 NAME, LOCK = "calls.sqlite", "calls.lock"
-"""Database of the answers, and an empty database that processes which add answers keep locked."""
+"""Names of the journal, and of an empty database that processes lock while they may add answers."""
 
 SCHEMA = [
     'CREATE TABLE answers (smiles TEXT PRIMARY KEY, score REAL, "values" TEXT, error TEXT)',
     "CREATE TABLE goal (identity TEXT)",
 ]
-"""Statements that create the tables; a file with another schema is refused."""
+"""Statements that create the tables of the journal; a file with other tables is refused."""
 
 INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Exceptions that stored values of a wrong type can raise."""
+"""Exceptions that values of a wrong type in the journal can raise when they are read."""
 
 RUN_LOCK = "run.lock"
-"""File that is locked while an `Oracle` uses the folder."""
+"""File in a run's folder that is locked while an `Oracle` uses the folder."""
 
 BUSY, START = 60.0, 120.0
-"""Seconds to wait for a database that another process writes, and for a process to start."""
+"""Seconds to wait for a database that another process writes, and for a child process to start."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a call.
+    """Result of a call: the score of a molecule, or the reason why it has none.
 
     Attributes:
         smiles: Canonical SMILES of the molecule; isomeric in a search with stereo.
-        score: Its score by the goal; NaN if the call failed.
-        values: `{objective: its score}`; {} if the call failed.
-        error: Reason why the call failed, in one line, or None.
+        score: The number that the goal returned, which the search maximizes; NaN if the call
+            failed.
+        values: `{name of an objective: its score}`, before the desirability; {} if the call failed.
+        error: Reason why the call failed, in one line; None if it did not fail.
     """
 
     smiles: str
@@ -82,14 +90,11 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
-        """Return the answer of a failed call.
+        """Return the answer of a failed call: the score NaN and the reason in one line.
 
         Args:
             smiles: The molecule.
             error: The reason, an exception or text.
-
-        Returns:
-            An answer with the score NaN and the reason in one line.
         """
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
@@ -98,16 +103,16 @@ class Answer:
 
     @classmethod
     def of_row(cls, smiles: str, score: float, values: str, error: str | None) -> Answer:
-        """Return the answer in a row of the database.
+        """Build an answer from a row of the journal, and check the row's values.
 
         Args:
             smiles: The molecule.
             score: The score; None if the call failed.
-            values: JSON of the score of each objective by name; None if the call failed.
-            error: The reason; None if it did not fail.
+            values: JSON text `{name of an objective: its score}`; None if the call failed.
+            error: The reason for the failure; None if the call did not fail.
 
         Raises:
-            TypeError: The row is damaged. Other exceptions of `INVALID` say so as well, such as
+            TypeError: The row is damaged. It may raise any exception of `INVALID` instead, such as
                 ValueError for a score that is not finite.
         """
         if not (isinstance(smiles, str) and isinstance(error, str | None)):
@@ -124,8 +129,12 @@ class Journal:
     """SQLite file with the answers of one goal; several processes may add to it at once.
 
     Args:
-        folder: Folder of the file, on a disk of this machine.
-        goal: Text that identifies the goal, its `Goal.identity`.
+        folder: Existing folder in which the file is, or is created. It must be on a disk of this
+            machine.
+        goal: Text that identifies the goal, its `Goal.identity`. It is stored in a new file.
+
+    Attributes:
+        path: The file.
 
     Raises:
         UserError: The file belongs to another goal, is damaged, or cannot be written.
@@ -177,7 +186,7 @@ class Journal:
             answer: The answer.
 
         Returns:
-            The answer that is stored then: another process may have been the first.
+            The stored answer of this molecule. It is an earlier one if another process was faster.
 
         Raises:
             UserError: The file is damaged or cannot be written.
@@ -190,10 +199,10 @@ class Journal:
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
     def remove(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for some molecules.
+        """Delete the answers for some molecules, so that their scores are computed again.
 
         Args:
-            molecules: SMILES as they were stored; those without an answer are ignored.
+            molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
 
         Raises:
             UserError: The file cannot be written.
@@ -203,13 +212,18 @@ class Journal:
                 self._rows("DELETE FROM answers WHERE smiles = ?", (smiles,))
 
     def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
-        """Wait until child processes that a killed run left behind have stored their answers.
+        """Wait until child processes of a killed run have stored the answers that they compute.
 
-        Otherwise the calls that they are still computing would be made a second time.
+        Otherwise a continued run would make these calls a second time. Such a child has called
+        `hold`.
 
         Args:
-            patience: Seconds to wait at most.
-            note: Function that receives a line if there is something to wait for.
+            patience: Seconds to wait at most. Then the method returns all the same.
+            note: Function that is called once with a line for the user, if there is something to
+                wait for.
+
+        Raises:
+            UserError: The lock file is damaged or cannot be used.
         """
         until, noted = time.monotonic() + patience, False
         with self._reporting():
@@ -227,13 +241,19 @@ class Journal:
                 time.sleep(0.1)
 
     def hold(self) -> None:
-        """Make `wait_for_writers` of other processes wait until this process ends."""
+        """Make `wait_for_writers` in other processes wait until this process ends.
+
+        A child process calls it when it starts, since it will add answers.
+
+        Raises:
+            UserError: The lock file is damaged or cannot be used.
+        """
         with self._reporting():
             self._lock.execute("BEGIN")
             self._lock.execute("SELECT * FROM sqlite_master").fetchall()
 
     def close(self) -> None:
-        """Close the databases."""
+        """Close the databases, and release the lock of `hold`."""
         self._database.close()
         self._lock.close()
 
@@ -263,28 +283,31 @@ class Journal:
 
 
 class Oracle:
-    """Scores of molecules, each computed once and stored in a journal; a context manager.
+    """Computes scores, each once, and stores them in a journal; used in a `with` statement.
+
+    `oracle(molecules)` returns the answers. At the end of the `with` statement, also after an
+    error, the calls in progress are finished and stored.
 
     Args:
         goal: Goal that scores molecules.
-        folder: Folder of the journal; answers that it contains are not computed again. None for a
-            temporary folder.
-        workers: Number of child processes; None for one per core; 0 to compute in this process,
-            without a time limit; or a cluster, whose workers have one child process each (if this
-            process dies, the answers of calls in progress are lost).
+        folder: Folder of the run with the journal, created if it is missing. Answers that it holds
+            are not computed again. None for a temporary folder.
+        workers: Number of child processes; None for one per core. 0 computes in this process,
+            without a time limit. A cluster is also possible: each of its workers has one child
+            process, and if this process dies, the answers of calls in progress are lost.
         timeout: Seconds per molecule; a longer call fails.
-        stop_on_error: True to end the run at the first failed call, which is made again when the
-            run is continued.
-        note: Function that receives a line for each failed call, and other messages.
+        stop_on_error: True to end the search at the first failed call, which is made again when the
+            run is continued. The search itself looks at this attribute.
+        note: Function that receives lines for the user, such as one for each failed call.
 
     Attributes:
-        folder: The folder.
-        answers: All answers by canonical SMILES, those of earlier runs in the folder included.
-        calls: Number of calls made by this object.
+        folder: The folder of the run.
+        answers: `{canonical SMILES: answer}`, those of earlier runs in the folder included.
+        calls: Number of calls that this object has made.
 
     Raises:
-        UserError: An argument is wrong, the folder is not that of an optimisation, or another
-            process uses it.
+        UserError: An argument is wrong, the folder is not that of an optimisation or has answers of
+            another goal, or another process uses it.
     """
 
     def __init__(
@@ -338,7 +361,7 @@ class Oracle:
         The score is called for molecules without an answer, each once; their answers are stored.
 
         Args:
-            molecules: Canonical SMILES: a molecule in another SMILES would be computed again.
+            molecules: Canonical SMILES. A molecule in another SMILES would be computed again.
 
         Raises:
             UserError: The journal cannot be written, or no process can be started. A call that
@@ -352,11 +375,12 @@ class Oracle:
         return [self.answers[smiles] for smiles in molecules]
 
     def forget(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for molecules, also from the journal, so that they are computed again.
+        """Delete the answers for some molecules, so that their scores are computed again.
+
+        They are deleted from `answers` and from the journal.
 
         Args:
-            molecules: SMILES as they were called, see `Answer.smiles`. Those without an answer are
-                ignored.
+            molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
 
         Raises:
             UserError: The journal cannot be written.
@@ -502,12 +526,15 @@ def _score_in_child(
 
 
 class ScoreProcess:
-    """A child process that scores molecules, restarted after a time-out or a crash.
+    """A child process that scores molecules; it is started anew after a time-out or a crash.
 
-    If this process dies, the child ends after its current call.
+    The process starts at the first call and loads the goal once. If this process dies, the child
+    ends after its current call.
 
     Args:
-        function: `_score_in_child` with all arguments but the molecule, packed by `framed`.
+        function: Pickled function from a SMILES to an `Answer`, packed by
+            `graphcnf.compute.parallel.framed`. With None instead of a SMILES it only loads the
+            goal.
         timeout: Seconds per molecule.
     """
 
@@ -572,7 +599,7 @@ class ScoreProcess:
                 self.close()
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process, if there is one; the next call starts another."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None

@@ -1,16 +1,22 @@
-"""Reinforcement learning: train a model towards molecules that score high.
+"""The generative model of a search, trained during it to draw molecules that score high.
 
-The *policy* is a copy of the model that is trained during a search; the *prior* is the model before
-training, which keeps the policy near to real molecules. A *reward* is a score mapped to [0, 1]. A
-molecule is *learnable* if the prior can represent it.
+The search (`graphcnf.optimization.search`) lets the model draw proposals, and trains it on the best
+molecules so far. This is reinforcement learning.
 
-The loss is the augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555), with
-the model's exact log-likelihood of a molecule's canonical code,
+- The *prior* is the user's model. It is not changed, and keeps the search near to real molecules.
+- The *policy* is a copy of it that is trained.
+- A *reward* is the score of a molecule mapped to [0, 1]; the search does the mapping.
+- A molecule is *learnable* if the prior can represent it, so that it has a log-probability.
+- A *fragment* is a part that every drawn molecule has to contain, given by the user.
 
-    log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2,
+The loss is the augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555). For a
+molecule x with reward r(x) it is
 
-with rewards r, on replayed molecules (Guo & Schwaller 2023, arXiv 2305.16160). It pulls the policy
-to the prior times exp(sigma r).
+    log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2.
+
+Here p is the policy, and log p(x) the exact log-likelihood of the molecule's graph in its canonical
+node ordering. The minimum of the loss is the prior times exp(sigma r). Good molecules are trained
+on again and again (replay; Guo & Schwaller 2023, arXiv 2305.16160).
 """
 
 from __future__ import annotations
@@ -38,35 +44,35 @@ from graphcnf.molecules.validity import strict_smiles
 from graphcnf.torch_state import own_modes
 
 BATCH = 64
-"""Graphs that are drawn, or whose likelihood is computed, at a time."""
+"""Number of graphs that are drawn, or whose likelihood is computed, at a time."""
 
 PARTICLES = 2
-"""Particles per molecule with a fragment: few, since the score selects among the molecules."""
+"""Partly drawn graphs, of which one molecule is kept: few, since the score selects further."""
 
 SIZES_FROM_PRIOR = 0.2
-"""Weight of the training data's size distribution in that of proposals."""
+"""Weight of the training data's numbers of atoms in those of proposals; see `Policy.sizes`."""
 
 SIZE_WIDTH = 1.5
-"""Standard deviation, in atoms, by which the sizes of good molecules are blurred."""
+"""Standard deviation, in atoms, by which the numbers of atoms of good molecules are blurred."""
 
 
 class Policy:
     """A trainable copy of a model, which learns to draw molecules with high rewards.
 
-    The model itself, the prior, is left as it is. The copy is trained so that its log-probability
-    of a molecule becomes log p(molecule) under the prior plus `sigma` times the reward, as in
-    REINVENT (Olivecrona et al. 2017, arXiv 1704.07555): see `update`.
+    The model itself, the prior, is left as it is. Training brings the copy's log-probability of a
+    molecule near to that of the prior plus `sigma` times the reward; `update` takes one step.
 
     Args:
-        flow: The model.
+        flow: The model, which draws molecules atom by atom.
         learning_rate: Learning rate of AdamW.
         sigma: Nats that a reward of 1 adds to the target log-probability.
 
     Attributes:
-        prior: The model.
-        model: The trained copy.
-        nats: Log-likelihood under the prior by canonical SMILES, nats; -inf for a molecule that is
-            not learnable. Saved with a search, since computing it again could round differently.
+        prior: The model `flow`, unchanged.
+        model: The trained copy of its graph model.
+        nats: `{canonical SMILES: log-likelihood under the prior}` in nats; -inf for a molecule that
+            is not learnable. It is saved with a search, since computing it again could round
+            differently.
     """
 
     @own_modes()
@@ -85,13 +91,14 @@ class Policy:
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
         """Find out which molecules are learnable: the prior can represent them.
 
-        Graphs and `nats` of the molecules are kept, for `update` and `sizes`.
+        Their graphs and their log-likelihoods under the prior (`nats`) are stored in this object.
+        So call it for every molecule before `update`, which reads both.
 
         Args:
-            molecules: Canonical SMILES.
+            molecules: M canonical SMILES.
 
         Returns:
-            True for each molecule that is learnable.
+            M values, True for each molecule that is learnable.
         """
         known = self.nats
         others = (s for s in dict.fromkeys(molecules) if s not in self._graphs)
@@ -110,11 +117,14 @@ class Policy:
         return [known[s] != -math.inf for s in molecules]
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> None:
-        """Take one training step, which lowers the mean of (target - log p)^2 / (2 sigma).
+        """Train the model by one step on some molecules with their rewards.
+
+        The loss is the mean of `(target - log p)^2 / (2 sigma)`, with the target of the module's
+        formula. The gradient is clipped to norm 1.
 
         Args:
-            molecules: M molecules for which `learnable` has returned True.
-            rewards: Reward of each, in [0, 1], (M,).
+            molecules: M canonical SMILES for which `learnable` has returned True.
+            rewards: Reward of each molecule, in [0, 1], (M,).
         """
         packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
@@ -128,15 +138,18 @@ class Policy:
         self.optimizer.step()
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw graphs, and return the distinct valid molecules among them.
+        """Draw graphs with the trained model, and return the distinct valid molecules among them.
 
         Args:
-            count: Number of graphs.
-            sizes: Probabilities (K,) of 0 to K - 1 atoms.
-            seed: Seed; graphs are a function of it, `sizes` and the weights.
+            count: Number of graphs to draw.
+            sizes: Probability of each number of atoms, (K,): entry n is that of n atoms. See
+                `sizes`.
+            seed: Integers as `numpy.random.SeedSequence` takes them. The graphs are a function of
+                the seed, `sizes` and the weights.
 
         Returns:
-            Canonical SMILES without stereo marks, `count` at most; [] if no graph is valid.
+            Canonical SMILES without stereo marks: at most `count`, and fewer where graphs are equal
+            or not valid; [] if none is valid.
         """
         molecules: dict[str, None] = {}
         for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
@@ -147,18 +160,19 @@ class Policy:
 
     @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
-        """Draw distinct molecules with a fragment.
+        """Draw distinct molecules that contain a fragment, with the trained model.
 
         Args:
-            count: Number of molecules; fewer are returned if no further ones are found.
+            count: Number of molecules. Fewer are returned if no further ones are found.
             fragment: The fragment.
-            seed: Seed.
+            seed: Integers as `numpy.random.SeedSequence` takes them.
 
         Returns:
             Canonical SMILES.
 
         Raises:
-            UserError: The fragment is too large for the model.
+            UserError: The fragment is too large for the model. With a `count` of 0, this is all
+                that the call checks.
         """
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         growth = Growth(
@@ -170,17 +184,19 @@ class Policy:
         return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Choose the probabilities of numbers of atoms for new proposals.
+        """Return the probability of each number of atoms for new proposals.
 
-        They are a mixture of the sizes of the training data and of good molecules. The latter are
-        blurred, so that a search can move to sizes that it has not met.
+        It is a mixture: 20 % from the training data of the prior (`SIZES_FROM_PRIOR`), 80 % from
+        good molecules. The numbers of atoms of good molecules are blurred by a Gaussian
+        (`SIZE_WIDTH`), so that a search can move to sizes that it has not met. Without good
+        molecules, those of the training data are returned.
 
         Args:
-            molecules: The good molecules, canonical SMILES; those that are not learnable do not
+            molecules: Canonical SMILES of the good molecules. Those that are not learnable do not
                 count.
 
         Returns:
-            Probabilities of 0 to K - 1 atoms, (K,).
+            (K,), summing to one: entry n is the probability of n atoms.
         """
         prior = self.prior.model.size_prior.probabilities()
         inside = compress(molecules, self.learnable(molecules))
@@ -194,11 +210,12 @@ class Policy:
         return SIZES_FROM_PRIOR * prior + (1 - SIZES_FROM_PRIOR) * good / good.sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what training has changed, to be saved.
+        """Return weights and optimizer state, to save them in a file from which a search continues.
 
         Returns:
-            `weight.NAME` for each parameter, and its moments in the optimizer, `step.NAME`,
-            `exp_avg.NAME` and `exp_avg_sq.NAME`, if it has taken a step.
+            `{name: tensor}`. For each parameter NAME of the model there is `weight.NAME`. After the
+            first training step there are also `step.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`,
+            the number of steps and the moments of AdamW.
         """
         named = dict(self.model.named_parameters())
         state = {f"weight.{name}": p.detach() for name, p in named.items()}
@@ -208,10 +225,10 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Set weights and the optimizer's moments to those that `tensors` returned.
+        """Restore the weights and the state of the optimizer that `tensors` returned.
 
         Args:
-            tensors: The result of `tensors`.
+            tensors: `{name: tensor}` as `tensors` returns it, for a model of the same architecture.
 
         Raises:
             KeyError: A parameter is missing.

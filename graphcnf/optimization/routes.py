@@ -1,9 +1,12 @@
-"""Synthesis routes of molecules, searched by another program in an environment of its own.
+"""Synthesis routes of molecules, searched by a program of the user, such as AiZynthFinder.
 
-The program is a *command* such as AiZynthFinder behind a script (docs/routes.py): it reads SMILES
-from standard input, one a line, and writes a line of JSON for each, the *answer*. Answers are
-stored in a journal (`graphcnf.optimization.oracle`), so that the command is asked once for each
-molecule, and a kill loses no answer.
+Routes are searched after an optimisation, for its best molecules. A *route* is a series of
+reactions from molecules in stock to the target molecule. The program has its own environment, so it
+is run as a *command* (docs/routes.py shows a script for AiZynthFinder). The command reads SMILES
+from standard input, one a line, and writes one line of JSON for each.
+
+Results are stored in a journal in the folder of the optimisation (`graphcnf.optimization.oracle`).
+So the command is asked once for each molecule, and a kill loses nothing.
 """
 
 from __future__ import annotations
@@ -33,23 +36,24 @@ ASKED = 100
 """Molecules for which routes are searched: the first ones of a table."""
 
 COLUMNS = ("route_solved", "route_steps", "route_score")
-"""Columns of routes in a table."""
+"""Columns of routes in a table: whether there is a route, its number of reactions, its score."""
 
 LONGEST_LINE = 1 << 20
-"""Characters of a line of an answer."""
+"""Largest number of bytes of a line that the command writes."""
 
 
 def check_command(command: str) -> list[str]:
-    """Return the program of a command and its arguments.
+    """Split a command into its program and its arguments, and check that the program exists.
 
     Args:
-        command: The command, in which quotes work as in a shell; it is not run by one.
+        command: The command, such as "python routes.py --steps 5". Quotes work as in a shell, but
+            it is not run by one.
 
     Returns:
         The program as given, then each argument.
 
     Raises:
-        UserError: It cannot be read, or there is no such program.
+        UserError: The quotes do not match, or there is no such program.
     """
     try:
         words = shlex.split(command)
@@ -65,16 +69,21 @@ def routes_of(
 ) -> tuple[pd.DataFrame, str | None]:
     """Ask a command for synthesis routes of molecules.
 
+    For each molecule the command writes a JSON object such as `{"smiles": "CCO", "solved": true,
+    "steps": 2, "score": 0.9}`. Here `solved` says whether there is a route from molecules in stock,
+    and `steps` is its number of reactions; `score` may be any number. `steps` and `score` may be
+    null or left out. `smiles` is the text that was asked for.
+
     Args:
         smiles: SMILES of the molecules.
-        command: The command. Its answer is a JSON object with `smiles` as it was asked for,
-            `solved`, true if there is a route from molecules in stock, `steps`, the number of
-            reactions on it, and `score`; steps and score may be null or left out.
-        folder: Folder of an optimisation, which keeps the answers.
+        command: The command.
+        folder: Folder of an optimisation, in which the results are stored. Molecules with a stored
+            result of this command are not asked for again.
 
     Returns:
-        A table with a row for each molecule and the columns `COLUMNS`, None where there is no
-        value; and why the command has failed, in one line, None if it has not.
+        A table and an error. The table has one row per molecule and the columns `route_solved`
+        (bool), `route_steps` (int) and `route_score` (float), with None where a value is not known.
+        The error says in one line why the command has failed; None if it has not.
 
     Raises:
         UserError: There is no such program, or the folder is damaged.

@@ -1,12 +1,18 @@
-"""A whole search, in a folder from which it can be continued after a kill.
+"""The whole search for molecules that score high: `optimize`, which `graphcnf optimize` calls.
 
-A *call* computes the score of a molecule, and its *answer* is stored in the *journal*
-(`graphcnf.optimization.oracle`). The *budget* is the number of calls. The *state* of a search is
-what it needs to go on: scored molecules, number of the round, weights and optimizer of the policy.
+The functions below it prepare, continue and save such a search.
 
-The folder holds the journal of all calls, and a state of the search that is at most half a minute
-old. A continued run starts from that state and finds later calls in the journal. So it makes no
-call twice, and ends with the same molecules as an uninterrupted run.
+- A *call* computes the score of one molecule. Its *answer* is the score, or why there is none.
+- The *budget* is the largest number of calls.
+- The *folder* of a run holds two things. The *journal* is the file of all answers. The *state* is
+  what the search needs to go on: the molecules scored so far, the number of the round, weights and
+  optimizer of the trained model. It is saved about every half minute.
+- A *round* of the search proposes some molecules, scores them and learns from the scores.
+- The *fragment* is a part, given by the user, that all proposed molecules contain.
+
+A run that was killed is continued by the same call with the same folder. It starts from the saved
+state and finds later answers in the journal. So it makes no call twice, and ends with the same
+molecules as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -53,21 +59,22 @@ from graphcnf.stereo.marks import isomeric_smiles
 from graphcnf.torch_state import own_modes
 
 STATE = "state.safetensors"
-"""File in a run's folder with the state of the search."""
+"""File in a run's folder with the state of the search, from which it is continued."""
 
 SAVED = "saved.json"
-"""File in a run's folder with the folder of its model, and the hash of the model that is there."""
+"""File in a run's folder that says to which folder the trained model was saved, with its hash."""
 
 CHECKPOINT_SECONDS = 30.0
+"""Seconds at least between two times that the state is saved."""
 
 HOPELESS = 10
-"""A search is given up if its first 10 calls, or more, have all failed."""
+"""The search ends with an error if all calls so far, and at least this many, have failed."""
 
 CLUSTERED = 2000
-"""Number of best molecules that are clustered."""
+"""Number of best molecules among which `OptimizationResult.to_frame` looks for diverse ones."""
 
 PRESCREENED = 1000
-"""Molecules of a prescreen that are scored together."""
+"""Number of molecules of a prescreen that are scored together."""
 
 PATIENCE = 5
 """Consecutive rounds without a proposal after which the search ends."""
@@ -75,18 +82,22 @@ PATIENCE = 5
 
 @dataclass(repr=False)
 class OptimizationResult:
-    """What `optimize` returns: the calls of the score, in order, and the trained model.
+    """What `optimize` returns: scored molecules in the order of the calls, and the trained model.
+
+    `len(result)` is the number of calls, with those of earlier runs in the same folder.
 
     Attributes:
-        answers: Answer to each call.
-        sources: Origin of each molecule: "start", "model" or "genetic".
-        paid: Number of calls that this run has made; the other answers were in the journal, the
-            file of all answers so far, from which a stopped run goes on.
-        policy: The model at the end.
-        outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
-            refusal is what `Filters.refusal` returns: "" for those that pass all filters.
-        lacking: Molecules of the argument `start` that lack the `fragment`, as SMILES; [] without
-            a fragment.
+        answers: Answer to each call: SMILES, score, scores of the single objectives, or an error.
+        sources: Where the molecule of each call comes from: "start" (given by the user), "model"
+            (drawn by the model) or "genetic" (bred from good molecules).
+        paid: Number of calls that this run has made. The other answers were in the folder from an
+            earlier run.
+        policy: The trained model at the end.
+        outcomes: How proposals fared with the filters, `{outcome: number of molecules}`. The
+            outcome is "" if a molecule passed all filters, else the name of the first filter that
+            it failed. Molecules without the fragment are not counted.
+        lacking: SMILES of the molecules of `start` that do not contain the `fragment`; [] without a
+            fragment.
     """
 
     answers: list[Answer]
@@ -104,11 +115,11 @@ class OptimizationResult:
 
     @property
     def scores(self) -> np.ndarray:
-        """Scores in the order of the calls, (calls,) float64; NaN where a call failed."""
+        """Scores in the order of the calls, (number of calls,) float64; NaN where a call failed."""
         return np.array([answer.score for answer in self.answers])
 
     def top(self, count: int = 10) -> float:
-        """Return the mean of the best scores.
+        """Return the mean of the best scores, a measure of how well the search went.
 
         Args:
             count: How many of the best scores; if there are fewer, all of them.
@@ -120,21 +131,22 @@ class OptimizationResult:
         return float(best.mean()) if len(best) else math.nan
 
     def to_frame(self, best: int | None = None, *, diverse: int | None = None) -> pd.DataFrame:
-        """Return a table of molecules: by default, of all calls in order.
+        """Return a table of molecules: all calls in order, or the best, or diverse good ones.
 
         Args:
-            best: Number of molecules with the highest scores to return instead, best first.
-            diverse: Number of molecules to return instead: of each cluster of similar molecules the
-                best, then of each the second best, and so on. The `CLUSTERED` best molecules are
-                clustered.
+            best: Return this many molecules with the highest scores, best first.
+            diverse: Return this many molecules that differ from each other. The 2,000 best
+                (`CLUSTERED`) are clustered by similarity. The table begins with the best molecule
+                of each cluster, then come the second best of each, and so on.
 
         Returns:
-            The columns `call` (from 1), `smiles`, `score`, one with the name of each objective (its
-            score), `source`; for all calls also `error` (None for a success), for diverse ones
-            `cluster` (from 1, that of the best molecule).
+            One row per molecule. The columns are `call` (from 1), `smiles`, `score`, one column per
+            objective with its score before the desirability, and `source`. The table of all calls
+            also has `error` (None for a success); failed calls are left out of the others. The
+            diverse table also has `cluster` (from 1, the cluster of the best molecule).
 
         Raises:
-            UserError: Both numbers are given.
+            UserError: Both `best` and `diverse` are given.
         """
         if best is not None and diverse is not None:
             raise UserError("give best or diverse, not both")
@@ -173,28 +185,36 @@ def optimize(
 ) -> OptimizationResult:
     """Search for molecules that score high, with at most `budget` calls of the score.
 
+    A generative model and genetic operators propose molecules in rounds. A cheap model of the score
+    chooses those that are worth a call, and the generative model is trained on the best.
+
     Args:
         score: A function of an RDKit molecule, or of a SMILES (its first parameter is called
-            `smiles`, or is annotated as str); tables of objectives, a `Goal`, or the text of
-            `graphcnf optimize --score`. Higher is better.
-        model: Name of shipped weights, a folder or a model.
-        budget: Molecules to score, each once; failed calls count.
-        seed: The molecules are a function of the seed, the model and the scores.
-        start: SMILES to score first; the fragment and the filters do not apply to them.
-        settings: Settings of the search.
-        fragment: Task and fragment of `MoleculeFlow.grow`, such as ("decorate", "[*:1]c1ccccc1"),
-            that all other molecules contain.
-        filters: Filters that all other molecules pass.
-        alerts: Further catalogues of alerts that they pass, beside "reactive"; "none" to let them
-            have reactive groups. Those of `start` and the fragment do not count.
-        stereo: True to search among stereoisomers; None to do so if `start`, the fragment or a
-            fingerprint of the score has stereo marks, and the model draws them.
-        **calls: Options of the `Oracle`: `folder` (of calls and state, to continue after an
+            `smiles`, or is annotated as str); or a name such as "qed"; or what else `Goal.of`
+            takes. Higher is better.
+        model: Name of shipped weights, a folder or a model. It must draw atom by atom.
+        budget: Number of molecules to score, each once. Failed calls count.
+        seed: Integer from 0. The molecules are a function of the seed, the model and the scores.
+        start: SMILES of known molecules. They are scored first; the fragment and the filters do not
+            apply to them.
+        settings: Numbers of molecules, training steps and so on; None for the defaults.
+        fragment: Part that all proposed molecules contain, as the pair (task, fragment) of
+            `MoleculeFlow.grow`, such as ("decorate", "[*:1]c1ccccc1").
+        filters: Filters that all proposed molecules pass.
+        alerts: Catalogues of structural alerts that proposed molecules must not match, beside
+            "reactive", which always applies; "none" to allow even reactive groups. Reactive groups
+            that `start` or the fragment have are allowed.
+        stereo: True to search among stereoisomers, False to ignore stereo. None searches among them
+            if the model draws stereo marks, and `start`, the fragment or a fingerprint of the score
+            has some.
+        **calls: How the score is called, see `Oracle`: `folder` (of the run, to continue after an
             interruption; None for a temporary one), `workers` (None for one process per core, 0 for
-            this process alone), `timeout` (seconds per molecule), `stop_on_error`, `note`.
+            this process alone), `timeout` (seconds per molecule, 600), `stop_on_error`, and `note`
+            (function that receives lines about failed calls).
 
     Returns:
-        All calls, and the trained model. Less than `budget` calls if no new molecules are found.
+        All scored molecules and the trained model. There are fewer than `budget` if the search
+        found no new molecules in several rounds.
 
     Raises:
         UserError: An argument is wrong, the folder holds another run, or all calls fail.
@@ -243,13 +263,14 @@ def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool
     """Decide whether a search tells stereoisomers apart.
 
     Args:
-        stereo: The argument of `optimize`; None to decide by the others.
+        stereo: The argument of `optimize`. True and False are returned as they are; None leaves the
+            decision to the other arguments.
         goal: The goal of the search.
         given: SMILES to start from, and the fragment if there is one.
 
     Returns:
-        `stereo` unless it is None; else True if a fingerprint of the goal or one of the given texts
-        has stereo marks.
+        True if stereoisomers count as different molecules. If `stereo` is None, they do if a
+        fingerprint of the goal distinguishes them or one of the given SMILES has stereo marks.
     """
     if stereo is not None:
         return stereo
@@ -264,16 +285,19 @@ def prescreen(
     stereo: bool | None = None,
     **calls: Any,
 ) -> list[str]:
-    """Score a library outside the budget of a search, and return the best for its `start`.
+    """Score a library of known molecules, and return the best: the `start` of a search.
+
+    The calls are made outside the budget of the search.
 
     Args:
         score: The score, as `optimize` takes it.
-        smiles: Molecules of the library.
+        smiles: SMILES of the library.
         best: Number of molecules to return.
-        stereo: True to score stereoisomers; None to do so if a fingerprint of the score has stereo
-            marks.
-        **calls: Options of the `Oracle`. With the `folder` of the search, an interrupted prescreen
-            continues, and the search pays for none of its molecules again.
+        stereo: True to score stereoisomers, False to remove stereo marks; None to score
+            stereoisomers if a fingerprint of the score distinguishes them.
+        **calls: How the score is called, see `Oracle`. Give the `folder` of the search: then an
+            interrupted prescreen continues, and the search finds these answers there without new
+            calls.
 
     Returns:
         Canonical SMILES of the molecules with the highest scores, best first.
@@ -306,13 +330,17 @@ def prescreen(
 
 
 def forget_search(folder: Path) -> None:
-    """Delete the state of a search, so that the next search starts anew with the known answers.
+    """Delete the saved state of a search, so that the next search in its folder starts anew.
+
+    The journal of answers stays, so known molecules cost no calls. A folder without a run is left
+    as it is.
 
     Args:
-        folder: Folder of the optimisation, whose journal of answers is kept.
+        folder: Folder of the run.
 
     Raises:
-        UserError: The folder is not that of an optimisation, or another process writes it.
+        UserError: The folder holds something else than a run of `optimize`, or another process
+            writes it.
     """
     if is_claimed(folder, "optimization"):
         with file_lock(inside(folder, RUN_LOCK), folder):
@@ -320,16 +348,18 @@ def forget_search(folder: Path) -> None:
 
 
 def check_model_folder(save: Path, folder: Path) -> None:
-    """Check, before the long work, that `save_model` can write the model of a run.
+    """Check, before the long search, that `save_model` will be able to write the trained model.
+
+    Nothing is left on the disk: a missing folder is created and removed again.
 
     Args:
-        save: Folder for the model: a new or an empty one, or one that holds the model that this run
-            has saved before.
-        folder: Folder of the run, in which `save` may lie.
+        save: Folder for the model. It must be new or empty, or hold the model that this run has
+            saved before.
+        folder: Folder of the run. `save` may lie in it, but must not be it.
 
     Raises:
-        UserError: The folder holds something else, or is that of the run.
-        OSError: The folder cannot be created.
+        UserError: `save` holds something else, or is the folder of the run.
+        OSError: `save` cannot be created.
     """
     if os.path.realpath(save) == os.path.realpath(folder):
         raise UserError(f"{save} is the folder of the run: save to one in it, as {save / 'model'}")
@@ -343,10 +373,12 @@ def check_model_folder(save: Path, folder: Path) -> None:
 
 
 def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
-    """Save the model of a run, and note in the run's folder that this model may be replaced.
+    """Save the trained model of a run, and note in the run's folder that it may be replaced later.
+
+    The note is what lets a continued run write to the same folder: see `check_model_folder`.
 
     Args:
-        policy: The model.
+        policy: The trained model.
         save: Folder for the model, which `check_model_folder` has accepted.
         folder: Folder of the run.
     """
@@ -526,14 +558,15 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 
 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
-    """Return the distinct molecules among those from which a search starts, in order.
+    """Return the distinct molecules from which a search starts, as canonical SMILES.
 
     Args:
         smiles: SMILES of the molecules.
-        stereo: True to keep stereo marks.
+        stereo: True to keep stereo marks; False to remove them.
 
     Returns:
-        Canonical SMILES, isomeric with `stereo`.
+        Canonical SMILES in the order given, isomeric with `stereo`. Repeated molecules are left
+        out.
 
     Raises:
         UserError: One cannot be read.
@@ -557,7 +590,9 @@ def run_identity(
     start: Sequence[str] = (),
     rules: Sequence[Any] = (),
 ) -> str:
-    """Return a hash of everything that determines a search, apart from the budget.
+    """Return a hash of everything that determines the molecules of a search, apart from the budget.
+
+    A run in a folder is continued only if the hash is the same as before.
 
     Args:
         goal: The goal.
@@ -565,10 +600,11 @@ def run_identity(
         settings: Settings of the search.
         seed: Seed of the search.
         start: SMILES that are scored first.
-        rules: Fragment, filters and whether there is stereo, as JSON values.
+        rules: Further JSON values on which proposals depend: the fragment, the identity of the
+            filters, and "stereo" in a search among stereoisomers.
 
     Returns:
-        Hexadecimal digits. A run in a folder goes on only if they are the same.
+        16 hexadecimal digits.
     """
     content = {
         "goal": goal.identity,

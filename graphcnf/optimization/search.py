@@ -1,11 +1,22 @@
-"""Rounds of proposals from the policy and from genetic operators, ranked by a surrogate.
+"""Propose molecules to score, and learn from their scores: the method of `optimize`.
 
-In each *round*, new molecules are *proposed*: by the *policy*, a model that is trained on the best
-molecules so far, and as *offspring* of the best, by the crossover and mutation of genetic
-algorithms. A *surrogate*, a cheap model of the score, chooses those whose score is worth a call. A
-round is a function of the seed, its number, the scores so far and the policy's weights.
+`graphcnf.optimization.run` makes a `Search`, and calls `propose` and `learn` by turns until the
+budget is spent.
 
-The surrogate is a Gaussian process on the scored molecules (`GaussianProcess`).
+- A *round* is one such turn: some molecules are proposed, scored and learned from.
+- The *policy* is a generative model that is trained on the best molecules so far
+  (`graphcnf.optimization.policy`). It draws the first proposals, and more in every eighth round.
+- *Offspring* are molecules bred from good ones by the crossover and mutation of genetic algorithms.
+- The *surrogate* is a Gaussian process, fitted to the scores so far. It predicts the scores of
+  drawn molecules and offspring, and chooses those that are proposed. So a round proposes few of the
+  molecules that it makes.
+- A *failed call* is one in which the score raised an error or returned no finite number.
+- With *stereo*, stereoisomers count as different molecules. A *stereo element* is an atom or double
+  bond that can have a stereo mark: "@", "@@", "/" or a backslash in SMILES.
+- The *fragment* is a part, given by the user, that all proposed molecules contain.
+
+What a round proposes is a function of the seed, the number of the round, the scores so far and the
+policy's weights.
 """
 
 from __future__ import annotations
@@ -52,13 +63,13 @@ ISOMERS = 0.03
 """Share of the offspring, in a search with stereo, that are a parent with one mark changed."""
 
 RANK_SHARE = 0.01
-"""Steepness of the choice by rank: rank k of K, from 0, has the weight `1 / (RANK_SHARE K + k)`."""
+"""Share of the molecules that is favoured when they are drawn by rank; see `rank_probabilities`."""
 
 FEWEST = 10
 """Scored molecules at least for a surrogate; with fewer, proposals are chosen at random."""
 
 CLIPPED = 0.05
-"""Quantile to which lower scores are raised before the surrogate is fitted."""
+"""Quantile of the scores; lower ones are raised to it before the surrogate is fitted."""
 
 Count = Annotated[int, Range(0, 1_000_000)]
 Positive = Annotated[int, Range(1, 1_000_000)]
@@ -71,23 +82,25 @@ class SearchSettings:
 
     Attributes:
         batch: Molecules to score in a round.
-        first: Molecules to score in the first round.
-        every: The policy, the model that proposes molecules, draws some and is trained only in
-            every `every`-th round.
-        sampled: Number of molecules that it draws in such a round, as a multiple of those that are
-            scored until the next such round.
-        bred: Offspring per molecule of the batch.
-        parents: Best molecules that can be parents.
-        replay: Best molecules that the policy learns from.
-        steps: Training steps of the policy each time.
+        first: Molecules that the policy draws for the first round.
+        every: The policy draws molecules and is trained in every `every`-th round only, since both
+            are slow.
+        sampled: How many graphs the policy draws in such a round, as a multiple of the molecules
+            that are scored until the next such round (`every * batch`).
+        bred: Offspring to breed in a round, as a multiple of `batch`.
+        parents: So many of the best molecules can be parents.
+        replay: So many of the best molecules are those from which the policy learns.
+        steps: Training steps of the policy each time; 0 for no training.
         step_size: Molecules in a training step.
         learning_rate: Learning rate of the policy.
-        sigma: Nats that a reward of 1 adds to the target log-probability of the policy.
-        fitted: Molecules to which the surrogate (a Gaussian process that predicts scores) is
-            fitted, half of them the best; 0 for no surrogate.
-        boldness: Standard deviations that are added to the surrogate's mean, for exploration.
-        per_scaffold: Molecules of one scaffold at most among the best; 0 for any number.
-        most_atoms: Heavy atoms of offspring at most.
+        sigma: Nats that a reward of 1 adds to the log-probability to which the policy is trained.
+        fitted: Largest number of molecules to which the surrogate is fitted: half of them the best,
+            half drawn from the rest. 0 for no surrogate: proposals are then chosen at random.
+        boldness: Standard deviations that are added to the predicted score when proposals are
+            chosen. Larger values prefer molecules about which the surrogate is uncertain.
+        per_scaffold: Largest number of molecules of one scaffold among the best, to keep them
+            diverse; 0 for any number.
+        most_atoms: Largest number of heavy atoms of offspring.
 
     Raises:
         UserError: A value is out of range.
@@ -118,19 +131,20 @@ def offspring(
 ) -> str | None:
     """Breed a molecule: a crossover of two molecules, or a mutation of the first.
 
-    Operators of mol_ga (Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv
-    2310.09267).
+    The operators are those of the package mol_ga (Jensen 2019, Chem. Sci. 10, 3567; Tripp &
+    Hernandez-Lobato 2023, arXiv 2310.09267).
 
     Args:
-        first: SMILES.
-        second: SMILES.
-        seed: Seed; the child is a function of it and the molecules.
-        most_atoms: Heavy atoms of the child at most.
-        stereo: True to let atoms keep their stereo marks; some children are then stereoisomers of
-            the first molecule.
+        first: SMILES of a parent.
+        second: SMILES of the other parent, which mutations do not use.
+        seed: Integers as `numpy.random.SeedSequence` takes them. The child is a function of the
+            seed and the parents.
+        most_atoms: Largest number of heavy atoms of the child.
+        stereo: True to keep the stereo marks of the parents' atoms. Some children are then the
+            first parent with one mark changed (`isomer`). False to return a SMILES without marks.
 
     Returns:
-        Canonical SMILES, or None if the child is not a connected molecule without radicals, or has
+        Canonical SMILES. None if the child is not one connected molecule without radicals, or has
         too many atoms.
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
@@ -151,11 +165,11 @@ def offspring(
 
 
 def isomer(smiles: str, random: Random) -> str | None:
-    """Change a molecule to a stereoisomer, by another mark at one random stereo element.
+    """Change a molecule to a stereoisomer: set another mark at one random stereo element.
 
     Args:
-        smiles: SMILES of the molecule; the marks of its other stereo elements stay.
-        random: Random generator that chooses the element.
+        smiles: SMILES of the molecule. The marks of its other stereo elements stay.
+        random: Random generator that chooses the element, and the mark if the element had none.
 
     Returns:
         Canonical isomeric SMILES; None if the molecule has no stereo element.
@@ -170,20 +184,24 @@ def isomer(smiles: str, random: Random) -> str | None:
 
 @dataclass
 class ReplayMemory:
-    """Scored molecules, in the order of the proposals.
+    """All scored molecules, in the order of the calls; the search chooses parents from the best.
 
-    Molecules that differ in stereo marks only are isomers of one graph. How often their scores are
-    equal tells whether isomers are worth a call (`tells_isomers`).
+    It also counts how often stereoisomers of one molecule had equal scores. This tells whether
+    further isomers are worth a call (`tells_isomers`).
 
     Attributes:
-        per_scaffold: Molecules of one scaffold at most among the best; 0 for any number.
-        smiles: The molecules.
-        sources: Origin of each: "start", "model" or "genetic".
-        scores: Score of each; NaN for failed calls.
-        known: The molecules as a set.
-        graphs: `{SMILES without stereo: score}`; the score of the isomer that was added first.
-        isomers: Number of molecules that were added after another isomer of their graph: under
-            True those with the score of the first isomer, under False those with another score.
+        per_scaffold: Largest number of molecules of one scaffold that `best` returns; 0 for any
+            number.
+        smiles: Canonical SMILES of the molecules, isomeric in a search with stereo.
+        sources: Where each molecule comes from: "start" (given by the user), "model" (drawn by the
+            policy) or "genetic" (offspring).
+        scores: Score of each molecule; NaN for failed calls.
+        known: The molecules of `smiles` as a set.
+        graphs: `{SMILES without stereo marks: score}`, with the score of the first isomer that was
+            added.
+        isomers: `{True: number, False: number}` of molecules that are a further isomer of a known
+            one. True counts those with the same score as the first isomer, False those with another
+            score.
     """
 
     per_scaffold: int = 0
@@ -198,11 +216,11 @@ class ReplayMemory:
         return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
-        """Append a molecule that is not known yet.
+        """Append a molecule that is not in the memory yet.
 
         Args:
-            smiles: The molecule.
-            source: Its origin: "start", "model" or "genetic".
+            smiles: Canonical SMILES, isomeric in a search with stereo.
+            source: Where it comes from: "start", "model" or "genetic".
             score: Its score; NaN for a failed call.
         """
         self.known.add(smiles)
@@ -217,23 +235,24 @@ class ReplayMemory:
 
     @property
     def tells_isomers(self) -> bool:
-        """True until calls have shown that isomers of one graph mostly have equal scores.
+        """True while the score may distinguish stereoisomers: further isomers are worth a call.
 
-        Until then, isomers of known graphs are worth a call.
+        It becomes False once isomers with equal scores outnumber those with different scores by
+        more than 1 % of all calls.
         """
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
         """Return the indices of the molecules with the highest scores, best first.
 
-        Failed calls are left out, and so are more than `per_scaffold` molecules of one scaffold. Of
+        Failed calls are left out. Of one scaffold at most `per_scaffold` molecules are returned. Of
         equal scores the earlier one comes first.
 
         Args:
-            count: Number of molecules at most.
+            count: Largest number of molecules.
 
         Returns:
-            Indices into `smiles` and `scores`, (M,) int64.
+            Indices into `smiles` and `scores`, (M,) int64 with M <= `count`.
         """
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
@@ -257,7 +276,7 @@ def without_marks(smiles: str) -> str:
         smiles: Canonical isomeric SMILES.
 
     Returns:
-        Canonical SMILES without marks.
+        Canonical SMILES without marks, the same for all stereoisomers.
     """
     return canonical_smiles(parse(smiles)) if "stereo" in find_dropped(smiles) else smiles
 
@@ -277,13 +296,14 @@ def _scaffold(smiles: str) -> str:
 
 
 def rank_probabilities(count: int) -> np.ndarray:
-    """Return the probabilities with which molecules are drawn by their rank, the best one first.
+    """Return the probabilities with which ranked molecules are drawn: good ones more often.
 
-    Rank k of K = `count`, from 0, has the weight `1 / (RANK_SHARE K + k)`, as in weighted
-    retraining (Tripp et al. 2020, arXiv 2006.09191).
+    Rank k of K = `count`, from 0 for the best, has a probability proportional to `1 / (RANK_SHARE K
+    + k)`. So the best 1 % (`RANK_SHARE`) are about equally probable. The weights are those of
+    weighted retraining (Tripp et al. 2020, arXiv 2006.09191).
 
     Args:
-        count: Number of molecules.
+        count: Number of molecules, from 1.
 
     Returns:
         (count,), summing to one.
@@ -293,25 +313,29 @@ def rank_probabilities(count: int) -> np.ndarray:
 
 
 class Search:
-    """Search that proposes molecules and learns from their scores.
+    """Search that proposes molecules and learns from their scores, round by round.
+
+    Call `propose`, score the molecules, and give the scores to `learn`; then begin the next round.
 
     Args:
-        policy: Model that proposes molecules; it is trained in place.
-        settings: Numbers of molecules and steps, and more.
+        policy: Generative model that draws molecules; `learn` trains it in place.
+        settings: Numbers of molecules, training steps and so on.
         seed: Seed of all random numbers.
-        start: Canonical SMILES that are proposed first, whatever they contain.
+        start: Canonical SMILES that are proposed first. The fragment and the filters do not apply
+            to them.
         fragment: Fragment that all other proposals contain, or None.
         filters: Filters that all other proposals pass.
-        stereo: Density by which stereo marks are drawn at all stereo elements, except that marks of
-            the fragment and marks that offspring inherit are kept; None for a search without marks.
+        stereo: Model that draws stereo marks at the stereo elements of proposals; marks of the
+            fragment, and marks that offspring inherit, are kept. None for a search without marks.
 
     Attributes:
         memory: Scored molecules.
         round: Number of the round, from 0.
-        given: The molecules of `start`, and the fragment. A reactive group that one of them has is
+        given: The molecules of `start` and the fragment. A reactive group that one of them has is
             no reason to reject a proposal.
-        outcomes: Numbers of proposals that contain the fragment, `{refusal: number}`, where a
-            refusal is what `Filters.refusal` returns: "" for those that passed all filters.
+        outcomes: How the molecules that contain the fragment fared with the filters, `{outcome:
+            number of molecules}`. The outcome is "" if a molecule passed all filters, else the name
+            of the first filter that it failed.
     """
 
     def __init__(
@@ -333,13 +357,18 @@ class Search:
 
     @own_modes()
     def propose(self, count: int) -> list[tuple[str, str]]:
-        """Propose new molecules to score; neither memory nor policy is changed.
+        """Propose new molecules to score in this round.
+
+        First come the molecules of `start` that have no score. Then the policy alone proposes,
+        until a call succeeds. Afterwards the surrogate chooses among drawn molecules and offspring.
+        Neither memory nor policy is changed; `outcomes` counts what the filters said.
 
         Args:
-            count: Number of molecules at most, that of the calls that are left.
+            count: Number of calls that are left: the largest number of molecules to return.
 
         Returns:
-            SMILES and source ("start", "model" or "genetic") of each; [] if none was found.
+            Pairs (SMILES, source) with the source "start", "model" or "genetic"; [] if none was
+            found.
         """
         settings = self.settings
         waiting = [s for s in self.start if s not in self.memory.known]
@@ -387,10 +416,13 @@ class Search:
 
     @own_modes()
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
-        """Learn from the scores of a round's proposals, and end the round.
+        """Store the scores of a round's proposals, and end the round.
+
+        In the first and then every `every`-th round, the policy is trained on the best molecules
+        before.
 
         Args:
-            proposed: Result of `propose`.
+            proposed: Pairs (SMILES, source) as `propose` returned them.
             scores: Score of each; NaN for failed calls.
         """
         for (smiles, source), score in zip(proposed, scores, strict=True):
