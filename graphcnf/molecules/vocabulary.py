@@ -115,12 +115,20 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Category number of each atom: `{AtomCategory("C"): 0, ...}`, the inverse of `atoms`."""
+        """Category number of each atom, the inverse of `atoms`.
+
+        Returns:
+            `{atom: its index in atoms}`, such as `{AtomCategory("C"): 0, AtomCategory("O"): 1}`.
+        """
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Category number of each bond name: `{"SINGLE": 0, ...}`, the inverse of `bonds`."""
+        """Category number of each bond, the inverse of `bonds`.
+
+        Returns:
+            `{name of the bond: its index in bonds}`, such as `{"SINGLE": 0, "DOUBLE": 1}`.
+        """
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property

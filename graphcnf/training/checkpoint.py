@@ -1,10 +1,13 @@
 """State of a run, and its checkpoints and models on disk.
 
-A *checkpoint* is a file with all that a run needs to go on as if it had never been stopped: weights
-and their average, optimizers, the state of torch's random generator, `Counters`, `Best`, and the
-run's identity (`graphcnf.training.identity`). A *metric* is a mean over samples: while batches go
-by, its numerator and denominator are added up in `Sums`, and divided at the end. The *headline* is
-the metric by which evaluations are compared; lower is better.
+- *Run*: one training of a model in a folder.
+- *Checkpoint*: a file with all that a run needs to continue as if it had never been stopped: the
+  weights and their moving average, optimizers, torch's random state, `Counters`, `Best`, and what
+  identifies the run (`graphcnf.training.identity`).
+- *Metric*: a mean over samples. While batches go by, its numerator and denominator are added up in
+  `Sums`; they are divided at the end.
+- *Evaluation*: the metrics of held-out batches for the averaged weights.
+- *Headline*: the metric by which evaluations are compared; lower is better.
 """
 
 from __future__ import annotations
@@ -41,16 +44,17 @@ Sums = dict[str, tuple[float, float]]
 
 @dataclass
 class Counters:
-    """Progress of a run.
+    """How far a run has got.
 
     Attributes:
         step: steps taken.
-        seconds: seconds in the loop, over all resumes.
-        epoch: epoch of the next batch.
-        batch: number of the next batch in its epoch.
+        seconds: seconds of training, over all continuations of the run.
+        epoch: epoch of the next batch, counted from 0.
+        batch: number of the next batch in its epoch, counted from 0.
         bad_steps: steps that were skipped because the loss or a gradient was not finite.
-        evaluation_due: True if a signal has interrupted the evaluation after the last step.
-        last_eval: `seconds` at the end of the last evaluation.
+        evaluation_due: True if a signal has interrupted the evaluation after the last step, so that
+            it must be made before the next step.
+        last_eval: value of `seconds` at the end of the last evaluation.
     """
 
     step: Count = 0
@@ -64,15 +68,15 @@ class Counters:
 
 @dataclass
 class Best:
-    """First and best evaluation of the averaged weights.
+    """The first evaluation of a run, and the one whose weights are kept.
 
-    A run keeps the weights of one evaluation, the best so far by the rules of `offer`.
+    The method `offer` decides at each evaluation whether its weights replace the kept ones.
 
     Attributes:
-        first: metrics before the first step.
+        first: metrics of the first evaluation, before the first step.
         metrics: metrics of the evaluation whose weights are kept.
-        step: step of that evaluation; -1 before the first evaluation.
-        least: lowest value of the headline metric so far.
+        step: steps before that evaluation; -1 as long as there was none.
+        least: lowest value of the headline so far.
         worse: number of evaluations since the kept one.
     """
 
@@ -92,18 +96,21 @@ class Best:
     ) -> bool:
         """Record an evaluation of the averaged weights, and decide whether they are to be kept.
 
+        They are kept if the headline is lower than ever. Otherwise it must be lower than in the
+        first evaluation, and there must be few copies, or it must lie within the tolerance. A
+        headline that is not finite counts as infinite. The first evaluation is always kept.
+
         Args:
-            step: steps taken before it.
-            metrics: metrics of the held-out batches.
+            step: steps taken before the evaluation.
+            metrics: `{metric: value}` of the held-out batches.
             headline: name of the metric to minimise.
-            tolerance: share by which it may lie above its lowest value so far, such as 0.01.
-            most_copies: largest metric `copies`, the share of copies of training molecules among
-                samples, with which the headline may be anything below that of the first evaluation.
+            tolerance: share by which the headline may lie above its lowest value so far, such as
+                0.01.
+            most_copies: there are few copies if the metric "copies", the share of samples that copy
+                training molecules, is at most this.
 
         Returns:
-            True if the weights are to be kept: the headline is lower than ever, or below that of
-            the first evaluation and within the tolerance or with few copies. A headline that is not
-            finite counts as infinite.
+            True if the weights are to be kept.
         """
         if self.step < 0:
             self.first = metrics
@@ -121,11 +128,11 @@ class Best:
 
 
 def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-    """Add the metrics of one batch to the sums.
+    """Add the metrics of one batch to the sums, in place.
 
     Args:
-        sums: what is added to, in place.
-        metrics: for each metric a pair of scalars, numerator and denominator, as `training_loss`
+        sums: `{metric: (numerator, denominator)}` of the batches so far.
+        metrics: `{metric: (numerator, denominator)}` of the batch, scalars, as `training_loss`
             returns them.
     """
     for name, (top, bottom) in metrics.items():
@@ -134,10 +141,10 @@ def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Divide the sums of metrics over batches.
+    """Return the value of each metric from its sums over batches.
 
     Args:
-        sums: numerator and denominator of each metric, as `add` sums them.
+        sums: `{metric: (numerator, denominator)}`, as `add` sums them.
 
     Returns:
         `{metric: numerator / denominator}`, NaN if the denominator is 0.
@@ -146,10 +153,10 @@ def means(sums: Sums) -> dict[str, float]:
 
 
 def sum_over_processes(sums: Sums) -> Sums:
-    """Add up the sums of all processes of the run; all of them must call this together.
+    """Add up the sums of metrics of all processes of the run; all must call this together.
 
     Args:
-        sums: sums of this process.
+        sums: `{metric: (numerator, denominator)}` of this process.
 
     Returns:
         The totals, the same in every process.
@@ -169,7 +176,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Args:
         path: the file, in a folder that exists.
-        state: tensors, numbers, texts, and lists and dictionaries of them.
+        state: `{name: entry}`; entries are tensors, numbers, texts, and lists and dictionaries of
+            them.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
@@ -178,14 +186,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the state that `save_checkpoint` has written, with its tensors on the CPU.
+    """Read a checkpoint that `save_checkpoint` has written, with its tensors on the CPU.
 
     Args:
         path: the file.
 
     Returns:
-        The state, `{name: entry}`, with "format", the version of the layout. The types of the
-        entries are not checked: see `starting_state`.
+        `{name: entry}` as it was saved, and "format", the version of the layout. The types of the
+        entries are not checked; `starting_state` checks them.
 
     Raises:
         UserError: the file is missing, damaged or of another version; the message names it.
@@ -209,15 +217,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def starting_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to start a run from.
+    """Read a checkpoint to continue a run from, and check its entries.
 
     Args:
         path: the file.
 
     Returns:
-        `{name: entry}`, as `Run._save` has written them. These are checked: "at", a `Counters`;
-        "best", None or a dictionary whose "figures" are a `Best`; "metrics" and "sums", which hold
-        numbers. Added is "path", the file, for messages.
+        `{name: entry}`, with
+
+        - "model", "optimizers", "average", "random", "run": states as torch and `Run` wrote them,
+          not checked yet;
+        - "at": a `Counters`;
+        - "best": None, or a dictionary of "figures" (a `Best`) and "weights";
+        - "metrics": `{metric: value}` of the last evaluation;
+        - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
+        - "path": the file, for messages.
 
     Raises:
         UserError: the file is missing, damaged or of another version.
@@ -250,10 +264,15 @@ def _numbers(values: dict[Any, Any]) -> dict[str, float]:
 
 @contextmanager
 def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Return a context that turns errors of restoring a checkpoint into `UserError`.
+    """Return a context that turns errors while a checkpoint is restored into `UserError`.
+
+    A damaged file, or one of another model, makes torch raise errors of many kinds.
 
     Args:
         path: The checkpoint, for messages.
+
+    Raises:
+        UserError: the block raised a `KeyError`, `ValueError`, `RuntimeError` or the like.
     """
     try:
         yield
@@ -272,7 +291,7 @@ def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
         what: what they are, such as "weights", for the message.
 
     Raises:
-        ValueError: one of them does.
+        ValueError: a tensor holds one.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")

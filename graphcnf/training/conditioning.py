@@ -1,17 +1,21 @@
 """Measured columns as conditions of a model that is trained on them.
 
-A *measured column* is a column of numbers in the user's file, such as pIC50, which the package
-cannot compute of other molecules; its *surrogate* is a Gaussian process that predicts it
-(`graphcnf.molecules.surrogate`), fitted to the *members*, the molecules with a value. A *condition*
-is a number of a whole molecule given which a model draws; the *target* of a molecule is the value
-of a condition that it has. The *plan* is the settings of a training.
+- *Measured column*: a column of numbers in the user's file, such as pIC50, which the package cannot
+  compute for other molecules.
+- *Surrogate* of a column: a Gaussian process that predicts it (`graphcnf.molecules.surrogate`).
+- *Members* of a surrogate: the molecules with a value, to which it is fitted. Its *domain* is the
+  molecules that are as similar to members as these are to each other.
+- *Condition*: a number of a whole molecule, such as logP or a measured column, near which a model
+  can be asked to draw.
+- *Target* of a molecule: the value of a condition that the molecule has; NaN if unknown.
+- *Labelled samples*: molecules that the model draws itself, with the values that the surrogate
+  predicts.
 
 Some hundred values are too few to learn a conditional density from: of 300 molecules, a model
 learned nothing before it memorised them. So fine-tuning learns the molecules first. Then the model
-takes the columns as conditions (`learn_columns`), and learns to draw by them from the measured
-molecules together with *labelled samples*: samples of its own with the values that the surrogate
-predicts. Only the parameters of the conditions are trained, so that the model stays exactly as it
-is where no value is asked.
+takes the columns as conditions, and learns to draw by them from the measured molecules together
+with labelled samples (`learn_columns`). Only the parameters of the conditions are trained, so that
+the model stays exactly as it is where no value is asked for.
 """
 
 from __future__ import annotations
@@ -81,12 +85,12 @@ ASKED = 200
 def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     """Return a model that takes the measured columns of a data set as conditions.
 
-    It ignores new conditions until it is trained; columns that it knows keep their mean and
+    It ignores new conditions until it is trained. Columns that it knows already keep their mean and
     standard deviation. The data of the columns' surrogates are stored in its metadata.
 
     Args:
         model: A model that draws atom by atom.
-        data: The molecules, with `columns`.
+        data: The molecules, with the names of the measured columns as `columns`.
 
     Returns:
         `model` itself if it knows all columns, else a copy with the new conditions.
@@ -100,9 +104,9 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
 
 
 def names_of(model: GraphModel) -> list[str]:
-    """Return the names of the conditions that a model takes, such as "logp" or "pIC50".
+    """Return the names of the conditions that a model takes, such as "logp", in their order.
 
-    [] for a model without conditions.
+    The list is empty for a model without conditions.
     """
     return [table["name"] for table in model.conditions]
 
@@ -114,20 +118,21 @@ def learn_columns(
     given: dict[str, Any],
     say: Callable[[str], None],
 ) -> tuple[MoleculeFlow, int | None]:
-    """Teach a model to draw molecules by measured columns.
+    """Teach a model to draw molecules by measured columns; `finetune` calls it last.
 
     The training is a run of its own, which continues where it was interrupted.
 
     Args:
         model: Folder of the model, which draws molecules like those of `data`.
-        data: The molecules, with `columns`.
-        folder: Folder of the run, which also holds the model at its start.
-        given: Settings of the fine-tuning, of which those in `TAKEN` override the plan.
-        say: Function that prints a line.
+        data: The molecules, with the names of the measured columns as `columns`.
+        folder: Folder of the run, in which the model at its start is saved as well.
+        given: Settings of the fine-tuning by name. Those in `TAKEN` are used; all others are chosen
+            here.
+        say: Function that prints a line of text.
 
     Returns:
-        The model after the training; and None, or the number of the signal that interrupted the
-        run. In the latter case the model is not fully trained.
+        (flow, signal): the model after the training; and None, or the number of the signal that
+        interrupted the run. After a signal, the model is the one at the start.
     """
     from graphcnf.training.loop import fit
 
@@ -207,7 +212,7 @@ def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
 
     Args:
         data: M molecules.
-        names: Names of P properties, such as "logp".
+        names: Names of P properties, such as "logp" (`graphcnf.molecules.descriptors.PROPERTIES`).
 
     Returns:
         Values in the units of the properties, (M, P) float64.
@@ -319,7 +324,8 @@ def with_surrogates(model: GraphModel, data: MoleculeDataset) -> GraphModel:
 
     Args:
         model: The model, which is saved with them.
-        data: The molecules, with `columns`, to which the surrogates are fitted.
+        data: The molecules, to which the surrogates will be fitted, with the names of the measured
+            columns as `columns`.
 
     Returns:
         The same model.
@@ -334,17 +340,17 @@ def with_targets(
     names: Sequence[str],
     compute: Callable[[MoleculeDataset, Sequence[str]], np.ndarray],
 ) -> MoleculeDataset:
-    """Return a data set with properties and measured columns as targets.
+    """Return a data set whose targets are the conditions of a model, in their order.
 
     Args:
-        data: M molecules, with measured `columns` or without.
-        names: Names of the P targets: columns of `data`, properties that can be computed, or
-            measured columns that only earlier data had, whose values are unknown here.
+        data: M molecules; the names of its measured columns, if there are any, are its `columns`.
+        names: Names of the P conditions: properties that can be computed, columns of `data`, or
+            columns that only earlier data had, whose values are unknown here.
         compute: Function of the data and names of properties that returns their values, (M, P).
 
     Returns:
-        The same molecules with `targets` (M, P), NaN where unknown, and without `columns`; the
-        targets are None if there are no names.
+        The same molecules without `columns`, and with `targets` (M, P), NaN where unknown; the
+        targets are None if `names` is empty.
     """
     targets = np.full((len(data), len(names)), np.nan)
     computed = [name for name in names if name in PROPERTIES]
@@ -361,22 +367,26 @@ def column_figures(
 ) -> list[dict[str, Any]]:
     """Judge the surrogates of measured columns, and samples that are asked for high values.
 
-    A picture for each column is written to the folder of the run.
+    A picture for each column is written to the folder of the run, as PNG and SVG.
 
     Args:
         flow: The trained model.
-        data: The molecules, with `columns`.
+        data: The molecules, with the names of the measured columns as `columns`.
         out: Folder of the run.
         samples: Number of samples at most; 0 for none.
         seed: Seed of the samples.
 
     Returns:
-        For each column JSON values by name: "name"; "molecules", the number that have a value;
-        "mean" and "range" of the values; "r2" of the surrogate in cross-validation, and "covered",
-        which has for each probability the share of values in the interval of this probability;
-        "sentence", which says whether the column can be predicted. With samples also "target", the
-        value asked for; "without" and "asked", the mean predictions of samples drawn without it and
-        with it; and "outside", the share of the latter that are outside the surrogate's domain.
+        For each column a dict of JSON values:
+
+        - "name" of the column; "molecules", the number that have a value; "mean" and "range"
+          (lowest, highest) of the values;
+        - "r2", the cross-validated R² of the surrogate; "covered", `{probability such as "80%":
+          share of the values in the predicted interval of this probability}`; "sentence", which
+          says whether the column can be predicted;
+        - with samples "target", the high value that was asked for; "without" and "asked", the mean
+          predictions for samples drawn without the target and with it; "outside", the share of
+          samples with the target that lie outside the surrogate's domain.
     """
     found, surrogates = [], surrogates_of(flow.model)
     for name in data.columns:
@@ -406,10 +416,10 @@ def column_text(figures: dict[str, Any]) -> list[str]:
     """Describe a measured column, its surrogate and the samples in sentences.
 
     Args:
-        figures: An entry of the list that `column_figures` returns.
+        figures: What `column_figures` returns for one column.
 
     Returns:
-        A sentence, or two if there are samples.
+        A sentence about the surrogate; a second one about the samples if there are any.
     """
     first = figures["sentence"]
     sentences = [f"{first[0].upper()}{first[1:]}."]

@@ -1,4 +1,4 @@
-"""One training at a time, whatever the number of threads."""
+"""One training at a time in a process, whatever the number of threads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return the context `own_modes` for one thread at a time, for which other threads wait.
+    """Return a context for a training, which one thread at a time can enter; other threads wait.
 
-    Weights and noise come from the one random generator that all threads share, so that two
-    trainings at once would not be functions of their seeds.
+    Weights and noise come from the one random generator that all threads share. Two trainings at
+    once would mix their random numbers, and neither would be a function of its seed. Within the
+    context, torch's modes and default type are those of `graphcnf.torch_state.own_modes`.
 
     Args:
-        dtype: Replaces a default type other than float32, see `default_type`.
+        dtype: Default type of floating-point tensors in the context, in place of another one than
+            float32, see `graphcnf.torch_state.default_type`.
     """
     with _ONE_AT_A_TIME, own_modes(dtype):
         yield

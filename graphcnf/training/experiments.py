@@ -1,9 +1,11 @@
-"""Experiments of presets: for each data set, a function that builds the model and its batches.
+"""From presets to experiments: for each data set, a function that builds the model and its batches.
 
-A *preset* has the tables `[model]` and `[data]`, here dictionaries, and settings of the training;
-an *experiment* is the model and the batches made of them. A model's arguments are checked before
-data are loaded, which may take minutes. *Conditions* are properties of molecules that a model can
-be asked for, such as logP.
+- *Preset*: a TOML file with the tables `[model]`, `[data]` and `[training]`; here the first two are
+  dictionaries of arguments, the last one is `TrainingSettings`.
+- *Experiment*: the model with its training and held-out batches, as the training loop takes it.
+- *Condition*: a property of molecules, such as logP, that the model can be asked for.
+
+The arguments of the model are checked before data are loaded, which may take minutes.
 """
 
 from __future__ import annotations
@@ -69,19 +71,19 @@ DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categor
 
 
 def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitResult:
-    """Train the model of a preset on its data.
+    """Train the model of a preset on its data; `graphcnf train` calls it.
 
     Args:
         preset: the preset, as `load_preset` returns it.
-        out: run directory; `fit` says what it will contain.
-        resume: continue the run in it.
+        out: folder of the run; `fit` says what it will contain.
+        resume: True to continue the run in it.
 
     Returns:
         The result of the run, finished or interrupted by a signal.
 
     Raises:
-        UserError: the preset names no known data set or has a wrong argument, the directory is in
-            use or holds a run that is not to be continued, or training fails.
+        UserError: the preset names no known data set or has a wrong argument, the folder is in use
+            or holds a run that is not to be continued, or training fails.
     """
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
@@ -92,13 +94,14 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
 
 @learning()
 def build_experiment(preset: Preset) -> Experiment:
-    """Load the data of a preset and build its model, initialised from `[training].seed`.
+    """Load the data of a preset and build its model, initialised by the seed in `[training]`.
 
     Args:
         preset: the preset, as `load_preset` returns it.
 
     Returns:
-        The experiment, with a model that is new, or has the weights that `[model]` starts from.
+        The experiment. Its model is new; or a trained one, if the entry `start` of `[model]` names
+        one.
 
     Raises:
         UserError: unknown data set, or arguments that the data set or the model does not take.
@@ -273,14 +276,17 @@ def _property_names(names: Any) -> list[str]:
 
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Compute properties of all molecules of a data set once, and cache them.
+    """Compute properties of all molecules of a data set, or read them from the cache.
+
+    They are cached on disk by the molecules and the names, so that the next run need not compute
+    them.
 
     Args:
         dataset: M molecules.
-        names: names of P properties.
+        names: names of P properties (`graphcnf.molecules.descriptors.PROPERTIES`).
 
     Returns:
-        Values, (M, P) float64.
+        Values in the units of the properties, (M, P) float64.
     """
 
     def compute() -> dict[str, np.ndarray]:
@@ -342,8 +348,8 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     """Load the molecules that the table `[data]` of a preset names.
 
     Args:
-        name: one of `MOLECULES`.
-        data: the other entries of the table: arguments of the loader, for "smiles_file" also
+        name: name of the data set, one of `MOLECULES`.
+        data: the other entries of the table, arguments of the loader by name; "smiles_file" needs
             `path`.
 
     Returns:

@@ -1,12 +1,18 @@
 """Fine-tuning of a trained model on a user's molecules, without getting worse on held-out ones.
 
-The molecules are divided into those that are *learned* and those that are *held out*: the weights
-are chosen by the likelihood of the latter. With few molecules, *cross-validation* takes the place
-of the division: the molecules are cut into *folds*, and a copy of the model for each fold learns
-all but that one. A *plan* is the settings of the training; a *request* is what the caller has asked
-for, by which a run is recognised when it is to go on. *Figures* are numbers that describe the
-outcome, as JSON values by name. If the model has a density of stereo marks (a `StereoFlow`), the
-marks are learned in a second training.
+- *Held-out* molecules: about one in ten, which the model does not learn. The weights are chosen by
+  their likelihood.
+- *Cross-validation* takes the place of held-out molecules if there are few: the molecules are cut
+  into *folds*, and a copy of the model for each fold learns all but that one
+  (`graphcnf.training.folds`).
+- *Plan*: the settings of the training, chosen by the number of molecules.
+- *Request*: what the caller has asked for. It is kept in the folder of the run, which is continued
+  only for an equal request.
+- *Figures*: numbers that describe the outcome, as JSON values by name.
+- *Stereo marks*: if the model has a density of stereo marks (a `StereoFlow`), it learns the marks
+  of the molecules in a second training.
+- *Measured columns*: columns of the user's file, such as pIC50, by which the model learns to draw
+  in a last training (`graphcnf.training.conditioning`).
 """
 
 from __future__ import annotations
@@ -105,15 +111,25 @@ class FineTuning:
     """Result of a fine-tuning.
 
     Attributes:
-        flow: The fine-tuned model of the best evaluation.
-        figures: JSON values by name: numbers of molecules; `new` (categories and sizes that the
-            weights lacked, in words); `bits_per_molecule` and `bits_per_node` of held-out
-            molecules, given the number of atoms, each with `before` and `after`; steps and minutes;
-            with samples their number `samples`, and `before` and `after` with the shares that
-            `sample_shares` returns; `features` (of each `name`, and its share or mean in samples
-            `before` and `after` and in the learned molecules, `data`); if stereo marks were
-            learned, `stereo` with their numbers of molecules and steps and `bits_per_element`; and,
-            with measured columns, `columns`, what `column_figures` returns.
+        flow: The fine-tuned model, with the weights of the best evaluation.
+        figures: JSON values by name:
+
+            - "molecules", "training", "held_out": numbers of molecules, of those learned and of
+              those held out; "folds": number of folds, 0 without cross-validation; "evaluated": how
+              many molecules an evaluation scores;
+            - "new": categories and sizes that the given weights lacked, in words;
+            - "bits_per_molecule" and "bits_per_node" of held-out molecules, given the number of
+              atoms, each a dict of "before" and "after";
+            - "steps", "best_step", "planned_steps", "stopped" (True if the training ended early),
+              "minutes", "seed";
+            - with samples "samples", their number, and "before" and "after", the shares that
+              `sample_shares` returns; and "features", for each feature its "name", "share" (True if
+              it is a share of molecules), and values in samples "before" and "after" and in the
+              learned molecules, "data";
+            - if stereo marks were learned "stereo", a dict of numbers of molecules and steps and of
+              "bits_per_element" (per stereo element);
+            - with measured columns "columns", what `graphcnf.training.conditioning.column_figures`
+              returns.
         summary: The outcome, in sentences.
         signal: Number of the signal that interrupted the run, or None. After a signal, `figures`
             and `summary` are empty.
@@ -138,37 +154,41 @@ def finetune(
     samples: int = 1000,
     say: Callable[[str], None] = print,
 ) -> FineTuning:
-    """Fine-tune a model on molecules.
+    """Fine-tune a model on molecules, such as a chemist's own series.
 
     The weights are evaluated on held-out molecules before the first step and about every half
-    epoch. Those of the best evaluation are kept, and training ends after several worse ones in a
-    row. If one molecule in ten is fewer than `FEW_HELD_OUT`, the model learns all molecules, and
-    cross-validation chooses the step: besides, each of `FOLDS` copies of the model learns all
-    molecules but one fold. If the model has a density of stereo marks and molecules have marks, it
-    is fine-tuned in the same way, and saved with the model.
+    epoch. Those of the best evaluation are kept, and training ends after several worse evaluations
+    in a row. If one molecule in ten would be fewer than `FEW_HELD_OUT` (30), the model learns all
+    molecules, and cross-validation chooses the step: each of `FOLDS` (2) copies of the model learns
+    all molecules but one fold, and is evaluated on that fold. If the model has a density of stereo
+    marks and molecules have marks, that density is fine-tuned in the same way, and saved with the
+    model.
 
-    After a kill, a call with the same arguments continues the run.
+    A call with the same arguments continues a run that was interrupted.
 
     Args:
         flow: A model that draws molecules atom by atom; it is not changed.
-        data: The molecules, such as `graphcnf.datasets.load_smiles_file` returns. The model takes
-            their measured `columns` as conditions, and holds the data of the columns' surrogates.
+        data: The molecules, such as `graphcnf.datasets.load_smiles_file` returns. Their measured
+            `columns` become properties that molecules can be asked for, with surrogates that
+            predict them.
         out: Folder of the run; its `model/` will contain the fine-tuned weights.
         minutes: Approximate time limit, at the machine's speed when training starts; None for the
             time that follows from the number of molecules.
         seed: Seed of everything random.
-        settings: Entries of `TrainingSettings` that override what `plan` chooses.
-        features: Patterns and properties to report, of the molecules and of the samples.
-        samples: Number of samples before and after, 0 for none.
-        say: Function that prints a line.
+        settings: Settings that override those that `plan` chooses, such as `{"steps": 500}`
+            (`graphcnf.training.settings.TrainingSettings`); None for none.
+        features: Patterns and properties (`graphcnf.molecules.properties.Feature`) whose means are
+            reported, of the molecules and of samples.
+        samples: Number of samples drawn before and after fine-tuning for the report, 0 for none.
+        say: Function that prints a line of text.
 
     Returns:
         The fine-tuned model with its figures; after a signal such as Ctrl-C, the model as it is
         then, without figures.
 
     Raises:
-        UserError: An argument is wrong, there are too few molecules, the model does not draw atom
-            by atom, or the folder belongs to another run.
+        UserError: An argument is wrong, there are fewer than 20 distinct molecules, the model does
+            not draw atom by atom, or the folder belongs to another run.
 
     Examples:
         >>> from graphcnf.datasets import load_smiles_file
@@ -455,8 +475,9 @@ def facts(data: MoleculeDataset) -> dict[str, Any]:
         data: The molecules.
 
     Returns:
-        JSON values: "dataset" (name), "vocabulary", "size_histogram" (entry n: number of molecules
-        of n atoms), and the versions "rdkit" and "codec".
+        JSON values: "dataset", its name; "vocabulary", `{"atoms": ..., "bonds": ...}`;
+        "size_histogram", a list whose entry n is the number of molecules of n atoms; "rdkit", the
+        version of RDKit; and "codec", the version of the conversion of molecules to graphs.
     """
     return {
         "dataset": data.name,
@@ -506,17 +527,19 @@ def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
 def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> TrainingSettings:
     """Return training settings that suit a number of molecules.
 
-    Molecules like those of the given weights are learned within two or three epochs, and overfitted
-    after; new elements take longer. So many epochs are planned, and early stopping ends training.
+    Molecules like those that the given weights have seen are learned within two or three epochs,
+    and overfitted after that; new elements take longer. More epochs than that are planned, and
+    early stopping ends the training.
 
     Args:
         molecules: Number of molecules to learn from, at least 1.
         held_out: Number of held-out molecules, 0 for cross-validation.
-        new: True if the molecules have categories that the given weights lack.
-        **given: Settings that override the plan; `steps` also sets warm-up, decay and the like.
+        new: True if the molecules have atoms or bonds that the given weights lack.
+        **given: Settings of `graphcnf.training.settings.TrainingSettings` that override the plan.
+            Other settings, such as warm-up and decay, follow a given `steps`.
 
     Returns:
-        Settings with a budget in steps and `keep_best`; they have no time limit unless it is given.
+        Settings with a budget of steps and `keep_best`. They have no time limit unless it is given.
 
     Raises:
         UserError: Unknown setting, a bad value, or `keep_best` is False.
@@ -756,17 +779,19 @@ def _sampled(
 def sample_shares(
     flow: MoleculeFlow, hashes: np.ndarray, samples: int, seed: int
 ) -> tuple[list[str], dict[str, float]]:
-    """Draw samples, and return the valid ones and how many copy training molecules.
+    """Draw samples, and return the valid ones and the share that copies training molecules.
 
     Args:
         flow: The model.
-        hashes: Sorted hashes of the training molecules, as `hash_each` returns them, uint64.
+        hashes: Hashes of the training molecules, sorted, uint64, as
+            `graphcnf.molecules.hashing.hash_each` returns them.
         samples: Number of samples, above 0.
         seed: Seed of the samples.
 
     Returns:
-        The SMILES of the valid samples, and the shares `strict_validity` of all samples,
-        `uniqueness` and `copied` of the valid ones.
+        (smiles, shares): the SMILES of the valid samples, without stereo marks; and three shares in
+        [0, 1]: "strict_validity" (valid among all samples), "uniqueness" (distinct among the valid
+        ones) and "copied" (training molecules among the valid ones).
     """
     valid = [s for s in flow.sample(samples, seed=seed, stereo=False).smiles if s is not None]
     return valid, {

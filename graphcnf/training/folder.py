@@ -1,4 +1,8 @@
-"""The folder of a run: what may begin or go on in it, and who writes it."""
+"""The folder of a run: when a training may begin or continue in it, and who writes it.
+
+A *run* is one training. Its folder holds `config.toml`, `metrics.csv`, `checkpoints/` (from which
+it continues), `model/` and, if asked for, `snapshots/`.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,15 @@ from graphcnf.training.settings import TrainingSettings, is_main
 
 
 def check_begun(folder: Path, resume: bool) -> None:
-    """Check that a training may begin in a folder, so that it replaces no other one.
+    """Check that a training may begin or continue in a folder, so that it replaces no other one.
 
     Args:
-        folder: The folder.
-        resume: True to continue a run from its checkpoint. If there is no checkpoint, the run has
-            failed before the first one and begins anew, unless there is a model.
+        folder: The folder, which need not exist.
+        resume: True to continue the run in it from its checkpoint. Without a checkpoint, the run
+            failed before the first one, and may begin anew unless the folder holds a model.
 
     Raises:
-        UserError: The folder holds a run, and the message says whether it can be resumed; or a part
+        UserError: The folder holds a run, and the message says whether it can be resumed; or a file
             of a run to be resumed could not be replaced (`check_replaceable`).
     """
     if resume:
@@ -40,14 +44,17 @@ def check_begun(folder: Path, resume: bool) -> None:
 
 
 def check_replaceable(folder: Path, *names: str) -> None:
-    """Check that folders within that of a run hold only what the run can replace.
+    """Check that some folders within that of a run hold nothing but plain files and folders.
+
+    Links, pipes and devices could make the run write outside its folder.
 
     Args:
         folder: The folder of the run.
-        *names: Names of folders in it, which need not exist.
+        *names: Names of the folders in it that are checked, such as "checkpoints"; they need not
+            exist.
 
     Raises:
-        UserError: One of them is no folder, or a link, pipe or device is in it.
+        UserError: One of them is no folder, or holds a link, pipe or device.
     """
     for name in names:
         top = inside(folder, name)
@@ -60,16 +67,18 @@ def check_replaceable(folder: Path, *names: str) -> None:
 
 @contextmanager
 def run_folder(folder: Path, resume: bool) -> Iterator[None]:
-    """Return a context in which the first process of a run, and no other run, writes its folder.
+    """Return a context in which this run, and no other one, writes to a folder.
 
-    After an error, a new folder is removed if nothing was trained.
+    The folder is locked by the first process of the run; the others do nothing here. If an error
+    comes before anything was trained, a folder that the run has made is removed.
 
     Args:
-        folder: The folder.
+        folder: The folder; it is made if it does not exist.
         resume: True to continue the run in it.
 
     Raises:
-        UserError: the folder is in use, or holds something that is not to be continued.
+        UserError: The folder is in use, or a training may not begin or continue in it
+            (`check_begun`).
     """
     if not is_main():
         yield
@@ -88,10 +97,11 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
 def remove_unused(folder: Path, *names: str) -> None:
     """Remove the folder of a run in which nothing was trained.
 
+    The folder stays if it holds anything but the mark of a run (the file `RUN_MARK`) and `names`.
+
     Args:
-        folder: The folder. It stays if it holds anything but the mark of a run (`RUN_MARK`) and the
-            files in `names`.
-        *names: Names of files that are removed with it.
+        folder: The folder.
+        *names: Names of files in it that may be removed with it.
     """
     own = (RUN_MARK, *names)
     if {path.name for path in folder.iterdir()} <= {*own}:
@@ -101,12 +111,13 @@ def remove_unused(folder: Path, *names: str) -> None:
 
 
 def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
-    """Write `config.toml`, by which a run is resumed.
+    """Write `config.toml` to the folder of a run, by which the run can be resumed.
 
     Args:
         folder: Folder of the run.
-        settings: Settings, which are written as `[training]`.
-        tables: Other tables, such as those of a preset; None for none.
+        settings: Settings of the training, which become the table `[training]`.
+        tables: Other tables of the preset, such as "model" and "data", `{table: {entry: value}}`;
+            None for none.
     """
     import tomli_w
 

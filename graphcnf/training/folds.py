@@ -1,9 +1,12 @@
 """Cross-validated training: copies of a model side by side, each without a part of the data.
 
-The data are cut into *folds*. A copy of the model for each fold learns all but that one, and is
-evaluated on it, while the model itself learns everything. All take the same number of steps, so
-that the evaluations say after how many the model is best (Stone 1974, "Cross-validatory choice and
-assessment of statistical predictions").
+With few data, none can be spared to be held out. So the data are cut into *folds*. For each fold, a
+copy of the model learns everything but that fold, and is evaluated on it; the model itself learns
+everything. All take the same number of steps. The evaluations of the copies say after how many
+steps the model is best (Stone 1974, "Cross-validatory choice and assessment of statistical
+predictions").
+
+Fine-tuning on few molecules uses it (`graphcnf.training.finetuning`).
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ DROPOUT = 0.3
 
 @dataclass
 class FoldBatch:
-    """One step's batches of all copies of a model in `Folds`.
+    """The batches of one step of `Folds`: one for each copy of the model, one for the model.
 
-    Its length is that of the shortest part, and a slice of it has the same rows of all parts.
+    Its length is that of its shortest part; a slice has the same rows of all parts.
 
     Attributes:
-        parts: The batch of each copy, such as a `GraphBatch`; None for a copy without one.
+        parts: The batches, such as `GraphBatch`, in the order of `Folds.models`; None for a copy
+            that takes no part in this step.
     """
 
     parts: list[Any]
@@ -46,7 +50,7 @@ class FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
     def to(self, device: Any) -> FoldBatch:
-        """Return a copy with the parts on a device.
+        """Return the same batches with their tensors on a device.
 
         Args:
             device: A `torch.device`, or its name.
@@ -55,18 +59,18 @@ class FoldBatch:
 
 
 class Folds(nn.Module):
-    """A model that learns all molecules, beside a copy for each fold that learns all but the fold.
+    """A model that learns all data, beside a copy for each fold that learns all but the fold.
 
-    It is `Trainable`, and is saved as the model itself.
+    The training loop trains it like any model (it is `Trainable`); saving it saves the model alone.
 
     Args:
-        model: The model, a module that is `graphcnf.training.settings.Trainable`. Its own dropout
-            is changed, in place, if `dropout` is given.
+        model: The model, a `torch.nn.Module` that is `graphcnf.training.settings.Trainable`.
         folds: Number of folds.
-        dropout: Share of channels that training leaves out; None for the model's own.
+        dropout: Dropout probability that replaces that of the model, in place; None to keep it.
 
     Attributes:
-        models: The copies of the folds, and last the model.
+        models: A copy for each fold, and last the model itself.
+        metadata: Those of the model.
     """
 
     def __init__(self, model: Any, folds: int, dropout: float | None):
@@ -78,15 +82,15 @@ class Folds(nn.Module):
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Return what training minimises, and what is reported.
+        """Return the loss of all models together, and their metrics; the training loop calls it.
 
         Args:
-            batch: A batch for each copy.
-            beta: Weight of log p(x|z) in the bound, see `Bound.value`.
+            batch: A batch for each of `models`; models without one are left out.
+            beta: Weight of log p(x|z), the decoder terms, in the loss.
 
         Returns:
-            The sum of the copies' losses, a scalar, and the metrics of the model's own
-            `training_loss`, each a pair (sum over all copies, number).
+            (loss, metrics): the sum of the losses, a scalar tensor; and `{metric: (sum, number)}`,
+            added up over the models.
         """
         losses: list[Tensor] = []
         sums: dict[str, tuple] = {}
@@ -110,21 +114,23 @@ def fold_experiment(
     held_out: MoleculeDataset | StereoDataset | None = None,
     dropout: float | None = DROPOUT,
 ) -> Experiment:
-    """Return the cross-validated training of a model, of `Folds` on `FoldBatch`.
+    """Return the cross-validated training of a model: an experiment with `Folds` and `FoldBatch`.
 
-    Repeats of a molecule share a fold.
+    The molecules are divided into folds at random, equal molecules into the same fold.
 
     Args:
         model: The model that is to learn all molecules.
         data: The molecules.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.
-        held_out: The same molecules in the form in which they are evaluated; None for `data`.
-        dropout: Share of channels that training leaves out; None for the model's own.
+        held_out: The same molecules in the form in which they are evaluated, such as without
+            conditions; None for `data`.
+        dropout: Dropout probability in training; None for the model's own.
 
     Returns:
-        The experiment. Its epoch is endless, since folds differ in length; an evaluation scores the
-        copy of each fold on this fold, so that its batches score every molecule once.
+        The experiment. An evaluation scores every molecule once, by the copy that did not learn it.
+        The training batches are one endless epoch, since folds differ in length and all copies take
+        the same steps.
     """
     distinct = np.unique(data.hashes)
     fold = np.random.default_rng(0).permutation(len(distinct)) % folds

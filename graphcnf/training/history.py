@@ -1,7 +1,9 @@
-"""Metrics over the course of a training: their CSV file and their curves.
+"""Metrics over the course of a training: the file `metrics.csv` of a run, and its curves.
 
-A *row* is a line of the log. Its `phase` says whether its metrics are of training batches ("train")
-or of held-out ones ("eval").
+- *Run*: one training of a model in a folder.
+- *Row*: a line of the log, and of the file. Its `phase` says whether its metrics are of training
+  batches ("train") or of held-out ones ("eval").
+- *Headline*: the metric that the run minimises, such as "bits_per_node".
 """
 
 from __future__ import annotations
@@ -41,15 +43,21 @@ FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}}
 
 
 class MetricsFile:
-    """The CSV file of a run, to which rows are appended; a row with new columns rewrites it.
+    """The file `metrics.csv` of a run, to which rows are appended.
+
+    A row with new columns rewrites the whole file.
 
     Args:
         path: the file, which may exist.
-        last_step: the step from which the run goes on; rows of later steps are deleted, since the
-            run writes them again.
+        last_step: the step from which the run goes on. Rows of later steps are deleted when the
+            object is made, since the run writes them again.
 
     Attributes:
+        path: the file.
         columns: names of the columns in the file; [] before the first row.
+
+    Raises:
+        UserError: the file exists and cannot be read.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -71,10 +79,10 @@ class MetricsFile:
         replace_file(self.path, buffer.getvalue().encode())
 
     def append(self, row: dict[str, object]) -> None:
-        """Append one row.
+        """Append one row to the file.
 
         Args:
-            row: values by column, one of which is `step`.
+            row: `{column: value}`, one of which is `step`.
         """
         further = [name for name in row if name not in self.columns]
         if further:
@@ -87,17 +95,17 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a run's file of metrics, which the run may be writing.
+    """Read `metrics.csv` of a run, which may still be writing it.
 
     Args:
-        path: the file, `metrics.csv` in the folder of a run.
+        path: the file.
 
     Returns:
-        The names of the columns; and the rows, for each its texts by column. Incomplete rows are
-        left out.
+        (columns, rows): the names of the columns; and for each row `{column: text}`. Incomplete
+        rows are left out.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is too large.
     """
     try:
         text = read_data(path).decode(errors="replace")
@@ -111,15 +119,15 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def figure(value: Any, form: str, missing: str) -> str:
-    """Write a metric, or another value of a row, as text.
+    """Write a value of a row as text.
 
     Args:
-        value: a number, a text, or None for an empty text.
-        form: format of a real number, such as ".5g".
+        value: a number, a text, or None, which gives an empty text.
+        form: Python's format of a real number, such as ".5g".
         missing: text for a real number that is not finite.
 
     Returns:
-        The text; whole numbers are written as they are.
+        The text; integers and texts are written as they are.
     """
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
@@ -128,11 +136,14 @@ def figure(value: Any, form: str, missing: str) -> str:
 
 @dataclass
 class History:
-    """Metrics over the course of a training.
+    """Metrics over the course of a run, as a table with curves.
+
+    A notebook shows it as its curves.
 
     Attributes:
-        rows: A row for each line of the log: `step`, `phase` ("train" or "eval"), `minutes`,
-            `learning_rate`, and the metrics. Training metrics are means since the previous line.
+        rows: A row for each line of the log, with the columns `step`, `phase` ("train" or "eval"),
+            `minutes`, `learning_rate` and the metrics. Training metrics are means since the
+            previous line. NaN where a row lacks a metric.
     """
 
     rows: pd.DataFrame
@@ -145,7 +156,7 @@ class History:
             run: Folder of the run, which holds `metrics.csv`.
 
         Returns:
-            The history so far; NaN where a row lacks a column.
+            The history so far.
 
         Raises:
             UserError: The folder holds no metrics.
@@ -160,18 +171,18 @@ class History:
         return cls(rows)
 
     def overfitting(self, headline: str) -> str | None:
-        """Say in one sentence that a run has memorised its training data, if it has.
+        """Say in one sentence that a run has memorised its training data; None if it has not.
 
-        It has if the last held-out value is more than `FAR` (1.1) times the best one, or more than
-        `GAP` (2) times the last training value. Values that are not above 0 do not count, since
-        their ratios say nothing (bits of a density of numbers may be negative).
+        It has if the last held-out value of the headline is more than `FAR` (1.1) times the best
+        one, or more than `GAP` (2) times the last training value. Values that are not above 0 are
+        ignored, since their ratios say nothing (bits of a continuous density may be negative).
 
         Args:
             headline: The metric that the run minimises, such as "bits_per_node".
 
         Returns:
-            The sentence, with the cures; None if it has not, or if no value of training or no
-            held-out one counts.
+            The sentence, with what to do about it; None if the run has not, or if there is no
+            training or no held-out value above 0.
         """
         known = self.rows[self.rows[headline] > 0] if headline in self.rows else self.rows[:0]
         held_out, trained = (known[known["phase"] == phase] for phase in ("eval", "train"))
@@ -192,17 +203,18 @@ class History:
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the curve of each metric that changes, for training and held-out batches.
 
-        The axes fit the values after the first tenth of the steps, so the start may lie outside.
+        The vertical axes fit the values after the first tenth of the steps, so early values may lie
+        outside.
 
         Args:
-            path: PNG or SVG file to write, if any.
+            path: PNG or SVG file to write; None to write none.
 
         Returns:
-            The matplotlib figure.
+            The `matplotlib.figure.Figure`.
 
         Raises:
-            UserError: There is nothing to draw, matplotlib is not installed, or the file cannot be
-                written.
+            UserError: There is nothing to draw, matplotlib is not installed, `path` has another
+                suffix, or the file cannot be written.
         """
         require("matplotlib", "a plot", "train")
         from matplotlib.figure import Figure
@@ -256,10 +268,10 @@ class History:
 
 
 def picture_content(figure: Any, kind: str) -> bytes:
-    """Return a matplotlib figure as the content of a file, the same for equal figures.
+    """Return a matplotlib figure as the content of a file, with equal bytes for equal figures.
 
     Args:
-        figure: The figure.
+        figure: The `matplotlib.figure.Figure`.
         kind: Suffix of the file, ".png" or ".svg".
 
     Returns:

@@ -1,8 +1,9 @@
 """What identifies a run of training: its settings, its model and its data.
 
 A run is continued only with the settings, the model and the data that it began with. Its *identity*
-is what is compared: tables of JSON values, among them "training" (the settings but `FREE`) and
-"content" (a hash of the data). A checkpoint holds the identity of its run.
+is what is compared: tables of JSON values, `{table: {entry: value}}`. Among them are "training"
+(the settings but those in `FREE`, such as the budget) and "content" (a hash of the data). The
+checkpoint of a run holds its identity.
 """
 
 from __future__ import annotations
@@ -43,15 +44,16 @@ DEEPEST = 8
 def settings_identity(
     settings: TrainingSettings, tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the settings that must be the same when a run is continued.
+    """Return the part of a run's identity that is known before its data are loaded: the settings.
 
     Args:
         settings: Settings of the training.
-        tables: Further tables, such as `model` and `data` of a preset.
+        tables: Further tables, such as "model" and "data" of a preset, `{table: {entry: value}}`.
 
     Returns:
-        The tables as JSON values: `data` without `PLACES`, and `training`, the settings without
-        `FREE`.
+        `{table: {entry: value}}` of JSON values: the given tables, and "training" with the
+        settings. Entries that may change are left out: those in `FREE`, and of "data" those in
+        `PLACES`.
     """
     found: dict[str, Any] = {**tables, "training": settings.to_dict()}
     for table, names in (("training", FREE), ("data", PLACES)):
@@ -70,11 +72,12 @@ def run_identity(
     Args:
         experiment: model and data.
         settings: settings of the training.
-        tables: further tables, such as `model` and `data` of a preset. Without them, a table
-            `config` describes the model: its attribute of this name, if that is a dictionary.
+        tables: further tables, such as "model" and "data" of a preset. None for a table "config"
+            with the attribute `config` of the model, if that is a dictionary.
 
     Returns:
-        The tables that `settings_identity` returns, and `content`, the hash of the data.
+        `{table: {entry: value}}`: the tables that `settings_identity` returns, and "content", whose
+        one entry is a hash of the data.
     """
     config = getattr(experiment.model, "config", None)
     tables = tables or ({"config": config} if isinstance(config, dict) else {})
@@ -86,9 +89,9 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
     """Check that a checkpoint is of a run with the same identity.
 
     Args:
-        state: The checkpoint, with its `path` and the identity of its `run`.
-        identity: The tables to compare, as `run_identity` or `settings_identity` return them; a
-            table that the checkpoint lacks is not compared, unless it is one of `ALWAYS`.
+        state: Entries of the checkpoint, among them "path", its file, and "run", its identity.
+        identity: The identity, or that part of it that `settings_identity` returns. A table that
+            the checkpoint lacks is not compared, unless it is one of `ALWAYS`.
 
     Raises:
         UserError: They differ; the message has the first three differences.
@@ -116,7 +119,8 @@ def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> N
     """Check that a checkpoint's weights have the names and shapes of a model's.
 
     Args:
-        state: The checkpoint, with its `path` and the weights `model`.
+        state: Entries of the checkpoint, among them "path", its file, and "model", its weights by
+            name.
         model: The model.
 
     Raises:

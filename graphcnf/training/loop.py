@@ -1,11 +1,15 @@
 """The training loop: steps, evaluations and checkpoints until the budget is spent or a signal.
 
-A *run* is one training of a model in a folder; it may be stopped at any moment and resumed. Its
-*budget* is a number of minutes or steps, or both. A *step* changes the weights by one batch. What
-is evaluated and saved is not these weights but their moving *average* (`MovingAverage`). An
-*evaluation* scores held-out batches; its *headline* is the metric by which evaluations are
-compared. A *row* is a line of the log and of `metrics.csv`. A run may have several processes, of
-which the first (`is_main`) alone writes files and messages.
+- *Run*: one training of a model in a folder; it may be stopped at any moment and continued.
+- *Budget*: the number of minutes or steps, or both, after which the run ends.
+- *Step*: a change of the weights by one batch.
+- *Average*: the moving average of the weights (`graphcnf.training.optimizers.MovingAverage`). It,
+  not the last weights, is evaluated and saved.
+- *Evaluation*: the metrics of held-out batches for the average.
+- *Headline*: the metric by which evaluations are compared, lower is better.
+- *Row*: a line of the log and of the file `metrics.csv`.
+- *Process*: a run may have several, each with a part of every batch. The first one (`is_main`)
+  alone writes files and messages.
 """
 
 from __future__ import annotations
@@ -76,15 +80,14 @@ class FitResult:
         finished: True if the budget is spent, or `patience` has ended the run.
         signal: number of the signal that interrupted the run, or None.
         step: steps of the run.
-        minutes: minutes in the loop, over all resumes.
-        metrics: value of each metric in the last evaluation of the averaged weights; {} before one.
-        headline: name of the metric to minimise.
-        best: first and best evaluation (`graphcnf.training.checkpoint.Best`), with `keep_best`;
-            else None.
+        minutes: minutes of training, over all continuations of the run.
+        metrics: `{metric: value}` of the last evaluation; {} before the first one.
+        headline: name of the metric that the run minimises.
+        best: first and best evaluation, with the setting `keep_best`; else None.
         history: metrics over the course of the run; None before the first line of the log, and in
             all processes but the first.
-        summary: the outcome of a finished run, in sentences: that it memorised its training data,
-            if it did and `keep_best` is off, and those of `Experiment.summarize`. Empty if there is
+        summary: the outcome of a finished run in sentences: that it memorised its training data, if
+            it did and `keep_best` is off, and those of `Experiment.summarize`. Empty if there is
             nothing to say, the run is not finished, or this is not the first process.
     """
 
@@ -108,33 +111,35 @@ def fit(
     config: dict[str, Any] | None = None,
     lines: bool = True,
 ) -> FitResult:
-    """Train until the budget is spent or a signal interrupts.
+    """Train the model of an experiment until the budget is spent or a signal interrupts.
 
-    The run directory will contain `config.toml`, `metrics.csv`, `checkpoints/last.ckpt` and
+    The folder of the run will contain `config.toml`, `metrics.csv`, `checkpoints/last.ckpt` and
     `model/`: the averaged weights, rewritten with every checkpoint. With `keep_best`, `model/` has
     those of the best evaluation at the end.
 
-    A training in another thread waits for this one: all threads share torch's random generator.
+    A training in another thread waits for this one, since all threads share torch's random
+    generator.
 
     Args:
-        experiment: model and data, or a function that makes them. The function is called once the
-            folder is known to be free, and `config.toml` is written: loading data may take minutes,
-            and a run that is stopped meanwhile can be resumed.
+        experiment: model and data, or a function without arguments that makes them. The function is
+            called once the folder is known to be free and `config.toml` is written: loading data
+            may take minutes, and a run that is stopped meanwhile can be continued.
         settings: budget and all other settings of the loop.
-        out_dir: run directory.
-        resume: continue the run in `out_dir`, which must have begun with the same model, data and
-            settings, apart from those in `graphcnf.training.settings.FREE`, such as the budget.
-        config: tables to write to `config.toml`, beside `settings` as its `[training]` table.
-        lines: write log lines to stderr; a terminal shows a progress bar in any case.
+        out_dir: folder of the run.
+        resume: True to continue the run in `out_dir`. It must have begun with the same model, data
+            and settings, apart from those in `graphcnf.training.settings.FREE`, such as the budget.
+        config: tables to write to `config.toml` beside `settings`, which become its `[training]`
+            table: `{table: {entry: value}}`; None for none.
+        lines: True to write the log to stderr; a terminal shows a progress bar in any case.
 
     Returns:
         The result of the run, finished or interrupted by a signal. Load the trained model from
-        `model/`: that of the experiment has the last weights, not their average.
+        `model/`: the model of the experiment has the last weights, not their average.
 
     Raises:
-        UserError: the directory is in use or holds a run that is not to be continued, the
-            checkpoint is of another run, or `max_bad_steps` steps in a row had a non-finite loss or
-            gradient.
+        UserError: there is no budget, the model lacks the method `training_loss`, the folder is in
+            use or holds a run that is not to be continued, the checkpoint is of another run, or
+            `max_bad_steps` steps in a row had a non-finite loss or gradient.
 
     Examples:
         >>> from functools import partial
@@ -171,11 +176,13 @@ def fit(
 
 
 class LossModule(nn.Module):
-    """Module whose `forward` is the model's training loss, as Lightning Fabric needs it.
+    """Module whose `forward` is the training loss of a model.
+
+    Lightning Fabric synchronises the gradients of several processes only for calls of `forward`.
 
     Args:
-        model: a `Trainable` module.
-        bf16: compute the loss under bfloat16 autocast.
+        model: a `torch.nn.Module` that is `Trainable`.
+        bf16: True to compute the loss under bfloat16 autocast.
     """
 
     def __init__(self, model: nn.Module, bf16: bool):
@@ -185,19 +192,19 @@ class LossModule(nn.Module):
     def forward(
         self, batch: Any, beta: float, device: torch.device
     ) -> tuple[Tensor, dict[str, tuple[Any, Any]]]:
-        """Compute the training loss of a batch.
+        """Compute the training loss and the metrics of a batch.
 
         Args:
             batch: the batch, on the device.
-            beta: weight of the decoder terms.
+            beta: weight of log p(x|z), the decoder terms, in the loss.
             device: the device.
 
         Returns:
-            The loss, a scalar tensor, and `{metric: (numerator, denominator)}`, scalars without
-            gradients.
+            (loss, metrics): a scalar tensor, and `{metric: (numerator, denominator)}`, scalars
+            without gradients.
 
         Raises:
-            UserError: the model returns anything else.
+            UserError: the model's `training_loss` returns anything else.
         """
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
@@ -217,7 +224,7 @@ class LossModule(nn.Module):
 
 
 def detached(value: Any) -> Any:
-    """Return a tensor detached from the graph of gradients, and any other value as it is.
+    """Return a tensor without its gradient history, and any other value as it is.
 
     Args:
         value: a numerator or denominator of a metric, a scalar tensor or a number.
@@ -226,14 +233,14 @@ def detached(value: Any) -> Any:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed torch's random generators of the CPU and of a device.
+    """Seed torch's random generator of the CPU or of a GPU, quickly.
 
-    `torch.manual_seed` would seed those of all other devices as well, which takes three
-    milliseconds.
+    `torch.manual_seed` would also seed the generators of all other devices, which takes three
+    milliseconds. Evaluations seed for every batch.
 
     Args:
         seed: the seed, from 0.
-        device: the device that is used.
+        device: the device whose random numbers are used.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -242,13 +249,13 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Check that a model is a torch module with the method `training_loss`.
+    """Check that a model can be trained: a torch module with the method `training_loss`.
 
     Args:
         model: what a user gives as `Experiment.model`.
 
     Raises:
-        UserError: it is not, or the method takes other arguments than those of `Trainable`.
+        UserError: it is none, or its method takes other arguments than that of `Trainable`.
     """
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
@@ -260,13 +267,13 @@ def check_model(model: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Check that an object has what `graphcnf.training.settings.Batch` asks for.
+    """Check that a batch has what the training loop needs (`graphcnf.training.settings.Batch`).
 
     Args:
-        batch: what a user's batches yield; it needs a length, slices and the method `to`.
+        batch: what a user's batches yield.
 
     Raises:
-        UserError: it lacks one of them.
+        UserError: it lacks a length, slices, or the method `to`.
     """
     if not isinstance(batch, Batch):
         raise UserError(
@@ -276,16 +283,19 @@ def check_batch(batch: Any) -> None:
 
 
 class Run:
-    """One run of an experiment, started anew or from the state of a checkpoint.
+    """One run of an experiment, started anew or from a checkpoint; `fit` makes it.
+
+    Call `train` once, then `result`.
 
     Args:
         experiment: model and data.
         settings: all settings.
-        out_dir: folder of the run.
-        state: entries of the checkpoint to go on from, as `starting_state` returns them; None to
-            begin.
-        lines: write the log to stderr.
-        tables: tables of the preset, if there is one, which are part of the run's identity.
+        out_dir: folder of the run, which this process has locked.
+        state: entries of the checkpoint to continue from, as `starting_state` returns them; None to
+            begin anew.
+        lines: True to write the log to stderr.
+        tables: tables of the preset, `{table: {entry: value}}`, which must be the same when the run
+            is continued; None without a preset.
 
     Raises:
         UserError: `state` is of another run.
@@ -332,17 +342,27 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the budget is spent, or `patience` evaluations in a row were not kept."""
+        """True if the budget is spent, or `patience` evaluations in a row were not kept.
+
+        It is False while an evaluation that a signal interrupted is still to be made.
+        """
         patience = self.settings.patience
         if self.at.evaluation_due:
             return False
         return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
     def train(self, fabric: Fabric) -> None:
-        """Take steps until the run ends, by its budget or by a signal.
+        """Take steps until the run ends, by its budget, by `patience` or by a signal.
+
+        Meanwhile SIGINT and SIGTERM end the run after the present step, with a checkpoint.
 
         Args:
-            fabric: Lightning Fabric of this process, as `launch` yields it.
+            fabric: Lightning Fabric of this process, as `graphcnf.training.processes.launch` yields
+                it.
+
+        Raises:
+            UserError: the checkpoint is damaged, there are no training batches, too many steps in a
+                row had a non-finite loss, or the last headline is not finite.
         """
         self.fabric, self.main = fabric, fabric.is_global_zero
         handlers = {}
@@ -370,8 +390,8 @@ class Run:
         samples for it, which takes time.
 
         Returns:
-            The result. The `history` is None, and the `summary` empty, in all processes but the
-            first; the summary is empty as well for a run that was interrupted.
+            The result. In all processes but the first, `history` is None and `summary` empty. The
+            summary is also empty for a run that was interrupted.
         """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
@@ -561,11 +581,14 @@ class Run:
         raise UserError("the training data give no batch; is the batch size too large?")
 
     def take_step(self, epoch: int, number: int, batch: Any) -> None:
-        """Take one optimizer step; skip it if the loss or a gradient is not finite.
+        """Take one optimizer step and update the average; skip both if a number is not finite.
+
+        The run calls it for each batch; a step with a non-finite loss or gradient is counted as
+        bad.
 
         Args:
             epoch: epoch of the batch.
-            number: number of the batch in its epoch.
+            number: number of the batch in its epoch, counted from 0.
             batch: the whole batch, of which this process takes its part.
         """
         fabric, device, count = self.fabric, self.fabric.device, len(batch)
@@ -654,13 +677,13 @@ class Run:
     # Log, evaluation, checkpoints
 
     def headline(self, row: dict[str, Any]) -> str:
-        """Return the name of the metric to minimise.
+        """Return the name of the metric to minimise, of those that a row has.
 
         Args:
             row: `{metric: value}`.
 
         Returns:
-            The headline of the experiment, if `row` has it; else the first of
+            `Experiment.headline`, if `row` has it; else the first of
             `graphcnf.training.history.HEADLINES` that it has; "loss" if it has none of them.
         """
         names = (self.experiment.headline, *HEADLINES)

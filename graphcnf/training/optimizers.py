@@ -1,7 +1,8 @@
 """Optimizers, and the moving average of the weights.
 
-*Hidden matrices* are the weights of linear layers between others, for which Muon is made; all other
-parameters are vectors, embeddings and output layers.
+- *Hidden matrices*: the weights of linear layers between other layers, for which the optimizer Muon
+  is made. All other parameters (vectors, embeddings, output layers) are left to AdamW.
+- *Buffers*: tensors of a model that are saved with it and not trained.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 
     Args:
         model: the model.
-        settings: optimizer, learning rate and weight decay.
+        settings: settings of the training, of which `optimizer`, `learning_rate` and `weight_decay`
+            are used.
 
     Returns:
-        AdamW, without weight decay on vectors; with `optimizer = "muon"`, before it Muon for the
-        hidden matrices.
+        One or two optimizers: AdamW, without weight decay on vectors; with `optimizer = "muon"`,
+        before it Muon for the hidden matrices.
 
     Raises:
         UserError: Muon is asked for, and there is no hidden matrix.
@@ -64,10 +66,11 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """Return the weights of linear layers that Muon optimizes, each once.
 
-    They have at least `SMALLEST` rows and columns; output layers (`ReadOut`) are not among them.
+    They have at least `SMALLEST` rows and columns. Output layers (of the class `ReadOut`) and
+    weights that are not trained are left out.
 
     Args:
-        model: the model. Weights that are not trained are left out.
+        model: the model.
 
     Returns:
         The weights, (rows, columns) each; [] if the model has none of them.
@@ -81,11 +84,13 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None:
-    """Load optimizer states from a checkpoint; the weight decay of the present settings stays.
+    """Load the states of optimizers from a checkpoint, in place, and check them.
+
+    The weight decay is not loaded: that of the present settings stays.
 
     Args:
         optimizers: what `optimizers_of` returns.
-        states: `state_dict` of each.
+        states: the `state_dict` of each, in the same order.
 
     Raises:
         UserError: the states are of other optimizers.
@@ -109,7 +114,7 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
 
 
 class MovingAverage(AveragedModel):
-    """Copy of a model, in evaluation mode, for the moving average of its weights w.
+    """Copy of a model, in evaluation mode, whose weights a are the moving average of its weights w.
 
         a <- d a + (1 - d) w
 
@@ -118,7 +123,7 @@ class MovingAverage(AveragedModel):
 
     Args:
         model: the model, whose parameters and buffers must stay the same objects.
-        horizon: steps over which the weights are averaged.
+        horizon: steps over which the weights are averaged, at least 1.
 
     Attributes:
         module: the copy with the averaged weights a.
@@ -133,9 +138,9 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Update the average after a step.
+        """Update the average after a step of training.
 
-        `copy_buffers` is to be called before the average is used.
+        Buffers are not updated: call `copy_buffers` before the average is used.
 
         Args:
             model: the model that was given to the constructor.
@@ -148,21 +153,25 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def copy_buffers(self) -> None:
-        """Copy the buffers of the model, which may be too large to be copied in every step."""
+        """Copy the buffers of the model; call it before the average is evaluated or saved.
+
+        They may be too large to be copied after every step.
+        """
         for own, buffer in self.kept:
             own.copy_(buffer)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) with Nesterov momentum and decoupled weight decay.
+    """The optimizer Muon (Jordan et al. 2024) with Nesterov momentum and decoupled weight decay.
 
-    An update is `0.2 * sqrt(max(rows, columns))` times an orthogonal matrix, which matches the size
-    of AdamW's updates, so that both share learning rate and decay (Liu et al. 2025, arXiv
-    2502.16982). `torch.optim.Muon` always iterates in bfloat16, ten times slower on processors
-    without bfloat16; here only hardware that has it uses it. Matrices of equal shape are batched.
+    An update is `0.2 * sqrt(max(rows, columns))` times an orthogonal matrix. This is the size of
+    AdamW's updates, so that both can share learning rate and decay (Liu et al. 2025, arXiv
+    2502.16982). `torch.optim.Muon` always iterates in bfloat16, which is ten times slower on
+    processors without bfloat16; here only hardware that has it uses it. Matrices of equal shape are
+    updated together.
 
     Args:
-        matrices: weights, of two dimensions each.
+        matrices: trainable weights, (rows, columns) each.
         lr: learning rate.
         weight_decay: decoupled decay.
     """
@@ -172,7 +181,11 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # type: ignore[override]  # never a closure
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient.
+
+        Args:
+            closure: ignored; torch's optimizers have this argument.
+        """
         for group in self.param_groups:
             alike = defaultdict(list)
             for matrix in group["params"]:
@@ -194,6 +207,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Return for each of K matrices the nearest orthogonal matrix, approximately.
 
     Newton-Schulz iterations bring all singular values near 1; singular vectors stay as they are.
+    They are computed in bfloat16 on hardware that has it, else in float32.
 
     Args:
         matrices: matrices, (K, rows, columns).

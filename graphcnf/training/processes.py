@@ -1,8 +1,9 @@
 """Start and end of the processes of a run.
 
-A *launcher* is what starts several processes for one run: Lightning Fabric on one machine, or
-`torchrun` on several. It tells each process its number by variables of the environment. The
-processes form a *group*, through which torch exchanges tensors between them.
+- *Run*: one training, which may use several processes, one for each device.
+- *Launcher*: what starts the processes: Lightning Fabric on one machine, or `torchrun` on several.
+  It tells each process its number by variables of the environment.
+- *Group*: the processes through which torch exchanges tensors.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout",
 
 @contextmanager
 def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
-    """Return a context in which all processes of a run have been started; each executes the body.
+    """Return a context in which all processes of a run have been started; each executes its body.
+
+    With several devices, Lightning starts the other processes by repeating the command line.
 
     Args:
-        settings: accelerator and number of devices.
-        out_dir: folder of the run, which other processes find by the variable `RUN`.
+        settings: settings of the training, of which `accelerator` and `devices` are used.
+        out_dir: folder of the run, which the other processes find by the environment variable
+            `RUN`.
 
     Yields:
-        The Lightning Fabric of this process, which knows its device and its number (`global_rank`),
-        and makes the parallel form of a module.
+        The Lightning Fabric of this process. It knows the device and the number of the process
+        (`global_rank`), and makes the parallel form of a module.
 
     Raises:
         UserError: the machine lacks the devices, or another process has ended.

@@ -1,9 +1,16 @@
 """What is trained and how: settings, presets in TOML, and the `Experiment`.
 
-*Settings* (`TrainingSettings`) say how long and how a model is trained, whichever it is. A *preset*
-names a model, its data and settings in three *tables* of a TOML file, `[model]`, `[data]` and
-`[training]`; those that are shipped have names, and a run keeps its own as `config.toml`. An
-*experiment* is the model and the batches that are made of a preset, or in Python by hand.
+- *Settings* (`TrainingSettings`): how long and how a model is trained, whichever model it is.
+- *Budget*: the minutes or steps after which a training ends.
+- *Preset*: a TOML file with three *tables*: `[model]` and `[data]` name a model, a data set and
+  their arguments, `[training]` has the settings. Shipped presets have names.
+- *Experiment*: a model with its training and held-out batches. It is made of a preset, or in Python
+  by hand.
+- *Run*: one training in a folder, which can be stopped and continued. Its preset is kept there as
+  `config.toml`.
+- *Evaluation*: the metrics of held-out batches, for the moving average of the weights.
+- *Headline*: the metric by which evaluations are compared, lower is better.
+- *Checkpoint*: a file with all that a run needs to continue.
 
 This module imports no torch, so that a bad preset is refused at once.
 """
@@ -57,40 +64,51 @@ class TrainingSettings:
     """Settings of a training, the `[training]` table of a preset.
 
     Attributes:
-        minutes: time budget of the run (time in the loop, summed over resumes).
-        clock: "wall", or "cpu" for the CPU time of the process.
-        steps: step budget; the budget that is spent first ends the run.
+        minutes: time budget of the run, in minutes of training summed over all continuations; None
+            for no limit of time.
+        clock: how time is measured: "wall", or "cpu" for the CPU time of the process.
+        steps: step budget; None for no limit of steps. The budget that is spent first ends the run.
         batch_size: samples per step, of all processes together.
         optimizer: "adamw", or "muon" for Muon on hidden matrices and AdamW on the rest.
-        learning_rate: learning rate on the plateau.
+        learning_rate: highest learning rate, between warm-up and decay.
         weight_decay: decoupled decay, on tensors of two or more dimensions.
         warmup_steps: steps over which the learning rate rises linearly from 0.
         decay_fraction: final share of the budget in which the learning rate falls linearly to 0.
-        beta_start: weight of the decoder terms in the training loss at step 0; it tends to 1.
+        beta_start: weight of log p(x|z), the decoder terms, in the training loss at step 0; it
+            tends to 1.
         beta_halflife: steps in which the difference of that weight from 1 halves.
-        gradient_clip: largest gradient norm; 0 switches clipping off.
+        gradient_clip: largest norm of the gradient of all parameters; longer gradients are scaled
+            down. 0 switches clipping off.
         ema_horizon: steps over which the weights are averaged: the decay is 1 - 1 / ema_horizon.
-        bf16: run the loss under bfloat16 autocast.
+        bf16: compute the loss under bfloat16 autocast.
         log_every: steps per line of the log.
-        eval_minutes: minutes between evaluations on held-out batches; 0 for the end only.
+        eval_minutes: minutes between evaluations; 0 for one at the end only.
         eval_steps: steps between evaluations, in addition; 0 for none.
-        eval_batches: held-out batches per evaluation; at most one for every eight steps so far.
+        eval_batches: held-out batches per evaluation. An evaluation uses at most one batch for
+            every eight steps so far, so that early ones are short.
         final_eval_batches: held-out batches of the last evaluation, with the same limit. If it
             equals `eval_batches`, the limit does not apply; `keep_best` ignores it.
         keep_best: evaluate the starting weights as well, and return the averaged weights of the
             best evaluation instead of the last ones.
-        tolerance: with `keep_best`, a later evaluation is kept even if it is worse than the best
-            by this share.
+        tolerance: with `keep_best`, a later evaluation is preferred to the best one if its headline
+            is at most this share above the lowest one, such as 0.01 for 1 %.
         most_copies: with `keep_best`, a later evaluation that is better than the first one is also
-            kept while its metric `copies` (`Experiment.measure`) is at most this.
-        patience: evaluations in a row without a kept one after which the run ends; 0 for never.
+            preferred while its metric `copies` (the share of samples that copy training molecules,
+            see `Experiment.measure`) is at most this.
+        patience: with `keep_best`, the run ends after so many evaluations in a row that were not
+            preferred; 0 for never.
         checkpoint_minutes: minutes between checkpoints.
-        snapshots: keep the averaged model of every evaluation in `snapshots/`.
+        snapshots: keep the averaged model of every evaluation in the folder `snapshots/` of the
+            run.
         max_bad_steps: steps in a row with a non-finite loss or gradient after which the run fails.
         seed: seed of initialisation, data order and noise.
         threads: CPU threads of torch; 0 for torch's default.
-        accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
+        accelerator: "auto", "cpu", "cuda", ... as Lightning names them.
         devices: number of devices or, on a CPU, of processes; overridden by `torchrun`.
+
+    Raises:
+        UserError: a value has a wrong type or is out of range, `patience` is given without
+            `keep_best`, or a batch has fewer samples than there are devices.
     """
 
     minutes: PositiveMinutes | None = None
@@ -139,8 +157,8 @@ class TrainingSettings:
         """Return the settings of a `[training]` table.
 
         Args:
-            table: settings by name; the others keep their defaults.
-            source: where the table is from, for messages.
+            table: settings by name; those that are missing have their defaults.
+            source: where the table is from, for messages, such as "preset.toml [training]".
 
         Returns:
             The checked settings.
@@ -163,17 +181,20 @@ class TrainingSettings:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
-        """Return the settings with the number of devices that `torchrun` has set, if it is used."""
+        """Return the settings with the number of devices that `torchrun` has set.
+
+        Without `torchrun`, the settings are returned as they are.
+        """
         if by_torchrun():
             return dataclasses.replace(self, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
         return self
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the budget that is spent; it may exceed 1.
+        """Return the share of the budget that is spent, from 0; it may exceed 1.
 
         Args:
             step: steps taken.
-            seconds: seconds in the loop, by `clock`.
+            seconds: seconds of training so far, measured as `clock` says.
 
         Returns:
             The larger one of the shares of time and of steps; 0 without a budget.
@@ -182,14 +203,15 @@ class TrainingSettings:
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step: it rises, stays, and falls to 0.
+        """Return the learning rate of a step: it rises from 0, stays, and falls to 0.
 
         It is `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
         decay_fraction)`.
 
         Args:
             step: number of the step, counted from 0.
-            progress: share of the budget that is spent; the rate is 0 from 1 on.
+            progress: share of the budget that is spent, as the method `progress` returns it; the
+                rate is 0 from 1 on.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -197,7 +219,7 @@ class TrainingSettings:
         return self.learning_rate * warmup * decay
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the decoder terms log p(x|z) in the loss of a step.
+        """Return the weight of log p(x|z), the decoder terms, in the training loss of a step.
 
         It is `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
 
@@ -209,12 +231,13 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Preset:
-    """What `train` trains: a TOML file whose settings have been checked.
+    """A preset whose `[training]` table has been checked: what `fit_preset` trains.
 
     Attributes:
-        model: `[model]`, arguments of the model; which ones there are depends on `data`.
-        data: `[data]`, the `name` of the data set and arguments of its loader.
-        training: settings in `[training]`.
+        model: the table `[model]`, arguments of the model by name. Which ones there are depends on
+            the data set; they are checked when the model is built.
+        data: the table `[data]`: the `name` of the data set, and arguments of its loader.
+        training: the settings in `[training]`.
         source: name or file of the preset, for messages.
     """
 
@@ -225,10 +248,11 @@ class Preset:
 
     @classmethod
     def parse(cls, tables: dict[str, dict[str, Any]], source: str = "") -> Preset:
-        """Check the tables of a preset, and return it.
+        """Return the preset of three tables, with `[training]` checked.
 
         Args:
-            tables: the tables "model", "data" and "training", as `read_tables` returns them.
+            tables: the tables by the names "model", "data" and "training", as `read_tables` returns
+                them.
             source: name or file of the preset, for messages.
 
         Raises:
@@ -240,7 +264,10 @@ class Preset:
 
 @runtime_checkable
 class Batch(Protocol):
-    """What the training loop asks of a batch of samples, such as a tensor or a `GraphBatch`."""
+    """What the training loop asks of a batch of samples: a length, `to(device)`, and slices.
+
+    Tensors and `GraphBatch` have all of these.
+    """
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -258,53 +285,56 @@ class Batch(Protocol):
         Of several processes, process k takes the samples `batch[k::processes]`.
 
         Args:
-            rows: which samples.
+            rows: which samples, a slice.
         """
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What the training loop asks of a model, which is a `torch.nn.Module` besides."""
+    """What the training loop asks of a model, which must be a `torch.nn.Module` as well."""
 
     def training_loss(
         self, batch: Any, *, beta: float = 1.0
     ) -> tuple[Tensor, Mapping[str, tuple[Any, Any]]]:
-        """Return what training minimises, and what is reported.
+        """Return the loss that training minimises, and the metrics that are reported.
 
         Args:
-            batch: what `Experiment.train_batches` or `eval_batches` yields.
-            beta: weight of the decoder terms, see `TrainingSettings.beta_at`; a model without a
-                decoder ignores it.
+            batch: a batch that `Experiment.train_batches` or `Experiment.eval_batches` yields.
+            beta: weight of log p(x|z), the decoder terms, see `TrainingSettings.beta_at`; a model
+                without a decoder ignores it.
 
         Returns:
-            The loss, a scalar tensor; and the metrics by name, each a pair (sum over samples,
-            number of samples) of scalars. Both are added up over batches before the division. One
-            of `HEADLINES`, such as "bits_per_variable", is the metric by which runs are compared.
+            (loss, metrics): the loss, a scalar tensor; and `{metric: (sum over samples, number of
+            samples)}`, both scalars (tensors or numbers). Sums and numbers are added up over
+            batches before the division. One of `graphcnf.training.history.HEADLINES`, such as
+            "bits_per_variable", should be among the metrics: evaluations are compared by it.
         """
 
 
 @dataclass
 class Experiment:
-    """A model and its data.
+    """A model with its training and held-out batches.
 
     Attributes:
-        model: a module that is `Trainable`. The run keeps a second copy, made by `copy.deepcopy`,
-            for the moving average of the weights, which is what is evaluated and saved.
+        model: a `torch.nn.Module` that is `Trainable`. The run makes a second copy, by
+            `copy.deepcopy`, for the moving average of the weights. The copy is what is evaluated
+            and saved.
         train_batches: `train_batches(epoch, seed, start)` yields the batches of an epoch from
-            number `start` on. They must be a function of epoch and seed, so that a resumed run sees
-            the same data. If several processes train together, each process takes the samples
+            number `start` on. The batches must be a function of epoch and seed, so that a continued
+            run sees the same data. If several processes train together, each takes the samples
             `batch[rank::processes]`, so batches must support slices (`Batch`).
         eval_batches: `eval_batches()` yields the held-out batches, the same ones in the same order
             every time.
-        headline: metric to minimise; None for the first of `HEADLINES` that the model reports.
-        log_line: function that turns a row of metrics into a line of the log, or None for no line;
-            by default a line has all metrics.
-        measure: function from the averaged model to further metrics of an evaluation, numbers by
-            name; None for none.
-        summarize: function that returns sentences about the finished model; None for none.
-        data: data set that the batches are drawn from, whose content must be the same when a run is
-            continued: a dataclass, an array, or a collection of them. If None, the first batches
-            are compared instead.
+        headline: metric to minimise; None for the first of `graphcnf.training.history.HEADLINES`
+            that the model reports.
+        log_line: function from a row of metrics, `{name: value}`, to a line of the log, or to None
+            for no line. By default a line has all metrics.
+        measure: function from the averaged model to further metrics of an evaluation, `{name:
+            number}`; None for none.
+        summarize: function from the finished model to sentences for the user; None for none.
+        data: data set that the batches are drawn from. Its content is hashed, and must be the same
+            when a run is continued. A dataclass, an array, or a collection of them; if None, the
+            first batches are hashed instead.
     """
 
     model: nn.Module
@@ -318,20 +348,21 @@ class Experiment:
 
 
 def trainable_here() -> AbstractContextManager[None]:
-    """Return a context in which a model that is too large to be trained here cannot be built.
+    """Return a context in which a model too large to be trained on this machine cannot be built.
 
-    Building it raises UserError (`limited_parameters`), since training takes `PARAMETER_BYTES`
-    bytes of this machine's memory for each parameter.
+    Building it raises `UserError`, since training takes `PARAMETER_BYTES` bytes of memory for each
+    parameter.
     """
     reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
     return limited_parameters(memory() // PARAMETER_BYTES, reason)
 
 
 def is_main() -> bool:
-    """Return True in the first process of the first node, which writes files and messages.
+    """Return True in the first process of a run, which alone writes files and messages.
 
-    Only `torchrun` and this package start processes of a run: ranks that some other launcher left
-    in the environment do not count.
+    Also True without a run. Of several machines, it is the first process of the first one. Only
+    `torchrun` and this package start processes of a run: process numbers that some other launcher
+    left in the environment do not count.
     """
     rank = "RANK" if by_torchrun() else "LOCAL_RANK" if RUN in os.environ else None
     return rank is None or os.environ.get(rank, "0") == "0"
@@ -340,7 +371,7 @@ def is_main() -> bool:
 def exit_unless_main() -> None:
     """End this process unless it is the first one of a run.
 
-    After a training, the first process alone continues the caller's script.
+    Call it after a training: the first process alone continues the caller's script.
     """
     if not is_main():
         sys.exit(0)
@@ -360,7 +391,7 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
     """Load a shipped preset or a TOML file.
 
     Args:
-        name_or_path: name of a preset, or path of a file.
+        name_or_path: name of a shipped preset, or path of a file.
         assignments: changes as texts "key=value", such as "steps=9" or "model.width=96", see
             `apply_overrides`.
 
@@ -379,17 +410,17 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
 
 
 def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read the tables "model", "data" and "training" of a preset.
+    """Read the tables "model", "data" and "training" of a preset; their entries are not checked.
 
     Args:
         name_or_path: name of a shipped preset, or path of a TOML file.
 
     Returns:
-        `{"model": ..., "data": ..., "training": ...}`; a table that is missing is empty.
+        `{"model": ..., "data": ..., "training": ...}`, each `{entry: value}`; {} for a table that
+        the file lacks.
 
     Raises:
-        UserError: unknown preset, unreadable or broken file, unknown table. What is in the tables
-            is not looked at.
+        UserError: unknown preset, unreadable or broken file, or unknown table.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name in preset_names():
@@ -420,18 +451,19 @@ def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
 def apply_overrides(
     config: dict[str, dict[str, Any]], assignments: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return a copy of the tables of a preset with assignments applied.
+    """Return a copy of the tables of a preset with assignments such as "model.width=96" applied.
 
     Args:
-        config: the tables "model", "data" and "training".
+        config: the tables by the names "model", "data" and "training", as `read_tables` returns
+            them.
         assignments: texts "key=value". A key is `table.name` (`model.width=96`), or the name of a
-            setting in `[training]`. A value is read as TOML, or as plain text if that fails.
+            setting in `[training]` alone. A value is read as TOML, or as plain text if that fails.
 
     Returns:
         The tables, with the keys of `config`; values are not checked yet.
 
     Raises:
-        UserError: a text is no assignment, or names an unknown table.
+        UserError: a text is no assignment, names an unknown table, or treats a value as a table.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

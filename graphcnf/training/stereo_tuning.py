@@ -1,8 +1,12 @@
-"""Fine-tuning of the density of stereo marks, beside that of the graphs.
+r"""Fine-tuning of the density of stereo marks, after that of the graphs.
 
-Molecules with at least one *stereo mark* are learned: what is written without any mostly lacks the
-stereo that it has. *Stereo elements* are atoms and double bonds that can have a mark, see
-`graphcnf.stereo.marks`.
+- *Stereo mark*: `@`, `@@`, `/` or `\` in SMILES.
+- *Stereo element*: an atom or double bond that can have a mark (`graphcnf.stereo.marks`).
+- *Marked molecule*: one with at least one mark. Only these are learned, since what is written
+  without any mark mostly lacks the stereo that it has.
+
+A chemist's file often has few of them; then the training is cross-validated
+(`graphcnf.training.folds`).
 """
 
 from __future__ import annotations
@@ -35,15 +39,15 @@ FEW = {"steps": 1000, "learning_rate": 3e-3, "eval_steps": 50}
 
 
 def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
-    """Return the molecules with stereo marks, from which a density of marks can learn.
+    """Return the marked molecules of a user's data, from which a density of marks can learn.
 
     Args:
-        data: The molecules, which should have `isomers`.
-        few: If fewer molecules would be held out, none are held out.
+        data: The molecules. Their SMILES with stereo marks are `isomers`.
+        few: If fewer marked molecules than this would be held out, none are held out.
 
     Returns:
-        The molecules; None if fewer than `LEAST` (20) distinct ones have marks, or if `data` has no
-        `isomers`.
+        The marked molecules, divided into learned and held-out ones. None if fewer than `LEAST`
+        (20) distinct ones have marks, or if `data` has no `isomers`.
     """
     if data.isomers is None:
         return None
@@ -64,14 +68,15 @@ def stereo_experiment(
 
     Args:
         stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules.
-        marked: Those with stereo marks, as `marked_molecules` returns them; without held-out ones
-            the training is cross-validated.
+        data: The molecules. Each marked one is learned in `ORDERS` further orders of its atoms.
+        marked: The marked molecules of `data`, as `marked_molecules` returns them. If none of them
+            are held out, the training is cross-validated.
         folds: Number of folds of the cross-validation.
         batch_size: Molecules per step.
 
     Returns:
-        The experiment; its headline is "bits_per_element", of held-out stereo elements.
+        The experiment. Its headline is "bits_per_element": bits per stereo element of held-out
+        molecules.
     """
     from graphcnf.datasets.stereo import encode_stereo
 
