@@ -1,7 +1,11 @@
-"""Files that a command reads and writes; no output replaces what the command reads.
+"""Checks that no output of a command replaces a file that the command reads.
 
-Each option and argument that names files has a `Role` in its `Annotated` type. `guard` checks all
-commands of an app by it, before they begin.
+- *Role*: what a command does with the files that an option or argument names. It stands in the
+  `Annotated` type of the parameter. `guard` checks all commands of an app by the roles, before they
+  begin.
+- *App*: a `typer.Typer` object, a group of commands.
+- *Run*: the folder of a training or search, which may hold models. *Data* are files of molecules,
+  images or numbers.
 """
 
 from __future__ import annotations
@@ -36,11 +40,12 @@ class Role(Enum):
     """What a command does with the files that an option or argument names.
 
     Attributes:
-        FILE: Reads a file, also in FILE:VALUE or FILE.py:FUNCTION; other values name none.
+        FILE: Reads a file, which may be part of the value, as in FILE:VALUE or FILE.py:FUNCTION.
+            The value may also name no file at all.
         FILES: Reads a file, or the files of data that lie in a folder.
-        MODEL: Reads a model or run, or shipped weights with this name.
+        MODEL: Reads the folder of a model or run, or shipped weights with this name.
         OUTPUT: Writes a file or folder.
-        PLOT: Writes a file, which may be one of `CURVES` of the run that it reads.
+        PLOT: Writes a file, which may be one of `CURVES` in the run that the command reads.
         RUN: Writes a run, and continues it if it is there.
     """
 
@@ -53,7 +58,7 @@ class Role(Enum):
 
 
 def guard(app: typer.Typer) -> None:
-    """Let all commands of an app check their files before they begin.
+    """Let all commands of an app check their files before they begin, by `check_outputs`.
 
     Args:
         app: The app, whose commands are wrapped in place.
@@ -67,10 +72,13 @@ def guard(app: typer.Typer) -> None:
 
 
 def commands(app: typer.Typer) -> Iterator[CommandInfo]:
-    """Yield the commands of an app and of its groups.
+    """Yield the commands of an app and of the apps within it.
 
     Args:
-        app: The app. The commands are typer's, whose `callback` may be replaced.
+        app: The app.
+
+    Yields:
+        Typer's description of a command; its `callback` is the function, and may be replaced.
     """
     yield from app.registered_commands
     for group in app.registered_groups:
@@ -85,8 +93,9 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
         command: The function of the command.
 
     Returns:
-        `{parameter: (name, role)}` such as `{"out": ("--out", Role.OUTPUT)}`; the name of an
-        argument is its metavar. The role is None for a parameter that names no file.
+        `{parameter: (name, role)}` such as `{"out": ("--out", Role.OUTPUT)}`. The name of an option
+        is its first one that begins with --; that of an argument is its placeholder in --help. The
+        role is None for a parameter that names no file.
 
     Raises:
         TypeError: A parameter of type `Path` has no role.
@@ -149,10 +158,10 @@ def check_outputs(
     Files are compared by their inodes: links, relative paths and hard links lead to the same file.
 
     Args:
-        written: Pairs of an option and the file or folder that it names.
+        written: Outputs, as pairs of the option that names it and the file or folder.
         data: Files and folders of data that are read.
         models: Folders of models and runs that are read, or names of shipped weights.
-        runs: Folders of runs that the command writes; the other outputs may lie in them.
+        runs: Folders of runs that the command writes; other outputs may lie in them.
 
     Raises:
         typer.BadParameter: An output is an input, or lies where it must not.
@@ -175,15 +184,16 @@ def check_outputs(
 
 
 def paths_of(value: Any, role: Role) -> list[Path]:
-    """Return the paths that a parameter's value may name.
+    """Return the paths of files that the value of a parameter may name.
 
     Args:
         value: Value of the parameter: a path, a text, a list of these, or None.
-        role: Role of the parameter. With `FILE`, the part of a text between two colons counts as
-            well, as in surrogate:FILE:NAME.
+        role: Role of the parameter. With `FILE`, parts of a text between colons count as well, as
+            FILE in surrogate:FILE:NAME.
 
     Returns:
-        The distinct paths; those that begin with ~ also with the home folder in its place.
+        The distinct paths, which need not exist. A path that begins with ~ is followed by the one
+        with the home folder in its place.
     """
     if value is None:
         return []

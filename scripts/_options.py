@@ -1,5 +1,11 @@
 """Options that several commands share, with checks of their values; loading of models.
 
+- *Option*: a parameter of a command that `option` describes in its `Annotated` type.
+- *Group* of options: a dataclass such as `Draw`, whose fields are options. A command that is
+  decorated with `grouped` takes the whole group as one parameter.
+- *Filters*, *alerts*, *surrogates*: see `graphcnf.molecules.filters` and
+  `graphcnf.molecules.surrogate`.
+
 Heavy imports are deferred, so that --help is fast.
 """
 
@@ -37,13 +43,15 @@ def option(
     check: Callable[[Any], None] | None = None,
     **more: Any,
 ) -> Any:
-    """Return an option of a command, for an `Annotated` type.
+    """Return the description of a command's option, for the `Annotated` type of a parameter.
 
     Args:
         help: Text of --help.
-        *names: How it is written, such as "--out"; none for the parameter's name.
-        parse: Function that converts the value, if one is given; raises `UserError` for a bad one.
-        check: Function that is called with the value before; raises `UserError` for a bad one.
+        *names: How the option is written, such as "--out"; none for the parameter's name.
+        parse: Function that converts the value, if the user gives one; raises `UserError` for a bad
+            value.
+        check: Function that is called with the value before `parse`; raises `UserError` for a bad
+            value.
         **more: Further arguments of `typer.Option`.
 
     Returns:
@@ -65,15 +73,15 @@ def option(
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command whose parameters may be dataclasses, such as `Draw`.
+    """Decorate a command whose parameters may be groups of options, such as `Draw`.
 
     Args:
         command: The function of the command.
 
     Returns:
-        A function in whose signature each such parameter is replaced by the fields of the
-        dataclass, which typer shows as options. When it is called, the dataclass is built from
-        their values.
+        A function for typer. In its signature each group is replaced by its fields, which typer
+        shows as options. When it is called, the group is built from their values, and `command`
+        gets it.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -102,10 +110,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Sizes(NamedTuple):
-    """Range of the number of heavy atoms of a molecule, both ends included.
+    """Lowest and highest number of heavy atoms of a molecule, both included.
 
     Attributes:
-        low: Lowest number, from 1 on.
+        low: Lowest number, at least 1.
         high: Highest number.
     """
 
@@ -114,13 +122,14 @@ class Sizes(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Sizes:
-        """Read a range such as "20-30", or a single number.
+        """Read the value of --size: a range such as "20-30", or a single number.
 
         Args:
             text: Value of the option.
 
         Raises:
-            typer.BadParameter: It has another form, or begins with 0 or the larger number.
+            typer.BadParameter: It has another form, begins with 0, or its first number is the
+                larger one.
         """
         found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
         if not found:
@@ -259,10 +268,10 @@ Picture = Annotated[
 
 
 class Molecules(list):
-    """SMILES of a file.
+    """A list of the SMILES of a file, which remembers the file.
 
     Attributes:
-        path: Path of the file.
+        path: The file.
     """
 
     path: Path
@@ -305,22 +314,23 @@ Known = Annotated[
 
 @dataclass
 class Draw:
-    """Options of the commands that draw molecules; each field's type holds its text of --help.
+    """Options of the commands that draw molecules; the type of each field has its text of --help.
 
     Attributes:
         number: Molecules to write.
         out: File to write; None for stdout.
         force: True to replace the file.
-        model: Name or folder of the model.
+        model: Name of shipped weights, or folder of a model.
         seed: Seed of the sample.
-        temperature: Below 1 for more probable molecules.
-        size: Lowest and highest number of atoms; None for those of the training data.
-        properties: Names of properties to write as well.
+        temperature: 1 for the distribution of the model, below 1 for more probable molecules.
+        size: Lowest and highest number of heavy atoms; None for those of the training data.
+        properties: Names of properties to write as well; None for none.
         picture: Picture to write; None for none.
-        html: Page to write; None for none.
-        known: SMILES of known molecules, for the page; None for those that the command is given.
-        as_json: True for JSON instead of SMILES.
-        device: Device of the model.
+        html: HTML page to write; None for none.
+        known: SMILES of known molecules to compare with on the page; None for those that the
+            command is given, such as its fragment.
+        as_json: True to write molecules and the summary as JSON.
+        device: Device of the model, such as "cuda".
     """
 
     number: Annotated[
@@ -356,15 +366,16 @@ class Draw:
     def search(
         self, particles: int, filters: Filters, wanted: list[tuple[str, float]] | None
     ) -> dict[str, Any]:
-        """Return the arguments of `Growth` and `analogs_of` that follow from these options.
+        """Return arguments of `Growth` and `analogs_of`, which draw around given molecules.
 
         Args:
-            particles: Particles per molecule.
+            particles: Particles (candidates) per molecule.
             filters: Filters that every molecule must pass.
-            wanted: Names and target values of properties.
+            wanted: (name, target value) of properties; None for none.
 
         Returns:
-            "seed", "temperature", "atoms", "particles", "filters" and "properties".
+            `{argument: value}` with "seed", "temperature", "atoms" (lowest and highest number),
+            "particles", "filters" and "properties" (`{name: target value}`).
         """
         options = {"seed": self.seed, "temperature": self.temperature, "atoms": self.size}
         found = {"particles": particles, "filters": filters, "properties": dict(wanted or ())}
@@ -373,14 +384,16 @@ class Draw:
 
 @dataclass
 class Fragment:
-    """Options that name a fragment of every molecule; at most one is given, see `task`.
+    """Options that name a fragment which every molecule contains; at most one is given.
+
+    The name of the option says what may be added to the fragment.
 
     Attributes:
-        scaffold: Fragment with new atoms and rings anywhere.
-        grow: Fragment with new atoms at its attachment points or hydrogens.
-        link: Fragments that one part links.
-        close: Fragment over which one part closes a ring.
-        decorate: Fragment with new atoms at its attachment points only.
+        scaffold: SMILES or SMARTS; new atoms and rings are added anywhere.
+        grow: SMILES or SMARTS; new atoms are added at its attachment points or hydrogens.
+        link: Two or more fragments "A.B"; one new part links all their attachment points.
+        close: One fragment; one new part links its attachment points, so that a ring is closed.
+        decorate: SMILES or SMARTS; substituents are added at its attachment points only.
     """
 
     scaffold: Annotated[
@@ -421,8 +434,8 @@ class Fragment:
         """Return the one of these options that is given, since they exclude each other.
 
         Returns:
-            Its name, which is that of a task of `graphcnf.design.fragments`, and the SMILES or
-            SMARTS of the fragment; None if none is given.
+            (task, text): the name of the option, which is a task of `graphcnf.design.fragments`,
+            and the SMILES or SMARTS of the fragment. None if none is given.
 
         Raises:
             typer.BadParameter: Several are given.
@@ -468,12 +481,12 @@ def _added(help: str) -> Any:
 
 @dataclass
 class Added:
-    """Options that limit what is added to a fragment; the words are those of `AddedLimits`.
+    """Options that limit what is added to a fragment (`graphcnf.design.additions.AddedLimits`).
 
     Attributes:
-        added_atoms: Lowest and highest number of new heavy atoms; None for no limit.
-        added_rings: Lowest and highest number of new rings.
-        added_rotatable: Lowest and highest number of new rotatable bonds.
+        added_atoms: (lowest, highest) number of new heavy atoms; None for no limit.
+        added_rings: (lowest, highest) number of new rings; None for no limit.
+        added_rotatable: (lowest, highest) number of new rotatable bonds; None for no limit.
     """
 
     added_atoms: Annotated[str | None, _added("New heavy atoms in all: 3-6, or 5.")] = None
@@ -566,10 +579,10 @@ def _read_neighbours(text: str) -> Neighbours:
 
 
 def read_molecules(path: Path) -> list[str]:
-    """Return the SMILES of a file of molecules.
+    """Return the SMILES of a file of molecules, all of which RDKit can read.
 
     Args:
-        path: The file.
+        path: The file, in any format that `graphcnf.datasets.smiles_file` reads.
 
     Raises:
         UserError: The file is unreadable, or RDKit cannot read a SMILES; the message says which.
@@ -589,16 +602,16 @@ def read_molecules(path: Path) -> list[str]:
 
 @dataclass
 class Filter:
-    """Options for the filters of all written molecules; the words are those of `Filters`.
+    """Options for the filters that all written molecules pass (`Filters`).
 
     Attributes:
         require: Comparisons of properties, such as "qed > 0.6".
-        smarts: Patterns that a molecule must have.
-        exclude: Patterns that it must not have.
-        alerts: Catalogues of alerts that it must not have; None for those that the command has by
-            default.
-        min_similarity: Molecules, to the nearest of which it has this similarity at least.
-        max_similarity: Molecules, to the nearest of which it has this similarity at most.
+        smarts: SMARTS patterns that a molecule must have.
+        exclude: SMARTS patterns that it must not have.
+        alerts: Catalogues of structural alerts, none of which it may have; None for those that the
+            command has by default.
+        min_similarity: SMILES of a file and the lowest Tanimoto similarity to the nearest of them.
+        max_similarity: SMILES of a file and the highest Tanimoto similarity to the nearest of them.
         surrogate: Files with measured columns, "FILE:COLUMN", which `require` may then name.
     """
 
@@ -661,21 +674,24 @@ class Filter:
     ] = None
 
     def is_given(self) -> bool:
-        """Return True if there is a filter."""
+        """Return True if the user has given a filter."""
         none = {"surrogate": self.surrogate, "alerts": ["none"]}
         return any(value and value != none.get(name) for name, value in vars(self).items())
 
     def files(self) -> list[Path]:
-        """Return the files that --min-similarity, --max-similarity and --surrogate name."""
+        """Return the files that --min-similarity, --max-similarity and --surrogate read."""
         given: list[Any] = [self.min_similarity, self.max_similarity]
         named = [Path(text.rpartition(":")[0]) for text in self.surrogate or ()]
         return [neighbours.path for neighbours in given if neighbours is not None] + named
 
     def filters(self, model: GraphModel, *, reactive: bool = False) -> Filters:
-        """Return the filters, after giving the model the surrogates of --surrogate.
+        """Build the filters from these options.
+
+        Before, the surrogates of --surrogate are fitted and stored in the model.
 
         Args:
-            model: Model whose surrogates predict measured columns.
+            model: Model whose surrogates predict the measured columns that `require` names; its
+                metadata are changed in place.
             reactive: True for a command that excludes reactive groups by default.
 
         Raises:
@@ -718,12 +734,16 @@ def _give_surrogate(model: GraphModel, text: str) -> None:
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphModel:
-    """Load a model of molecules.
+    """Load a model of molecules, and refuse other models.
 
     Args:
         name: Name of shipped weights, or folder of a model.
-        device: Device of the model.
-        support: False to let atoms have more bonds than their category has in the training data.
+        device: Device of the model, such as "cuda".
+        support: False to lift the limit on an atom's bonds that the model has learned from its
+            training data.
+
+    Returns:
+        The model in evaluation mode.
 
     Raises:
         UserError: The model or device is unknown, or the model is not one of molecules.
@@ -745,10 +765,10 @@ def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
     Args:
         network: The model.
         model: Its name, for the message.
-        stereo: Value of --stereo/--no-stereo; None if neither is given.
+        stereo: True for --stereo, False for --no-stereo, None if neither is given.
 
     Raises:
-        UserError: --stereo is given, and the model has no stereo.
+        UserError: --stereo is given, and the model has no density of stereo marks.
     """
     from graphcnf.molecules.molecule_flow import stereo_of
 
@@ -759,7 +779,7 @@ def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
-    """Check the value of --cluster.
+    """Check the value of --cluster, and that it fits --workers and --device.
 
     Args:
         cluster: Value of --cluster; None without.
@@ -784,10 +804,13 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read several seeds.
+    """Read the value of --seeds, several seeds.
 
     Args:
-        text: Value of --seeds, such as "0,1,2".
+        text: The value, such as "0,1,2".
+
+    Returns:
+        The seeds in their order.
 
     Raises:
         typer.BadParameter: One is not an integer >= 0, is too large, or is repeated.
@@ -805,13 +828,13 @@ def parse_seeds(text: str) -> list[int]:
 def say_deviations(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> None:
-    """Print notes on molecules that differ from what a model has learned, on stderr.
+    """Print notes on stderr about given molecules that differ from what a model has learned.
 
     Args:
         smiles: SMILES, or SMARTS of fragments.
-        states: Names of the groups, such as "acid", that are charged in the model's data; None to
-            ignore charges.
-        marked: True if the model has stereo, so that only marks that RDKit drops are lost.
+        states: Which of "acid" and "amine" are charged in the model's training data
+            (`MoleculeFlow.charge_states`); None to ignore charges.
+        marked: True if the model has a density of stereo marks, so that it keeps most given marks.
     """
     from graphcnf.molecules.standardize import deviation_notes
 

@@ -1,7 +1,9 @@
-"""Output of the commands, to stdout or atomically to a file.
+"""Output of the commands: to stdout, or to a file that is replaced once it is written whole.
 
-The *kind* of a file is the ending of its name without the dot, such as "csv.gz". A result is a
-table, or molecules (`KINDS` of `graphcnf.sampling.writers`).
+- *Kind* of a file: the ending of its name without the dot, such as "csv.gz".
+- A result is a *table*, a text with a row for each thing; or *molecules* in one of the `KINDS` of
+  `graphcnf.sampling.writers`, such as "smi".
+- `out` is the file that the option --out names, None for stdout.
 """
 
 from __future__ import annotations
@@ -56,13 +58,13 @@ NOTE = (
 def output_kind(
     path: Path | None, kinds: tuple[str, ...], option: str = "--out", *, check: bool = True
 ) -> str | None:
-    """Return the kind of a file to write.
+    """Return the kind of a file to write, and check that it can be written.
 
     Args:
         path: The file; None for stdout.
-        kinds: Kinds that it may have.
+        kinds: Kinds that it may have, such as ("csv", "json").
         option: Option that names the file, for the message.
-        check: True to check that the file can be written.
+        check: False to skip the check that the file can be written.
 
     Returns:
         The kind; None without a file.
@@ -90,7 +92,7 @@ def check_place(path: Path) -> None:
         path: The file, which need not exist.
 
     Raises:
-        UserError: There is no folder or no permission, or another process writes it.
+        UserError: Its folder does not exist or forbids writing, or another process writes the file.
     """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
@@ -99,7 +101,7 @@ def check_place(path: Path) -> None:
 
 
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
-    """Return the kind of a file of molecules, or of molecules on stdout.
+    """Return the kind in which molecules are written, by the ending of --out and by --json.
 
     Args:
         out: The file; None for stdout.
@@ -119,12 +121,12 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 
 
 def rows_kind(out: Path | None, as_json: bool, *more: str) -> str:
-    """Return the kind of a file of rows with a molecule each, or of such rows on stdout.
+    """Return the kind in which a table with a row for each molecule is written.
 
     Args:
         out: The file; None for stdout.
-        as_json: True if --json is given.
-        *more: Endings that the file may have beside .csv and .jsonl.
+        as_json: True if --json is given, for "jsonl" on stdout.
+        *more: Kinds that the file may have beside "csv" and "jsonl", such as "smi".
 
     Returns:
         "csv", "jsonl" or one of `more`.
@@ -138,15 +140,16 @@ def rows_kind(out: Path | None, as_json: bool, *more: str) -> str:
 
 
 def check_target(out: Path | None, kind: str, force: bool) -> None:
-    """Check that a file of molecules can be written.
+    """Check that a file of molecules can be written, before long work begins.
 
     Args:
         out: The file; None for stdout.
         kind: Its kind.
-        force: True if it may exist, and is replaced.
+        force: True if the file may exist already, and is then replaced.
 
     Raises:
-        UserError: It cannot be written, exists, or the package for Parquet is missing.
+        UserError: The file cannot be written, it exists without `force`, or the package for Parquet
+            files is missing.
     """
     if out is not None:
         check_place(out)
@@ -157,13 +160,13 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 
 
 def check_shown(draw: Draw) -> None:
-    """Check that the files of --picture and --html can be written.
+    """Check that the files of --picture and --html can be written, before long work begins.
 
     Args:
         draw: Options of the command.
 
     Raises:
-        typer.BadParameter: One has another ending.
+        typer.BadParameter: One has another ending than those of pictures or pages.
         UserError: One cannot be written.
     """
     output_kind(draw.picture, PICTURES, "--picture")
@@ -171,13 +174,13 @@ def check_shown(draw: Draw) -> None:
 
 
 def written_kind(draw: Draw) -> str:
-    """Check that all files of a drawing command can be written.
+    """Check that all files of a command that draws molecules can be written.
 
     Args:
         draw: Options of the command.
 
     Returns:
-        The kind of --out, or of the molecules on stdout.
+        The kind of --out, or that of the molecules on stdout.
 
     Raises:
         typer.BadParameter: A file has another ending.
@@ -201,7 +204,8 @@ def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
         "md", "csv" or "json".
 
     Raises:
-        typer.BadParameter: Flags and ending contradict each other, or it has another ending.
+        typer.BadParameter: Both flags are given, a flag contradicts the ending, or the ending is
+            unknown.
         UserError: The file cannot be written.
     """
     if as_csv and as_json:
@@ -215,9 +219,9 @@ def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
 
 
 class ReaderGone(Exception):
-    """The reader of stdout, such as head or less, has closed it; this is no failure.
+    """Raised when the reader of stdout, such as head or less, has closed it; this is no failure.
 
-    Not an `OSError`, since typer handles a broken pipe as a failure.
+    It is not an `OSError`, since typer handles a broken pipe as a failure.
     """
 
 
@@ -236,11 +240,14 @@ class _Stdout(io.TextIOBase):
 
 @contextmanager
 def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextIO]:
-    """Context with stdout, or with a file that replaces `path` if the block ends without an error.
+    """Return a context with a text stream to stdout or to a file.
+
+    The file replaces `path` if the block ends without an error; until then `path` stays as it is.
 
     Args:
         path: The file; None for stdout.
-        convert: Function that converts the text written to the file's format; None for none.
+        convert: Function that converts the text written to the file's format, such as Parquet; None
+            for none.
 
     Raises:
         UserError: The file cannot be written.
@@ -276,7 +283,7 @@ def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
 
 
 def write_text(text: str, out: Path | None) -> None:
-    """Write the result of a command.
+    """Write the result of a command, a text, to a file or to stdout.
 
     Args:
         text: The result.
@@ -296,17 +303,22 @@ def write_found(
     types: Mapping[str, str],
     more: Callable[[Mol], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Write the molecules of a search to --out, or stdout, as they are found.
+    """Write the molecules of a search to --out or stdout, each as soon as it is found.
 
     Args:
-        molecules: The search, which is closed after --number molecules.
+        molecules: Generator of the molecules, which is closed after --number of them.
         draw: Options of the command.
         kind: Kind of the file.
-        types: Parquet types of further columns by name, which .smi files do not have.
-        more: Function that returns the values of these columns for a molecule.
+        types: Further columns beside SMILES and properties, `{name: its type in Parquet}`. Files of
+            the kind "smi" do not have them.
+        more: Function from an RDKit molecule to the values of these columns by name.
 
     Returns:
-        The first `LISTED` rows: `record`, `smiles`, the further columns, and those of --properties.
+        The first `LISTED` (500) rows as dicts: "record" (its number from 0), "smiles", the further
+        columns, and the properties of --properties.
+
+    Raises:
+        UserError: The file cannot be written, or the search finds no further molecule.
     """
     from graphcnf.molecules.codec import parse
     from graphcnf.molecules.properties import properties_of
@@ -345,12 +357,16 @@ def show_molecules(
     """Draw molecules into the files of --picture and --html, if these are given.
 
     Args:
-        flow: Model that says how likely each molecule is, on the HTML page.
-        rows: `smiles` and further values of each molecule, which become columns of the page.
+        flow: Model that says on the HTML page how likely each molecule is.
+        rows: For each molecule a dict of "smiles" and the values that become columns of the page;
+            with --html, likelihoods are added in place.
         draw: Options of the command.
         title: Title of the page.
-        marks: Function that returns the numbers of the atoms to highlight in a molecule.
-        given: Molecules that the page compares with where --known names none.
+        marks: Function from an RDKit molecule to the indices of the atoms to highlight.
+        given: SMILES of molecules that the page compares with, unless --known names others.
+
+    Raises:
+        UserError: A file cannot be written.
     """
     if not rows or not (draw.picture or draw.html):
         return
@@ -395,9 +411,12 @@ def write_table(
     Args:
         kind: "md", "csv", "json" for one list, or "jsonl" for an object per line.
         out: The file; None for stdout.
-        rows: Values by name, all of which CSV and JSON have.
-        columns: Columns of Markdown: a heading, and a function from a row to the text of a cell.
+        rows: `{name: value}` of each row; CSV and JSON have all values.
+        columns: Columns of Markdown: a heading, and a function from a row to the text of its cell.
         notes: Footnotes of Markdown.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     if kind == "md":
         text = markdown(rows, columns, notes)

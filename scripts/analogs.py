@@ -1,4 +1,4 @@
-"""The `analogs` command."""
+"""The `graphcnf analogs` command: draws molecules that differ from a given one in a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The `graphcnf` command: its subcommands, exit codes and error messages."""
+"""The `graphcnf` command: its subcommands, exit codes and error messages.
+
+A *subcommand*, such as `graphcnf generate`, is a function in a module of its own. An *app* is a
+`typer.Typer` object, a group of subcommands such as `graphcnf images ...`.
+"""
 
 from __future__ import annotations
 
@@ -87,23 +91,33 @@ guard(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the `graphcnf` command, and exit.
+    """Run the `graphcnf` command as the shell does, and exit the process.
 
     Args:
-        arguments: The arguments; None for those of the shell.
+        arguments: The words after `graphcnf`, such as ["generate", "-n", "5"]; None for those of
+            the process.
+
+    Raises:
+        SystemExit: Always, with the exit code, see `run`.
     """
     run(app, arguments)
 
 
 def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "graphcnf") -> None:
-    """Run a command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+    """Run a command line, print an error as one line, and exit the process.
 
-    A failure is one line on stderr, or a traceback if GRAPHCNF_DEBUG is set.
+    Exit codes are 0 for success, 1 for a failure, 2 for wrong usage and 130 for an interruption, or
+    those of a subcommand. If the environment variable GRAPHCNF_DEBUG is set, a failure shows its
+    traceback instead.
 
     Args:
         command: The app with its subcommands.
-        arguments: The arguments; None for those of the process.
+        arguments: The words of the command line after the program's name; None for those of the
+            process.
         name: Name of the program in messages.
+
+    Raises:
+        SystemExit: Always, with the exit code.
     """
     # Python has None for a closed stream, to which print() writes silently. In its place, a file
     # open for reading raises an error.

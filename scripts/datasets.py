@@ -1,4 +1,8 @@
-"""The `datasets` commands."""
+"""The `graphcnf datasets` commands: list, prepare, describe, check and join data sets of molecules.
+
+A data set is one that the package can load by name, or a file of a user's molecules. It is
+*encoded* when its molecules are turned into graphs, which are cached on disk.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ Json = Annotated[bool, option("One JSON object.", "--json")]
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the data sets."""
+    """List the data sets that have names, each with a line that describes it."""
     from graphcnf.datasets.cache import cache_folder
 
     own = "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz"
@@ -65,7 +69,7 @@ def prepare(
     workers: options.Workers = None,
     cluster: options.Cluster = None,
 ) -> None:
-    """Encode a data set's molecules as graphs and cache them."""
+    """Encode a data set's molecules as graphs, and cache them for later commands."""
     options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
@@ -74,7 +78,7 @@ def prepare(
 
 @app.command()
 def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
-    """Describe a data set: sizes, categories, splits."""
+    """Describe a data set: numbers of molecules, sizes, categories of atoms and bonds, splits."""
     facts = _load(name, column).describe()
     if as_json:
         write_text(json_text(facts), None)
@@ -105,7 +109,8 @@ def check(
 ) -> None:
     """Convert every molecule to its graph and back; print those that change.
 
-    Fails if less than 99.999 % come back unchanged.
+    Each line has the SMILES before and after. The command fails if less than 99.999 % come back
+    unchanged.
     """
     from graphcnf.datasets.molecules import roundtrip_failures
 

@@ -1,4 +1,4 @@
-"""The `evaluate` command."""
+"""The `graphcnf evaluate` command: tables of metrics for molecules in files and for models."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def evaluate(
 ) -> None:
     """Evaluate molecules of files, or raw samples of models, side by side.
 
-    Reports validity in four conventions, uniqueness, novelty, reconstruction and distances to
-    held-out molecules, beside the same figures of training data.
+    Prints a table: validity in four conventions, uniqueness, novelty, reconstruction and distances
+    to held-out molecules, beside the same figures of training data.
     """
     from graphcnf.evaluation.evaluate import Reference
     from graphcnf.evaluation.summary import Records

@@ -1,4 +1,4 @@
-"""The `finetune` command."""
+"""The `graphcnf finetune` command: continues the training of a model on a user's molecules."""
 
 from __future__ import annotations
 

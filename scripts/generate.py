@@ -1,4 +1,8 @@
-"""The `generate` command."""
+"""The `graphcnf generate` command: draws molecules and writes them, at once or in shards.
+
+A *record* is one graph of a sample, by its number. A *shard* is a part of a sample in a file of its
+own, which another process or machine may draw.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +41,10 @@ if TYPE_CHECKING:
 
 
 class ShardNumber(NamedTuple):
-    """Which part of a sample is drawn, the value of --shard.
+    """The value of --shard: which of several parts of a sample is drawn.
 
     Attributes:
-        number: Number of the shard, from 1 on; 0 for all shards.
+        number: Number of the shard, counted from 1; 0 for all shards, one after another.
         parts: Number of shards in all.
     """
 
@@ -49,13 +53,13 @@ class ShardNumber(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> ShardNumber:
-        """Read a text such as "3/20" or "all/20".
+        """Read the value of --shard, such as "3/20" or "all/20".
 
         Args:
-            text: Value of --shard.
+            text: The value.
 
         Raises:
-            typer.BadParameter: It has another form, or names no part of that many.
+            typer.BadParameter: It has another form, or names no shard of that many.
         """
         found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
         part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)

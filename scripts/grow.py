@@ -1,4 +1,4 @@
-"""The `grow` command."""
+"""The `graphcnf grow` command: draws molecules that contain a given fragment."""
 
 from __future__ import annotations
 

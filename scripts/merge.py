@@ -1,4 +1,7 @@
-"""The `merge` command."""
+"""The `graphcnf merge` command: joins the shards that `graphcnf generate --shard` has written.
+
+A *shard* is a file with a part of a sample.
+"""
 
 from __future__ import annotations
 

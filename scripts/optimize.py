@@ -1,4 +1,8 @@
-"""The `optimize` command."""
+"""The `graphcnf optimize` command: searches for molecules with a high score.
+
+A *call* is one computation of the score of a molecule; calls may be expensive, so they are stored
+and counted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `plot` command."""
+"""The `graphcnf plot` command: draws the training curves of a run, a folder of `graphcnf train`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plot(
         Path | None, option("File: .svg or .png.", show_default="RUN/curves.svg"), Role.PLOT
     ] = None,
 ) -> None:
-    """Draw the curves of a training, which may still be running."""
+    """Draw the curves of a training, which may still be running: each metric over the steps."""
     output.output_kind(out, ("svg", "png"))
     from graphcnf.training.history import History
 

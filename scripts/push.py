@@ -1,4 +1,4 @@
-"""The `push` command."""
+"""The `graphcnf push` command: uploads a model to the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `score` command."""
+"""The `graphcnf score` command: log-likelihoods of the molecules of a file."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def score(
     """Compute log-likelihoods of molecules: nats, bits per atom, percentile in the training data.
 
     The result has a row for every record of the file, in the same order, with the other columns of
-    the file. Records that the model cannot represent have a reason instead of figures. A percentile
-    with percentile_below is an upper bound. With --orders, the percentile and
-    bits_per_atom_one_order are those of the canonical numbering alone. Under a model without a node
-    order, such as zinc250k-unordered, the figures are those of one labelling of the atoms, while
-    generate --likelihood sums over all.
+    the file. Records that the model cannot represent have a reason instead of figures. Where
+    percentile_below is true, the percentile is only an upper bound. With --orders, the percentile
+    and bits_per_atom_one_order are those of the canonical numbering alone. Under a model without a
+    node order, such as zinc250k-unordered, the figures are those of one numbering of the atoms,
+    while generate --likelihood sums over all.
     """
     kind = rows_kind(out, as_json)
     options.check_cluster_options(cluster, workers, device)

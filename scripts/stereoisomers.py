@@ -1,4 +1,4 @@
-"""The `stereoisomers` command."""
+"""The `graphcnf stereoisomers` command: the stereoisomers of a molecule, most probable first."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def stereoisomers(
 ) -> None:
     """List the fully marked stereoisomers of a molecule, most probable first.
 
-    All isomers have the marks of the SMILES. Probabilities are given the graph and these marks, and
-    sum to 1 over the fully marked isomers.
+    All isomers keep the stereo marks of the SMILES. Probabilities are given the graph and these
+    marks, and sum to 1 over the fully marked isomers.
     """
     kind = rows_kind(out, as_json)
     check_target(out, kind, force)

@@ -1,4 +1,8 @@
-"""The `train` command."""
+"""The `graphcnf train` command: trains a model from a preset, in a folder that can be resumed.
+
+A *preset* is a TOML file that names a model, its data and the settings of the training; shipped
+ones have names. A *run* is one training in a folder.
+"""
 
 from __future__ import annotations
 
