@@ -1,7 +1,8 @@
 """Causal convolution of images, for networks that score or draw pixels in raster order.
 
 Pixels are decided row by row, and within a row from left to right; a *causal* convolution sees none
-that is decided later. For scoring, it is applied to the whole image at once. For drawing, it is
+that is decided later. It is causal along one axis of images (B, C, H, W): `ROWS` (axis 2) or
+`COLUMNS` (axis 3). For scoring, it is applied to the whole image at once. For drawing, it is
 called with one row or one pixel after the other. A *memory* then keeps the last inputs of each
 convolution, so that known pixels are not convolved again (Ramachandran et al. 2017, arXiv
 1704.06001).

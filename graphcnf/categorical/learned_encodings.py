@@ -345,8 +345,8 @@ class VariationalEncoding(LinearFlowEncoding):
                 latents.
 
         Returns:
-            The maps of `LinearFlowEncoding.steps`, then a mixture-of-logistics coupling that is
-            conditioned on x.
+            An affine map conditioned on x, a linear map of the D latents (those of
+            `LinearFlowEncoding.steps`), and a mixture-of-logistics coupling conditioned on x.
         """
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
@@ -544,7 +544,14 @@ class CategoryEmbedding(nn.Module):
         self.table = nn.Embedding(categories, channels)
 
     def forward(self, known: Tensor) -> Tensor:
-        """Return embeddings (B, L, channels) of categories that are given as numbers (B, L, 1)."""
+        """Return the embeddings of categories.
+
+        Args:
+            known: Categories x as numbers (2 x + 1) / K - 1, (B, L, 1).
+
+        Returns:
+            Embeddings, (B, L, channels).
+        """
         categories = len(self.table.weight)
         index = ((known[..., 0] + 1) * categories / 2).floor().long()
         return self.table(index.clamp(0, categories - 1))

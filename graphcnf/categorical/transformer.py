@@ -309,7 +309,7 @@ class Transformer(nn.ModuleList):
             cache: Keys and values of the positions before; extended in place.
 
         Returns:
-            Output of the positions, (M, B, D).
+            Outputs of the new positions, (M, B, D).
         """
         biases = bias.split(self.heads, -1)
         for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):

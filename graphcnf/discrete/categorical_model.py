@@ -434,9 +434,10 @@ class CategoricalModel(nn.Module):
                 columns | given columns).
 
         Returns:
-            (M,) nats, float64; -inf for items with probability 0: `reasons` says why. For real
-            numbers in a table they are of a density per unit of the column; for times, per the
-            largest unit (days, hours, ...) of which all times of the training data are multiples.
+            (M,) nats, float64; -inf for items with probability 0: `reasons` says why. Categories
+            and integers contribute a log-probability; a real number in a table a log-density per
+            unit of the column; a time one per the largest unit (days, hours, ...) of which all
+            times of the column in training are multiples.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data,

@@ -2,7 +2,8 @@
 
 - B graphs have up to N nodes each, and each node gets one of K colours (its category).
 - *Node features* are those of `graphcnf.graphs.features.walk_features`, which follow from the edges
-  alone. The *channels* of a node are what the networks compute of them.
+  alone. The *channels* of a node are what the networks compute of them. `width`, `inputs` and
+  `outputs` in shapes are arguments of a network's constructor.
 - The nodes of a graph are coloured one after another, or several in one step, a *wave*.
 - The *turn* of a node is its index in the order in which its graph is coloured, from 0.
 - A node is *waiting* if it has no colour yet.
@@ -88,7 +89,7 @@ class SaturationOrder:
         """Give the nodes that `next` returned their colours, and update the attributes.
 
         Args:
-            graph: Index of the graph of each of these M nodes, (M,) long.
+            graph: Index of the graph of each of the M nodes, (M,) long.
             node: Number of each node, (M,) long.
             category: Colour of each node, (M,) long.
         """

@@ -15,6 +15,9 @@ are interpolated with those in the next shorter one:
 
 The weight a(s) is the number of different categories that were seen in s (Witten & Bell 1991, *The
 zero-frequency problem*), times a *factor*. p_{-1} are the probabilities without any context.
+
+A row that was counted can be *left out of its own counts* when it is scored: else it would seem
+more probable than a new one.
 """
 
 from __future__ import annotations

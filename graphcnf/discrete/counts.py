@@ -11,6 +11,8 @@
   The *key* of a context is an integer that stands for it.
 - *Counts* say how often each category of a column occurs in each context. Probabilities follow by
   interpolation (`graphcnf.discrete.contexts.ContextCounts`).
+- A row that was counted is *left out of its own counts* when it is scored: else it would seem more
+  probable than a new one.
 - A *ridge regression* adds to these log-probabilities. It has a weight for each pair of a category
   of an earlier column and a category of the column. Its *penalty* keeps weights small that the data
   do not need.

@@ -4,7 +4,8 @@
 - *Raster order* numbers the pixels row by row, each row from left to right. Each pixel is predicted
   from all pixels before it in this order.
 - *Channels* are the features of the network at a pixel. The *vertical* channels know the rows above
-  the pixel, the *horizontal* channels also the pixels to the left of it.
+  the pixel, the *horizontal* channels also the pixels to the left of it. Their number is the
+  argument `width` of the networks.
 - A `Memory` holds the last inputs of causal convolutions, so that grids are drawn pixel by pixel
   without convolving again what is known.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls pixels that are decided together; its

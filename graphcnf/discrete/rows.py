@@ -10,6 +10,8 @@
 - The *counts* are the n-grams of the training rows: how often each category follows each n-gram
   context. They give a first guess of the next category, its *log-probabilities by n-grams*
   (`ContextCounts`). The network adds its output to these; untrained, it adds 0.
+- A training row is *left out of its own counts* when it is scored: else it would seem more probable
+  than a new one.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls positions that are decided together;
   its `hidden` is what the network says of them, here the logits of their categories.
 
@@ -185,8 +187,8 @@ class CausalAttention(AutoregressiveNetwork):
         Args:
             before: Last categories before each position, (M, K) long, see `before`.
             x: Categories of the positions, (M,) long, if these rows have been counted. Each
-                position is then left out of its own counts, since the model would else learn to
-                trust counts of itself. None for rows that have not been counted.
+                position is then left out of its own counts. None for rows that have not been
+                counted.
 
         Returns:
             (M, C) nats; 0 for a network without counts.

@@ -13,6 +13,9 @@
   groups, (M, C); the sum of the embeddings of all elements so far, (M, C); the number of elements
   to come in the set, (M,) long; the number of elements to come in the group, (M,) long.
 - *Components* are those of a mixture of logistic densities.
+- The *parameters* of an element are the numbers by which a coupling transforms its latents; the
+  networks compute them. `inputs`, `outputs` and `width` in shapes are arguments of a network's
+  constructor.
 
 `SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
 `graphcnf.flows.coupling.coupling_stack`.
