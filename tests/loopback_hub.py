@@ -97,11 +97,8 @@ class Answer(BaseHTTPRequestHandler):
         self.send(b"")
 
     def do_POST(self):
-        hub, path, body = (
-            self.server,
-            self.path.partition("?")[0].strip("/").split("/"),
-            self.body(),
-        )
+        hub, path = self.server, self.path.partition("?")[0].strip("/").split("/")
+        body = self.body()
         hub.asked.append(self.path)
         if self.headers.get("Authorization") != "Bearer hf_right" and "batch" not in path:
             return self.send({"error": "Invalid username or password."}, 401)
@@ -119,14 +116,10 @@ class Answer(BaseHTTPRequestHandler):
         if path == ["api", "validate-yaml"]:
             return self.send({"errors": [], "warnings": []})
         if path[-2] == "preupload":
-            modes = [
-                {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                }
-                for one in json.loads(body)["files"]
-            ]
+            modes = []
+            for path in (one["path"] for one in json.loads(body)["files"]):
+                mode = "lfs" if path.endswith(".safetensors") else "regular"
+                modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
             return self.send({"files": modes})
         return self.committed("/".join(path[2:4]), body)
 

@@ -1,6 +1,7 @@
 """Small models of molecules."""
 
 import torch
+from couplings import perturb
 
 from graphcnf.graphs.building import model_for_graphs
 from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -23,7 +24,4 @@ def small_flow(data):
     """The flow of a small model, away from its initialisation."""
     orders = bond_orders(data.vocabulary)
     model = small_model(data, {"dataset": "zinc250k"}, edge_weights=orders)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return MoleculeFlow(model)
+    return MoleculeFlow(perturb(model, 0.05))

@@ -23,10 +23,19 @@ SMALL = {"width": 8, "layers": 1, "heads": 2}
 STEPS = {part: {"couplings": 1, **SMALL} for part in ("nodes", "edges", "adjacency")}
 STEPS |= {"node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 IMAGES = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+ROWS = torch.randint(4, (3, 4))
 
 
 def graph_model(**options):
     return model_for_graphs(GRAPHS, node_categories=3, edge_categories=2, **options)
+
+
+def path_model(**options):
+    return graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, **options)
+
+
+def sets(**options):
+    return SetFlow(4, 4, **SMALL, **options)
 
 
 def image_model(architecture, **options):
@@ -35,34 +44,19 @@ def image_model(architecture, **options):
 
 SIZES = torch.tensor([5, 3])
 MODELS = {
-    "path": (lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16), BATCH),
+    "path": (path_model, BATCH),
+    "path, dropout": (lambda: path_model(dropout=0.5), BATCH),
+    "path, unordered": (lambda: path_model(architecture="unordered", order="none"), BATCH),
     "pairs": (lambda: graph_model(architecture="pairs", **STEPS), BATCH),
     "colouring, nodes": (lambda: ColoringFlow(3, **SMALL, ahead=2, rounds=1), BATCH),
     "colouring, channels": (lambda: ColoringFlow(3, coupling="channels", **SMALL), BATCH),
-    "sets, elements": (lambda: SetFlow(4, 4, **SMALL), torch.randint(4, (3, 4))),
-    "sets, groups": (
-        lambda: SetFlow(4, 4, coupling="groups", couplings=2, **SMALL),
-        torch.randint(4, (3, 4)),
-    ),
-    "sets, channels": (
-        lambda: SetFlow(4, 4, coupling="channels", couplings=2, **SMALL),
-        torch.randint(4, (3, 4)),
-    ),
-    "sets, dequantization": (
-        lambda: SetFlow(4, 4, encoding="variational-dequantization", **SMALL),
-        torch.randint(4, (3, 4)),
-    ),
+    "sets, elements": (sets, ROWS),
+    "sets, groups": (lambda: sets(coupling="groups", couplings=2), ROWS),
+    "sets, channels": (lambda: sets(coupling="channels", couplings=2), ROWS),
+    "sets, dequantization": (lambda: sets(encoding="variational-dequantization"), ROWS),
     "images, vardeq": (lambda: image_model("vardeq", couplings=2), IMAGES),
     "images, multiscale": (lambda: image_model("multiscale"), IMAGES),
     "images, glow": (lambda: image_model("glow", steps=2), IMAGES),
-    "path, dropout": (
-        lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, dropout=0.5),
-        BATCH,
-    ),
-    "path, unordered": (
-        lambda: graph_model(architecture="unordered", order="none", **SMALL, table_rows=16),
-        BATCH,
-    ),
     "growth": (
         lambda: graph_model(architecture="growth", order="none", **SMALL, dropout=0.5),
         BATCH,
@@ -72,10 +66,7 @@ MODELS = {
         BATCH,
     ),
     "graphaf": (lambda: graph_model(architecture="graphaf", width=8, layers=1), BATCH),
-    "rows": (
-        lambda: RowFlow(4, positions=4, dropout=0.5, **SMALL),
-        torch.randint(4, (3, 4)),
-    ),
+    "rows": (lambda: RowFlow(4, positions=4, dropout=0.5, **SMALL), ROWS),
     "images, pixelcnn": (lambda: IMAGE_MODELS["pixelcnn"](shape=(1, 8, 8), width=4), IMAGES),
     "images, vae": (lambda: IMAGE_MODELS["vae"](shape=(1, 8, 8), width=4, latents=2), IMAGES),
 }

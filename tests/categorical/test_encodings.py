@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.categorical import (
     CategoricalFlow,
@@ -204,10 +205,7 @@ def test_noise_fills_the_cells_evenly(make):
 
 
 def test_learned_noise_is_a_density_on_its_cell():
-    encoding = DequantizationEncoding(3, variational=True).double()
-    with torch.no_grad():
-        for parameter in encoding.parameters():
-            parameter.add_(0.15 * torch.randn_like(parameter))
+    encoding = perturb(DequantizationEncoding(3, variational=True).double(), 0.15)
     x = torch.tensor([[0], [1], [2]]).repeat_interleave(20_000, 0)
     encoded = encoding.encode(x)
     assert (encoded.correct == 1).all()

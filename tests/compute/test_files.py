@@ -136,12 +136,8 @@ def test_a_users_own_link_to_a_file_is_read_and_one_below_a_run_is_not(tmp_path)
 @pytest.mark.parametrize("put", [a_pipe, a_device, Path.mkdir, lambda p: p.symlink_to("nowhere")])
 def test_nothing_but_a_file_is_replaced(tmp_path, put):
     def entry():
-        found = os.lstat(tmp_path / "x")
-        return (
-            found.st_ino,
-            found.st_mode,
-            found.st_ctime_ns,
-        )  # a look may change its time of access
+        found = os.lstat(tmp_path / "x")  # a look may change its time of access
+        return found.st_ino, found.st_mode, found.st_ctime_ns
 
     put(tmp_path / "x")
     before = entry()

@@ -86,10 +86,7 @@ def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(workers):
 
 
 def test_exceptions_and_results_that_cannot_be_pickled_are_told():
-    for function, message in (
-        (work.stubborn, "Stubborn: 0 and 0"),
-        (work.lambdas, "lambda"),
-    ):
+    for function, message in ((work.stubborn, "Stubborn: 0 and 0"), (work.lambdas, "lambda")):
         with (
             pytest.raises(Exception, match=message),
             ordered_map(function, range(2), workers=2) as results,

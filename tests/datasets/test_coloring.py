@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from graphcnf.datasets import coloring
-from graphcnf.datasets.coloring import (
-    complete,
-    load_coloring,
-    random_graph,
-    search_bits,
-)
+from graphcnf.datasets.coloring import complete, load_coloring, random_graph, search_bits
 from graphcnf.errors import UserError
 
 

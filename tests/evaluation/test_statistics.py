@@ -16,12 +16,7 @@ from graphcnf.evaluation import METRICS, metrics, statistics
 from graphcnf.evaluation.statistics import compare, set_statistics
 
 # The worked example of MOSES' own tests.
-GENERATED = [
-    "CNC",
-    "Oc1ccccc1-c1cccc2cnccc12",
-    "CCCP",
-    "Cc1noc(C)c1CN(C)C(=O)Nc1cc(F)cc(F)c1",
-]
+GENERATED = ["CNC", "Oc1ccccc1-c1cccc2cnccc12", "CCCP", "Cc1noc(C)c1CN(C)C(=O)Nc1cc(F)cc(F)c1"]
 REFERENCE = ["Oc1ccccc1-c1cccc2cnccc12", "COc1cccc(NC(=O)Cc2coc3ccc(OC)cc23)c1"]
 FAST = [name for name in METRICS if name not in ("fcd", "nspdk", "mcf", "filters")]
 OPTIONAL = {

@@ -13,25 +13,6 @@ def figures(samples, vocabulary=None, training=None):
     return summarize(evaluate_records(samples, vocabulary)).figures(hashes)
 
 
-def test_figures_of_a_hand_made_sample():
-    samples = ["CCO", "OCC", "CCN", "C(C)(C)(C)(C)C", "CCCC.O", "c1ccc1C(", "O=C=C=C=O.N(C)(C)(C)C"]
-    result = figures(samples, training=["CCN"])
-    assert result["samples"] == 7
-    assert (result["strict_valid"], result["strict_unique"], result["strict_novel"]) == (3, 2, 2)
-    assert result["strict_validity"] == pytest.approx(3 / 7)
-    assert result["uniqueness"] == pytest.approx(2 / 3)
-    assert result["novelty"] == pytest.approx(2 / 3)
-    assert result["vun"] == pytest.approx(1 / 7)
-    # CCCC.O keeps 4 of 5 atoms, the last sample 5 of 10.
-    assert result["largest_fragment_validity"] == pytest.approx(5 / 7)
-    assert result["largest_fragment_atom_share"] == pytest.approx((3 + 4 / 5 + 5 / 10) / 5)
-    assert result["valence_only_valid"] == 5  # three strict ones and both with fragments
-    assert result["repaired_valid"] == 6
-    assert all(
-        0 <= v <= 1 for k, v in result.items() if k.split("_")[-1] in ("validity", "novelty")
-    )
-
-
 def test_uniqueness_among_the_first_thousand():
     chains = [f"{'C' * a}O{'N' * b}" for a in range(1, 26) for b in range(20)]
     assert figures(chains)["uniqueness_at_1000"] is None
@@ -54,12 +35,15 @@ def test_parts_add_up_to_the_whole(training):
 
 
 def test_records_table():
-    table = evaluate_records(["OCC", "CN(=C)(C)C", None, "CC.O"], first=40)
+    equal = "O=C=C=C=O.N(C)(C)(C)C"  # parts as large as each other, one of which is valid
+    table = evaluate_records(["OCC", "CN(=C)(C)C", None, "CC.O", equal], first=40)
+    assert table["kept"].tolist()[3:] == [2 / 3, 5 / 10]
     assert table.values[:, :5].tolist() == [
         [40, "CCO", True, "CCO", 3],
         [41, "C=N(C)(C)C", False, None, 5],
         [42, None, False, None, 0],
         [43, "CC.O", False, "CC", 3],
+        [44, "CN(C)(C)C.O=C=C=C=O", False, "O=C=C=C=O", 10],
     ]
 
 

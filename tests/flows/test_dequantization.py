@@ -2,10 +2,12 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
-from image_networks import Convolutions, moved_away
+from flows.conftest import image_coupling
+from image_networks import moved_away
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,11 +36,7 @@ from graphcnf.testing import (
     assert_normalised,
 )
 
-
-def coupling(channels, swap=False):
-    """Affine coupling of half of an even number of channels."""
-    half = channels // 2
-    return ChannelsFirst(AffineCoupling(Convolutions(half, 2 * half), split=half, swap=swap))
+coupling = partial(image_coupling, AffineCoupling, 2)
 
 
 def variational(levels, encoder=None):

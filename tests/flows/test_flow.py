@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from image_networks import moved_away
 
 from graphcnf.errors import UserError
 from graphcnf.flows import (
@@ -28,11 +29,7 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def flow(request):
     torch.manual_seed(0)
-    flow = vector_flow(2, 3, **KINDS[request.param], hidden=(8,), features=1).eval()
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return flow
+    return moved_away(vector_flow(2, 3, **KINDS[request.param], hidden=(8,), features=1), 0.1)
 
 
 @pytest.mark.parametrize("feature", [-1.0, 1.0])

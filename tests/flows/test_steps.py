@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from flows.conftest import image_mixture
 from image_networks import Convolutions, moved_away
 from torch import nn
 
@@ -222,12 +223,6 @@ def test_channels_first_takes_a_mask_of_pixels():
     assert torch.equal(z.permute(0, 2, 3, 1), expected) and torch.equal(log_term, expected_term)
 
 
-def mixture(channels):
-    split = channels // 2
-    network = Convolutions(split, 11 * (channels - split))
-    return ChannelsFirst(MixtureLogisticCoupling(network, split=split, mixtures=3))
-
-
 @pytest.fixture(params=[4, 3])
 def split(request):
     return Split(request.param)
@@ -264,9 +259,9 @@ def test_multi_scale_reconstruction():
     torch.manual_seed(0)
 
     def scale(channels):
-        return [Squeeze(), ChannelsFirst(ActNorm(4 * channels)), mixture(4 * channels)]
+        return [Squeeze(), ChannelsFirst(ActNorm(4 * channels)), image_mixture(4 * channels)]
 
-    flow = Sequential(*scale(3), Split(12), *scale(6), Split(24), mixture(12))
+    flow = Sequential(*scale(3), Split(12), *scale(6), Split(24), image_mixture(12))
     flow = moved_away(flow).double()
     x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     discarded = []

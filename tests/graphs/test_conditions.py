@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from couplings import perturb
 
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
@@ -38,9 +39,7 @@ def plain(chains):
 
 def perturbed(model):
     torch.manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
-    return model
+    return perturb(model, 0.5)
 
 
 def asked(*rows):

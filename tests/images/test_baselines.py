@@ -11,10 +11,7 @@ from torch.nn import functional as F
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count
 from graphcnf.errors import UserError
 from graphcnf.images.image_model import IMAGE_MODELS
-from graphcnf.testing import (
-    assert_gradients_reach_every_parameter,
-    assert_lower_bound,
-)
+from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
 
 SMALL = {
     "pixelcnn": {"width": 6, "layers": 3, "mixtures": 3},

@@ -228,29 +228,19 @@ def test_shipped_weights_know_the_tail_of_each_common_size(name):
 
 
 @pytest.mark.parametrize(
-    ("entry", "reason"),
+    ("table", "reason"),
     [
-        ({"likelihood_quantiles": 3}, "no list of quantiles"),
-        ({"likelihood_quantiles": [{"largest": 9}]}, "no list of quantiles"),
-        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0]}]}, "two quantiles"),
-        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [1.0, math.nan]}]}, "finite"),
-        ({"likelihood_quantiles": [{"largest": 9, "quantiles": [3.0, 2.0, 1.0]}]}, "ascending"),
-        (
-            {"likelihood_quantiles": [{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 4)]},
-            "ascending",
-        ),
-        (
-            {
-                "likelihood_quantiles": [
-                    {"largest": 9, "quantiles": [1.0, 2.0], "tail": [[0.5, 0.5]]}
-                ]
-            },
-            "ascending",
-        ),
+        (3, "no list of quantiles"),
+        ([{"largest": 9}], "no list of quantiles"),
+        ([{"largest": 9, "quantiles": [3.0]}], "two quantiles"),
+        ([{"largest": 9, "quantiles": [1.0, math.nan]}], "finite"),
+        ([{"largest": 9, "quantiles": [3.0, 2.0, 1.0]}], "ascending"),
+        ([{"largest": n, "quantiles": [1.0, 2.0]} for n in (9, 4)], "ascending"),
+        ([{"largest": 9, "quantiles": [1.0, 2.0], "tail": [[0.5, 0.5]]}], "ascending"),
     ],
 )
-def test_percentiles_of_a_malformed_table_are_refused(flow, monkeypatch, entry, reason):
-    monkeypatch.setattr(flow.model, "metadata", {**flow.model.metadata, **entry})
+def test_percentiles_of_a_malformed_table_are_refused(flow, monkeypatch, table, reason):
+    monkeypatch.setitem(flow.model.metadata, "likelihood_quantiles", table)
     with pytest.raises(UserError, match=rf"config\.json: .*{reason}"):
         flow.score("CCO")
 
@@ -276,17 +266,6 @@ def test_percentiles_are_the_shares_of_the_molecules_that_were_scored():
     assert np.isnan(found[0]) and below[0] is None
     assert percentile_text(1, True) == "< 1 %" and percentile_text(0.1, True) == "< 0.1 %"
     assert percentile_text(100, False) == "> 99.9 %" and percentile_text(np.nan, None) == ""
-
-
-def test_with_several_orders_the_bits_of_the_percentile_are_there_too(flow, data):
-    learn_percentiles(flow, data.graphs.subset(range(100)))
-    one, more = (flow.score([*data.smiles[:8], "[Xe]"], orders=orders) for orders in (1, 6))
-    assert "bits_per_atom_one_order" not in one
-    bits = more["bits_per_atom_one_order"]
-    np.testing.assert_allclose(bits, one["bits_per_atom"])
-    assert (more["bits_per_atom"] <= bits + 1e-6)[:8].all()
-    assert (more["bits_per_atom"] < bits - 1e-3)[:8].any()
-    np.testing.assert_allclose(more["percentile"], one["percentile"])
 
 
 def test_charge_states_are_those_of_the_data_and_no_two_analogues_differ_in_them_alone(

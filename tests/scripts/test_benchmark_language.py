@@ -10,13 +10,7 @@ import torch
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.scripts.benchmarks import smiles_lstm, systems, weights
-from graphcnf.scripts.benchmarks.smiles_lstm import (
-    END,
-    START,
-    SmilesLSTM,
-    bits_per_molecule,
-    train,
-)
+from graphcnf.scripts.benchmarks.smiles_lstm import END, START, SmilesLSTM, bits_per_molecule, train
 
 
 def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():

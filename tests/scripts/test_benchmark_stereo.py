@@ -5,13 +5,7 @@ import pytest
 
 from graphcnf.datasets.stereo import load_stereo
 from graphcnf.molecules.codec import parse
-from graphcnf.scripts.benchmarks.stereo import (
-    _remarked,
-    _shape,
-    model_bits,
-    polycycles,
-    table_bits,
-)
+from graphcnf.scripts.benchmarks.stereo import _remarked, _shape, model_bits, polycycles, table_bits
 from graphcnf.stereo.marks import split_stereo
 from graphcnf.stereo.stereo_flow import StereoFlow
 

@@ -122,11 +122,8 @@ def test_all_shards_in_a_folder(run, generate):
     # What is there already is left; what is missing is drawn.
     Path(names[2]).unlink()
     err = generate(*options, "--shard", "all/3", "--out", "parts/some.csv.gz")[1]
-    assert [line.startswith("note: parts/some-") for line in err.splitlines()] == [
-        True,
-        True,
-        False,
-    ]
+    notes = [line.startswith("note: parts/some-") for line in err.splitlines()]
+    assert notes == [True, True, False]
     generate(*options, "--out", "whole.csv.gz")
     run("merge", *names, "--out", "merged.csv.gz")
     one, other = (gzip.decompress(Path(f"{n}.csv.gz").read_bytes()) for n in ("whole", "merged"))

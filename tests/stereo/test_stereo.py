@@ -23,12 +23,7 @@ from graphcnf.stereo.marks import (
     split_renumbered,
     split_stereo,
 )
-from graphcnf.stereo.stereo_flow import (
-    StereoContext,
-    StereoFlow,
-    StereoGraphs,
-    shipped_stereo,
-)
+from graphcnf.stereo.stereo_flow import StereoContext, StereoFlow, StereoGraphs, shipped_stereo
 from graphcnf.testing import assert_stepping_agrees
 
 PLAIN = [
@@ -57,11 +52,7 @@ def read(smiles):
 @pytest.fixture(scope="module")
 def flow():
     torch.manual_seed(0)
-    flow = StereoFlow(width=16, hidden=24, layers=2).double()
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return flow.eval()
+    return couplings.perturb(StereoFlow(width=16, hidden=24, layers=2).double()).eval()
 
 
 def configurations_of(one, values=(0, 1, 2)):
@@ -188,11 +179,8 @@ def test_probabilities_sum_to_one(flow, smiles):
 def test_marks_that_are_not_given_are_summed_over(flow, smiles):
     one, given = read(smiles)
     pattern = Chem.MolFromSmiles(smiles)
-    matches = [
-        c
-        for c in configurations_of(one)
-        if one.with_marks(c).HasSubstructMatch(pattern, useChirality=True)
-    ]
+    matches = [marks for marks in configurations_of(one)
+               if one.with_marks(marks).HasSubstructMatch(pattern, useChirality=True)]  # fmt: skip
     (value,), exact = flow.log_prob([one], [given])
     assert exact.all()
     assert math.exp(value) == pytest.approx(total(flow, one, matches))

@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+import tiny_run as tiny
 from small_molecules import small_model
 
 from graphcnf.datasets import load_smiles_file
@@ -131,7 +132,7 @@ def test_coloring(name, most):
 
 
 @pytest.fixture
-def preset(tiny, tmp_path, monkeypatch):
+def preset(tmp_path, monkeypatch):
     monkeypatch.setitem(
         experiments.EXPERIMENTS,
         "tiny",

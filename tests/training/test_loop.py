@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_run as tiny
 import torch
 from safetensors.torch import load_file
 
@@ -66,7 +67,7 @@ def assert_same_run(a: Path, b: Path):
     assert curve(a) == curve(b)
 
 
-def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
+def test_a_run_leaves_its_files_and_learns(tmp_path):
     result = fit(tiny.make_experiment(), SETTINGS, tmp_path, config={"data": {"name": "tiny"}})
     assert result.finished and result.step == 60 and result.headline == "bits_per_variable"
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
@@ -85,7 +86,7 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     assert again.finished and again.metrics == result.metrics
 
 
-def test_a_run_that_memorises_says_so(tiny, tmp_path):
+def test_a_run_that_memorises_says_so(tmp_path):
     """A table that learns one batch by heart, which says nothing about the held-out ones."""
     experiment = tiny.make_experiment(noise=False)
     batch = next(iter(experiment.train_batches(0, 0, 0)))[:1]
@@ -107,14 +108,14 @@ def test_a_run_that_memorises_says_so(tiny, tmp_path):
     assert list(other.summary) == []
 
 
-def test_evaluation_does_not_disturb_training(tiny, tmp_path):
+def test_evaluation_does_not_disturb_training(tmp_path):
     fit(tiny.make_experiment(), SETTINGS, tmp_path / "a")
     often = replace(SETTINGS, eval_minutes=1e-9, checkpoint_minutes=1e-9)
     fit(tiny.make_experiment(), often, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_snapshots_are_the_averaged_models_of_the_evaluations(tiny, tmp_path):
+def test_snapshots_are_the_averaged_models_of_the_evaluations(tmp_path):
     experiment = tiny.make_experiment()
     experiment.model.config, experiment.model.metadata = {"delay": 0.0}, {}
     fit(experiment, replace(SETTINGS, eval_minutes=1e-9, snapshots=True), tmp_path)
@@ -126,7 +127,7 @@ def test_snapshots_are_the_averaged_models_of_the_evaluations(tiny, tmp_path):
     assert final.metadata["training"]["steps"] == 60
 
 
-def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
+def test_killed_run_resumes_to_the_same_end(tmp_path):
     fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
     options = {**SETTINGS.to_dict(), "checkpoint_minutes": 1e-4}
     options |= {"out": str(tmp_path / "killed"), "resume": False, "delay": 0.05}
@@ -145,7 +146,7 @@ def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
     assert len(keys) == len(set(keys))
 
 
-def test_one_process_at_a_time_goes_on_with_the_present_budget(tiny, tmp_path):
+def test_one_process_at_a_time_goes_on_with_the_present_budget(tmp_path):
     run = tmp_path / "run"
     fit(tiny.make_experiment(), SETTINGS, run)
     metrics = (run / "metrics.csv").read_bytes()
@@ -166,7 +167,7 @@ def last_step(checkpoint: Path) -> int:
 @pytest.mark.parametrize(
     ("number", "optimizer"), [(signal.SIGTERM, "adamw"), (signal.SIGINT, "muon")]
 )
-def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number, optimizer):
+def test_signal_saves_and_the_run_goes_on(tmp_path, capfd, number, optimizer):
     settings = replace(SETTINGS, optimizer=optimizer)
     fit(tiny.make_experiment(), settings, tmp_path / "whole")
     experiment = tiny.make_experiment()
@@ -182,7 +183,7 @@ def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number, optimiz
 
 @pytest.mark.parametrize("keep_best", [False, True])
 @pytest.mark.parametrize("batch", [1, 5, 7])
-def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
+def test_a_signal_ends_an_evaluation_at_once(tmp_path, batch, keep_best):
     settings = replace(SETTINGS, eval_steps=20, eval_batches=4, keep_best=keep_best)
     fit(tiny.make_experiment(), settings, tmp_path / "whole")
     experiment, seen = tiny.make_experiment(), []
@@ -209,14 +210,14 @@ def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
     assert len({path.read_bytes() for path in weights}) == 1
 
 
-def test_a_short_run_has_a_short_evaluation(tiny, tmp_path):
+def test_a_short_run_has_a_short_evaluation(tmp_path):
     experiment, seen = tiny.make_experiment(), []
     experiment.model.hook = lambda model: seen.append(model.training)
     fit(experiment, replace(SETTINGS, steps=2, final_eval_batches=64), tmp_path)
     assert seen.count(True) == 2 and seen.count(False) == 1
 
 
-def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
+def test_non_finite_steps_are_skipped_and_counted(tmp_path):
     experiment = tiny.make_experiment()
     experiment.model.poison_from = (10, 15)
     result = fit(experiment, SETTINGS, tmp_path)
@@ -232,7 +233,7 @@ def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
         fit(experiment, replace(SETTINGS, max_bad_steps=4), tmp_path / "many")
 
 
-def test_time_budget_is_kept_and_rate_falls(tiny, tmp_path):
+def test_time_budget_is_kept_and_rate_falls(tmp_path):
     settings = replace(SETTINGS, steps=None, minutes=0.02, log_every=5, decay_fraction=0.5)
     began = time.perf_counter()
     result = fit(tiny.make_experiment(delay=0.01), settings, tmp_path)
@@ -242,7 +243,7 @@ def test_time_budget_is_kept_and_rate_falls(tiny, tmp_path):
     assert rates[-1] < 0.2 * settings.learning_rate
 
 
-def test_another_models_checkpoint_is_refused(tiny, tmp_path):
+def test_another_models_checkpoint_is_refused(tmp_path):
     fit(tiny.make_experiment(), replace(SETTINGS, steps=2), tmp_path)
     experiment = tiny.make_experiment()
     experiment.model.table = torch.nn.Linear(30, 31)
@@ -254,7 +255,7 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path):
     assert (tmp_path / "config.toml").read_bytes() == before
 
 
-def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
+def test_nothing_is_deleted_but_what_a_run_wrote(tmp_path):
     often = replace(SETTINGS, steps=2, eval_steps=1, snapshots=True)
     fit(tiny.make_experiment(), often, tmp_path)
     mine = [".notes.tmp", "checkpoints/.notes.tmp", "snapshots/00000009/notes"]
@@ -270,7 +271,7 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
     assert not (tmp_path / "snapshots" / "00000008").exists()
 
 
-def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):
+def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tmp_path):
     settings = replace(SETTINGS, steps=100, eval_steps=5, keep_best=True, patience=3,
                        ema_horizon=2, learning_rate=0.01)  # fmt: skip
 
@@ -308,7 +309,7 @@ def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_pa
         fit(named, settings, tmp_path / "a", resume=True)
 
 
-def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
+def test_a_run_that_never_improves_returns_its_start(tmp_path):
     experiment = tiny.make_experiment()
     start = experiment.model.table.weight.detach().clone()
     worse = replace(SETTINGS, eval_steps=5, keep_best=True, patience=2, learning_rate=10.0,
@@ -318,20 +319,20 @@ def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
     assert torch.equal(load_file(tmp_path / "model" / "weights.safetensors")["table.weight"], start)
 
 
-def test_the_best_needs_held_out_batches(tiny, tmp_path):
+def test_the_best_needs_held_out_batches(tmp_path):
     experiment = replace(tiny.make_experiment(), eval_batches=list)
     with pytest.raises(UserError, match="keep_best needs held-out batches"):
         fit(experiment, replace(SETTINGS, keep_best=True), tmp_path)
 
 
-def test_the_weight_of_the_decoder_begins_with_its_start(tiny, tmp_path):
+def test_the_weight_of_the_decoder_begins_with_its_start(tmp_path):
     """However short its half-life is."""
     settings = replace(SETTINGS, steps=1, keep_best=True, beta_start=2.0, beta_halflife=1e-4)
     fit(tiny.make_experiment(), settings, tmp_path)
     assert {float(row["beta"]) for row in rows(tmp_path)} == {2.0}
 
 
-def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
+def test_a_run_is_finished_when_its_model_is_there(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         # The disk is full when the last model is written, and its checkpoint is there.
         patch.setattr("graphcnf.training.loop.save_model", full)
@@ -346,7 +347,7 @@ def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
         fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_begins_once(tmp_path):
     settings = replace(SETTINGS, eval_steps=5, keep_best=True)
     experiment = tiny.make_experiment()
     with pytest.MonkeyPatch.context() as patch:
@@ -357,7 +358,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):
     assert [row["step"] for row in rows(tmp_path, "eval")][:2] == ["0", "5"]
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tiny, tmp_path):
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     """All but the budget, the machine and the intervals of evaluations and checkpoints."""
     fit(tiny.make_experiment(), SETTINGS, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -377,7 +378,7 @@ def test_a_run_goes_on_with_its_own_settings_only(tiny, tmp_path):
     assert fit(tiny.make_experiment(), replace(SETTINGS, **free), tmp_path, resume=True).step == 61
 
 
-def test_a_run_goes_on_with_its_own_data_only(tiny, tmp_path):
+def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     """Named by the experiment, or those of its first batches."""
     named = replace(tiny.make_experiment(), data={"x": torch.arange(9), "name": ["a", 1.5]})
     fit(named, SETTINGS, tmp_path / "named")
@@ -406,7 +407,7 @@ def test_a_run_goes_on_with_its_own_data_only(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["model", "model/weights.safetensors", "checkpoints/old.ckpt"])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_a_run_is_not_resumed_where_it_cannot_write(tiny, tmp_path, name, kind):
+def test_a_run_is_not_resumed_where_it_cannot_write(tmp_path, name, kind):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     fit(tiny.make_experiment(), replace(SETTINGS, steps=3), run)
     place = run / name
@@ -429,7 +430,7 @@ def test_a_run_is_not_resumed_where_it_cannot_write(tiny, tmp_path, name, kind):
         ({"batch": [1, 2]}, "a batch must be a tensor, or .* got a list"),
     ],
 )
-def test_a_model_or_batch_that_cannot_be_trained_is_named(tiny, tmp_path, change, message):
+def test_a_model_or_batch_that_cannot_be_trained_is_named(tmp_path, change, message):
     experiment = tiny.make_experiment()
     if "model" in change:
         experiment.model = change["model"]

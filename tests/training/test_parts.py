@@ -10,12 +10,7 @@ from torch import nn
 from graphcnf.categorical.transformer import ReadOut
 from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings
-from graphcnf.training.checkpoint import (
-    add,
-    load_checkpoint,
-    means,
-    save_model,
-)
+from graphcnf.training.checkpoint import add, load_checkpoint, means, save_model
 from graphcnf.training.history import History, MetricsFile
 from graphcnf.training.loop import fit
 from graphcnf.training.optimizers import (

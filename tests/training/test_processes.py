@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_run as tiny
 import torch
 
 from graphcnf.training import TrainingSettings
@@ -43,7 +44,7 @@ def options_of(out: Path, **options) -> dict:
     return {**SETTINGS, "out": str(out), "resume": False, "delay": 0.0, "noise": False, **options}
 
 
-def two_nodes(tiny, folder: Path, *outs: Path, **options) -> list[tuple[int, str]]:
+def two_nodes(folder: Path, *outs: Path, **options) -> list[tuple[int, str]]:
     """Exit codes and messages of two nodes, each with the variables that `torchrun` sets."""
     both = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
             "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
@@ -72,16 +73,16 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def here(tiny, out: Path, resume=False, **options):
+def here(out: Path, resume=False, **options):
     """The same in this process."""
     fit(tiny.make_experiment(noise=False), TrainingSettings(**{**SETTINGS, **options}), out, resume)
 
 
 @pytest.fixture(scope="module")
-def alone(tiny, tmp_path_factory):
+def alone(tmp_path_factory):
     """The run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    here(tiny, folder)
+    here(folder)
     return folder
 
 
@@ -98,21 +99,21 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
         np.testing.assert_allclose(rows(a, phase), rows(b, phase), rtol=1e-4)
 
 
-def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
+def test_two_nodes_take_the_course_of_one_process(tmp_path, alone):
     run = tmp_path / "run"
-    ended = two_nodes(tiny, tmp_path, run, run)
+    ended = two_nodes(tmp_path, run, run)
     assert [code for code, _ in ended] == [0, 0], ended
     assert sum("2 x cpu" in said for _, said in ended) == 1
     assert_same_course(alone, run)
     assert load_preset(run / "config.toml").training.devices == 1
 
 
-def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, alone):
+def test_one_process_two_of_which_one_is_killed_and_one_again(tmp_path, alone):
     # A job of one task starts its own processes.
     slurm = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "job",
              "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
     run = tmp_path / "run"
-    here(tiny, run, steps=7)
+    here(run, steps=7)
     options = {"devices": 2, "delay": 0.1, "checkpoint_minutes": 0.002, "resume": True}
     process = subprocess.Popen(
         [sys.executable, tiny.__file__, json.dumps(options_of(run, **options))],
@@ -131,12 +132,12 @@ def test_one_process_two_of_which_one_is_killed_and_one_again(tiny, tmp_path, al
     assert re.search("another process of this run has ended.*resume the run", said)
     assert "Traceback" not in said
     assert 7 < last(run)["at"]["step"] < 24
-    here(tiny, run, resume=True)
+    here(run, resume=True)
     assert_same_course(alone, run, phases=())
     assert rows(run, "eval")[-1] == pytest.approx(rows(alone, "eval")[-1], rel=1e-4)
 
 
-def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
+def test_a_signal_during_the_agreement_counts_at_the_next_one(tmp_path, monkeypatch):
     # Not at once: the other processes have not heard of it, and would wait for this one for ever.
     run = Run(tiny.make_experiment(), TrainingSettings(steps=1), tmp_path, None)
     run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
@@ -145,10 +146,10 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
     assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal == 15
 
 
-def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
-    here(tiny, tmp_path / "first", steps=4)
+def test_a_folder_that_is_not_shared_is_noticed(tmp_path):
+    here(tmp_path / "first", steps=4)
     outs = tmp_path / "first", tmp_path / "elsewhere"
-    for code, said in two_nodes(tiny, tmp_path, *outs, resume=True):
+    for code, said in two_nodes(tmp_path, *outs, resume=True):
         assert code == 1 and "a file system that all nodes share" in said
 
 
