@@ -1,7 +1,7 @@
 """Data sets of molecules, stereo marks, images, sets and coloured graphs.
 
-Each name is imported on first use, together with the libraries that it needs. The readers of a
-user's own molecule files are in `smiles_file` and `measured`.
+Each name is imported on first use, together with the libraries that it needs. A user's own files of
+molecules are read by `smiles_file`, measured numbers in them by `measured`.
 """
 
 import sys

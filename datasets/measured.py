@@ -1,7 +1,12 @@
 """Measured columns: numbers that stand beside the molecules of a file, such as pIC50.
 
-A *cell* is the value of one record in a column: a number, or empty where nothing was measured.
-Cells are text in most formats.
+- *Record* of a file: one molecule with what stands beside it, such as a row of a table.
+- *Cell*: the value of one record in a column: a number, or empty where nothing was measured. Cells
+  are text in most formats.
+- *Hash* of a molecule: that of its canonical SMILES without stereo marks
+  (`graphcnf.molecules.hashing.hash_each`). Records with equal hashes are of the same molecule.
+
+The loader of molecule files (`graphcnf.datasets.smiles_file`) calls `column_values`.
 """
 
 from __future__ import annotations
@@ -27,12 +32,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def check_columns(names: Sequence[str]) -> None:
     """Check the names of the measured columns that a user asks for.
 
+    A name must not be that of a computed property such as "logp". It must be an identifier, so that
+    a comparison such as "pIC50 > 7" can contain it.
+
     Args:
         names: Names of columns of a molecule file.
 
     Raises:
-        UserError: A name is that of a computed property, such as "logp", is no identifier, so that
-            a comparison such as "pIC50 > 7" could not contain it, or is given twice.
+        UserError: A name is not possible, or is given twice.
     """
     for name in names:
         if name.lower() in PROPERTIES:
@@ -56,8 +63,8 @@ def read_cells(
     Args:
         path: The file, for messages.
         name: Name of the column.
-        others: For each of R records, its values besides the SMILES, by name of the column.
-        numbers: Number of the line or record of each, (R,), for messages.
+        others: For each of R records `{column: cell}`, without the SMILES.
+        numbers: For each record the number of its line or record in the file, (R,), for messages.
         unit: What `numbers` counts, "line" or "record".
 
     Returns:
@@ -92,11 +99,11 @@ def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
 
     Args:
         values: Value of each record, NaN for none, (M,).
-        hashes: Hash of the molecule of each record, (M,).
+        hashes: Hash of the molecule of each record, (M,) uint64.
 
     Returns:
-        For each record the mean over all records with its hash, (M,), NaN if none of them has a
-        value; and the number of molecules with several values.
+        (means, several): for each record the mean over all records of its molecule, (M,) float64,
+        NaN if none of them has a value; and the number of molecules that have several values.
     """
     _, number = np.unique(hashes, return_inverse=True)
     known = ~np.isnan(values)
@@ -113,10 +120,10 @@ def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) 
         path: The file, for messages.
         name: Name of the column.
         values: Value of each record, NaN for none, (M,).
-        hashes: Hash of the molecule of each record, (M,).
+        hashes: Hash of the molecule of each record, (M,) uint64.
 
     Raises:
-        UserError: Fewer than `FEWEST` molecules have a value, or all values are equal.
+        UserError: Fewer than `FEWEST` (20) molecules have a value, or all values are equal.
     """
     known = ~np.isnan(values)
     count = len(np.unique(hashes[known]))
@@ -138,21 +145,23 @@ def column_values(
 ) -> np.ndarray:
     """Return the values of measured columns for the molecules of a data set.
 
-    Several records of a molecule have their mean, and a note on stderr says how many molecules do.
+    If a molecule has several records, each of them gets the mean, and a note on stderr says how
+    many molecules have several values.
 
     Args:
         path: The file, for messages.
         names: Names of the P columns.
-        records: All records of the file, a `FileRecords` whose `others` holds the columns.
-        rows: Index in `records` of each of the M molecules of the data set.
-        hashes: Hash of each of these molecules, (M,).
+        records: All records of the file, a `graphcnf.datasets.smiles_file.FileRecords` that was
+            read with its other columns.
+        rows: For each of the M molecules of the data set its index in `records`.
+        hashes: Hash of each of these molecules, (M,) uint64.
 
     Returns:
         Values, NaN where nothing was measured, (M, P) float64.
 
     Raises:
-        UserError: A name is refused by `check_columns`, a cell by `read_cells` or a column by
-            `check_values`.
+        UserError: A column is missing or has an impossible name (`check_columns`), a cell is no
+            number (`read_cells`), or nothing can be learned from a column (`check_values`).
     """
     check_columns(names)
     found = []

@@ -1,8 +1,14 @@
 """`MoleculeDataset`, molecules as graphs with a split; parallel encoding and caching.
 
-A molecule's *hash* is that of its canonical SMILES without stereo marks (`hash_each`). Molecules
-are *held out* from training by their hash, or by a list of `test_indices`. Molecules are encoded in
-`Workers`: a number of processes, or a cluster of Dask (`graphcnf.compute.parallel`).
+- *To encode* molecules is to turn SMILES into graphs (`graphcnf.molecules.codec`).
+- *Vocabulary*: which atom or bond each category number in the graphs stands for.
+- *Hash* of a molecule: that of its canonical SMILES without stereo marks
+  (`graphcnf.molecules.hashing.hash_each`).
+- *Split*: molecules are *held out* from training by their hash, or by a list of `test_indices`.
+- *Measured column*: numbers beside the molecules of a user's file, such as pIC50.
+- *Targets*: the values of properties or measured columns that molecules have. A model that is
+  trained with them can be asked for them; they are the *conditions* of its batches.
+- *Workers*: a number of processes, or a cluster of Dask (`graphcnf.compute.parallel`).
 """
 
 from __future__ import annotations
@@ -45,8 +51,8 @@ class Skipped(NamedTuple):
 
     Attributes:
         line: Number of its line or record, from 1.
-        text: The SMILES as it stands there.
-        reason: Why it was left out.
+        text: The SMILES as it stands there, at most 200 characters.
+        reason: Why it was left out, in one line.
     """
 
     line: int
@@ -58,21 +64,22 @@ class Skipped(NamedTuple):
 class MoleculeDataset:
     """Molecules as graphs, in the order of their file, duplicates included.
 
-    Without `test_indices`, one molecule in ten is in the test set, chosen by the hash of its
-    canonical SMILES. So the split does not depend on the order of the file, and repeats of a
-    molecule are in the same part.
+    Without `test_indices`, one molecule in ten is held out, chosen by the hash of its canonical
+    SMILES. So the split does not depend on the order of the file, and repeats of a molecule are in
+    the same part.
 
     Attributes:
         name: Short name.
         graphs: The M molecules as graphs.
-        smiles: Canonical SMILES of each molecule, without stereo.
-        vocabulary: Meaning of the categories in `graphs`.
+        smiles: Canonical SMILES of each molecule, without stereo marks.
+        vocabulary: Which atom or bond each category in `graphs` stands for.
         hashes: Hash of each molecule by `hash_each`, (M,) uint64.
         skipped: Records of the file that were left out.
-        test_indices: Indices of the held-out molecules; None to split by hash.
-        columns: Names of the measured columns whose values `targets` holds; () for other targets.
-        targets: Properties of each molecule, the conditions of batches, NaN where unknown, (M, P);
-            None for none.
+        test_indices: Indices of the held-out molecules, integers (K,); None to split by hash.
+        columns: Names of the measured columns whose values are `targets`, (P of them); () if the
+            targets are other properties, or if there are none.
+        targets: Values of P properties of each molecule, NaN where unknown, (M, P) float64. They
+            become the conditions of batches. None for none.
         isomers: Canonical SMILES of each molecule with its stereo marks; None if they were not
             read.
     """
@@ -104,10 +111,10 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of a part.
+        """Return the indices of the training or held-out molecules.
 
         Args:
-            part: "train" or "test", the held-out molecules.
+            part: "train"; or "test", the held-out molecules.
 
         Returns:
             Indices, ascending, (K,) int64.
@@ -120,10 +127,10 @@ class MoleculeDataset:
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
-        """Return a data set of some molecules, each in the same part as before.
+        """Return a data set of some molecules, each held out if it was held out before.
 
         Args:
-            rows: Their indices, in the order of the result, (K,).
+            rows: Indices of K molecules, in the order of the result.
         """
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
@@ -138,29 +145,32 @@ class MoleculeDataset:
         )
 
     def size_histogram(self) -> np.ndarray:
-        """Count the training molecules by number of atoms.
+        """Count the training molecules by number of heavy atoms.
 
         Returns:
-            At index n the number of training molecules of n heavy atoms, int64, up to the largest
-            n.
+            (largest number of atoms + 1,) int64: entry n is the number of training molecules of n
+            atoms.
         """
         return np.bincount(self.graphs.node_counts[self.split("train")])
 
     def atom_counts(self) -> Counter[AtomCategory]:
-        """Count the atoms of each category, in all molecules."""
+        """Count the atoms of each category, in all molecules: `{category: number of atoms}`."""
         counts = np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
         return Counter(dict(zip(self.vocabulary.atoms, counts.tolist(), strict=True)))
 
     def bond_counts(self) -> Counter[str]:
-        """Count the bonds of each category, in all molecules."""
+        """Count the bonds of each category, in all molecules: `{name of the category: number}`."""
         counts = np.bincount(self.graphs.edge_types, minlength=len(self.vocabulary.bonds))
         return Counter(dict(zip(self.vocabulary.bonds, counts.tolist(), strict=True)))
 
     def describe(self) -> dict[str, Any]:
-        """Return facts about the data set by name, as JSON values, for `graphcnf datasets info`.
+        """Return facts about the data set as JSON values, which `graphcnf datasets info` prints.
 
-        They are numbers of molecules (in all, distinct, left out, in each part), numbers of atoms
-        and bonds per molecule, the share of charged molecules, and counts of all categories.
+        Returns:
+            - "name"; numbers of molecules: "molecules", "distinct", "left_out", "train" and "test";
+            - "atoms_per_molecule" and "bonds_per_molecule", each `{"least", "mean", "most"}`;
+            - "charged", the share of molecules with a charged atom;
+            - "atom_categories" and "bond_categories", each `{label of the category: number}`.
         """
         graphs = self.graphs
         charged = np.array([atom.charge != 0 for atom in self.vocabulary.atoms])[graphs.node_types]
@@ -190,22 +200,22 @@ class MoleculeDataset:
         """Return the hashes of the training molecules, by which generated molecules count as novel.
 
         Returns:
-            Hashes of the distinct molecules, sorted, (K,) uint64.
+            Hashes of the distinct training molecules, sorted, (K,) uint64.
         """
         return np.unique(self.hashes[self.split("train")])
 
     def without_charges(self) -> MoleculeDataset:
         """Return the data set with atom categories without charge, as in most of the literature.
 
-        Charged molecules cannot be recovered from such graphs. `smiles` and `hashes` stay as they
-        are.
+        Charged molecules cannot be recovered from such graphs. `smiles` and `hashes` stay those of
+        the charged molecules.
         """
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
     def without_aromatic(self) -> MoleculeDataset:
         """Return the data set in categories that do not say which atoms and bonds are aromatic.
 
-        Aromatic bonds are then the single and double bonds of a Kekulé structure.
+        Aromatic rings are then written by alternating single and double bonds (Kekulé structure).
         """
         return self._recoded(
             lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(AROMATIC)
@@ -215,8 +225,8 @@ class MoleculeDataset:
         """Return the data set with its graphs in the categories of another vocabulary.
 
         Args:
-            vocabulary: The other vocabulary, such as that of a trained model. It may have more
-                categories.
+            vocabulary: The other vocabulary, such as that of a trained model. It must have all
+                categories of the data set, and may have more.
 
         Raises:
             KeyError: The vocabulary lacks a category of the data set.
@@ -255,13 +265,16 @@ class MoleculeDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield the training molecules of an epoch in batches of similar size.
+        """Yield the training molecules of an epoch in batches of molecules of similar size.
+
+        If there are targets, a random part of them is known in each molecule: the others are NaN.
+        So a model learns to draw by any of them.
 
         Args:
             batch_size: Molecules in a batch.
-            epoch: Number of the epoch, which determines the order.
-            seed: Seed of the order and of which conditions are known.
-            start: Number of the first batch to yield.
+            epoch: Number of the epoch, from 0, which determines the order.
+            seed: Seed of the order and of which targets are known.
+            start: Number of the first batch to yield, from 0, to go on within an epoch.
         """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
@@ -271,7 +284,7 @@ class MoleculeDataset:
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
         """Yield the held-out molecules in batches, always in the same random order.
 
-        If there are targets, always the same random part of them is known.
+        If there are targets, always the same random part of them is known; the others are NaN.
 
         Args:
             batch_size: Molecules in a batch; the last one may have fewer.
@@ -294,14 +307,15 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return arrays for the cache, which `from_arrays` reads.
+        """Return the data set as arrays for the cache, which `from_arrays` reads.
 
-        They hold all but `name`, `test_indices`, `columns` and `targets`, which do not follow from
-        the molecules.
+        They lack `name`, `test_indices`, `columns` and `targets`, which do not follow from the
+        molecules.
 
         Returns:
-            Arrays by name: those of the graphs, "hashes", and as bytes of UTF-8 (uint8) "smiles"
-            and "isomers" (lines of text), "vocabulary" and "skipped" (JSON).
+            `{name: array}`: the arrays of the graphs; "hashes"; and texts as the bytes of UTF-8
+            (uint8): "smiles" and, if there are any, "isomers", one a line; "vocabulary" and
+            "skipped" as JSON.
         """
         isomers = {} if self.isomers is None else {"isomers": _text("\n".join(self.isomers))}
         return {
@@ -318,8 +332,8 @@ class MoleculeDataset:
         """Return the data set that `to_arrays` has turned into arrays.
 
         Args:
-            name: Its name.
-            arrays: The arrays by name.
+            name: Name of the data set.
+            arrays: `{name: array}`, as `to_arrays` returns them.
         """
         return cls(
             name=name,
@@ -367,19 +381,27 @@ def encode(
     standardize: frozenset[str] | None = None,
     stereo: bool = False,
 ) -> MoleculeDataset:
-    """Encode SMILES as a data set, whose `skipped` lists the ones that were left out, from line 1.
+    """Encode SMILES as a data set; what cannot be encoded is left out and listed in `skipped`.
 
     Args:
         name: Name of the data set.
-        lines: SMILES.
-        vocabulary: Categories to use; None to collect them from the molecules, with aromatic marks.
+        lines: SMILES. The first one has the line number 1 in `skipped`.
+        vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules,
+            aromatic ones apart.
         max_atoms: Largest number of heavy atoms.
-        workers: Processes, or a cluster; None for one per core. Short lists use one.
-        exact: True to leave out molecules that change on the way to their graph and back.
-        standardize: Names of the groups, such as "acid" and "amine", that `parse_standardized`
-            writes charged when it standardizes each molecule first; an empty set for neutral
-            molecules, None to encode molecules as they are.
-        stereo: True to keep their stereo marks as well, in `isomers`.
+        workers: Number of processes, or a cluster of Dask; None for one process per core. Up to
+            2,000 SMILES are encoded in this process.
+        exact: True to leave out molecules that come back from their graphs as other molecules.
+        standardize: None to encode molecules as they are. A set of names to standardize each first
+            (`graphcnf.molecules.standardize.parse_standardized`): which of "acid" and "amine" are
+            then written charged; all others become neutral.
+        stereo: True to keep the SMILES with stereo marks as well, in `isomers`.
+
+    Returns:
+        The data set, in the order of `lines`.
+
+    Raises:
+        ValueError: The molecules have more than 256 categories of atoms or of bonds.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -478,23 +500,25 @@ def _encode_chunk(
 def cache_path(name: str, *key) -> Path:
     """Return the path of a cache file of encoded molecules.
 
+    The versions of RDKit and of the encoding are part of the key, so that an old file is not used.
+
     Args:
         name: Readable beginning of the file's name.
-        *key: JSON values that determine the content, besides the versions of codec and RDKit.
+        *key: Further JSON values that determine the content.
     """
     return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
 
 def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> dict[int, str | None]:
-    """Find the molecules that change on the way to their graph and back.
+    """Find the molecules that come back from their graphs as other molecules.
 
     Args:
         dataset: The molecules.
-        workers: Processes, or a cluster; None for one per core.
+        workers: Number of processes, or a cluster of Dask; None for one process per core.
 
     Returns:
-        For the index of each molecule that changes, the SMILES that its graph leads to; None if
-        that is no valid molecule.
+        `{index of a molecule that changes: SMILES that its graph leads to}`, None in place of the
+        SMILES if that is no valid molecule.
     """
     chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
     workers = 1 if len(chunks) <= 2 else workers

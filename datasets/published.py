@@ -1,13 +1,15 @@
 """Published molecule data sets, read from the files of installed packages.
 
 MOSES (Polykovskiy et al. 2020): 1,936,962 drug-like molecules from ZINC, without charges, in the
-parts train, test and test_scaffolds; scaffolds of the last part occur in no other. The package
+parts train, test and test_scaffolds; the scaffolds of the last part occur in no other. The package
 molsets is installed without its dependencies and not imported, since its code does not run with
 current releases of pandas and RDKit.
 
 QM9 (Ramakrishnan et al. 2014): the 130,831 molecules of 1 to 9 heavy atoms C, N, O, F that pass the
 authors' consistency check, 130,744 of them distinct without stereo. Published models often use all
 133,885.
+
+To *encode* molecules is to turn them into graphs; the result is cached on disk.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ QM9_PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a published data set, from an installed package.
+    """The content of a published data set's file from an installed package, and how to read it.
 
     Attributes:
         title: Name of the data set or part, for messages.
@@ -83,13 +85,13 @@ class Source:
 
 
 def package_file(title: str, package: str, install: str, *parts: str) -> Path:
-    """Return the path of a data file in an installed package, which is not imported.
+    """Return the path of a data file in an installed package, without importing the package.
 
     Args:
         title: Name of the data set, for the message.
         package: Name of the package on the package index.
-        install: Command that installs it.
-        *parts: Import name of the package, and the file's path in it.
+        install: Command that installs it, for the message.
+        *parts: Import name of the package, then folders and name of the file in it.
 
     Raises:
         UserError: The package is not installed.
@@ -107,13 +109,14 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return all molecules of a published data set; on first use, encode and cache them.
+    """Return all molecules of a published data set as graphs; on first use, encode and cache them.
 
     Args:
-        name: Name of the data set.
+        name: Name of the data set, and beginning of the name of its cache file.
         source: Its file.
-        vocabulary: Categories to use; None to collect them from the molecules.
-        workers: Processes that encode, or a cluster; None for one per core.
+        vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
 
     Raises:
         UserError: The file is not the published one, or a molecule cannot be encoded.
@@ -157,12 +160,13 @@ def moses_source(part: str) -> Source:
 def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDataset:
     """Load MOSES: 1,760,737 drug-like molecules without charges, from the package molsets.
 
-    Held out is one of its two test parts. On first use, the parts are encoded (some minutes on two
-    cores) and cached.
+    The molecules are those of the training part and of one test part, which is held out. On first
+    use, they are encoded (some minutes on two cores) and cached.
 
     Args:
         split: The part to hold out, "test" or "test_scaffolds".
-        workers: Processes that encode, or a cluster; None for one per core.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
 
     Raises:
         UserError: The part is unknown, or molsets is not installed or damaged.
@@ -206,10 +210,11 @@ def qm9_source() -> Source:
 def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
     """Load QM9: 130,831 molecules of up to 9 atoms, from the package qm9pack.
 
-    On first use, they are encoded and cached.
+    On first use, they are encoded and cached. One in ten is held out, chosen by its hash.
 
     Args:
-        workers: Processes that encode, or a cluster; None for one per core.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
 
     Raises:
         UserError: qm9pack is not installed, or its files are not QM9.

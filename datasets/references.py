@@ -1,4 +1,8 @@
-"""Training and held-out molecules for evaluation, by name or from a file."""
+"""Training and held-out molecules with which an evaluation compares samples.
+
+The *reference* is the data set of these molecules: one that the package knows by name, or a file.
+Its training part decides what is novel; its held-out part is what distances are measured to.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,17 @@ Rows = MoleculeDataset | Zinc250kRows
 
 
 def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
-    """Load training data, by name or from a file.
+    """Load the reference of an evaluation, by name or from a file.
 
     Args:
-        name: Name of a data set in `MOLECULES`, or a file; None for the data set of `MOLECULES`
-            that the model was trained on.
-        model: Model in whose categories of atoms and bonds the molecules are encoded; None for
-            the categories of the data set.
+        name: Name of a data set in `graphcnf.datasets.MOLECULES`, or a file; None for the data set
+            that the model was trained on, if it is one of those.
+        model: Model in whose categories of atoms and bonds the molecules are encoded; None for the
+            categories of the data set.
+
+    Returns:
+        The data set, encoded as a whole; ZINC250k, where possible, as rows that are encoded on
+        demand.
 
     Raises:
         UserError: The data set is unknown, or the model has other categories.
@@ -72,13 +80,13 @@ def _charged(vocabulary: MoleculeVocabulary) -> bool:
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:
-    """Choose held-out molecules with which samples are compared, at random but always the same.
+    """Choose the held-out molecules to compare with, at random but always the same.
 
     Args:
         dataset: The data set.
-        count: Largest number M of molecules.
+        count: Number of molecules at most.
 
     Returns:
-        Their indices in the data set, (M,) int64, in random order.
+        Indices in the data set, (M,) int64, in random order.
     """
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

@@ -1,7 +1,8 @@
 """Synthetic sets with a known optimum: permutations, and numbers with a given sum.
 
-All sequences that meet the condition are equally likely, so the optimum is `log2(number of
-sequences) / N` bits per variable (Lippe & Gavves 2021, arXiv 2006.09790, sec. 5.2).
+A *set* is given as a sequence of N categories, its *elements*. All sequences that meet the
+condition are equally likely, so the *optimum*, the lowest bits per variable that a model can reach,
+is `log2(number of sequences) / N` (Lippe & Gavves 2021, arXiv 2006.09790, sec. 5.2).
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from graphcnf.limits import LARGEST_SEED, Range
 
 @dataclass(frozen=True)
 class SetShuffling:
-    """Random permutations of N elements, as categories 0 to N - 1.
+    """Random permutations of N elements, as sequences of the categories 0 to N - 1.
 
-    Training and held-out sets are drawn from different random streams.
+    Training and held-out sets are drawn anew from different random streams; nothing is stored.
 
     Attributes:
-        elements: Number N of elements of a set.
+        elements: Number N of elements of a set, at least 2.
         epoch_batches: Number of batches of an epoch of training.
         test_seed: Seed of the held-out sets.
+
+    Raises:
+        ValueError: A set has fewer than two elements.
     """
 
     elements: int = 16
@@ -41,16 +45,16 @@ class SetShuffling:
 
     @property
     def categories(self) -> int:
-        """Number of categories of an element."""
+        """Number of categories that an element can have, which is N."""
         return self.elements
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
+        """Lowest bits per variable that a model can reach: `log2(number of sequences) / N`."""
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sets.
+        """Draw random sets.
 
         Args:
             count: Number of sets.
@@ -65,13 +69,16 @@ class SetShuffling:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Draw the sets of an epoch of training in batches, (batch_size, N) long each.
+        """Draw the sets of an epoch of training in batches.
 
         Args:
             batch_size: Sets in a batch.
-            epoch: Number of the epoch, which determines the sets.
+            epoch: Number of the epoch, from 0, which determines the sets.
             seed: Seed of the sets.
-            start: Number of the first batch to yield.
+            start: Number of the first batch to yield, from 0, to go on within an epoch.
+
+        Yields:
+            Categories, (batch_size, N) long.
         """
         for number in range(start, self.epoch_batches):
             yield self.draw(batch_size, (0, seed, epoch, number))
@@ -91,12 +98,15 @@ class SetShuffling:
 
 @dataclass(frozen=True)
 class SetSummation(SetShuffling):
-    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
+    """N numbers from 1 to N with a given sum, in any order; category k stands for the number k + 1.
 
-    Sequences are drawn with equal probabilities among all that have the sum.
+    All sequences with the sum are equally probable.
 
     Attributes:
-        total: Sum of the numbers.
+        total: Sum of the numbers, from N to N².
+
+    Raises:
+        ValueError: A set has fewer than two elements, or no such numbers have the sum.
     """
 
     total: int = 42
@@ -111,7 +121,10 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Number of sequences of n categories from 0 to N - 1 with the sum s, as `counts[n][s]`."""
+        """Numbers of sequences: `counts[n][s]` for n categories from 0 to N - 1 with the sum s.
+
+        n is 0 to N, and s is 0 to `total` - N. The method `draw` chooses categories by them.
+        """
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):

@@ -1,9 +1,11 @@
 """Molecule files of users: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped.
 
-A *record* of a file is one molecule with what stands beside it: a line, a row of a table, a mol
-block with its properties, a JSON object. Its *other values* are all but the SMILES, by name of the
-column or property. The name "-" stands for standard input, whose format is told by its content
-alone.
+- *Record* of a file: one molecule with what stands beside it: a line, a row of a table, a mol block
+  with its properties, a JSON object.
+- *Other values* of a record: all but the SMILES, `{name of the column or property: value}`.
+- *Measured column*: a column of numbers that cannot be computed, such as pIC50. Its *surrogate* is
+  a Gaussian process that predicts it (`graphcnf.molecules.surrogate`).
+- The name "-" stands for standard input, whose format is told by its content alone.
 """
 
 from __future__ import annotations
@@ -72,12 +74,12 @@ Row = tuple[int, str, dict[str, Any]]
 
 
 class FileRecords(NamedTuple):
-    """The records of a file; SMILES are not checked.
+    """The records of a file; their SMILES are not checked.
 
     Attributes:
-        numbers: Number of each record, or of its first line, from 1.
+        numbers: For each record its number in the file, or that of its first line, from 1.
         smiles: SMILES of each record, with its CXSMILES extension; "" if it has none.
-        others: Other values of each record by name; empty if they are not wanted.
+        others: Other values of each record, `{name: value}`; {} if they were not asked for.
         unit: What `numbers` counts, "line" or "record".
     """
 
@@ -94,10 +96,11 @@ class FileRecords(NamedTuple):
             exact: True to turn decimal numbers of the file into text with all digits.
 
         Returns:
-            Rows by column: first `unit` with the number of the record, then the first column of the
-            result, the other values of the record, and the rest of the result. A name that the
-            result has as well gets _given appended. NaN in the result becomes None. The first row
-            has all columns; later ones lack columns of the file that their record does not have.
+            For each record `{column: value}`, in this order: the number of the record, under the
+            name `unit`; the first column of the result; the other values of the record; the rest of
+            the result. A name of the file that the result has as well gets _given appended. NaN in
+            the result becomes None. The first row has all columns; later ones lack columns of the
+            file that their record does not have.
         """
         columns = dict.fromkeys(name for other in self.others for name in other)
         own, names = {self.unit, *frame}, {}
@@ -120,11 +123,11 @@ class FileRecords(NamedTuple):
 
 
 class DataFileError(UserError, ValueError):
-    """A file is missing, or has no usable molecules; the message names the file."""
+    """Raised for a file that is missing, or has no usable molecules; the message names the file."""
 
 
 class NoMolecules(DataFileError):
-    """A file is intact, but has no records."""
+    """Raised for a file that is intact, but has no records."""
 
 
 def load_smiles_file(
@@ -143,27 +146,33 @@ def load_smiles_file(
 
     Records are left out if RDKit cannot read them, or if the molecule has several fragments, atoms
     or bonds outside the vocabulary, or more than `max_atoms` heavy atoms. They are listed with
-    their line numbers and reasons in the result's `skipped`, and in a file whose path is printed.
+    their line numbers and reasons in the result's `skipped`, and in a file whose path is printed on
+    stderr.
 
     Args:
-        path: One SMILES per line, alone or before white space (lines that start with # are
-            comments), or a table with a header line, separated by commas, tabs or semicolons, whose
-            cells hold one SMILES each; also .jsonl, .sdf and .parquet files, as `graphcnf generate`
-            writes them; "-" for standard input. A CXSMILES extension may follow any SMILES after a
-            blank.
+        path: The file, or "-" for standard input. It has one SMILES per line, alone or before white
+            space (lines that start with # are comments); or it is a table with a header line,
+            separated by commas, tabs or semicolons, whose cells hold one SMILES each; or a .jsonl,
+            .sdf or .parquet file, as `graphcnf generate` writes them. A CXSMILES extension may
+            follow any SMILES after a blank.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
-        vocabulary: Categories to use, as a trained model's; None to take them from the file.
-        max_atoms: Largest molecule to keep, at most 255 heavy atoms.
+        vocabulary: Categories of atoms and bonds to use, as a trained model's; None to take them
+            from the file.
+        max_atoms: Largest number of heavy atoms of a molecule to keep, at most 255.
         aromatic: True if categories that are taken from the file also say what is aromatic.
         standardize: None to take molecules as they are. A set to keep only the largest organic
             fragment of each, cleaned up by RDKit's MolStandardize. The set names the groups that
-            are then written charged, "acid" or "amine", as `MoleculeFlow.charge_states` does; with
-            an empty set molecules are written neutral.
+            are then written charged, some of "acid" and "amine", as `MoleculeFlow.charge_states`
+            does; with an empty set molecules are written neutral.
         columns: Names of measured columns (numbers, or empty), which become the `targets` of the
             data set. Several records of one molecule get the mean of their values.
-        content: The file's bytes; None to read them.
-        workers: Processes that encode, or a cluster; None for one per core.
+        content: The file's bytes if they were read already; None to read them.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
+
+    Returns:
+        The molecules in the order of the file, one in ten of them held out.
 
     Raises:
         ValueError: The file is missing, empty, binary, damaged, lacks a column or has no usable
@@ -259,13 +268,12 @@ def read_smiles(
         path: The file, in a format that `load_smiles_file` describes.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
-        content: The file's bytes; None to read them.
-        others: True to keep the other values of records: columns of a table; `name`, the text after
-            the SMILES in a line; `title` and properties of an SD file.
+        content: The file's bytes if they were read already; None to read them.
+        others: True to keep the other values of records: columns of a table; "name", the text after
+            the SMILES in a line; "title" and properties of an SD file.
 
     Returns:
-        The records in the order of the file, as lists in the fields of `FileRecords`: its `smiles`
-        has one entry a record, "" where there is none.
+        The records in the order of the file.
 
     Raises:
         DataFileError: The file is missing, binary or damaged, or lacks the column. It is a
@@ -288,13 +296,11 @@ def read_smiles(
 def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrogate:
     """Return the surrogate of a measured column of a molecule file, which predicts the column.
 
-    It is a Gaussian process that is fitted to the file's molecules.
-
     Args:
         path: The file, in a format that `load_smiles_file` describes.
         column: Name of the column.
-        bound: What is predicted: "mean"; or "lower" or "upper", one standard deviation less or
-            more.
+        bound: What is predicted: "mean", the expected value; "lower" or "upper", the expected value
+            less or plus one standard deviation.
 
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
@@ -305,16 +311,18 @@ def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrog
 
 
 def surrogate(*, file: str, column: str, bound: str = "mean") -> Callable[[Chem.Mol], float]:
-    """Return a score: a measured column as a Gaussian process predicts it.
+    """Return a score for searches: a measured column as its surrogate predicts it.
+
+    `graphcnf optimize` calls it for the score "surrogate:FILE:COLUMN".
 
     Args:
         file: File of molecules with the column.
         column: Name of the column, such as "pIC50".
-        bound: What is predicted: "mean"; or "lower" or "upper", one standard deviation less or
-            more.
+        bound: What is predicted: "mean", the expected value; "lower" or "upper", the expected value
+            less or plus one standard deviation.
 
     Returns:
-        Function from a sanitized molecule to the prediction, in the unit of the column.
+        Function from a sanitized RDKit molecule to the prediction, in the unit of the column.
 
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
@@ -420,8 +428,7 @@ def read_stdin() -> bytes:
     """Return all bytes of standard input.
 
     Raises:
-        UserError: It is closed or unreadable, or holds more than a share `MEMORY_SHARE` of the
-            memory.
+        UserError: It is closed or unreadable, or holds more than 1/`MEMORY_SHARE` of the memory.
     """
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)

@@ -1,7 +1,12 @@
-"""Molecules with their stereo marks: ZINC250k, or a user's SMILES file.
+r"""Molecules with their stereo marks: ZINC250k, or a user's file of molecules.
 
-A *stereo element* is an atom or double bond that can have a stereo mark; a molecule's
-*configuration* says which of its elements have which mark (`graphcnf.stereo.marks`).
+- *Stereo mark*: `@`, `@@`, `/` or `\` in SMILES.
+- *Stereo element*: an atom or double bond that can have a mark.
+- *Configuration* of a molecule: which of its elements have which mark (`graphcnf.stereo.marks`).
+- *Hash* of a molecule: that of its canonical SMILES without stereo marks
+  (`graphcnf.molecules.hashing.hash_each`).
+
+A density of stereo marks given the graph, a `StereoFlow`, learns from them.
 """
 
 from __future__ import annotations
@@ -43,14 +48,15 @@ _CHUNK = 1000
 
 @dataclass(eq=False)
 class StereoDataset:
-    """Molecules with stereo elements, split by hash like `MoleculeDataset`.
+    """Molecules with stereo elements and their marks, split by hash like `MoleculeDataset`.
 
     Attributes:
         name: Short name.
-        graphs: The M molecules with stereo elements, in their canonical configurations.
-        hashes: Hash of each SMILES without stereo marks by `hash_each`, (M,) uint64.
-        total: Number of readable molecules in the file, with and without stereo elements.
-        test_indices: Indices of the held-out molecules; None to split by hash.
+        graphs: The M molecules that have stereo elements, with their configurations.
+        hashes: Hash of each molecule by `hash_each`, (M,) uint64.
+        total: Number of readable molecules in the file, those without stereo elements included.
+        test_indices: Indices of the held-out molecules, integers (K,); None to hold out one in ten
+            by hash.
     """
 
     name: str = field(compare=False)
@@ -63,14 +69,14 @@ class StereoDataset:
         return len(self.graphs)
 
     def marks(self) -> dict[str, Any]:
-        """Describe how often the molecules have stereo marks, by shares of all that are readable.
+        """Describe how often the molecules have stereo marks, by shares of all readable molecules.
 
         Molecules without stereo elements count as molecules without marks.
 
         Returns:
-            JSON values, as `mark_figures` returns them: "chain", "ring" and "double", the share of
-            the stereo elements of each kind that have a mark; "marks", the shares of molecules with
-            0, 1, ... marks; and "kept", here always None.
+            JSON values, as `graphcnf.stereo.marks.mark_figures` returns them: "chain", "ring" and
+            "double", the share of the stereo elements of each kind that have a mark; "marks", the
+            shares of molecules with 0, 1, ... marks; and "kept", here always None.
         """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()
@@ -84,7 +90,7 @@ class StereoDataset:
         return mark_figures(counts)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of a part.
+        """Return the indices of the training or held-out molecules.
 
         Args:
             part: "train"; or "test", the held-out molecules.
@@ -101,7 +107,7 @@ class StereoDataset:
     def marked(self) -> StereoDataset:
         """Return the molecules with at least one stereo mark, split by hash.
 
-        In a user's file, a molecule that has no mark was mostly written without stereo: its
+        In a user's file, a molecule without any mark was mostly written without its stereo: its
         elements are unknown rather than unmarked, so it is left out.
         """
         graphs = self.graphs
@@ -112,13 +118,15 @@ class StereoDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[StereoGraphs]:
-        """Yield the training molecules of an epoch in batches with similar numbers of elements.
+        """Yield the training molecules of an epoch in batches.
+
+        The molecules of a batch have similar numbers of stereo elements.
 
         Args:
             batch_size: Molecules in a batch.
-            epoch: Number of the epoch, which determines the order.
+            epoch: Number of the epoch, from 0, which determines the order.
             seed: Seed of the order.
-            start: Number of the first batch to yield.
+            start: Number of the first batch to yield, from 0, to go on within an epoch.
         """
         train = self.split("train")
         sizes = self.graphs.counts[train].numpy()
@@ -140,8 +148,10 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
     """Load the molecules with stereo elements of a file; on first use, encode and cache them.
 
     Args:
-        path: SMILES file of any kind; None for ZINC250k. Unreadable records are left out.
-        workers: Processes that encode, or a cluster; None for one per core.
+        path: File of molecules in any format that `graphcnf.datasets.smiles_file` reads; None for
+            ZINC250k. Unreadable records are left out.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
 
     Raises:
         UserError: The file is missing, or no molecule has stereo elements.
@@ -163,9 +173,13 @@ def encode_stereo(
         name: Name of the data set.
         lines: SMILES; unreadable ones are left out.
         orders: How often each molecule is repeated with its atoms in another, random order, so that
-            a model learns not to depend on the order. A molecule of which several configurations
-            may be the same is not repeated.
-        workers: Processes that encode, or a cluster; None for one per core. Short lists use one.
+            a model learns not to depend on the order. Molecules whose configuration can be written
+            in several ways are not repeated.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core. Up to 2,000 SMILES are encoded in this process.
+
+    Returns:
+        The data set, split by hash.
     """
     if len(lines) <= 2 * _CHUNK:
         workers = 1

