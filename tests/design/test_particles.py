@@ -7,9 +7,10 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from node_fragments import assert_proper, fragment
 from small_graphs import build_model, every_numbered_graph, random_graph
 
-from graphcnf.design.particles import GraphFragment, ParticleSampler
+from graphcnf.design.particles import ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 
@@ -28,23 +29,6 @@ def tree_model():
     random = np.random.default_rng(0)
     graphs = PackedGraphs.from_lists(tree(random) for _ in range(300))
     return build_model(graphs, node_categories=2, edge_categories=1)
-
-
-def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
-    """Nodes of one category each, all edges of category 0."""
-    allowed = torch.zeros(len(kinds), categories, dtype=torch.bool)
-    allowed[range(len(kinds)), kinds] = True
-    forms = torch.zeros(1, len(edges), 2, dtype=torch.bool)
-    forms[..., 1] = True
-    return GraphFragment(
-        categories=allowed,
-        edges=torch.tensor(edges).reshape(-1, 2),
-        structures=forms,
-        valence=torch.full((len(kinds),), room),
-        attachments=torch.tensor(sockets or [0] * len(kinds)),
-        plain=torch.tensor([False, True]),
-        rings=rings,
-    )
 
 
 def sizes(nodes, count):
@@ -70,19 +54,13 @@ def places(batch, forced):
     return counts
 
 
-def assert_proper(model, graphs, forced, means):
-    """Assert that mean weights are the model's mean number of places of the fragment.
-
-    Without closures every depth-first code can be reached, so nothing is left out.
-    """
+def assert_means(model, graphs, forced, means):
+    """Without closures every depth-first code can be reached, so nothing is left out."""
     batch = GraphBatch.collate(graphs)
     with torch.no_grad():
         probabilities = model.log_prob(batch).double().exp()
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-3)
-    exact, error = float(probabilities @ places(batch, forced).double()), np.std(means)
-    error /= len(means) ** 0.5
-    # Four standard errors; a factor of 1.3 that is missing would show.
-    assert abs(np.mean(means) - exact) < 4 * error < 0.3 * exact
+    assert_proper(means, probabilities, places(batch, forced).double())
 
 
 KINDS, EDGES = [0, 1, 1], [(0, 1), (1, 2)]
@@ -92,7 +70,7 @@ KINDS, EDGES = [0, 1, 1], [(0, 1), (1, 2)]
 @pytest.mark.parametrize("kinds", [KINDS, [1, 0, 1]])
 def test_weights_are_proper(tree_model, experienced, kinds):
     """Whatever guides the walks."""
-    forced = fragment(kinds, EDGES)
+    forced = fragment(kinds, EDGES, valence=9)
     if kinds[0] == kinds[2]:
         forced = replace(forced, symmetries=torch.tensor([[0, 1, 2], [2, 1, 0]]))
     sampler = ParticleSampler(tree_model, forced)
@@ -100,28 +78,26 @@ def test_weights_are_proper(tree_model, experienced, kinds):
         sampler.learn(sampler.draw(sizes(5, 100), generator(9)))
     walks = [sampler.draw(sizes(5, 1000), generator(seed)) for seed in range(8)]
     means = [float(drawn.log_weights.exp().mean()) for drawn in walks]
-    assert_proper(tree_model, every_numbered_graph(5, types=2), forced, means)
+    assert_means(tree_model, every_numbered_graph(5, types=2), forced, means)
 
 
 def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
     """Walks with complete graphs leave the batch."""
-    forced = fragment(KINDS, EDGES)
+    forced = fragment(KINDS, EDGES, valence=9)
     sampler, each = ParticleSampler(tree_model, forced), torch.tensor((3, 5)).repeat(150)
     walks = [sampler.draw(each, generator(seed)) for seed in range(8)]
     for size in (3, 5):
         means = [
             float(w.log_weights[w.graphs.node_counts == size].exp().sum() / 150) for w in walks
         ]
-        assert_proper(tree_model, every_numbered_graph(size, types=2), forced, means)
+        assert_means(tree_model, every_numbered_graph(size, types=2), forced, means)
 
 
 def test_the_fragment_is_in_every_graph():
     random = np.random.default_rng(0)
     model = build_model(PackedGraphs.from_lists(random_graph(random, 9) for _ in range(300)))
     kinds, edges = [0, 1, 2, 0], [(0, 1), (1, 2), (2, 3), (0, 3)]
-    forced = fragment(kinds, edges, categories=3, rings=True)
-    forced.structures = torch.cat([forced.structures, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
-    forced.plain = torch.tensor([False, True, True])
+    forced = fragment(kinds, edges, nodes=3, plain=(False, True, True), valence=9, rings=True)
     walks = ParticleSampler(model, forced).draw(sizes(8, 40), generator(0))
     alive = torch.isfinite(walks.log_weights)
     assert alive.float().mean() > 0.8
@@ -130,7 +106,7 @@ def test_the_fragment_is_in_every_graph():
 
 def test_closed_nodes_get_what_their_sockets_say(tree_model):
     kinds, edges = [0, 1, 0], [(0, 1), (1, 2)]
-    closed = fragment(kinds, edges, room=0, sockets=[1, 0, 1])
+    closed = fragment(kinds, edges, attachments=[1, 0, 1])
     assert closed.fewest_free == 2
     walks = ParticleSampler(tree_model, closed).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
@@ -146,7 +122,7 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
 
 
 def test_two_parts_are_linked_by_free_nodes(tree_model):
-    parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], room=0, sockets=[1, 0, 0, 1])
+    parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], attachments=[1, 0, 0, 1])
     assert parts.components == 2 and parts.fewest_free == 1
     walks = ParticleSampler(tree_model, parts).draw(sizes(6, 40), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
@@ -172,7 +148,7 @@ def test_a_whole_skeleton_with_categories_of_its_own():
     graphs = PackedGraphs.from_lists(limited_tree(random) for _ in range(300))
     model = build_model(graphs, node_categories=2, edge_categories=1)
     star = [(0, 1), (0, 2), (0, 3), (3, 4)]
-    skeleton = fragment([0] * 5, star, room=0)
+    skeleton = fragment([0] * 5, star)
     skeleton.categories[:] = True
     sampler = ParticleSampler(model, skeleton)
     walks = [sampler.draw(sizes(5, 200), generator(seed)) for seed in range(6)]
@@ -183,4 +159,4 @@ def test_a_whole_skeleton_with_categories_of_its_own():
         # Two leaves may change places, so each code comes about in two ways.
         assert (places(drawn.graphs, skeleton) == 2).all()
     means = [float(w.log_weights.exp().mean()) for w in walks]
-    assert_proper(model, every_numbered_graph(5, types=2), skeleton, means)
+    assert_means(model, every_numbered_graph(5, types=2), skeleton, means)
