@@ -1,4 +1,4 @@
-"""Graph batches, node orders, and models of graphs."""
+"""Typed graphs, batches of them, and models of their density; no chemistry is known here."""
 
 from graphcnf.registry import lazy_names
 

@@ -1,13 +1,17 @@
 """The graph model "faces": planar graphs, node by node, which sees the faces of the graph so far.
 
+It is the model "growth" (`graphcnf.graphs.node_by_node`), which adds one *new node* after the other
+with its edges to *earlier* nodes. Its network also sees where the graph lies in the plane:
+
 - An *embedding* of a planar graph draws it in the plane without crossings. Its *faces* are the
-  regions between the edges, the outer one included. A face is written as the nodes that one meets
-  on the way around it, its *walk*; a node may be met more than once.
-- A new node that is put inside of a face may get edges to all nodes of this face, and divides it. A
+  regions between the edges, the outer one included. The *walk* of a face lists the nodes that one
+  meets on the way around it; a node may be met more than once. Its number of entries is the length
+  of the face.
+- A new node that is put inside a face may get edges to all nodes of this face, and divides it. A
   new node of which two edges lead to no common face of any embedding makes the graph non-planar.
 - A planar graph may have several embeddings. Nodes are put, one after the other, into the longest
-  face that has all their earlier neighbours; where no face has them, the graph so far is embedded
-  anew. In Delaunay triangulations that happens to one node in three hundred.
+  face that has all their earlier neighbours. Where no face has them all, the graph so far is
+  embedded anew. In Delaunay triangulations that happens to one node in three hundred.
 
 The embedding is a function of the graph so far and of its node order, so that the density stays
 exact. It is a hint for the network: whether an edge leaves the graph planar is learned.
@@ -46,12 +50,12 @@ that leaves the plane needs a logit far below 0. Whether they help was not measu
 
 @dataclass
 class Face:
-    """A face that a growing graph has for some time.
+    """A face of a graph that grows: it appears with one node, and later nodes may divide it.
 
     Attributes:
-        walk: Its nodes in the order in which one meets them on the way around it.
+        walk: Numbers of its nodes, in the order in which one meets them on the way around it.
         since: Number of nodes that the graph has when the face appears.
-        until: Number of nodes that it has when the face is gone; None if it stays.
+        until: Number of nodes that the graph has when the face is gone; None if it stays.
     """
 
     walk: list[int]
@@ -59,12 +63,19 @@ class Face:
     until: int | None = None
 
     def divided(self, node: int, joined: set[int]) -> list[list[int]]:
-        """Return the walks of the faces into which a new node divides this one.
+        """Return the walks of the faces into which a new node inside this face divides it.
 
         Args:
             node: Number of the new node.
-            joined: Its neighbours, one or more nodes of the walk. Of a node that is met more than
-                once, the first time counts.
+            joined: Its neighbours, one or more nodes of the walk. For a node that the walk has
+                several times, the edge leads to the first of these places.
+
+        Returns:
+            As many walks as neighbours; each begins with the new node.
+
+        Examples:
+            >>> Face([0, 1, 2, 3], since=4).divided(4, {0, 2})
+            [[4, 0, 1, 2], [4, 2, 3, 0]]
         """
         walk = self.walk
         corners = sorted(map(walk.index, joined))
@@ -77,14 +88,16 @@ class Face:
 
 
 def faces_of(earlier: Sequence[set[int]]) -> list[Face]:
-    """Embed a graph node by node.
+    """Embed a graph in the plane node by node, and list all faces that it has on the way.
 
     Args:
-        earlier: For each node its neighbours among the nodes before.
+        earlier: For each node, in the order in which they are added, the numbers of its neighbours
+            among the nodes before it.
 
     Returns:
-        All faces that the graph has at some time. If it becomes non-planar, nodes that fit into no
-        face are left out.
+        The faces, those that appear first at the beginning; `Face.since` and `Face.until` say when
+        the graph has them. If the graph becomes non-planar, nodes that fit into no face are left
+        out.
     """
     every: list[Face] = []
     present: list[Face] = []
@@ -127,19 +140,23 @@ def _embedded(earlier: Sequence[set[int]]) -> list[list[int]]:
 
 
 class GraphsWithFaces(GrowingGraphs):
-    """`GrowingGraphs` that know which faces their new nodes may lie in.
+    """M partly drawn graphs, each with a new node, and the faces in which the new node may lie.
+
+    They are parts of B complete graphs (in scoring, one part for each node; in drawing, B = M).
+    Their faces are listed once for each complete graph, at most F of them.
 
     Args:
-        links: As of `GrowingGraphs`, (M, N, N) bool.
-        number: As of `GrowingGraphs`, (M,) long.
-        graph: Which of B sets of faces each graph has, (M,) long.
-        faces: The faces of each of the B sets, R at most, at all times.
+        links: Adjacency matrices of the M graphs without the new node, (M, N, N) bool.
+        number: Number of nodes of each graph, and so the number of the new node, (M,) long.
+        graph: Which of the B complete graphs each of the M graphs is a part of, (M,) long.
+        faces: For each of the B graphs, what `faces_of` returns.
 
     Attributes:
-        on_face: Which nodes lie on the faces of each set, (B, R, N) bool.
-        length: Lengths of the walks, up to `LONGEST`; 0 for no face, (B, R) long.
+        on_face: True where a node lies on a face, (B, F, N) bool.
+        length: Length of each face, at most `LONGEST`; 0 at the end of shorter lists, (B, F) long.
         graph: As the argument.
-        fitting: Which faces the partly drawn graphs have that have all `joined` nodes, (M, R) bool.
+        fitting: True for the faces in which a new node may lie: the partly drawn graph has the
+            face, and all neighbours that the new node has so far lie on it, (M, F) bool.
     """
 
     def __init__(self, links: Tensor, number: Tensor, graph: Tensor, faces: list[list[Face]]):
@@ -164,15 +181,16 @@ class GraphsWithFaces(GrowingGraphs):
         self.fitting[at] &= self.on_face[self.graph[at], :, far]
 
     def features(self, at: Tensor, far: Tensor) -> list[Tensor]:
-        """Describe possible edges from new nodes to earlier ones.
+        """Describe possible edges from new nodes to earlier ones by small counts.
 
         Args:
-            at: As of `GrowingGraphs.features`, (R,) long.
-            far: As of `GrowingGraphs.features`, (R,) long.
+            at: Numbers of R of the M graphs, (R,) long.
+            far: In each of them, the earlier node to which an edge is possible, (R,) long.
 
         Returns:
-            The features of `GrowingGraphs`, and one more, `FACE`: the length of the longest face
-            that has all `joined` nodes and `far`, up to `LONGEST`; 0 if there is no such face.
+            The features of `GrowingGraphs.features`, (R,) long each, and one more, number `FACE`:
+            the length, at most `LONGEST`, of the longest face on which both `far` and all
+            neighbours lie that the new node has so far; 0 if there is no such face.
         """
         graph = self.graph[at]
         shared = self.fitting[at] & self.on_face[graph, :, far]
@@ -181,15 +199,17 @@ class GraphsWithFaces(GrowingGraphs):
 
 
 class FaceNetwork(GrowthNetwork):
-    """`GrowthNetwork` that also sees whether the ends of an edge share a face.
+    """`GrowthNetwork` that also sees whether both ends of a possible edge lie on one face.
 
     Args:
-        code: The variables of a node.
-        **arguments: Those of `GrowthNetwork`.
+        code: Map from graphs to variables, which the network predicts.
+        **arguments: The arguments of `GrowthNetwork`, by name.
 
     Attributes:
-        faces: Embedding of the number of edges of the new node, and of the feature `FACE`.
-        together: Logits by the features of `TOGETHER`, divided by `SCALE`.
+        faces: Embedding with a row for each pair of the number of edges of the new node and the
+            feature `FACE`.
+        together: Logits, divided by `SCALE`, with a row for each combination of the features in
+            `TOGETHER`.
     """
 
     def __init__(self, code, **arguments):
@@ -223,7 +243,10 @@ class FaceNetwork(GrowthNetwork):
 
 
 class FaceModel(GrowthModel):
-    """`GrowthModel` of planar graphs, whose network sees faces; see `FaceNetwork`."""
+    """`GrowthModel` of planar graphs, whose network sees the faces of the graph so far.
+
+    The arguments are those of `GrowthModel`; the network is a `FaceNetwork`.
+    """
 
     network_classes = (FaceNetwork,)
     architecture = "faces"

@@ -1,15 +1,21 @@
 """The graph model "growth": graphs of any kind, node by node, each with its edges to earlier nodes.
 
-- The *code* of a graph has V variables for each node (`RowCode`): its category, and one variable
-  for each earlier node, which says whether there is an edge and of which category.
-- The *new node* is the one whose variables are being decided; the *joined* nodes are the earlier
-  ones to which it has an edge so far.
-- An edge is *open* if it lies in fewer than two triangles. In graphs such as triangulations of the
-  plane, where each edge lies in two triangles at most, new nodes attach to open edges; features of
-  a possible edge therefore count open edges apart.
-- The *pieces* of a new node are its edges minus the open edges among the joined nodes: 1 if a
-  chain of open edges links all joined nodes, more if there are several such chains.
-- The node order is random, a latent of the model (`RandomOrder`), drawn by `most_edges_first`.
+- The *code* of a graph has V *variables* for each node (`RowCode`): its category, and one variable
+  for each earlier node, which says whether there is an edge to it and of which category.
+- The *new node* of a partly drawn graph is the one whose variables are being decided. The nodes
+  before it are complete: they have all their edges to each other. The *joined* nodes are those to
+  which the new node has an edge so far.
+- *Features* of a possible edge, from the new node to an earlier one, are small counts that help to
+  predict whether there is an edge, such as the degree of the earlier node.
+- An edge is *open* if it lies in fewer than two triangles. In triangulations of the plane each edge
+  lies in at most two, so that new nodes attach to open edges. Features count open edges apart.
+- The *pieces* of a new node are its edges minus the open edges among the joined nodes. With joined
+  nodes 1, 2, 3 and open edges 1-2 and 2-3 they are 3 - 2 = 1: one chain. Several chains give more.
+- The *node order* is drawn at random (`graphcnf.graphs.random_order`), by `most_edges_first`.
+
+B graphs in a batch have up to N nodes; those beyond a graph's own number are *padding*. M partly
+drawn graphs, or R of them, are treated at a time. H are the channels of the output head of edges, C
+those of the attention blocks.
 """
 
 from __future__ import annotations
@@ -62,21 +68,22 @@ CELLS = 2**24  # number of pairs of nodes whose features are computed at once
 
 
 def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw random orders of graphs (B, N, N) by maximum cardinality search.
+    """Draw random node orders by maximum cardinality search, so that partial graphs are compact.
 
-    The next node is one with the most edges to earlier nodes (Tarjan & Yannakakis 1984) and, among
-    these, with the most edges between its earlier neighbours, so that partial graphs are compact.
-    Of several such nodes, all are equally likely.
+    The next node is always one with the most edges to earlier nodes (Tarjan & Yannakakis 1984). Of
+    these it is one with the most edges between its earlier neighbours. If several nodes are left,
+    all are equally likely.
 
     Args:
-        adjacency: Edges, (B, N, N) bool.
+        adjacency: Edges of B graphs, (B, N, N) bool.
         sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform numbers, (B, N, N or more): the t-th node of graph b is the candidate i
-            with the smallest `uniforms[b, i, t]`.
+        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
+            node of graph b is the one of the possible nodes i with the smallest
+            `uniforms[b, i, t]`.
 
     Returns:
-        The orders (B, N) long, padding last, and their log-probabilities, (B,) nats. New node i is
-        old node `order[i]`.
+        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
+        padding comes last; and the logarithm of the probability of each order, (B,) nats.
     """
     batch, nodes = adjacency.shape[:2]
     rows, links = torch.arange(batch, device=adjacency.device), adjacency.double()
@@ -102,18 +109,27 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
 
 
 class RowCode:
-    """One-to-one map from numbered graphs to V categories per node.
+    """One-to-one map from graphs with numbered nodes to codes: V variables for each node.
 
-    The variables of node i are its category, then the category plus 1 of the edge to each of the
-    nodes i - 1, i - 2, ..., 0; 0 for no edge.
+    Variable 0 of node i is its category. Variable k is the category plus 1 of its edge to node
+    i - k, or 0 if there is no edge or no such node. So a row of the adjacency matrix is read
+    backwards, from the node just before.
 
     Args:
-        max_nodes: Largest number of nodes of a graph, V.
+        max_nodes: Largest number of nodes of a graph; it is the number V of variables, too.
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
 
     Attributes:
-        cardinalities: Number of values of each variable, V of them.
+        cardinalities: Number of values of each of the V variables of a node.
+
+    Examples:
+        >>> from graphcnf.graphs import PackedGraphs
+        >>> graphs = PackedGraphs.from_lists([([0, 1, 1], [(0, 1), (0, 2)], [0, 0])])
+        >>> RowCode(3, node_categories=2, edge_categories=1).encode(GraphBatch.collate(graphs))[0]
+        tensor([[[0, 0, 0],
+                 [1, 1, 0],
+                 [1, 0, 1]]])
     """
 
     def __init__(self, max_nodes: int, *, node_categories: int, edge_categories: int):
@@ -121,15 +137,25 @@ class RowCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return what variable k of a node describes: "nodes" for k = 0, else "edges"."""
+        """Return under which name the log-probability of variable k of a node is reported.
+
+        Args:
+            k: Number of the variable, from 0.
+
+        Returns:
+            "nodes" for k = 0, the category of the node; "edges" for the others.
+        """
         return "edges" if k else "nodes"
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Return the codes of graphs.
+        """Write graphs as codes.
+
+        Args:
+            batch: B graphs of at most `max_nodes` nodes.
 
         Returns:
-            Codes (B, N, V) long, 0 at padding, and whether each graph has a code, (B,) bool: always
-            True.
+            Two tensors: the codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,)
+            bool, which is True for all of them here.
         """
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
@@ -138,11 +164,14 @@ class RowCode:
         return x, torch.ones_like(batch.mask[:, 0])
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs that have codes.
+        """Read graphs from their codes; the inverse of `encode`.
 
         Args:
             x: Codes, (B, N, V) long.
             mask: True for real nodes, (B, N) bool.
+
+        Returns:
+            B graphs, with the node numbers of the code.
         """
         x = torch.where(mask[..., None], x, 0)
         labels = edges_of(x)
@@ -150,15 +179,14 @@ class RowCode:
 
 
 def edges_of(x: Tensor) -> Tensor:
-    """Read the edges of graphs out of their codes.
+    """Read the edges of graphs out of their codes, as the lower triangle of a matrix.
 
     Args:
-        x: Codes, as `RowCode.encode` returns them: the category of each node, and a variable for
-            its edge to each earlier node, (B, N, V) long.
+        x: Codes, as `RowCode.encode` returns them, (B, N, V) long.
 
     Returns:
-        Entry [b, i, j] is the category plus 1 of the edge between nodes i and j of graph b, (B, N,
-        N) long; 0 for no edge, and for j >= i.
+        (B, N, N) long. For j < i, entry [b, i, j] is the category plus 1 of the edge between nodes
+        i and j of graph b, or 0 if there is none. For j >= i it is 0.
     """
     number = torch.arange(x.shape[1], device=x.device)
     back = (number[:, None] - number).clamp(min=0)
@@ -166,20 +194,24 @@ def edges_of(x: Tensor) -> Tensor:
 
 
 class GrowingGraphs:
-    """M partly drawn graphs of up to N nodes, each with a new node and the edges it has so far.
+    """M partly drawn graphs, each with a new node and the edges that it has so far.
+
+    At first the new nodes have no edges; `join` adds them, and keeps all counts up to date.
 
     Args:
         links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
-        number: Number of nodes of each graph, and so the number of the new node, (M,) long.
+        number: Number of the new node, which is also the number of nodes before it, (M,) long.
 
     Attributes:
-        links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
-        open: Edges of `links` that lie in fewer than two triangles, (M, N, N) bool.
-        number: Number of nodes of each graph, and so the number of the new node, (M,) long.
+        links: As the argument.
+        open: Which edges of `links` lie in fewer than two triangles, (M, N, N) bool.
+        number: As the argument.
         joined: Nodes to which the new node has an edge, (M, N) bool.
-        reached: Number of `joined` nodes with an open edge to each node, (M, N) long.
+        reached: For each node, the number of joined nodes to which it has an open edge, (M, N)
+            long.
         edges: Number of edges of the new node, (M,) long.
-        pieces: `edges` minus the number of open edges among `joined` nodes, (M,) long.
+        pieces: Number of edges of the new node minus the number of open edges among the joined
+            nodes, (M,) long.
     """
 
     def __init__(self, links: Tensor, number: Tensor):
@@ -190,11 +222,11 @@ class GrowingGraphs:
         self.edges, self.pieces = number.new_zeros(2, len(number))
 
     def join(self, at: Tensor, far: Tensor) -> None:
-        """Add an edge to the new nodes of R graphs, in place.
+        """Add one edge to the new nodes of some graphs, in place.
 
         Args:
-            at: Numbers of the graphs among the M, each at most once, (R,) long.
-            far: The earlier node to which each new node gets an edge, (R,) long.
+            at: Numbers of R of the M graphs, each at most once, (R,) long.
+            far: In each of them, the earlier node to which the new node gets an edge, (R,) long.
         """
         self.edges[at] += 1
         self.pieces[at] += 1 - self.reached[at, far]
@@ -202,17 +234,23 @@ class GrowingGraphs:
         self.reached[at] += self.open[at, far]
 
     def features(self, at: Tensor, far: Tensor) -> list[Tensor]:
-        """Describe possible edges from new nodes to earlier ones.
+        """Describe possible edges from new nodes to earlier ones by small counts.
 
         Args:
-            at: Numbers of the R graphs among the M, (R,) long.
-            far: The earlier node of each possible edge, (R,) long.
+            at: Numbers of R of the M graphs, (R,) long.
+            far: In each of them, the earlier node to which an edge is possible, (R,) long.
 
         Returns:
-            Features, (R,) long each, in the order of `RANGES`: degree of `far`, and degree counting
-            open edges only; number of `joined` nodes with an edge to `far`, and with an open edge;
-            number of paths of two open edges from a joined node to `far` by way of a node before
-            `far`; `edges` and `pieces`.
+            Seven features, (R,) long each:
+
+            0. the degree of `far`;
+            1. its number of open edges;
+            2. the number of joined nodes that have an edge to `far`;
+            3. the number of joined nodes that have an open edge to `far`;
+            4. the number of paths of two open edges from a joined node to `far`, by way of a node
+               with a smaller number than `far`;
+            5. the number of edges of the new node so far;
+            6. the pieces of the new node.
         """
         links, open_edges, reached = self.links[at, far], self.open[at, far], self.reached[at]
         before = torch.arange(links.shape[1], device=far.device) < far[:, None]
@@ -242,19 +280,20 @@ def _shared(links: Tensor, others: Tensor) -> Tensor:
 
 @dataclass
 class NewNodes:
-    """Hidden state of M new nodes whose variables are decided one after the other.
+    """Hidden state of M new nodes: all that the network knows when it decides their next variable.
 
     Attributes:
-        grown: The graphs and the edges of their new nodes, updated in place.
-        nodes: Channels of earlier nodes in B graphs, (B, N, 3 * H): H for the logits of an edge to
-            the node, H as factors of the new node's channels, and H to add to `ends` once there is
-            an edge to the node.
-        graph: Index into `nodes` of the graph of each new node, (M,) long.
-        at: Index into `grown` of the graph of each new node, (M,) long.
-        h: Output of attention for the partial graphs, (M, C).
-        own: Channels of the new nodes in the output head of edges, (M, H).
-        ends: Sum of channels over the edges so far, (M, H).
-        decided: Number of variables decided so far.
+        grown: The partly drawn graphs, with the edges of their new nodes; updated in place. It may
+            have more graphs than M: those whose new node is complete stay in it.
+        nodes: Channels of the earlier nodes of B graphs, (B, N, 3 * H): H are added to those of the
+            new node for the logits of an edge to this node, H are factors of the new node's
+            channels, and H are added to `ends` once there is an edge to this node.
+        graph: Which of the B graphs of `nodes` each new node belongs to, (M,) long.
+        at: Which of the graphs of `grown` each new node belongs to, (M,) long.
+        h: Output of the attention blocks for the graphs without the new node, (M, C).
+        own: Channels of the new nodes themselves, (M, H).
+        ends: Sum of channels over the edges that each new node has so far, (M, H).
+        decided: Number of variables decided so far, the same for all; the next one has this number.
     """
 
     grown: GrowingGraphs
@@ -268,18 +307,19 @@ class NewNodes:
 
 
 class GrowthNetwork(AutoregressiveNetwork):
-    """Network of the category of each node and its edges to earlier nodes.
+    """Network that predicts the category of each node and then its edges to earlier nodes.
 
-    Causal attention over the nodes encodes the partial graph, with biases by distance in the order,
-    edges and shared neighbours. The logits of an edge depend on the channels of both nodes, on the
-    edges of the new node so far, and on features of the partial graph (`GrowingGraphs.features`).
+    Causal attention over the nodes encodes the graph so far. Its attention biases depend on whether
+    two nodes have an edge, how many neighbours they share, and their distance in the order. The
+    logits of an edge depend on channels of both nodes, on the edges of the new node so far, and on
+    the features of the edge (`GrowingGraphs.features`).
 
     Args:
-        code: The variables of a node.
+        code: Map from graphs to variables; read are its `cardinalities`.
         max_nodes: Largest number of nodes of a graph.
-        connected: True if every node but the first gets an edge.
-        planar: True if drawing drops edges that would make a graph non-planar; the density does not
-            include this rule.
+        connected: True if every node but the first must get an edge, in scoring and in drawing.
+        planar: True if drawing drops edges that would make a graph non-planar. Scoring does not
+            know this rule.
         width: Channels C of a position.
         layers: Attention blocks.
         heads: Attention heads.
@@ -288,7 +328,8 @@ class GrowthNetwork(AutoregressiveNetwork):
         dropout: Share of the channels that training leaves out.
 
     Attributes:
-        starts: First rows in the table `counts` of the embedding of `TOGETHER`, then of `COUNTED`.
+        starts: Where parts of the embedding table `counts` begin, (1 + len(COUNTED),) long: first
+            the rows for the features of `TOGETHER`, then those for each pair of `COUNTED`.
     """
 
     starts: Tensor
@@ -343,14 +384,14 @@ class GrowthNetwork(AutoregressiveNetwork):
     def inputs(
         self, x: Tensor, number: Tensor | int, sizes: Tensor, edges: Tensor, pieces: Tensor
     ) -> Tensor:
-        """Embed nodes with all their edges, the input of attention.
+        """Embed nodes that are complete, with all their edges, as inputs of the attention blocks.
 
         Args:
-            x: Variables of M nodes, (M, V) long.
-            number: Their numbers in their graphs, (M,) long, or an int for all.
-            sizes: Numbers of nodes of their graphs, (M,) long.
-            edges: Numbers of their edges to earlier nodes, (M,) long.
-            pieces: Pieces of the nodes, as defined at the top of this module, (M,) long.
+            x: Variables of M nodes, one in each of M graphs, (M, V) long.
+            number: Number of the node in its graph, (M,) long, or an int for all.
+            sizes: Number of nodes that the complete graph will have, (M,) long.
+            edges: Number of edges of the node to earlier nodes, (M,) long.
+            pieces: Pieces of the node when its last edge had been decided, (M,) long.
 
         Returns:
             Inputs, (M, C).
@@ -363,41 +404,46 @@ class GrowthNetwork(AutoregressiveNetwork):
         return h
 
     def biases(self, links: Tensor, shared: Tensor, back: Tensor) -> Tensor:
-        """Return attention biases of pairs of nodes.
+        """Return attention biases: numbers that are added to the attention scores of two nodes.
 
         Args:
-            links: True for pairs with an edge, (...) bool.
-            shared: Numbers of shared neighbours, (...).
-            back: Distances in the node order, (...) long.
+            links: True for pairs of nodes that have an edge, (...) bool.
+            shared: Number of neighbours that the two nodes share, (...).
+            back: Distance of the two nodes in the node order, long, of a shape that broadcasts to
+                (...).
 
         Returns:
-            Biases, (..., layers * heads).
+            Biases, (..., layers * heads): one for each head of each block.
         """
         kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
         return self.by_distance.t()[back] + self.by_link.t()[kind]
 
     def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
-        """Return the hidden state of M new nodes before their first variable.
+        """Return the hidden state of M new nodes before their first variable, the category.
 
         Args:
-            grown: The M graphs with their new nodes.
-            nodes: Channels of earlier nodes in B graphs, see `NewNodes`, (B, N, 3 * H).
-            graph: Index into `nodes` of the graph of each new node, (M,) long.
-            h: Output of attention for the partial graphs, (M, C).
+            grown: The M partly drawn graphs, whose new nodes have no edges yet.
+            nodes: Channels of the earlier nodes of B graphs, see `NewNodes`, (B, N, 3 * H).
+            graph: Which of the B graphs each new node belongs to, (M,) long.
+            h: Output of the attention blocks for the graphs without the new node, (M, C).
         """
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield the nodes of complete graphs in several steps, with attention in one pass.
+        """Yield the nodes of complete graphs for scoring, each given the nodes before it.
 
-        Features take a matrix (N, N) for every node. To bound memory, a step has so many nodes that
-        their matrices have up to `CELLS` entries.
+        The attention blocks are evaluated once, for all nodes. The features take a matrix (N, N)
+        for every node, though. To bound memory, the nodes are divided into steps whose matrices
+        have at most `CELLS` entries together.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
+
+        Yields:
+            Steps, whose `hidden` is a `NewNodes`; together they have every real node once.
         """
         mask = context.mask
         x = torch.where(mask[..., None], x, 0)
@@ -433,30 +479,42 @@ class GrowthNetwork(AutoregressiveNetwork):
             yield Step(graph, node, hidden)
 
     def growing(self, links: Tensor, graph: Tensor, node: Tensor) -> GrowingGraphs:
-        """Return partly drawn graphs with their new nodes, of which nothing is decided.
+        """Cut M partly drawn graphs out of larger ones; their new nodes have no edges yet.
+
+        `steps` and `GrowthState` call it. A subclass overrides it to return a class with further
+        features.
 
         Args:
             links: Adjacency matrices of B graphs, (B, N, N) bool.
-            graph: Which of these each of the M partly drawn graphs is a part of, (M,) long.
-            node: Number of its new node; the nodes before are those of the part, (M,) long.
+            graph: Which of the B graphs each of the M is a part of, (M,) long.
+            node: Number of the new node of each; the nodes before it form the partly drawn graph,
+                (M,) long.
         """
         part = torch.arange(links.shape[1], device=links.device) < node[:, None]
         return GrowingGraphs(links[graph] & part[:, None] & part[..., None], node)
 
     def describe(self, features: list[Tensor]) -> Tensor:
-        """Return the embedding of R possible edges by their features, (R, H).
+        """Embed the features of possible edges; `logits` adds them to the channels of both nodes.
 
         Args:
-            features: As `GrowingGraphs.features` returns them, (R,) long each.
+            features: Features of R possible edges, as `GrowingGraphs.features` returns them, (R,)
+                long each.
+
+        Returns:
+            Channels, (R, H).
         """
         return self.counts(self._rows(features)).sum(1)
 
     def score(self, h: Tensor, features: list[Tensor]) -> Tensor:
-        """Return the logits of R possible edges, (R, number of edge categories + 1).
+        """Return the logits of possible edges from the last hidden layer; `logits` calls it.
 
         Args:
-            h: Output of the hidden layers, (R, H).
-            features: As `GrowingGraphs.features` returns them, (R,) long each.
+            h: Output of the last hidden layer for R possible edges, (R, H).
+            features: Their features, as `GrowingGraphs.features` returns them, (R,) long each; a
+                subclass may use them once more.
+
+        Returns:
+            Logits, (R, 1 + number of edge categories); the first one stands for no edge.
         """
         return self.edge(h)
 
@@ -500,16 +558,18 @@ class GrowthNetwork(AutoregressiveNetwork):
         return torch.stack([together, *pairs], -1) + self.starts
 
     def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
-        """Add a decided variable to the hidden state of M new nodes; edges are added to `grown`.
+        """Go on from a decided variable of M new nodes to their next one.
 
-        After the edge to the first node, a new node is complete and leaves the step.
+        If the variable is an edge, it is added to `hidden.grown`, in place. A node that has decided
+        about its edges to all earlier nodes is complete, and has no next variable.
 
         Args:
-            hidden: Hidden state of the M nodes.
-            x: The variable of each, (M,) long.
+            hidden: Hidden state of the variable that has been decided.
+            x: Its value at each of the M nodes, (M,) long.
 
         Returns:
-            The hidden state of the next variable, and the indices (R,) of the nodes that have it.
+            The hidden state of the next variable, for the R nodes that have one; and which of the M
+            nodes these are, (R,) long.
         """
         grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
         own = hidden.own
@@ -528,12 +588,15 @@ class GrowthNetwork(AutoregressiveNetwork):
     def settle(self, hidden: NewNodes, x: Tensor) -> Tensor:
         """Drop drawn edges that would make a graph non-planar, if the network is `planar`.
 
+        Drawing calls it after each variable; scoring does not, so that the density does not know
+        this rule.
+
         Args:
             hidden: Hidden state of M new nodes.
-            x: Categories drawn for their next variable, (M,) long.
+            x: Values that were drawn for their next variable, (M,) long.
 
         Returns:
-            The categories, (M,) long, with 0 (no edge) for an edge that is dropped.
+            The values to use, (M,) long: 0 (no edge) where an edge is dropped.
         """
         if not self.planar or not hidden.decided:
             return x
@@ -574,19 +637,24 @@ def _within(count: Tensor, name: int) -> Tensor:
 
 
 class GrowthState:
-    """State of B partly drawn graphs, updated in place.
+    """B graphs that are being drawn node by node; updated in place.
 
-    Graphs are sorted by size, the largest first, so that complete ones are last and leave the
-    batch; all rows below are in this order (`InSequence`).
+    `AutoregressiveNetwork.one_by_one` calls `step` and `update` in turn. Inside, the graphs are
+    sorted by size, the largest first. So the M graphs that have another node are always the first M
+    (`InSequence`); rows of all tensors below are in this order.
+
+    Args:
+        network: The network.
+        mask: Real nodes of the graphs to draw, (B, N) bool.
 
     Attributes:
-        network: The network.
-        order: Which graphs have another node.
-        cache: Keys and values of the attention for all nodes so far.
-        links: Adjacency matrices so far, (B, N, N) bool.
+        network: As the argument.
+        order: Which node is next, and which graphs have it.
+        cache: Keys and values of the attention blocks for all nodes so far.
+        links: Adjacency matrices of the nodes so far, (B, N, N) bool.
         nodes: Channels of the nodes so far, see `NewNodes`, (B, N, 3 * H).
-        grown: The graphs with their new nodes.
-        x: Variables of the last node, (M, V) long.
+        grown: The unfinished graphs with their new nodes; set by `step`.
+        x: Variables of the node before, (M, V) long; set by `update`.
     """
 
     grown: GrowingGraphs
@@ -599,9 +667,13 @@ class GrowthState:
         self.nodes = network.initial.new_zeros(batch, size, 3 * network.head_width)
 
     def step(self) -> Step | None:
-        """Go on to the next node of all unfinished graphs; None once all are complete.
+        """Go on to the next node of all unfinished graphs.
 
-        First the node before goes through the attention blocks, now that it has all its edges.
+        The node before goes through the attention blocks only now: `update` has brought its edges.
+
+        Returns:
+            A step of the M graphs that have another node, whose `hidden` is a `NewNodes`; None once
+            all graphs are complete.
         """
         if not self.order.next():
             return None
@@ -623,10 +695,10 @@ class GrowthState:
         return self.order.step(net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
-        """Append the node that `step` returned last to the M unfinished graphs.
+        """Receive the variables that were drawn for the node of the last `step`, and add its edges.
 
         Args:
-            x: Variables of the node: its category and its edges, (M, V) long.
+            x: Variables of this node in each of the M unfinished graphs, (M, V) long.
         """
         number = self.order.position
         edges = x[:, 1 : number + 1].flip(1) > 0
@@ -636,17 +708,21 @@ class GrowthState:
 
 
 class GrowthModel(RandomOrder[GrowthNetwork]):
-    """p(graph) node by node, each with its edges to earlier nodes, by a `GrowthNetwork`.
+    """Density of graphs of any kind, node by node with the edges to earlier nodes.
 
-    The order is a latent, see `most_edges_first`; given the order, `bounds` is exact.
+    The network is a `GrowthNetwork`. The node order is a latent variable, which `most_edges_first`
+    draws; given the order, the probability of a graph is exact. `model_for_graphs(graphs,
+    architecture="growth", ...)` builds it.
 
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        connected: True if every node but the first gets an edge.
-        planar: True if drawing drops edges that would make a graph non-planar.
-        **network: Further arguments of `GrowthNetwork`.
+        connected: True if every node but the first must get an edge: other graphs have probability
+            0.
+        planar: True if drawing drops edges that would make a graph non-planar. The density does not
+            know this rule.
+        **network: Further arguments of `GrowthNetwork`, such as `width` and `layers`.
     """
 
     network_classes = (GrowthNetwork,)
@@ -677,15 +753,17 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Measure the arguments that depend on the training graphs.
+        """Measure the arguments of the constructor that depend on the training graphs.
+
+        `model_for_graphs` calls it.
 
         Args:
             graphs: The training graphs.
             **options: `support`: False for no planarity rule; others are ignored.
 
         Returns:
-            "connected": True if all graphs are connected. "planar": True if all graphs are planar
-            and `support` is not False.
+            Two arguments by name: "connected", True if all graphs are connected; and "planar", True
+            if all graphs are planar and `support` is not False.
         """
         import networkx as nx
 

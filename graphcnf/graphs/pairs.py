@@ -1,10 +1,20 @@
-"""Graph model "pairs": GraphCNF as published, in three steps with a latent per pair of nodes.
+"""The graph model "pairs": GraphCNF as published, in one shot, with latents for each pair of nodes.
 
-A batch has B graphs of N nodes. Each node has D latents. The first step, "nodes", makes these of
-the node categories. The second, "edges", makes E latents for each pair of nodes that has an edge,
-of the edge categories. The third, "adjacency", draws E latents for all other pairs, so that all P =
-N (N - 1) / 2 pairs have some, from which it can be told whether the pair has an edge. Each step
-transforms the latents so far by a flow of its own.
+A batch has B graphs of N nodes; nodes beyond a graph's own number are *padding*. *Latents* are
+continuous variables: D for each node, E for each pair of nodes. A graph is encoded in three
+*steps*, each with a flow that transforms all latents so far:
+
+1. "nodes" encodes the node categories as node latents, given all edges with their categories.
+2. "edges" encodes the edge categories as latents of the *real edges*, the pairs that have an edge,
+   given which pairs these are.
+3. "adjacency" draws random latents for all other pairs, the *virtual edges*. Now all P =
+   N (N - 1) / 2 pairs have latents, and nothing else need be known: a decoder tells from the
+   latents of a pair whether its edge is real.
+
+Sampling goes the other way, from latents of the base density back to node categories. All networks
+see all nodes and pairs at once, so that it takes the same number of evaluations for any graph.
+
+(Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B.)
 """
 
 from __future__ import annotations
@@ -41,17 +51,17 @@ from graphcnf.pretrained import keep_arguments
 
 @dataclass
 class GraphLatents:
-    """Latents of the nodes and of P pairs of nodes.
+    """Latents of the nodes and of P listed pairs of nodes, which a flow transforms together.
 
-    In the step "edges", the pairs are those with an edge, and P is the largest number of edges of a
-    graph of the batch. In the step "adjacency", they are all N (N - 1) / 2 pairs.
+    In the step "edges", the list has the pairs with an edge, and P is the largest number of edges
+    of a graph of the batch. In the step "adjacency", it has all N (N - 1) / 2 pairs.
 
     Attributes:
         nodes: Latents of the nodes, (B, N, D).
         pairs: Latents of the pairs, (B, P, E).
-        node_mask: True for real nodes, (B, N) bool.
-        pair_mask: True for real pairs, the others are padding, (B, P) bool.
-        index: The two nodes of each pair, the one with the larger number first, (B, P, 2) long.
+        node_mask: True for nodes that are no padding, (B, N) bool.
+        pair_mask: True for pairs that are no padding, (B, P) bool.
+        index: Numbers of the two nodes of each pair, the larger one first, (B, P, 2) long.
     """
 
     nodes: Tensor
@@ -62,15 +72,17 @@ class GraphLatents:
 
 
 class NodesAndPairs(Bijection):
-    """Bijection of `GraphLatents` that applies one tensor bijection to nodes, one to pairs.
+    """Bijection of `GraphLatents`: one bijection of tensors for the nodes, and one for the pairs.
 
     Args:
-        nodes: Bijection of the node latents.
-        pairs: Bijection of the pair latents.
-        network: None for bijections without a network. Otherwise both are couplings, and the
-            parameters of both are `network(nodes, context, pairs, latents)`, a function of the
-            untransformed channels of nodes and pairs.
-        swap: `swap` of both couplings.
+        nodes: Bijection of the node latents (B, N, D).
+        pairs: Bijection of the pair latents (B, P, E).
+        network: None for two bijections without a network, such as `ActNorm`. Otherwise both are
+            couplings, and one network gives the parameters of both, so that nodes and pairs depend
+            on each other. It is called as `network(nodes, context, pairs, latents)` with the
+            untransformed channels of nodes and pairs, as a `PairNetwork` is.
+        swap: With a network: the `swap` of both couplings, which says which channels they
+            transform.
     """
 
     def __init__(self, nodes, pairs, network: nn.Module | None = None, *, swap: bool = False):
@@ -122,17 +134,24 @@ class _Given(nn.Module):
 
 
 def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> SequentialBijection:
-    """Build blocks of actnorm, invertible linear map and mixture coupling of nodes and pairs.
+    """Build the flow of the latents of nodes and pairs, for the steps "edges" and "adjacency".
+
+    It is a sequence of blocks; each is an actnorm, an invertible linear map, and a coupling with a
+    mixture of logistics, of the nodes and of the pairs.
 
     Args:
-        network: Called as `network(node_in, node_out, pair_in, pair_out)`, numbers of channels, to
-            build the network of a block's couplings, such as a `PairNetwork`.
+        network: Function that builds the network of a block, such as a `PairNetwork`. It is called
+            as `network(node_in, node_out, pair_in, pair_out)`: the channels of a node that the
+            network sees, the parameters of a node that it returns, and the same for a pair.
         couplings: Number of blocks.
-        dims: Latents of a node and of a pair, at least 2 each.
-        mixtures: Logistics of a coupling of nodes and of one of pairs.
+        dims: Number of latents of a node, and of a pair, at least 2 each.
+        mixtures: Number of logistics of each coupling of nodes, and of each coupling of pairs.
 
     Returns:
         A bijection of `GraphLatents`.
+
+    Raises:
+        UserError: if nodes or pairs have fewer than 2 latents.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -150,14 +169,14 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
 
 
 def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """List all pairs of nodes.
+    """List all P = N (N - 1) / 2 pairs of nodes: (1, 0), (2, 0), (2, 1), (3, 0), ....
 
     Args:
-        mask: Real nodes, (B, N) bool.
+        mask: True for nodes that are no padding, (B, N) bool.
 
     Returns:
-        The nodes of each of the P = N (N - 1) / 2 pairs, the later one first, (B, P, 2) long, and
-        True where both are real, (B, P) bool.
+        Two tensors: the numbers of the two nodes of each pair, the larger one first, (B, P, 2)
+        long; and True for pairs of which neither node is padding, (B, P) bool.
     """
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
@@ -165,15 +184,15 @@ def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
-    """Put values of pairs of nodes into a symmetric tensor, 0 elsewhere.
+    """Put values of listed pairs of nodes into a matrix over all nodes; `of_pairs` reads them.
 
     Args:
         values: Values of P distinct pairs, (B, P, ...).
-        index: The two nodes of each pair, (B, P, 2) long.
-        nodes: Number of nodes N.
+        index: Numbers of the two nodes of each pair, (B, P, 2) long.
+        nodes: Number N of nodes.
 
     Returns:
-        (B, N, N, ...).
+        (B, N, N, ...), symmetric in the nodes; 0 for pairs that are not listed.
     """
     rows = torch.arange(len(index), device=index.device)[:, None]
     i, j = index.unbind(-1)
@@ -183,38 +202,43 @@ def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
 
 
 def of_pairs(values: Tensor, index: Tensor) -> Tensor:
-    """Return the values of pairs of nodes, (B, P, ...).
+    """Read the values of listed pairs of nodes from a matrix over all nodes.
 
     Args:
         values: Values of all pairs of nodes, (B, N, N, ...).
-        index: The two nodes of each of P pairs, (B, P, 2) long.
+        index: Numbers of the two nodes of each of the P listed pairs, (B, P, 2) long.
+
+    Returns:
+        Their values, (B, P, ...).
     """
     rows = torch.arange(len(index), device=index.device)[:, None]
     return values[rows, index[..., 0], index[..., 1]]
 
 
 class PairNetwork(nn.Module):
-    """Network of couplings: parameters of nodes and, with `pair_in` channels, of pairs.
+    """Network that gives the parameters of couplings: those of nodes and, on demand, of pairs.
 
-    Each pair has a small hidden vector, which acts on the nodes through attention biases and a
-    sum-pooled message. Features of the graph, those of a `GraphContext`, enter as node features and
-    attention biases.
+    A *coupling* transforms some channels with parameters that are computed from the others
+    (`graphcnf.flows.coupling`). This network computes them by attention over the nodes. Each pair
+    of nodes has a small hidden vector, which acts on the nodes in two ways: as an attention bias,
+    and as a message that is summed over the pairs of a node. What is known of the graph
+    (`GraphContext`) enters as features of nodes, and as attention biases and features of pairs.
 
     Args:
-        node_in: Untransformed channels of a node.
-        node_out: Parameters of a node.
-        pair_in: Untransformed channels of a pair; 0 for a network without pairs.
-        pair_out: Parameters of a pair.
-        node_features: Features of a node in the context.
-        pair_features: Features of a pair in the context.
-        ordered: True if nodes know their numbers, and attention biases and pairs the differences of
-            numbers, up to `reach`; False for a network that is equivariant to renumbering.
+        node_in: Number of untransformed channels of a node.
+        node_out: Number of parameters of a node.
+        pair_in: Number of untransformed channels of a pair; 0 for a network without pairs.
+        pair_out: Number of parameters of a pair.
+        node_features: Number of features of a node in the context; 0 for none.
+        pair_features: Number of features of a pair in the context; 0 for none.
+        ordered: True if the network sees node numbers: each node its own, attention biases and
+            pairs the difference of two. False for a network that is equivariant to renumbering.
         max_nodes: Largest number of nodes of a graph.
-        width: Channels of a node.
-        pair_width: Channels of a pair.
-        layers: Attention blocks.
-        heads: Attention heads.
-        reach: Largest difference of node numbers that is told from larger ones.
+        width: Hidden channels of a node.
+        pair_width: Hidden channels of a pair.
+        layers: Number of attention blocks.
+        heads: Number of attention heads of each block.
+        reach: Largest difference of node numbers that is told from larger ones; used if `ordered`.
     """
 
     def __init__(
@@ -272,17 +296,19 @@ class PairNetwork(nn.Module):
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
     def forward(self, nodes: Tensor, context: GraphContext, pairs=None, latents=None):
-        """Return the parameters of couplings.
+        """Compute the parameters of couplings of nodes and, with pairs, of pairs.
 
         Args:
             nodes: Untransformed channels of the nodes, (B, N, node_in).
-            context: Mask and features of the graphs.
-            pairs: Untransformed channels of the pairs, (B, P, pair_in); None without pairs.
-            latents: `GraphLatents` with the mask and the `index` of the pairs; None without pairs.
+            context: Mask of the nodes, and what is known of the graphs: node features
+                (B, N, node_features), pair features (B, N, N, pair_features).
+            pairs: Untransformed channels of the P pairs, (B, P, pair_in); None without pairs.
+            latents: `GraphLatents`, of which `index` and `pair_mask` say which pairs these are;
+                None without pairs.
 
         Returns:
-            Parameters of the nodes, (B, N, node_out); with pairs, a tuple of these and those of the
-            pairs, (B, P, pair_out).
+            Without pairs, a tensor: the parameters of the nodes, (B, N, node_out). With pairs, two:
+            this one and the parameters of the pairs, (B, P, pair_out).
         """
         mask = context.mask
         count = mask.shape[1]
@@ -328,14 +354,17 @@ START_LOG_SCALE = -1.4
 
 
 class VirtualEdges(nn.Module):
-    """Latents of virtual edges (pairs without an edge), and the decoder of real against virtual.
+    """Latents of virtual edges, and the decoder that tells real from virtual edges.
 
-    Latents of real edges go through a learned affine map, which starts at mean -1.5 and scale
-    e^-1.4. Those of virtual edges are drawn from a logistic density q(z), which starts at mean 1.5
-    with the same scale. The logit of p(A=1|z) is a linear map plus a small network.
+    - The latents of real edges, which the step "edges" gives, are moved by a learned affine map,
+      z * scale + shift. It starts with the scale e^-1.4 and the shift -1.5.
+    - The latents of virtual edges are drawn from a logistic density q(z), which starts with the
+      same scale and the mean 1.5. So both kinds start apart: where they overlap at first, training
+      collapses to graphs without edges.
+    - The decoder's logit of "the edge is real", given z, is a linear map plus a small network.
 
     Args:
-        dim: Latents E of a pair.
+        dim: Number E of latents of a pair.
     """
 
     def __init__(self, dim: int):
@@ -350,37 +379,51 @@ class VirtualEdges(nn.Module):
         self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), zero_init(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the affine map to latents z (B, P, E) of real edges.
+        """Move latents of real edges by the affine map, into the space where the decoder works.
+
+        Args:
+            z: Latents of real edges, (B, P, E).
 
         Returns:
-            The mapped latents, (B, P, E), and the log-det of each edge, (B, P) nats.
+            Two tensors: the moved latents, (B, P, E); and the logarithm of the determinant of the
+            map for each edge, (B, P) nats.
         """
         moved = z * self.real_log_scale.exp() + self.real_shift
         return moved, self.real_log_scale.sum().expand(z.shape[:-1])
 
     def from_joint(self, z: Tensor) -> Tensor:
-        """Return the latents (B, P, E) that `to_joint` maps to z."""
+        """Undo `to_joint`.
+
+        Args:
+            z: Moved latents of real edges, (B, P, E).
+
+        Returns:
+            The latents before the affine map, (B, P, E).
+        """
         return (z - self.real_shift) * (-self.real_log_scale).exp()
 
     def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Draw latents of virtual edges from q(z).
 
         Args:
-            like: Tensor (B, P, E) that gives shape, type and device.
+            like: Any tensor of the shape (B, P, E), and of the type and device of the result.
             noise: Tape that records the draw, or replays it; None for no tape.
 
         Returns:
-            Latents z, (B, P, E), and log q(z) of each pair, (B, P) nats.
+            Two tensors: latents z, (B, P, E); and log q(z) of each pair, (B, P) nats.
         """
         base = logistic_noise(like.shape, like, noise)
         log_q = logistic_log_density(base) - self.log_scale
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
-        """Return log p(real edge|z) - log p(virtual edge|z), nats, (B, P).
+        """Decode latents of pairs: return log p(real edge|z) - log p(virtual edge|z).
 
         Args:
-            z: Latents of pairs, (B, P, E); those of real edges after the affine map.
+            z: Latents of pairs, (B, P, E); those of real edges as `to_joint` returns them.
+
+        Returns:
+            Logits, (B, P) nats; above 0 where the edge is more probably real.
         """
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
@@ -392,21 +435,25 @@ class PairsModel(StochasticModel):
     edges, and all other pairs get latents of virtual edges, which a binary decoder tells from real
     ones (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B).
 
+    `model_for_graphs(graphs, architecture="pairs", ...)` builds it.
+
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        order: Node order of the graphs, "canonical" or "none".
-        nodes: Arguments of the first step: `couplings`, their number (default 3), and arguments of
-            `PairNetwork`.
-        edges: The same of the second step (default 3 couplings).
-        adjacency: The same of the third step (default 6 couplings).
+        order: "canonical" if graphs are numbered canonically, and the networks may see the node
+            numbers; "none" if the numbers must have no effect.
+        nodes: Arguments of the step "nodes", by name: "couplings", the number of blocks of its flow
+            (default 3), and arguments of `PairNetwork` such as "width".
+        edges: The same for the step "edges" (default 3 couplings).
+        adjacency: The same for the step "adjacency" (default 6 couplings).
         encoding: How latents encode node and edge categories: "mixture", "linear", "variational" or
-            "argmax".
-        node_dim: Latents D of a node; without effect for "argmax".
-        pair_dim: Latents E of a pair; without effect for "argmax".
-        node_mixtures: Logistics per channel of the couplings of nodes.
-        pair_mixtures: Logistics per channel of the couplings of pairs.
+            "argmax", see `make_encoding`.
+        node_dim: Number D of latents of a node; without effect for "argmax", where the number of
+            categories determines it.
+        pair_dim: Number E of latents of a pair; likewise.
+        node_mixtures: Number of logistics in the mixture of each coupling of nodes.
+        pair_mixtures: Number of logistics in the mixture of each coupling of pairs.
 
     Raises:
         UserError: if nodes or pairs have fewer than 2 latents.
@@ -540,7 +587,8 @@ class PairsModel(StochasticModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Terms (B,) in nats: "nodes", "edges", and "adjacency", which includes the base density.
+            Terms by the names of the steps, "nodes", "edges" and "adjacency", (B,) nats each; their
+            sum is the bound. The last one includes the base density of all latents.
         """
         return self._run(batch, noise)[1]
 
@@ -552,7 +600,7 @@ class PairsModel(StochasticModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            "nodes" (B, N, D), and "pairs" (B, P, E) of all pairs in the order of `all_pairs`.
+            "nodes" (B, N, D), and "pairs" (B, P, E), all pairs in the order of `all_pairs`.
         """
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}

@@ -1,9 +1,16 @@
 """The graph model "unordered": random depth-first node orders, and few evaluations of the network.
 
-It differs from the model "path" in two ways. The node order is random, a latent of the model, so
-that no order is preferred (order-agnostic). And nodes are drawn in *rounds* of several nodes: the
-attention blocks are evaluated once per round, with the nodes of the rounds before, and only one
-small block for each node. A *bridge* is an edge that lies on no ring.
+It draws a graph node by node along a depth-first order, as the model "path" does
+(`graphcnf.graphs.path`), and differs from it in two ways:
+
+- The *node order* is drawn at random, as a latent variable (`graphcnf.graphs.random_order`), so
+  that the density does not depend on the numbering of the nodes (order-agnostic).
+- Nodes are drawn in *rounds* of several nodes. The large attention blocks are evaluated once a
+  round, for the nodes of the round before. Within a round, one more block is evaluated for each
+  node. So drawing a graph of any size takes at most `rounds` evaluations of the large blocks.
+
+A *bridge* is an edge that lies on no ring. In a batch of B graphs of N nodes, nodes beyond a
+graph's own number are *padding*. A *position* is the place of a node in the order.
 """
 
 from __future__ import annotations
@@ -25,16 +32,17 @@ from graphcnf.pretrained import keep_arguments
 
 
 def bridges(adjacency: Tensor) -> Tensor:
-    """Find the edges that lie on no ring.
+    """Find the bridges of graphs: the edges that lie on no ring.
 
-    With a unit resistor on every edge, the effective resistance between the ends of a bridge is 1;
-    between the ends of an edge on a ring of n nodes it is at most 1 - 1/n.
+    All graphs are treated at once by linear algebra. With a resistor of 1 ohm on every edge, the
+    resistance between the ends of a bridge is 1 ohm; between the ends of an edge on a ring of n
+    nodes it is at most 1 - 1/n.
 
     Args:
         adjacency: Edges, (B, N, N) bool.
 
     Returns:
-        True for bridges, (B, N, N) bool.
+        True for pairs of nodes whose edge is a bridge, (B, N, N) bool.
     """
     conductance = adjacency.double()
     # A small conductance from each node to the ground keeps the matrix invertible.
@@ -46,20 +54,23 @@ def bridges(adjacency: Tensor) -> Tensor:
 
 
 def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw random depth-first orders of connected graphs (B, N, N), rings before branches.
+    """Draw random depth-first node orders of connected graphs, in which rings come before branches.
 
-    The first node is uniform. At a branch, the walk follows a uniform one of the edges on rings,
-    and if there are none, a uniform one of the other edges: a ring is closed before branches grow.
+    The first node is any node, each with the same probability. Then the walk goes on from the node
+    that it visited last, or backtracks to the last one with unvisited neighbours. It chooses among
+    the neighbours to which an edge on a ring leads, or among all unvisited ones if there are none,
+    again with equal probabilities. So a ring is closed before branches grow.
 
     Args:
-        adjacency: Edges, (B, N, N) bool.
+        adjacency: Edges of B graphs, (B, N, N) bool.
         sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform numbers, (B, N, N or more): the t-th node of graph b is the candidate i
-            with the smallest `uniforms[b, i, t]`.
+        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
+            node of graph b is the one of the possible nodes i with the smallest
+            `uniforms[b, i, t]`.
 
     Returns:
-        The orders (B, N) long, padding last, and their log-probabilities, (B,) nats. New node i is
-        old node `order[i]`.
+        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
+        padding comes last; and the logarithm of the probability of each order, (B,) nats.
     """
     batch, nodes = adjacency.shape[:2]
     rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
@@ -90,19 +101,19 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
 
 
 class RoundNetwork(PathNetwork):
-    """`PathNetwork` whose blocks are evaluated at most `rounds` times for a graph of any size.
+    """`PathNetwork` whose attention blocks are evaluated once for several nodes of a graph.
 
     A round has `max_nodes` / `rounds` nodes, rounded up. At its start the blocks are evaluated for
-    the nodes of the previous round. The nodes of a round are still decided one after the other: the
-    input of each has the current path, and one more block attends to the outputs of the other
-    blocks.
+    all nodes of the previous round at once. Within the round, nodes are still decided one after the
+    other: the input of each has the current path, and goes through one more block, which attends to
+    the outputs of the other blocks for the rounds before.
 
     Args:
-        code: The variables of a node.
-        support: Which values of the variables are possible.
+        code: Map from graphs to V categories for each node, which the network learns to predict.
+        support: Rules that say which values of these categories are possible at all.
         max_nodes: Largest number of nodes of a graph.
-        rounds: Largest number of rounds.
-        **network: Further arguments of `PathNetwork`.
+        rounds: Largest number of rounds of a graph.
+        **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
 
     Raises:
         ValueError: if `rounds` is less than 1.
@@ -123,11 +134,18 @@ class RoundNetwork(PathNetwork):
         self.biases = AttentionBiases(heads, max_nodes)
 
     def attend(self, h, bias):
-        """Return the output of attention for all nodes, (B, N, C).
+        """Return the outputs of all blocks, for all nodes at once.
+
+        `PathNetwork.steps` calls it to score complete graphs. The last block sees of each node only
+        what `RoundState` knows when it draws that node, so that both give the same probabilities.
 
         Args:
             h: Inputs of the nodes, (B, N, C).
-            bias: Attention biases, (B, heads of all blocks, N, N).
+            bias: Numbers that are added to the attention scores, (B, H, N, N), for the H attention
+                heads of all blocks together; those of the last block come last.
+
+        Returns:
+            Outputs, (B, N, C).
         """
         heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
         # The last block sees the other blocks' outputs up to the first position of the round.
@@ -135,10 +153,13 @@ class RoundNetwork(PathNetwork):
         return self.last(h, last_bias, self.blocks(h, bias[:, :-heads]))
 
     def first(self, number):
-        """Return the number of the first node in the round of a node.
+        """Return which node begins the round of a node; with rounds of 3 nodes, 3 for node 5.
 
         Args:
-            number: Number of the node, an int or a long tensor.
+            number: Number of the node in the order, from 0, an int or a long tensor.
+
+        Returns:
+            Number of the first node of the round, an int or a tensor of the same shape.
         """
         return number // self.per_round * self.per_round
 
@@ -147,12 +168,20 @@ class RoundNetwork(PathNetwork):
 
 
 class RoundState(PathState):
-    """`PathState` that evaluates the blocks once for all nodes of a round.
+    """Graphs that are being drawn by a `RoundNetwork`, node by node; updated in place.
+
+    It is a `PathState` that collects the inputs of a round, and evaluates the blocks for all of
+    them when the next round begins.
+
+    Args:
+        network: The network.
+        mask: Real nodes of the B graphs to draw, (B, N) bool.
+        conditions: None, since these models take no conditions.
 
     Attributes:
         last_cache: Keys and values of the last block, made of the outputs of the other blocks.
-        waiting: Inputs (B, C) and attention biases (N, B, heads) of the positions whose blocks have
-            not been evaluated, one entry for each position.
+        waiting: For each node of the round whose blocks have not been evaluated: its inputs (B, C),
+            and its attention biases (nodes so far, B, heads without those of the last block).
     """
 
     network: RoundNetwork
@@ -184,22 +213,33 @@ class RoundState(PathState):
 
 
 class UnorderedModel(RandomOrder[RoundNetwork]):
-    """p(graph) along a random depth-first order of its nodes, by a `RoundNetwork`.
+    """Density of connected graphs along random depth-first node orders, by a `RoundNetwork`.
 
-    The order is a latent, see `depth_first`; given the order, `bounds` is exact. `bounds` and
-    `to_latents` raise ValueError for a graph that `knows` rejects.
+    The order is a latent variable, which `depth_first` draws; given the order, the probability of a
+    graph is exact. `bounds` and `to_latents` raise ValueError for a graph that `knows` rejects.
+
+    `model_for_graphs(graphs, architecture="unordered", ...)` builds it: `measure` finds the
+    arguments from `back` to `environments` in the training graphs.
 
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        back: Largest backtrack plus 1, see `DepthFirstCode`.
-        closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
-        edge_weights: Weight of each edge category, see `Support`; 1 each if None.
-        largest_sums: Limit on the sum of edge weights for each node category, see `Support`; None
+        back: By how many nodes of the path the walk may go back before the next node, at most, plus
+            1 (`DepthFirstCode`).
+        closures: A node may close rings by edges to earlier nodes of the path. Entry k is how many
+            levels up the path edge k may reach; a node has at most as many such edges as the list
+            has entries (`DepthFirstCode`).
+        edge_weights: Weight of each edge category, an integer, by which edges count for
+            `largest_sums`; 1 each if None.
+        largest_sums: For each node category the largest sum of the weights of a node's edges; None
             for no limit.
-        environments: Arguments of `Environments`, in place of `largest_sums`; None for none.
+        environments: Which combinations of edges and neighbours a node may have, in place of
+            `largest_sums`: `Environments.arguments` returns it. None for no such rule.
         **network: Further arguments of `RoundNetwork`.
+
+    Attributes:
+        code: Map from graphs to V categories for each node.
     """
 
     architecture = "unordered"
@@ -236,17 +276,19 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the arguments that depend on the training graphs, the `measured_arguments`.
+        """Measure the arguments of the constructor that depend on the training graphs.
 
-        `back` and `closures` allow every depth-first order of the graphs.
+        `model_for_graphs` calls it. "back" and "closures" become so large that every depth-first
+        order of the graphs can be written.
 
         Args:
-            graphs: The training graphs.
-            **options: As of `graphcnf.graphs.path.data_rules.measured_rules`.
+            graphs: The training graphs, of any node order.
+            **options: `node_categories`, `edge_categories`, `edge_weights`, `merged` and `support`,
+                as `model_for_graphs` takes them.
 
         Returns:
-            "back", "closures", "edge_weights", "largest_sums" and "environments", arguments of the
-            constructor.
+            `{name: value}` for the arguments "back", "closures", "edge_weights", "largest_sums" and
+            "environments".
         """
         starts = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
@@ -255,9 +297,13 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
         return {"back": longest, "closures": closures, **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for each graph that the model can represent, (B,) bool.
+        """Return which graphs the model can represent, (B,) bool.
 
-        It has to be connected, and no node may have more edges than nodes of the training data.
+        A graph must have a node and be connected, and no node may have more edges than the node of
+        the training data that has the most.
+
+        Args:
+            batch: B graphs.
         """
         few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
         return batch.connected() & few & batch.mask.any(1)
