@@ -1,8 +1,12 @@
-"""Factorized base densities, and random draws that are reproducible per record.
+"""Base densities of flows, and random draws that do not depend on the rest of the batch.
 
-A *base density* is the density of the latents of a flow: independent variables of a simple
-distribution. A *record* is one sample of a series, such as one graph. Each record has a random
-generator of its own, so that it does not depend on the other records of its batch.
+- A *base density* is the density of the latents at the end of a flow: independent variables of a
+  simple distribution, standard normal or standard logistic.
+- Latents are ``(B, ..., D)``: B samples, any axes of *entries*, D channels. A *mask* ``(B, ...)``
+  is True at real entries; the others are padding.
+- A *record* is one sample of a long series, such as graph number 7 of a seed. It has a random
+  generator of its own, made of seed and number, so that it comes out the same whatever else is
+  drawn with it.
 """
 
 from __future__ import annotations
@@ -22,13 +26,16 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 def record_generators(seed: int | tuple, first: int, count: int) -> list[np.random.Generator]:
     """Return a random generator for each of the records ``first`` to ``first + count - 1``.
 
-    A generator depends on nothing but the seed and the number of its record: Philox, a
-    counter-based generator, with a key made of both.
+    A generator is a function of the seed and of the number of its record: Philox, a counter-based
+    generator, whose key is made of both.
 
     Args:
-        seed: seed of the series, an integer or a tuple of integers from 0 on.
+        seed: seed of the series, an integer from 0, or a tuple of such integers.
         first: number of the first record, from 0.
         count: number of records.
+
+    Returns:
+        The numpy generators, in the order of the records.
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -42,25 +49,39 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
 
 
 def draw_normal(shape: Sequence[int], **options) -> Tensor:
-    """Draw standard normal numbers; shape, options and errors are those of `draw_uniform`."""
+    """Draw standard normal numbers.
+
+    Args:
+        shape: Shape of the result, ``(B, ..., D)``.
+        **options: ``mask``, ``generator``, ``device`` and ``dtype``, as `draw_uniform` takes them.
+
+    Returns:
+        ``(B, ..., D)``, 0 where masked.
+
+    Raises:
+        ValueError: if there are numpy generators, but not B of them.
+    """
     return _draw("normal", shape, **options)
 
 
 def draw_uniform(shape: Sequence[int], **options) -> Tensor:
-    """Draw uniform numbers in [0, 1).
+    """Draw uniform numbers in [0, 1), for a batch at once or by a generator for each record.
 
     Args:
-        shape: ``(B, ..., D)``.
-        **options: ``mask``: ``shape[:-1]`` bool; masked entries are 0. ``generator``: torch
-            generator for the whole batch (None for torch's global generator), or B numpy
-            generators, each of which draws the real entries of its own record. ``device`` of the
-            result. ``dtype`` of the result, torch's default type if None.
+        shape: Shape of the result, ``(B, ..., D)``.
+        **options: All may be left out:
+
+            - ``mask``, ``shape[:-1]`` bool, is True at real entries; the others are 0.
+            - ``generator`` is a torch generator for the whole batch, or a list of B numpy
+              generators, one for each record. A numpy generator draws real entries only, so that
+              padding does not change the numbers of a record. Default: torch's global generator.
+            - ``device`` and ``dtype`` are those of the result, by default those of torch.
 
     Returns:
-        ``(B, ..., D)``.
+        ``(B, ..., D)``, 0 where masked.
 
     Raises:
-        ValueError: if the number of numpy generators is not B.
+        ValueError: if there are numpy generators, but not B of them.
     """
     u = _draw("uniform", shape, **options)
     # numpy draws in float64, which can round to 1 in the type of the result.
@@ -106,39 +127,49 @@ def _draw(
 
 
 def logistic_log_density(z: Tensor) -> Tensor:
-    """Return the standard logistic log-density of every element, nats."""
+    """Return the log-density of the standard logistic distribution at every element.
+
+    Args:
+        z: Numbers of any shape.
+
+    Returns:
+        Nats, of the same shape: ``-z - 2 log(1 + exp(-z))``.
+    """
     z = z.abs()
     return -z - 2 * F.softplus(-z)
 
 
 def logistic_quantile(u: Tensor) -> Tensor:
-    """Return quantiles of the standard logistic density: uniform numbers become logistic ones.
+    """Turn uniform random numbers into standard logistic ones: ``log(u / (1 - u))``.
 
     Args:
-        u: Numbers in [0, 1), float64: in float32, uniform numbers are too coarse for the tails.
+        u: Numbers in [0, 1), float64; in float32, uniform numbers are too coarse for the tails.
 
     Returns:
-        Of the shape and type of ``u``; finite, also for 0.
+        Logistic numbers, of the shape and type of ``u``; finite, also for u = 0.
     """
     return torch.logit(u.clamp(1e-16, 1 - 1e-16))
 
 
 class BaseDensity(nn.Module):
-    """Factorized density of the latents of a flow; subclasses write `log_density` and `sample`."""
+    """Density of the latents of a flow, whose elements are independent.
+
+    Subclasses write `log_density` and `sample`.
+    """
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return the log-density of every element of ``z``, without a sum over elements.
+        """Return the log-density of every single element; `log_prob` sums over elements.
 
         Args:
             z: latents, ``(B, ..., D)``.
 
         Returns:
-            Nats, of the shape of ``z``.
+            ``(B, ..., D)`` in nats.
         """
         raise NotImplementedError
 
     def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density of each sample, the sum over its real entries.
+        """Return the log-density of each sample: the sum over all channels of its real entries.
 
         Args:
             z: latents, ``(B, ..., D)``.
@@ -155,7 +186,8 @@ class BaseDensity(nn.Module):
         Args:
             shape: shape of the result, ``(B, ..., D)``.
             temperature: factor of the latents; below 1, samples of the flow are more probable.
-            **options: ``mask``, ``generator``, ``device`` and ``dtype`` of `draw_uniform`.
+            **options: ``mask``, ``generator``, ``device`` and ``dtype``, as `draw_uniform` takes
+                them.
 
         Returns:
             ``(B, ..., D)``, 0 where masked.
@@ -164,7 +196,7 @@ class BaseDensity(nn.Module):
 
 
 class StandardNormal(BaseDensity):
-    """Independent standard normal variables."""
+    """Base density of independent standard normal variables."""
 
     def log_density(self, z):
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
@@ -174,7 +206,10 @@ class StandardNormal(BaseDensity):
 
 
 class StandardLogistic(BaseDensity):
-    """Independent standard logistic variables, of standard deviation ``pi / sqrt(3)``."""
+    """Base density of independent standard logistic variables.
+
+    Their mean is 0 and their standard deviation ``pi / sqrt(3)``, about 1.81.
+    """
 
     def log_density(self, z):
         return logistic_log_density(z)

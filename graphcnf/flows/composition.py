@@ -1,4 +1,9 @@
-"""Transforms one after the other, and bijections the other way round."""
+"""Transforms one after the other, and bijections the other way round.
+
+A transform maps data x to latents z and returns a *log term* for each sample, for a bijection
+``log|det dz/dx|``; it is *exact* if ``log p(z)`` plus the log term is log p(x) itself, and no draw
+of a lower bound (`graphcnf.flows.transform`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,11 @@ from graphcnf.flows.transform import Bijection, Context, Transform, masked, zero
 class Sequential(Transform):
     """Composition ``f_n(... f_1(x))``; log terms add up.
 
-    ``exact`` is True if every step is. See `SequentialBijection` for steps that are bijections.
+    All steps get the same context. The composition of bijections is a bijection if it is a
+    `SequentialBijection`.
+
+    Args:
+        *transforms: The steps, the one that is applied to the data first; none for the identity.
 
     Examples:
         >>> import torch
@@ -33,15 +42,12 @@ class Sequential(Transform):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if every step is exact: no log term is one draw of a stochastic bound.
-
-        True without any step. Then `log p(z)` plus the log term is log p(x) itself.
-        """
+        """True if every step is exact, so that `log p(z)` plus the log term is log p(x) itself."""
         return all(transform.exact for transform in self.transforms)
 
     @property
     def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if a step applies the temperature itself."""
+        """True if a step applies the temperature itself; else the latents are multiplied by it."""
         return any(transform.tempers for transform in self.transforms)
 
     def __getitem__(self, index: int) -> Transform:
@@ -66,7 +72,11 @@ class Sequential(Transform):
 
 
 class SequentialBijection(Sequential, Bijection):
-    """Composition ``f_n(... f_1(x))`` of bijections, a bijection; log-dets add up."""
+    """Composition ``f_n(... f_1(x))`` of bijections, a bijection; log-dets add up.
+
+    Args:
+        *transforms: The steps, the one that is applied to the data first; none for the identity.
+    """
 
     transforms: Sequence[Bijection]
 
@@ -84,7 +94,13 @@ class SequentialBijection(Sequential, Bijection):
 
 
 class Inverse(Bijection):
-    """Inverse ``z = f^-1(x)`` of a bijection ``f``."""
+    """Inverse ``z = f^-1(x)`` of a bijection ``f``.
+
+    It maps data as ``f`` maps latents back. Use it where sampling must be the fast direction.
+
+    Args:
+        bijection: The bijection f.
+    """
 
     def __init__(self, bijection: Bijection):
         super().__init__()

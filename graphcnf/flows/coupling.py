@@ -1,8 +1,11 @@
-"""Coupling layers, where some channels parametrize the map of the others, and their stack.
+"""Coupling layers, in which some channels determine the map of the others, and stacks of them.
 
-The channels are cut in two parts. One part stays as it is; a network computes from it the
-parameters of an elementwise map of the other part. The map is easy to invert, since the network
-sees the same input in both directions, and its log-det is a sum over elements.
+- Data x and latents z are ``(B, ..., D)``: B samples, any axes of entries, D *channels*.
+- A *coupling* cuts the channels in two parts, ``x_a`` and ``x_b``. The first stays as it is, and a
+  *network* computes from it the P *parameters* of an elementwise map of each channel of the second.
+  The map is easy to invert, since the network sees the same input in both directions.
+- The *log-det* is ``log|det dz/dx|``: here the sum of ``log|dz/dx|`` over the elements of ``x_b``.
+- A *context* (`Context`) holds the mask of real entries, and what networks may see besides.
 """
 
 from __future__ import annotations
@@ -26,18 +29,23 @@ from graphcnf.flows.transform import Bijection, Context, masked, prepare, sum_lo
 class Coupling(Bijection):
     """Base of the coupling layers: ``z_a = x_a, z_b = f(x_b; network(x_a))``.
 
-    Subclasses write `transform_elements`, `inverse_elements`, and set `parameters_per_channel`.
+    Subclasses write the elementwise map f, `transform_elements`, and `inverse_elements`, and set
+    `parameters_per_channel`.
 
     Args:
-        network: called as ``network(x_a, context)`` with the untransformed channels
-            ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
-            P = `parameters_per_channel` each, in the order ``(P, C)``, finite and in any precision.
-        split: index of the last axis at which the channels are cut. With 0 all channels are
-            transformed, and the parameters depend on the context only.
-        swap: False transforms the second part, True the first.
+        network: called as ``network(x_a, context)`` with the A untransformed channels
+            ``(B, ..., A)``. For C transformed channels it returns ``(B, ..., P C)``: the first
+            parameter of all C channels, then the second, and so on; finite, in any precision.
+        split: number of channels in the first part. With 0 all channels are transformed, and the
+            parameters depend on the context only.
+        swap: False to transform the second part given the first, True for the reverse.
+
+    Attributes:
+        parameters_per_channel: number P of parameters of a transformed channel.
 
     Raises:
-        ValueError: when called, if the network does not return ``P C`` numbers.
+        ValueError: if ``split`` is negative; when called, if the network does not return ``P C``
+            numbers.
     """
 
     parameters_per_channel: int
@@ -49,26 +57,27 @@ class Coupling(Bijection):
         self.network, self.split, self.swap = network, split, swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the C transformed channels.
+        """Apply the elementwise map f; `forward` and `inverse_and_logdet` call it.
 
         Args:
-            x: transformed channels, ``(B, ..., C)``.
-            parameters: their P parameters each, ``(B, ..., P, C)``.
+            x: the channels to be transformed, ``(B, ..., C)``; 0 at padding.
+            parameters: P parameters of each of them, ``(B, ..., P, C)``.
 
         Returns:
-            ``z`` and ``log|dz/dx|`` of every element, ``(B, ..., C)`` each.
+            Two tensors: ``z``, ``(B, ..., C)``, and ``log|dz/dx|`` of every element,
+            ``(B, ..., C)`` in nats.
         """
         raise NotImplementedError
 
     def inverse_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """Invert `transform_elements`.
+        """Invert the elementwise map f; `inverse_and_logdet` calls it.
 
         Args:
-            z: transformed channels, ``(B, ..., C)``.
-            parameters: their P parameters each, ``(B, ..., P, C)``.
+            z: the channels that were transformed, ``(B, ..., C)``.
+            parameters: P parameters of each of them, ``(B, ..., P, C)``.
 
         Returns:
-            The ``x (B, ..., C)`` that is mapped to ``z``.
+            The ``x (B, ..., C)`` that `transform_elements` maps to ``z``.
         """
         raise NotImplementedError
 
@@ -115,6 +124,8 @@ class Coupling(Bijection):
 class AdditiveCoupling(Coupling):
     """Additive coupling ``z_b = x_b + t(x_a)``; the log-det is 0.
 
+    The network gives one parameter t for each transformed channel. The arguments are those of
+    `Coupling`.
     Dinh et al., *NICE*, 2014, arXiv 1410.8516.
     """
 
@@ -130,6 +141,8 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Affine coupling ``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
 
+    The network gives t and any real number for each transformed channel; the number is bounded
+    smoothly to give s (`bounded_log_scale`). The arguments are those of `Coupling`.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
     """
 
@@ -148,18 +161,19 @@ class AffineCoupling(Coupling):
 class MixtureLogisticCoupling(Coupling):
     """Coupling ``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
 
-    Parameters ``(t, s, K logits, K means, K log-scales)``; s and the log-scales are bounded to +-3.
+    The network gives for each transformed channel ``t``, ``s``, and K logits, K means and K
+    log-scales of the mixture; s and the log-scales are bounded to +-3 (`bounded_log_scale`).
     Constants from -1 to 1 are added to the means, so that the components differ even where the
     network returns zeros.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
 
     Args:
-        network: called as ``network(x_a, context)``; returns the parameters of the transformed
-            channels, see `Coupling`.
-        split: index of the last axis at which the channels are cut.
-        swap: False transforms the second part, True the first.
-        mixtures: number K of components.
+        network: called as ``network(x_a, context)``; returns the 3 K + 2 parameters of each
+            transformed channel, see `Coupling`.
+        split: number of channels in the first part.
+        swap: False to transform the second part given the first, True for the reverse.
+        mixtures: number K of logistics in the mixture.
 
     Raises:
         ValueError: if there is no component.
@@ -181,14 +195,16 @@ class MixtureLogisticCoupling(Coupling):
         return z.t().reshape(x.shape), (log_slope + log_scale).t().reshape(x.shape)
 
     def inverse_elements(self, z, parameters):
-        """Invert `transform_elements` by a fixed number of bisections and Newton steps.
+        """Invert the elementwise map by a fixed number of bisections and Newton steps.
+
+        There is no formula for the inverse of the CDF of a mixture.
 
         Args:
-            z: transformed channels, ``(B, ..., C)``.
-            parameters: their P parameters each, ``(B, ..., P, C)``.
+            z: the channels that were transformed, ``(B, ..., C)``.
+            parameters: P parameters of each of them, ``(B, ..., P, C)``.
 
         Returns:
-            ``x (B, ..., C)``.
+            The ``x (B, ..., C)`` that `transform_elements` maps to ``z``.
         """
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
         x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
@@ -216,7 +232,7 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Choose the channels that a coupling of a stack transforms: one half in turn with the other.
+    """Choose which half of the channels a coupling in a stack transforms: each half in turn.
 
     Args:
         channels: number of channels.
@@ -224,7 +240,8 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
             the channels, odd ones the first.
 
     Returns:
-        `split` and `swap` of the `Coupling`, and its number of untransformed channels.
+        Three values: the arguments ``split`` and ``swap`` of the `Coupling`, and the number of
+        channels that it leaves as they are, which is what its network takes.
 
     Raises:
         UserError: if there are fewer than 2 channels.
@@ -238,18 +255,19 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
 def coupling_stack(
     network: Callable[[int, int], nn.Module], *, channels: int, couplings: int, mixtures: int = 8
 ) -> SequentialBijection:
-    """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
+    """Build the flow of the paper: blocks of actnorm, linear map and mixture-of-logistics coupling.
 
     Args:
-        network: called as ``network(inputs, outputs)`` to build the network of each coupling, which
-            maps ``inputs`` channels to ``outputs`` parameters; see `Coupling`.
-        channels: number of channels.
+        network: function that builds the network of a coupling. It is called as
+            ``network(inputs, outputs)`` with the number of channels that the network sees and the
+            number of parameters that it returns, see `Coupling`.
+        channels: number D of channels.
         couplings: number of blocks.
-        mixtures: number of logistics of a coupling.
+        mixtures: number of logistics in the mixture of each coupling.
 
     Returns:
-        A bijection of ``(B, ..., channels)``; couplings transform the second and the first half of
-        the channels in turn.
+        A bijection of ``(B, ..., D)``. Its couplings transform the second and the first half of the
+        channels in turn.
 
     Raises:
         UserError: if there are fewer than 2 channels.

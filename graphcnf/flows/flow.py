@@ -1,6 +1,13 @@
-"""`Flow`, the density of continuous data by a transform and a base density.
+"""`Flow`, a density of continuous data, and `vector_flow`, which builds common ones.
 
-log p(x) = log p(z) + log_term,   z, log_term = transform(x)
+    z, log_term = transform(x)
+    log p(x) = log p(z) + log_term
+
+- *Data* x and *latents* z are ``(B, ..., D)``: B samples, any axes of *entries*, D *channels*. A
+  vector has channels and no further axis: ``(B, D)``.
+- The *base density* is that of the latents, log p(z).
+- The *log term* of a bijection is ``log|det dz/dx|``. A transform is *exact* if the sum above is
+  log p(x); else, as with dequantization, it is one draw of a lower bound.
 """
 
 from __future__ import annotations
@@ -19,10 +26,10 @@ from graphcnf.flows.transform import Bijection, Context, Transform
 
 
 class Flow(nn.Module):
-    """Density of vectors: a transform of the data to latents, and the density of the latents.
+    """Density of continuous data: a transform to latents, and the density of the latents.
 
     Args:
-        transform: Transform of data ``(B, ..., D)``.
+        transform: Transform of data ``(B, ..., D)`` to latents.
         base: Density of the latents; standard normal if None.
 
     Examples:
@@ -40,26 +47,31 @@ class Flow(nn.Module):
         self.base = StandardNormal() if base is None else base
 
     def log_prob(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Return log p(x) in nats, ``(B,)``; a draw of a lower bound if the flow is not exact.
+        """Return log p(x); if the transform is not exact, one draw of a lower bound on it.
 
         p(x) is a density in the units of the data, so that its logarithm may be above 0.
 
         Args:
             x: Data, ``(B, ..., D)``.
             context: Mask of real entries, features that the networks see, and more.
+
+        Returns:
+            ``(B,)`` in nats.
         """
         z, log_term = self.transform(x, context)
         return self.base.log_prob(z, context.mask) + log_term
 
     def sample(self, shape: Sequence[int], context: Context = Context()) -> Tensor:
-        """Draw samples.
+        """Draw samples: latents from the base density, then the inverse transform.
 
         Args:
             shape: Shape ``(B, ..., D)`` of the latents that are drawn.
-            context: Its temperature multiplies the latents; its generator draws them.
+            context: Its generator draws the latents, and its temperature makes samples more
+                probable if below 1. It may hold a mask and features, as in `log_prob`.
 
         Returns:
-            Data, ``(B, ..., D')``, 0 where masked.
+            Data, ``(B, ..., D')``, 0 where masked; D' = D unless the transform changes the number
+            of channels.
         """
         like = next(self.parameters(), torch.empty(0))
         z = self.base.sample(
@@ -83,21 +95,28 @@ def vector_flow(
     features: int = 0,
     **arguments,
 ) -> Flow:
-    """Build a flow of vectors: couplings over a standard normal density.
+    """Build a flow of vectors over a standard normal density: RealNVP, neural splines or MAF.
 
-    The first transform is an `ActNorm`. Each layer then maps one half of the channels given the
-    other half, in turn (RealNVP; with `RationalQuadraticCoupling` a neural spline flow), or each
-    channel given those before it, in turn from the first and from the last.
+    The first transform is an `ActNorm`, which standardises the data. Then come the layers, of one
+    of two kinds:
+
+    - Coupling layers map one half of the channels given the other half, in turn (RealNVP; with
+      `RationalQuadraticCoupling` a neural spline flow).
+    - Masked autoregressive layers (MAF) map each channel given those before it; every second layer
+      takes the channels in reverse order. They are more expressive, but slow to sample.
 
     Args:
         channels: Number D of channels; at least 2 unless `autoregressive`.
         layers: Number of layers.
-        coupling: Class of the couplings.
-        autoregressive: True for masked autoregressive layers.
+        coupling: Class of the elementwise map, for layers of both kinds.
+        autoregressive: True for masked autoregressive layers, False for coupling layers.
         hidden: Widths of the hidden layers of the networks.
-        features: Number F of features ``(B, ..., F)`` on which the density depends, which
-            ``Context(features=...)`` gives.
+        features: Number F of features on which the density depends, 0 for none. They are given as
+            ``Context(features=...)``, ``(B, ..., F)``.
         **arguments: Arguments of `coupling`, such as ``bins``.
+
+    Returns:
+        The untrained flow of data ``(B, ..., D)``.
 
     Raises:
         UserError: if a coupling has fewer than 2 channels.

@@ -1,6 +1,8 @@
-"""Affine maps of the channels, the same at every position.
+"""Affine and linear maps of the channels, the same at every position of a sample.
 
-*Channels* are the last axis of ``(B, ..., D)``; the axes between are positions.
+Data x and latents z are ``(B, ..., D)``: B samples, any axes of *positions* (or entries), and D
+*channels*. A mask says which positions are real; only they count for the log-determinant, which is
+``log|det dz/dx|`` for each sample, in nats.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ SMALLEST_DEVIATION = 1e-4
 
 
 class Affine(Bijection):
-    """Affine map ``z = scale x + shift`` with constants.
+    """Affine map ``z = scale x + shift`` with two constants, which are not learned.
 
     Args:
-        scale: finite number, not 0.
-        shift: finite number.
+        scale: factor of all channels, finite and not 0.
+        shift: summand of all channels, finite.
 
     Raises:
-        ValueError: for other numbers.
+        ValueError: if ``scale`` is 0, or one of them is infinite or NaN.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -53,9 +55,10 @@ class Affine(Bijection):
 class ActNorm(Bijection):
     """Activation normalisation ``z = exp(s) (x + b)`` of each of D channels.
 
-    The map is the identity until the first forward pass in training mode on finite entries. That
-    pass sets ``b`` and ``s`` such that every output channel has mean 0 and variance 1 over the real
-    entries (of all processes, under `torch.distributed`); a constant channel is only shifted.
+    ``b`` and ``s`` are learned, and start from data. The map is the identity until the first
+    forward pass in training mode on finite entries. This pass sets ``b`` and ``s`` so that every
+    output channel has mean 0 and variance 1 over the real entries of the batch (under
+    `torch.distributed`, of the batches of all processes). A constant channel is only shifted.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
 
     Args:
@@ -116,16 +119,17 @@ class ActNorm(Bijection):
 class InvertibleLinear(Bijection):
     """Linear map of D channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
 
-    P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
-    W starts as a random rotation.
+    The matrix W is learned in the form of its LU decomposition: P is a fixed permutation, L unit
+    lower and U strictly upper triangular, s a vector. So ``log|det W| = sum(s)`` needs no
+    determinant. W starts as a random rotation.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
 
     Args:
         features: number of channels D.
 
     Attributes:
-        permutation: P, ``(D, D)``.
-        sign: signs of the diagonal, ``(D,)``.
+        permutation: the permutation matrix P, ``(D, D)``.
+        sign: signs of the diagonal of U, ``(D,)``, 1 or -1; fixed, as P is.
     """
 
     permutation: Tensor

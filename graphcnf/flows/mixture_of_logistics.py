@@ -1,10 +1,12 @@
-"""The logit of a mixture-of-logistics CDF as an elementwise bijection of the real line.
+"""The logit of a mixture-of-logistics CDF, an elementwise bijection ``f`` of the real line.
 
     f(x) = log CDF(x) - log SF(x),   CDF(x) = sum_k w_k sigmoid((x - m_k) / s_k),   SF = 1 - CDF
 
-Both logarithms keep their relative precision, so ``f`` and its inverse are accurate far into the
-tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Mixture components lie on the FIRST axis
-of all parameters: reductions over a short last axis are several times slower.
+`MixtureLogisticCoupling` maps channels by it. The mixture has K *components*, logistic
+distributions with the weights w_k, means m_k and scales s_k; every element of x has a mixture of
+its own. Both logarithms keep their relative precision, so that ``f`` and its inverse are accurate
+far into the tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Components lie on the FIRST
+axis of all parameters: sums over a short last axis are several times slower.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ SMALLEST_LOG_SLOPE = -30.0  # lower limit of log f' in the derivative of the inv
 
 
 def bounded_log_scale(x: Tensor) -> Tensor:
-    """Return ``3 tanh(x / 3)``: near the identity around 0, always within +-3."""
+    """Bound log-scales smoothly to +-3: return ``3 tanh(x / 3)``, nearly x itself around 0.
+
+    A network can so give any numbers, and ``exp`` of them stays between about 0.05 and 20.
+
+    Args:
+        x: log-scales without bounds, of any shape.
+
+    Returns:
+        Log-scales between -3 and 3, of the shape of ``x``.
+    """
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
     return torch.sigmoid(x * (2 / 3)) * 6 - 3
 
@@ -30,16 +41,17 @@ def bounded_log_scale(x: Tensor) -> Tensor:
 def logistic_mixture(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate ``f`` elementwise, differentiable once in all arguments.
+    """Evaluate ``f`` and its slope elementwise; both are differentiable once in all arguments.
 
     Args:
-        x: float32 or float64, of any shape.
-        logits: unnormalised log-weights of the K components, ``(K, *x.shape)``.
+        x: numbers of any shape, float32 or float64.
+        logits: logarithms of the weights w of the K components, up to a constant,
+            ``(K, *x.shape)``.
         means: means m of the components, ``(K, *x.shape)``.
         log_scales: logarithms of their scales s, ``(K, *x.shape)``, within about +-3.
 
     Returns:
-        ``f(x)`` and ``log f'(x)``, of the shape of ``x``.
+        Two tensors of the shape of ``x``: ``f(x)`` and ``log f'(x)``.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -51,12 +63,13 @@ def logistic_mixture_inverse(
 
     Args:
         y: values of ``f``, of any shape.
-        logits: unnormalised log-weights of the K components, ``(K, *y.shape)``.
-        means: means of the components, ``(K, *y.shape)``.
-        log_scales: logarithms of their scales, ``(K, *y.shape)``, within about +-3.
+        logits: logarithms of the weights w of the K components, up to a constant,
+            ``(K, *y.shape)``.
+        means: means m of the components, ``(K, *y.shape)``.
+        log_scales: logarithms of their scales s, ``(K, *y.shape)``, within about +-3.
 
     Returns:
-        ``x``, of the shape of ``y``, in `log_term_dtype`.
+        ``x``, of the shape of ``y``; float64 for float64, else float32.
     """
     y = y.to(log_term_dtype(y))
     parameters = [tensor.to(y.dtype) for tensor in (logits, means, log_scales)]

@@ -1,8 +1,10 @@
 """Couplings by monotonic rational-quadratic splines.
 
-A spline maps the interval ``[-B, B]`` to itself and is the identity outside. It is made of K
-*bins*; in each it is a quotient of two quadratic polynomials that passes through the *knots* at its
-ends with given slopes.
+A *coupling* leaves some channels ``x_a`` as they are, and maps each other channel of ``x_b`` by a
+function whose parameters a network computes from ``x_a`` (`graphcnf.flows.coupling`). Here the
+function is a *spline*: it maps an interval around 0 to itself, and is the identity outside. The
+interval is cut into K *bins*. In each bin the spline is a quotient of two quadratic polynomials,
+which passes through the *knots* at both ends of the bin with given slopes.
 Durkan et al., *Neural Spline Flows*, NeurIPS 2019, arXiv 1906.04032.
 """
 
@@ -21,7 +23,10 @@ from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 
 @dataclass
 class Bin:
-    """The bins into which some numbers fall; every attribute has their shape.
+    """For some numbers x (or z), the bin into which each of them falls.
+
+    Every attribute is a tensor of the shape of the numbers. The spline maps x to z; a knot is a
+    point (x, z) at the end of a bin.
 
     Attributes:
         left: x at the left knot.
@@ -43,27 +48,32 @@ class Bin:
 
     @property
     def bend(self) -> Tensor:
-        """Sum of the slopes at both knots minus twice the secant: 0 for a straight line."""
+        """Slope at the left knot plus slope at the right knot minus twice the secant.
+
+        It is 0 where the spline is a straight line in the bin.
+        """
         return self.slope + self.next_slope - 2 * self.secant
 
 
 class RationalQuadraticCoupling(Coupling):
     """Coupling ``z_b = spline(x_b; network(x_a))``, the identity outside ``[-bound, bound]``.
 
-    Parameters: K logits of widths, K logits of heights and K - 1 log-slopes, all bounded to +-1.5
-    so that the inverse is accurate in float32; zeros give the identity. In a bin with knots
-    ``x_k, z_k``, slopes ``d_k`` and mean slope ``s``, with ``t = (x - x_k) / width`` (Durkan et al.
-    2019, arXiv 1906.04032, eq. 4 and 5):
+    The network gives 3 K - 1 parameters for each transformed channel: K logits of the widths of the
+    bins, K logits of their heights, and K - 1 logarithms of the slopes at the inner knots. All are
+    bounded to +-1.5, so that the inverse is accurate in float32; zeros give the identity.
+
+    In a bin with knots ``x_k, z_k``, slopes ``d_k`` and mean slope ``s``, with
+    ``t = (x - x_k) / width`` (Durkan et al. 2019, arXiv 1906.04032, eq. 4 and 5):
 
         z = z_k + height (s t^2 + d_k t (1 - t)) / (s + (d_k+1 + d_k - 2 s) t (1 - t))
 
     Args:
         network: called as ``network(x_a, context)``; returns the parameters of the transformed
             channels, see `Coupling`.
-        split: index of the last axis at which the channels are cut.
-        swap: False transforms the second part, True the first.
+        split: number of channels in the first part.
+        swap: False to transform the second part given the first, True for the reverse.
         bins: number K of bins.
-        bound: half the length of the interval.
+        bound: half the length of the interval, in the units of the channels.
 
     Raises:
         ValueError: if there are fewer than 2 bins, or the bound is not positive.

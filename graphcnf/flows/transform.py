@@ -1,19 +1,22 @@
-"""The interface of all transforms.
+"""The interface of all transforms, `Transform` and `Bijection`, and helpers to write one.
 
-A *transform* maps data ``x`` to latents ``z`` and also returns one scalar per sample, the *log
-term*, such that ``p(x) = E[exp(log p(z) + log_term)]``. The log term of a bijection is
-``log|det dz/dx|``; for a stochastic step (dequantization, categorical encoding), ``log p(z)`` plus
-the log term is one draw of a lower bound (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
-2007.02731).
+- A *transform* maps data ``x`` to latents ``z`` (`forward`), and back (`inverse`). `forward` also
+  returns the *log term*, one number for each sample, such that
+  ``p(x) = E[exp(log p(z) + log_term)]``.
+- The log term of a *bijection* is ``log|det dz/dx|``, and the expectation is over nothing. A
+  *stochastic step* draws ``z`` at random (dequantization, categorical encoding): ``log p(z)`` plus
+  its log term is one draw of a lower bound on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS
+  2020, arXiv 2007.02731).
+- Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of *entries* (positions of a
+  sequence, rows and columns of an image), and D *channels*.
+- A *mask* ``(B, ...)`` is True at *real* entries. The others are padding: they are 0 in every
+  output, and change no other output.
+- A *context* holds everything else that a transform may need, such as the mask.
 
-Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of entries (positions, or the
-rows and columns of an image), and D channels. A *mask* says which entries are real; the others are
-padding, which is 0 in every output.
-
-Random numbers: encoders and other stochastic steps (`forward`) take uniform ones from the tape
-`Context.noise`, which can repeat them; base densities and `inverse` take theirs from
-`Context.generator`. Either may have a source for each row, so that draws do not depend on the rest
-of the batch.
+Where random numbers come from: `forward` of stochastic steps takes them from the tape
+`Context.noise`, which can repeat them; base densities and `inverse` take them from
+`Context.generator`. Either can have a source for each sample, so that draws do not depend on the
+rest of the batch.
 """
 
 from __future__ import annotations
@@ -26,25 +29,28 @@ import torch
 from torch import Tensor, nn
 
 Generators = torch.Generator | Sequence[np.random.Generator] | None
-"""Source of random numbers: for a whole batch, one for each record, or torch's global generator."""
+"""Source of random numbers: one torch generator for a whole batch, a list of B numpy generators
+(one for each sample), or None for torch's global generator."""
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Inputs of a transform or network besides ``x``.
+    """All that a transform or network is told besides its input ``x``.
 
-    One context is passed through all transforms of a flow; each ignores the inputs that it does not
-    use. A network that needs more has a subclass of its own.
+    One context is passed through all transforms of a flow; each reads what it uses, and ignores the
+    rest. A network that needs more gets a subclass with further attributes.
 
     Attributes:
-        mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
-        features: features of the entries, ``(B, ..., F)``.
-        condition_values: values of the P conditions of whole samples, each in its own unit,
-            ``(B, P)``; NaN where unknown.
-        noise: tape on which stochastic steps record their draws; once rewound, they replay it.
-        discarded: list to which `Split` appends the latents that it factors out.
-        temperature: scale of the latents that `inverse` draws.
-        generator: random generator of `inverse`, see `graphcnf.flows.base.draw_uniform`.
+        mask: True where an entry is real, bool, of the shape of ``x`` without the channels:
+            ``(B, L)`` for ``x (B, L, D)``. None if all entries are real.
+        features: What networks see of each entry besides ``x``, ``(B, ..., F)``; None for none.
+        condition_values: Properties of whole samples given which the density is meant, ``(B, P)``,
+            each in its own unit, NaN where unknown; None for none.
+        noise: Tape from which stochastic steps take their random numbers; None for fresh numbers.
+        discarded: List for the latents that `Split` factors out: `forward` appends them, `inverse`
+            takes them from it. None to drop them, and to draw them anew in `inverse`.
+        temperature: Factor of the latents that are drawn: below 1, samples are more probable.
+        generator: Source of the random numbers of `inverse`.
     """
 
     # Typed without None, so that networks need not check the inputs that they require.
@@ -58,59 +64,64 @@ class Context:
 
 
 class Transform(nn.Module):
-    """A map from data x to latents z, with a *log term* for each sample.
+    """A map from data x to latents z and back, with a *log term* for each sample.
 
-    For a bijection it is log|det dz/dx|, for a stochastic map a random number such that
-    log p(z) + log term is one draw of a lower bound on log p(x).
+    A subclass writes `forward` and `inverse`.
+
+    log p(z) + log term is log p(x) itself if `exact`, else one draw of a lower bound on it.
+    Invertible maps derive from `Bijection`.
 
     Attributes:
-        exact: False if the log term is one draw of a stochastic bound.
-        tempers: True if `inverse` applies the temperature itself, by sharpening conditional
-            probabilities. If False, the caller multiplies the latents by the temperature.
+        exact: False if the log term is random, so that it gives one draw of a lower bound.
+        tempers: True if `inverse` applies `Context.temperature` itself, by sharpening conditional
+            probabilities. If False, whoever draws the latents multiplies them by the temperature.
     """
 
     exact: bool = True
     tempers: bool = False
 
     def forward(self, x, context=Context()):
-        """Map data to latents.
+        """Map data to latents, and return the log term.
 
         Args:
-            x: data, ``(B, ..., D)``; arbitrary at masked entries.
-            context: mask and other inputs; all entries are real without a mask.
+            x: data, ``(B, ..., D)``; any values at padding.
+            context: mask and other inputs; without a mask all entries are real.
 
         Returns:
-            ``z (B, ..., D')``, which is 0 at masked entries, and the log term ``(B,)`` in nats,
-            float32 (float64 for float64 input) whatever the autocast type.
+            Two tensors: the latents ``z (B, ..., D')``, 0 at padding; and the log term ``(B,)`` in
+            nats, float32 (float64 for float64 input) whatever the autocast type.
         """
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Map latents to data, for a stochastic step by a draw or the most probable data.
+        """Map latents to data; a stochastic step draws the data, or takes the most probable ones.
 
         Args:
-            z: latents, ``(B, ..., D)``.
-            context: mask and other inputs, as of `forward`.
+            z: latents, ``(B, ..., D')``.
+            context: mask and other inputs, those that `forward` would get.
 
         Returns:
-            Data ``(B, ..., D)``, 0 at masked entries.
+            Data ``(B, ..., D)``, 0 at padding.
         """
         raise NotImplementedError
 
 
 class Bijection(Transform):
-    """An invertible transform; subclasses write `forward` and `inverse_and_logdet`."""
+    """An invertible transform; subclasses write `forward` and `inverse_and_logdet`.
+
+    `graphcnf.testing.assert_bijection` checks that the two undo each other.
+    """
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map latents to data, and return the log-det of this map.
+        """Map latents to data, and return the log-determinant of this map.
 
         Args:
             z: latents, ``(B, ..., D)``.
-            context: mask and other inputs, as of `forward`.
+            context: mask and other inputs, those that `forward` would get.
 
         Returns:
-            ``x (B, ..., D)``, and ``log|det dx/dz|`` ``(B,)`` in nats: minus the log term of
-            `forward`, and in the same type.
+            Two tensors: the data ``x (B, ..., D)``, 0 at padding; and ``log|det dx/dz|`` ``(B,)``
+            in nats, which is minus the log term of ``forward(x)``, in the same type.
         """
         raise NotImplementedError
 
@@ -119,14 +130,16 @@ class Bijection(Transform):
 
 
 class Noise:
-    """Tape of the random draws of a forward pass, to repeat the pass with the same noise.
+    """Tape of the random draws of a forward pass, to repeat the pass with the same numbers.
 
-    Draws are uniform numbers; stochastic steps make those of other distributions of them. Thus a
-    subclass can decide where the numbers come from (`RecordNoise`).
+    A stochastic step takes its numbers from the tape by `uniform`. In the first pass the tape draws
+    and records them; after `rewind` it returns them again. All draws are uniform numbers, of which
+    steps make other distributions. So a subclass can decide where the numbers come from, by its own
+    `draw`; `graphcnf.graphs.records.RecordNoise` draws by record.
 
     Attributes:
-        draws: The recorded draws, in order.
-        position: Number of the draw that comes next.
+        draws: The recorded draws in order, ``(B, ...)`` each.
+        position: Number of the draw that `uniform` returns next.
 
     Examples:
         >>> from graphcnf.flows import UniformDequantization
@@ -143,12 +156,13 @@ class Noise:
         self.position = 0
 
     def uniform(self, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
-        """Return the next draw of the tape; at its end, draw and record new numbers.
+        """Return the next draw of the tape; at its end, draw new numbers and record them.
 
         Args:
-            shape: Shape ``(B, ...)`` of the draw, the same whenever it is repeated.
-            device: Device of the numbers.
-            dtype: Their type.
+            shape: Shape ``(B, ...)`` of the draw. A draw that is repeated is returned as it was
+                recorded, so that the caller must ask for the same shape again.
+            device: Device of new numbers.
+            dtype: Type of new numbers.
 
         Returns:
             Numbers in [0, 1), ``(B, ...)``.
@@ -159,10 +173,17 @@ class Noise:
         return self.draws[self.position - 1]
 
     def draw(self, shape: Sequence[int], device, dtype) -> Tensor:
-        """Draw new uniform numbers in [0, 1), of the arguments of `uniform`.
+        """Draw new numbers; a subclass overrides it to take them from another source.
 
-        `uniform` calls it where the tape has no numbers to repeat. Subclasses override it, to draw
-        from another source.
+        `uniform` calls it where the tape has no numbers to repeat, and records the result.
+
+        Args:
+            shape: Shape ``(B, ...)`` of the draw.
+            device: Device of the numbers.
+            dtype: Their type.
+
+        Returns:
+            Uniform numbers in [0, 1), ``(B, ...)``; here by torch's global generator.
         """
         return torch.rand(tuple(shape), device=device, dtype=dtype)
 
@@ -173,12 +194,25 @@ class Noise:
 
 
 def draw_noise(noise: Noise | None, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
-    """Return ``noise.uniform(...)``, or new uniform numbers if there is no tape."""
+    """Draw uniform numbers for a stochastic step, from a tape if there is one.
+
+    Args:
+        noise: Tape that records the numbers, or repeats them; None to draw by torch's global
+            generator.
+        shape: Shape ``(B, ...)`` of the draw.
+        device: Device of the numbers.
+        dtype: Their type.
+
+    Returns:
+        Numbers in [0, 1), ``(B, ...)``.
+    """
     return (Noise() if noise is None else noise).uniform(shape, device=device, dtype=dtype)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set entries that are not real to 0, even if they are not finite (a product would give NaN).
+    """Set padding to 0.
+
+    Unlike a product with the mask, this also works where padding is infinite or NaN.
 
     Args:
         x: ``(B, ..., D)``.
@@ -186,7 +220,7 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
             all are real.
 
     Returns:
-        ``(B, ..., D)``; ``x`` itself without a mask.
+        A copy of ``x`` with 0 at padding; ``x`` itself if there is no mask.
     """
     if mask is None:
         return x
@@ -194,12 +228,15 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_mask(x: Tensor, context: Context) -> Context:
-    """Return a context that has a mask.
+    """Add a mask to a context that has none, so that code after it need not treat both cases.
 
     Args:
-        x: ``(B, N, ...)``, for its shape.
-        context: returned as it is if it has a mask. Otherwise a copy of it is returned, with a mask
-            ``(B, N)`` by which all positions are real.
+        x: Any tensor ``(B, N, ...)``; its first two axes and its device are those of the mask.
+        context: The context.
+
+    Returns:
+        The context itself if it has a mask. Else a copy with a mask ``(B, N)`` that is True
+        everywhere.
     """
     if context.mask is not None:
         return context
@@ -207,37 +244,50 @@ def with_mask(x: Tensor, context: Context) -> Context:
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of log terms: float64 for float64 input, float32 for everything else.
+    """Return the type of the log terms of an input: float64 for float64, float32 for all others.
 
-    Half precision would lose the sum over many entries.
+    Half precision would lose digits in the sum over many entries.
+
+    Args:
+        x: The input, of any type.
     """
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Convert data to `log_term_dtype`, and set entries that are not real to 0.
+    """Prepare the input of a transform: set padding to 0, and convert half precision to float32.
+
+    Most transforms begin with this call.
 
     Args:
-        x: data, ``(B, ..., D)``, of any floating type.
+        x: data or latents, ``(B, ..., D)``, of any type.
         mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
 
     Returns:
-        ``(B, ..., D)`` in float64 for float64, else in float32.
+        ``(B, ..., D)``, in float64 for float64 input, else in float32.
     """
     return masked(x.to(log_term_dtype(x)), mask)
 
 
 def zero_log_term(x: Tensor) -> Tensor:
-    """Return a log term of zeros ``(B,)`` for the batch ``x``."""
+    """Return the log term of a map that changes no volume: zeros.
+
+    Args:
+        x: Input of the map, ``(B, ...)``.
+
+    Returns:
+        Zeros ``(B,)``, of the type `log_term_dtype`, on the device of ``x``.
+    """
     return torch.zeros(x.shape[0], dtype=log_term_dtype(x), device=x.device)
 
 
 def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum log terms over all real elements of a sample.
+    """Sum the log terms of single elements to one log term for each sample; padding does not count.
 
     Args:
-        values: log term of each element, ``(B, ...)`` nats.
-        mask: True for real elements, bool, of the first axes of ``values``; None if all are real.
+        values: log term of each element, ``(B, ...)`` nats; any values at padding.
+        mask: True for real elements, bool; its axes are the first axes of ``values``, and it holds
+            for all indices of the further ones. None if all are real.
 
     Returns:
         ``(B,)`` nats, of the type `log_term_dtype`.
@@ -250,14 +300,16 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the number of real entries of each sample; the D channels of an entry count once.
+    """Count the real entries of each sample; the D channels of an entry count once.
+
+    Transforms whose log-det is the same at every entry multiply it by this number.
 
     Args:
-        x: ``(B, ..., D)``, for its shape and type.
+        x: Input of the transform, ``(B, ..., D)``; only its shape, type and device matter.
         mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
 
     Returns:
-        ``(B,)``, in `log_term_dtype`.
+        ``(B,)``, real numbers of the type `log_term_dtype`.
     """
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)

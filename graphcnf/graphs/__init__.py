@@ -1,4 +1,4 @@
-"""Typed graphs, batches of them, and models of their density; no chemistry is known here."""
+"""Typed graphs, batches of them, and models of their density."""
 
 from graphcnf.registry import lazy_names
 
