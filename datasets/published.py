@@ -136,7 +136,7 @@ def load_published(
 
 
 def moses_source(part: str) -> Source:
-    """Return the file of a part of MOSES.
+    """Return the file of one part of MOSES, read but not yet parsed.
 
     Args:
         part: "train", "test" or "test_scaffolds".
@@ -190,7 +190,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
 
 
 def qm9_source() -> Source:
-    """Return the file of QM9, which is three tables in the package.
+    """Return the file of QM9, read but not yet parsed; in the package it is three tables.
 
     Raises:
         UserError: The package qm9pack is not installed.

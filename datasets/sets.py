@@ -136,6 +136,7 @@ class SetSummation(SetShuffling):
 
     @property
     def optimum(self) -> float:
+        """Lowest bits per variable that a model can reach: `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
     @cached_property
@@ -157,6 +158,15 @@ class SetSummation(SetShuffling):
         return tables
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
+        """Draw random sequences with the sum, all with equal probability.
+
+        Args:
+            count: Number of sequences.
+            key: Integers from 0 on, which together are the seed.
+
+        Returns:
+            Categories, (count, N) long; category k stands for the number k + 1.
+        """
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

@@ -173,8 +173,8 @@ def encode_stereo(
         name: Name of the data set.
         lines: SMILES; unreadable ones are left out.
         orders: How often each molecule is repeated with its atoms in another, random order, so that
-            a model learns not to depend on the order. Molecules whose configuration can be written
-            in several ways are not repeated.
+            a model learns not to depend on the order. A molecule that several configurations
+            may describe is not repeated.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core. Up to 2,000 SMILES are encoded in this process.
 

@@ -498,7 +498,7 @@ class Added:
     ] = None
 
     def limits(self) -> AddedLimits:
-        """Return the limits that these options give."""
+        """Return these options as the `AddedLimits` that growing takes."""
         from graphcnf.design.additions import AddedLimits
 
         values: Any = vars(self).items()
@@ -552,10 +552,10 @@ def _read_alerts(text: str) -> list[str]:
 
 
 class Neighbours(tuple):
-    """Pair of the SMILES in a file and a Tanimoto similarity, an argument of `Filters`.
+    """The pair (SMILES of a file, Tanimoto similarity) for a filter, which remembers the file.
 
     Attributes:
-        path: Path of the file.
+        path: The file.
     """
 
     path: Path

@@ -151,7 +151,8 @@ def join(
 ) -> None:
     """Write larger molecules: two or three molecules of a data set, joined by reactions.
 
-    The reactions form amides, ethers, amines (reductive amination) and triazoles. The molecules are
+    A model that shall draw molecules larger than any in the data can be fine-tuned on them. The
+    reactions form amides, ethers, amines (reductive amination) and triazoles. The molecules are
     hypothetical: nothing says that they can be synthesized.
     """
     check_target(out, output_kind(out, ("smi",)) or "smi", force)

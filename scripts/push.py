@@ -36,7 +36,7 @@ def push(
     ] = None,
     card: Annotated[bool, option("Print the model card, and send nothing.", "--card")] = False,
 ) -> None:
-    """Upload a model with a model card to the Hugging Face hub.
+    """Upload a model with a model card to the Hugging Face hub, and print its pinned name.
 
     The token is the one of `hf auth login` or HF_TOKEN. Needs 'graphcnf[hub]'.
     """

@@ -55,7 +55,7 @@ def atoms(mol: Chem.Mol) -> int:
 
 
 def rings(mol: Chem.Mol) -> int:
-    """Return the number of rings in the smallest set of smallest rings."""
+    """Return the number of rings (of the smallest set of smallest rings)."""
     from rdkit.Chem.rdMolDescriptors import CalcNumRings
 
     return CalcNumRings(mol)

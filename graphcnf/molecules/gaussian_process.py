@@ -1,6 +1,6 @@
-"""Gaussian process that predicts a number of molecules, such as pIC50, from molecules with values.
+"""Gaussian process that predicts a value of a molecule, such as pIC50, from known molecules.
 
-- *Known molecules*: those with values, to which the process is fitted.
+- *Known molecules*: those whose value was given, to which the process is fitted.
 - *Features* of a molecule: two binary fingerprints (circular environments and atom pairs) and a
   vector of descriptors such as logP.
 - *Kernel*: a weighted mean of the two Tanimoto kernels of the fingerprints (Ralaivola et al. 2005,

@@ -376,22 +376,25 @@ class MoleculeFlow:
         Args:
             fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
             n: Number of molecules.
-            task: What is added.
+            task: What is added to the fragment.
 
                 - "grow": new atoms at the attachment points or, if there are none, in place of any
                   hydrogen; no new ring contains fragment atoms;
                 - "scaffold": new atoms and rings anywhere;
                 - "decorate": a substituent at each of the attachment points, none elsewhere; new
                   atoms may replace the hydrogens of atoms with a map number, `[cH:1]`;
-                - "link": one linker at all attachment points of two or more fragments "A.B";
-                - "close": the same at those of one fragment, so that rings are closed.
+                - "link": one linker that joins all attachment points of two or more fragments,
+                  "A.B";
+                - "close": one linker that joins all attachment points of a single fragment, so that
+                  it closes rings.
             stereo: True to keep the fragment's stereo marks and draw all others, if the model has
                 stereo.
-            **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties`
-                (`graphcnf.design.growing.Growth`); `added_atoms`, `added_rings`, `added_rotatable`,
-                each the lowest and highest number of what is added
-                (`graphcnf.design.additions.AddedLimits`); `alerts`, names of further catalogues of
-                alerts beside "reactive", or "none" for molecules with reactive groups as well.
+            **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties` of
+                `graphcnf.design.growing.Growth`; `added_atoms`, `added_rings`, `added_rotatable`,
+                each the (lowest, highest) number of what is added
+                (`graphcnf.design.additions.AddedLimits`); `alerts`, names of catalogues of
+                structural alerts to exclude beside "reactive", or "none" to allow reactive groups
+                as well.
 
         Returns:
             n molecules, all valid.

@@ -139,7 +139,7 @@ class MoleculeVocabulary:
 
     @property
     def atom_labels(self) -> list[str]:
-        """Readable names of the node categories: C, N+, O-, Fe+2, c, n+."""
+        """Readable name of each node category: C, N+, O-, Fe+2; c and n+ for aromatic ones."""
         return [str(atom) for atom in self.atoms]
 
     @property
@@ -148,11 +148,11 @@ class MoleculeVocabulary:
         return [bond.removeprefix(AROMATIC) for bond in self.bonds]
 
     def to_dict(self) -> dict[str, list]:
-        """Return the vocabulary as JSON values.
+        """Return the vocabulary as JSON values, for `from_dict`.
 
         Returns:
-            {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}: symbol, charge and aromatic
-            mark of each node category, name of each edge category.
+            {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}: for each node category its
+            symbol, its charge and whether it is aromatic; for each edge category its name.
         """
         return {"atoms": [list(a) for a in self.atoms], "bonds": list(self.bonds)}
 

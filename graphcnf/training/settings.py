@@ -69,7 +69,8 @@ class TrainingSettings:
         clock: how time is measured: "wall", or "cpu" for the CPU time of the process.
         steps: step budget; None for no limit of steps. The budget that is spent first ends the run.
         batch_size: samples per step, of all processes together.
-        optimizer: "adamw", or "muon" for Muon on hidden matrices and AdamW on the rest.
+        optimizer: "adamw"; or "muon" for Muon on the weights of hidden linear layers, and AdamW on
+            all other parameters.
         learning_rate: highest learning rate, between warm-up and decay.
         weight_decay: decoupled decay, on tensors of two or more dimensions.
         warmup_steps: steps over which the learning rate rises linearly from 0.

@@ -1,4 +1,8 @@
-"""Share of held-out graphs that trained models colour without a conflict."""
+"""Benchmark of graph colouring: the share of held-out graphs coloured without a conflict.
+
+A *colouring* gives every node one of k colours; a *conflict* is an edge between two nodes of one
+colour.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +49,8 @@ class Colored(NamedTuple):
 
     Attributes:
         batch: The B graphs, with at most N nodes.
-        colors: Colour of each node, (B, N) long.
-        seconds: Time that drawing took; 0 if it was not measured.
+        colors: Colour of each node, from 0, (B, N) long.
+        seconds: Seconds that drawing took; 0 if it was not measured.
     """
 
     batch: GraphBatch
@@ -111,7 +115,7 @@ def coloring(
 
 
 def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
-    """Return the first held-out graphs of a data set, in batches of 128.
+    """Return the first held-out graphs of a data set, in batches of `GRAPHS_PER_BATCH` (128).
 
     Args:
         dataset: The data set.
@@ -149,12 +153,13 @@ def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Color
 
 
 def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
-    """Colour graphs without a model: nodes in the `SaturationOrder`, with any free colour.
+    """Colour graphs without a model, as a baseline for what the order of the nodes achieves alone.
 
-    Each node gets a random colour among those that no neighbour has, or among all if there is none.
+    The next node is always the one with the most colours around it (`SaturationOrder`). It gets a
+    random colour among those that no neighbour has, or among all if there is none.
 
     Args:
-        batches: The graphs.
+        batches: The graphs; their colours are ignored.
         colors: Number of colours.
 
     Returns:
@@ -183,9 +188,9 @@ def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
         samples: The colourings of each batch.
 
     Returns:
-        "graphs", their number; "validity", the share of graphs without a conflict;
-        "conflicting_edges", the share of edges between nodes of one colour; and if there is a full
-        batch whose time was measured, "seconds", the median time of these.
+        A dict: "graphs", their number; "validity", the share of graphs without a conflict;
+        "conflicting_edges", the share of edges with one; and "seconds", the median time of batches
+        of 128 graphs, if there are any whose time was measured.
     """
     bad = torch.cat([conflicts(p.colors, p.batch.adjacency, p.batch.mask) for p in samples])
     edges = sum(int(part.batch.adjacency.sum()) // 2 for part in samples)

@@ -137,15 +137,15 @@ def _column(truth: Callable[[Chem.Mol], float], size: int, seed: int) -> str:
 
 
 class Judge:
-    """Collect the rows of the table, one for each method.
+    """Collects the rows of the table, one for each method of drawing molecules.
 
     Args:
-        truth: The oracle.
-        surrogate: Surrogate of the column.
-        common: Values that all rows have.
+        truth: The oracle: function from an RDKit molecule to its true activity.
+        surrogate: Surrogate of the column, which the methods knew.
+        common: `{name: value}` that all rows have, such as the protein.
 
     Attributes:
-        rows: The rows so far, a dictionary by the names in `COLUMNS` each.
+        rows: The rows so far, `{name in COLUMNS: value}` each.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class Judge:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, method: str, smiles: Sequence[str], seconds: float) -> None:
-        """Add the row of a method.
+        """Evaluate the molecules of a method by the oracle, and add a row to `rows`.
 
         Args:
-            method: Its name.
-            smiles: Valid SMILES of its molecules, without stereo.
-            seconds: CPU time that it took.
+            method: Name of the method.
+            smiles: Valid SMILES of its molecules, without stereo marks, at least one.
+            seconds: CPU time that the method took.
         """
         true = np.array([self.truth(Chem.MolFromSmiles(s)) for s in smiles])
         row = {

@@ -1,8 +1,11 @@
 """Benchmarks of `CategoricalModel`: likelihood of tables, digits and text, and synthetic tables.
 
-Synthetic tables, beside CTGAN, TVAE and published figures: the protocol of Zhang et al. 2024
-(TabSyn, arXiv 2310.09656). Models learn nine tenths of the rows, and equally many drawn rows are
-compared with these.
+- *Method*: a function `score(known, held_out, seed, minutes)` that learns the known items in so
+  many minutes of CPU time, and returns the bits of each held-out item, (M,).
+- *Bits* of an item: -log2 of its probability under the model; lower is better.
+- *Synthetic tables*: rows drawn from a model, beside CTGAN, TVAE and published figures, by the
+  protocol of Zhang et al. 2024 (TabSyn, arXiv 2310.09656). Models learn nine tenths of the rows,
+  and equally many drawn rows are compared with these.
 """
 
 from __future__ import annotations
@@ -63,11 +66,12 @@ def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, floa
     """Train and score methods one after the other, on one thread.
 
     Args:
-        methods: Functions by name.
-        *data: What each function takes: data, seed and minutes.
+        methods: `{name: method}`.
+        *data: Arguments of each method: known items, held-out items, seed and minutes.
 
     Yields:
-        Name of a method, its bits of each held-out item, (M,) float64, and its seconds of CPU time.
+        (name, bits, seconds): name of a method; its bits of each held-out item, (M,) float64; and
+        the CPU time that it took.
     """
     torch.set_num_threads(1)
     for name, score in methods.items():
@@ -104,17 +108,17 @@ def _write(
 
 
 def model(known: Any, held_out: Any, seed: int, minutes: float, **settings: Any) -> np.ndarray:
-    """Return the bits of held-out items by `CategoricalModel`.
+    """Return the bits of held-out items by `CategoricalModel`, -log2 p of each.
 
     Args:
-        known: Data to learn from.
-        held_out: Held-out data of M items.
+        known: Items to learn from, of a kind that `CategoricalModel.fit` takes.
+        held_out: M held-out items of the same kind.
         seed: Seed of the training.
         minutes: CPU time of the training.
         **settings: Further arguments of `CategoricalModel.fit`.
 
     Returns:
-        (M,).
+        (M,) float64.
     """
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", **settings)
     return -model.log_prob(held_out) / np.log(2)
@@ -729,29 +733,29 @@ def ngrams(known: list[str], held_out: list[str], seed: int, minutes: float) -> 
     Args:
         known: Strings that are counted.
         held_out: M held-out strings.
-        seed: Ignored, since nothing is random.
+        seed: Ignored, since nothing is random; all methods have this argument.
         minutes: Ignored.
 
     Returns:
-        (M,).
+        -log2 p of each string, (M,) float64.
     """
     return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2)
 
 
 def lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits of held-out strings by an LSTM over characters and an end.
+    """Return the bits of held-out strings by an LSTM over characters and an end symbol.
 
     A tenth of the CPU time goes to each of two trials of the learning rates `RATES`, on nine tenths
-    of the strings; the rate that is better for the others is that of the whole training.
+    of the strings; the rate that is better for the other tenth is that of the whole training.
 
     Args:
         known: Strings to learn from.
         held_out: M held-out strings.
         seed: Seed of the training.
-        minutes: CPU time of the training, which is that of `SmilesLSTM` otherwise.
+        minutes: CPU time in all.
 
     Returns:
-        (M,).
+        -log2 p of each string, (M,) float64.
     """
     place = {character: k for k, character in enumerate(sorted(set("".join(known))), 1)}
     count = len(place) + 1  # 0 is the end of a string, `count` what stands before it

@@ -1,9 +1,11 @@
 """Pictures of the tables of docs/results.md, for light and dark pages.
 
 No figure is written twice: the pictures are drawn from the cells of the page. A table is found by
-the title of its section and by its number there; its cells are text without links and marks. Each
-picture has a function of the tables of the page, its *panels* (axes of matplotlib), and the colours
-of a theme.
+the title of its section and by its number there; its cells are text without links and marks.
+
+- *Panels* of a picture: its axes of matplotlib, one above the other.
+- *Theme*: colours for a light or a dark page.
+- Each picture is drawn by a function of the tables, the panels and the colours.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def figures(
 class PageTables(dict[tuple[str, int], pd.DataFrame]):
     """Tables of a page in Markdown: `tables[title of the section, number of the table there]`.
 
-    Cells are plain text; the first column is called `row`.
+    Tables of a section are numbered from 0. Each is a DataFrame of plain text, whose first column
+    is called `row`.
 
     Args:
         text: The page.
@@ -137,7 +140,13 @@ def _drawn(panels: list[Axes]) -> str:
 
 
 def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Draw FCD against CPU minutes of training, with the SMILES LSTM, on ZINC250k and MOSES."""
+    """Draw FCD against CPU minutes of training, with the SMILES LSTM, on ZINC250k and MOSES.
+
+    Args:
+        tables: Tables of docs/results.md.
+        panels: Two axes, which are drawn into.
+        colours: Colours of the theme by what they are for.
+    """
     weights, trained = tables["What goes with which model", 0], tables[EQUAL_TIME, 0]
     points = [
         (
@@ -190,7 +199,13 @@ def _scatter(
 
 
 def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Draw bars of FCD beside published models, with the train-vs-test reference as a line."""
+    """Draw bars of FCD beside published models, with the train-vs-test reference as a line.
+
+    Args:
+        tables: Tables of docs/results.md.
+        panels: Axes, which are drawn into, one for each data set.
+        colours: Colours of the theme by what they are for.
+    """
     for axes, table, title in (
         (panels[0], tables[SPLIT, 0], "ZINC250k, split of the literature"),
         (panels[1], tables["MOSES", 1], "MOSES, scaffold test set"),
@@ -235,7 +250,13 @@ def _bars(axes: Axes, bars: dict[str, float], label: str, form: str, colours: Co
 
 
 def speed(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Plot how many molecules per second of CPU time the models sample, and train on."""
+    """Draw bars of how many molecules the models sample and train on per second of CPU time.
+
+    Args:
+        tables: Tables of docs/results.md.
+        panels: Axes, which are drawn into.
+        colours: Colours of the theme by what they are for.
+    """
     drawn = {row["row"]: numbers(row["Drawing"])[0] for _, row in tables["Speed", 0].iterrows()}
     _bars(panels[0], drawn, "molecules per second, one core", ".0f", colours)
     panels[0].set_title("Drawing", loc="left", weight="bold")

@@ -1,10 +1,15 @@
 """Planar graphs, block models, trees and lobsters, made as in papers, beside published figures.
 
-Planar graphs and stochastic block models: Martinkus et al. 2022, "SPECTRE: Spectral Conditioning
-Helps to Overcome the Expressivity Limits of One-shot Graph Generators", arXiv 2204.01613: 200
-graphs each, 128 for training and 32 for validation. Trees: Bergmeister et al. 2024, arXiv
-2312.11529. Lobsters: Liao et al. 2019, "GRAN", arXiv 1910.00760; trees whose nodes are at most two
-edges away from a path. The headline figure is the share of valid, unique and novel graphs.
+- *Planar* graphs can be drawn in a plane without crossing edges. *Stochastic block models* have
+  blocks of nodes with many edges inside and few between them. Both: Martinkus et al. 2022,
+  "SPECTRE: Spectral Conditioning Helps to Overcome the Expressivity Limits of One-shot Graph
+  Generators", arXiv 2204.01613: 200 graphs each, 128 for training and 32 for validation.
+- *Trees*: Bergmeister et al. 2024, arXiv 2312.11529.
+- *Lobsters* are trees whose nodes are at most two edges away from a path: Liao et al. 2019, "GRAN",
+  arXiv 1910.00760.
+
+The headline figure is the share of valid, unique and novel graphs; *valid* are those of the kind
+that was learned.
 """
 
 from __future__ import annotations
@@ -167,7 +172,7 @@ def block_model(random: np.random.Generator) -> nx.Graph:
 
 
 def tree(random: np.random.Generator) -> nx.Graph:
-    """Draw one of all trees of `NODES` numbered nodes, each as likely, by its Prüfer sequence.
+    """Draw a uniformly random tree of `NODES` numbered nodes, by its Prüfer sequence.
 
     Args:
         random: Random generator.
@@ -207,7 +212,9 @@ def is_tree(graph: nx.Graph) -> bool:
 
 
 def is_lobster(graph: nx.Graph) -> bool:
-    """Return True for a lobster of a possible size, of which a path is left without leaves twice.
+    """Return True for a lobster of a possible size.
+
+    It is a tree of which a path is left after its leaves were removed twice.
 
     Args:
         graph: A graph, which stays as it is.
@@ -228,10 +235,10 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
     so that blocks are not split.
 
     Args:
-        graph: A graph of N nodes.
+        graph: A graph of N nodes, numbered from 0.
 
     Returns:
-        Number of the block of each node, (N,) long.
+        Number of the block of each node, (N,) int64.
     """
     adjacency = nx.to_numpy_array(graph, weight=None) > 0
     weight = np.where(adjacency, math.log(INSIDE / BETWEEN), math.log((1 - INSIDE) / (1 - BETWEEN)))
@@ -298,18 +305,18 @@ VALID = {
 def count(
     found: list[nx.Graph], known: list[nx.Graph], valid: Callable[[nx.Graph], bool]
 ) -> dict[str, float]:
-    """Count drawn graphs that are valid, distinct and new.
+    """Return the shares of drawn graphs that are valid, distinct and new.
 
     Graphs with the same hash of neighbourhoods (Shervashidze et al. 2011) count as one.
 
     Args:
         found: Drawn graphs.
         known: Training graphs.
-        valid: Function that returns True for a graph of the wanted kind.
+        valid: Function that returns True for a graph of the kind that was learned.
 
     Returns:
-        Shares `valid`, `unique`, `novel` and `vun` (valid, unique and novel); and means `edges` and
-        `triangles` of the numbers of these in a graph.
+        A dict of the shares "valid", "unique", "novel" and "vun" (all three at once), in [0, 1];
+        and of the mean numbers of "edges" and "triangles" of a graph.
     """
     with warnings.catch_warnings():
         # networkx warns that its hashes differ between versions, which does not matter here.
@@ -329,11 +336,11 @@ def count(
 
 
 def draw(shown: dict[str, list[nx.Graph]], file: Path) -> None:
-    """Draw graphs into a picture file.
+    """Draw graphs into a picture file, a row for each kind.
 
     Args:
-        shown: Graphs by kind; each kind is a row of the picture.
-        file: The file, whose ending is that of the format.
+        shown: `{kind: graphs}`; nodes of the kind "blocks" are coloured by `likely_blocks`.
+        file: File to write; its suffix is that of the format, such as ".svg".
     """
     from matplotlib.figure import Figure
 

@@ -1,8 +1,11 @@
-"""MOSES by its official protocol and that of papers on graph models; ZINC250k by their fold.
+"""Benchmarks of raw samples: MOSES by two protocols, and ZINC250k by the literature's fold.
 
-Official (Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823): 30,000 raw samples,
-compared with the test and the scaffold test molecules. Papers on graph models: 25,000 samples and
-the scaffold test molecules; on ZINC250k 10,000 samples and the held-out molecules of an index file.
+- *Raw samples*: all graphs that a model draws, invalid ones included.
+- *Official protocol* (Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823): 30,000
+  samples, compared with the test molecules and with those of test scaffolds ("TestSF").
+- *Protocol of papers on graph models*: 25,000 samples, compared with the molecules of test
+  scaffolds.
+- *Fold* of ZINC250k: the held-out molecules of an index file, compared with 10,000 samples.
 """
 
 from __future__ import annotations
@@ -168,18 +171,18 @@ def raw_samples(
     seed: int,
     temperature: float = 1.0,
 ) -> dict[str, pd.DataFrame]:
-    """Draw raw samples of models, and choose random training molecules beside them.
+    """Draw raw samples of models, and choose random training molecules to compare with.
 
     Args:
-        models: Models by name.
+        models: `{name: model}`.
         dataset: Data set with the training molecules.
         count: Number of graphs of each model, and of training molecules at most.
         seed: Seed of the samples and of the choice.
-        temperature: Below 1 for more probable graphs.
+        temperature: 1 for the distribution of the model, below 1 for more probable graphs.
 
     Returns:
-        The table that `evaluate_records` returns, a row for each graph, by the name of each model
-        and "training data".
+        `{name of the model, or "training data": table}`; the table is that of
+        `graphcnf.molecules.conventions.evaluate_records`, with a row for each graph.
     """
     train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
@@ -194,15 +197,17 @@ def raw_samples(
 def figures(
     frame: pd.DataFrame, dataset: MoleculeDataset, references: dict[str, SetStatistics]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Evaluate samples by each of `PROTOCOLS`, the one with fewer samples first.
+    """Evaluate the samples of a model by each of `PROTOCOLS`, the one with fewer samples first.
 
     Args:
-        frame: Table that `evaluate_records` returns, a row for each sample.
+        frame: Table of `graphcnf.molecules.conventions.evaluate_records`, a row for each sample.
         dataset: Data set with the training molecules, for novelty.
-        references: Statistics of held-out molecules, by the keys of `PARTS`.
+        references: Statistics of the held-out molecules that samples are compared with, by the keys
+            of `PARTS`.
 
     Yields:
-        Name of a protocol; and a row of the table, by the names in `COLUMNS`.
+        (protocol, row): name of a protocol; and `{name in COLUMNS: figure}`, None for a figure that
+        cannot be computed.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

@@ -1,8 +1,11 @@
 """Benchmarks of optimization: PMO, beside mol_ga on the same oracles, GuacaMol, penalised logP.
 
-PMO and GuacaMol share the searches in their folder: 18 of GuacaMol's 20 tasks are also tasks of
-PMO. Penalised logP: the protocol of Jin et al. (2018, arXiv 1802.04364). For the molecules of
-ZINC250k with the lowest penalised logP, find similar molecules with a higher one.
+- *Task*: a score of a molecule to maximize, also called oracle. *Call*: one computation of it.
+- *PMO* and *GuacaMol* are suites of tasks. They share the searches in their folder, since 18 of
+  GuacaMol's 20 tasks are also tasks of PMO.
+- *Penalised logP*: logP less terms for hard synthesis and large rings. The protocol is that of Jin
+  et al. (2018, arXiv 1802.04364): for the molecules of ZINC250k with the lowest penalised logP,
+  find similar molecules with a higher one.
 """
 
 from __future__ import annotations
@@ -176,15 +179,17 @@ def _goals(suite: str, tasks: str | None) -> dict[str, Goal]:
 
 
 class Searches:
-    """Searches of this package in a folder, one per task; interrupted ones are continued.
+    """Runs the searches of a benchmark, one per task, and keeps them in a folder.
+
+    A search that was interrupted is continued, and a finished one is not repeated.
 
     Args:
         folder: The folder.
-        model: Name or folder of the model.
+        model: Name of shipped weights, or folder of a model.
         budget: Calls of the score in a search.
         seed: Seed of all searches.
-        prescreened: Number of molecules of a library that are scored before, outside of the
-            budget; 0 for none.
+        prescreened: Number of molecules of ZINC250k that are scored before, outside of the budget;
+            0 for none.
     """
 
     def __init__(self, folder: Path, model: str, budget: int, seed: int, prescreened: int):
@@ -203,18 +208,22 @@ class Searches:
         counts: Sequence[int],
         figures: Callable[[np.ndarray, int], dict[str, Any]],
     ) -> dict[str, Any]:
-        """Return figures of a search, which is run unless they are in a file of its folder.
+        """Return the figures of the search of a task.
+
+        The search is run unless a file in its folder has the figures already.
 
         Args:
             task: Name of the task, and of the folder of its searches.
             goal: The score.
-            name: Name of the file, without .json.
-            counts: Numbers of best molecules that count; a search ends when all of these score 1.
-            figures: Function of all scores and the budget that returns the figures.
+            name: Name of the file of figures, without .json.
+            counts: Numbers k of best molecules; a search ends early when the mean score of the k
+                best is 1 for all k.
+            figures: Function from all scores in order, (calls,), and the budget to `{name:
+                figure}`.
 
         Returns:
-            What `figures` returns; "of_model", the share of the `BEST` best molecules that the
-            model drew, while genetic operators made the others; and "minutes" of CPU time.
+            What `figures` returns, and "of_model", the share of the `BEST` best molecules that the
+            model drew (genetic operators made the others), and "minutes" of CPU time.
 
         Raises:
             UserError: The file is of a search with another model.
@@ -310,8 +319,8 @@ def of_pmo(scores: np.ndarray, budget: int) -> dict[str, Any]:
         budget: Largest number of calls.
 
     Returns:
-        `auc`, the area under the curve by `top_auc`; `top`, the mean of the ten best scores;
-        `calls`, their number.
+        A dict: "auc", the area under the curve (`top_auc`); "top", the mean of the ten best scores;
+        "calls", the number of calls.
     """
     return {
         "auc": top_auc(scores, budget),
@@ -324,18 +333,18 @@ def of_guacamol(counts: Sequence[int], scores: np.ndarray, budget: int) -> dict[
     """Return the figures of GuacaMol for a search.
 
     Args:
-        counts: Numbers of best molecules that count.
+        counts: Numbers k of best molecules over which the task averages.
         scores: Score of each call in order, (calls,).
-        budget: Ignored; `of_pmo` has it as well.
+        budget: Ignored; `of_pmo` has this argument, too.
 
     Returns:
-        `score`, the mean by `top_means`; `calls`, their number.
+        A dict: "score", the mean by `top_means`; "calls", the number of calls.
     """
     return {"score": top_means(scores, counts), "calls": len(scores)}
 
 
 def top_means(scores: np.ndarray, counts: Sequence[int]) -> float:
-    """Return the mean of the k best scores, averaged over several k.
+    """Return the mean of the k best scores, averaged over several numbers k.
 
     As in GuacaMol (Brown et al. 2019, arXiv 1811.09621): missing molecules count as 0.
 
@@ -422,10 +431,10 @@ CONSTRAINED: list[Column] = [
 
 
 class Improvement:
-    """Score: improvement of penalised logP over a given molecule, penalised for dissimilarity.
+    """Score of a molecule: by how much its penalised logP exceeds that of a given molecule.
 
-    A Tanimoto similarity (Morgan, radius 2, counted) below the threshold costs 20 times the
-    difference.
+    A Tanimoto similarity (Morgan, radius 2, counted) of the two below the threshold costs 20 times
+    the difference from the threshold.
 
     Args:
         smiles: The given molecule.

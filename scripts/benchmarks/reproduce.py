@@ -1,13 +1,16 @@
 """Tables of the documentation, made again by the commands of their markers.
 
-A *marker* is a comment above a table in a page: name and kind of the table, about how many minutes
-of one core it takes, and the commands that print its figures. Where the output of a command names a
-row or column otherwise, an indented line below the command says how: `printed = output`, where
-`a + b` are the figures of several rows or columns, `a & b` is the row that has both cells, and `-`
-is what no command prints. A line "samples: 3000, quick 1000" says of how many samples the shares of
-a table are, and those of its quick run, where `-n` does not. The marker of a table that no command
-makes says why. A *figure* is a number of a cell. The *kind* is "weights" for figures of shipped
-weights, "training" for those of a training or a search.
+- *Marker*: a comment above a table in a page. Its first line has name and kind of the table, and
+  about how many minutes of one core it takes; then come the commands that print its figures. The
+  marker of a table that no command makes says why.
+- *Figure*: a number in a cell.
+- *Kind* of a table: "weights" for figures of shipped weights, "training" for those of a training or
+  a search.
+- *Other names*: where the output of a command names a row or column otherwise, an indented line
+  below the command says how: `printed = output`. There, `a + b` are the figures of several rows or
+  columns, `a & b` is the row that has both cells, and `-` is what no command prints.
+- *Quick run*: with fewer samples or shorter trainings. A line "samples: 3000, quick 1000" says of
+  how many samples the shares of a table are, in the page and in its quick run, where `-n` does not.
 """
 
 from __future__ import annotations
@@ -102,12 +105,12 @@ Cells = list[list[str]]
 
 
 class Table(NamedTuple):
-    """A table of a page.
+    """A table of a page, with its marker.
 
     Attributes:
         page: File of the page, below the root of the repository.
         marker: Text of its marker; "" without one.
-        cells: The cells as Markdown.
+        cells: The cells as Markdown, a list for each row, the header first.
     """
 
     page: str
@@ -116,22 +119,24 @@ class Table(NamedTuple):
 
     @property
     def head(self) -> dict[str, str]:
-        """First line of the marker: `{"name": ..., "kind": ..., "minutes": ...}`, all text.
+        """Name, kind and minutes of the table, from the first line of its marker.
 
-        It is {} for a table that no command makes.
+        Returns:
+            `{"name": ..., "kind": ..., "minutes": ...}`, all text; {} for a table that no command
+            makes.
         """
         found = HEAD.fullmatch(self.marker.partition("\n")[0])
         return found.groupdict() if found else {}
 
     def commands(self, quick: bool) -> list[tuple[str, dict[str, str]]]:
-        """Return the commands of the marker.
+        """Return the commands of the marker, each with its other names.
 
         Args:
             quick: True for those of a quick run: the lines with "quick: " if there are any, else
                 all of them, made shorter by `quicker`. A line "no quick: why" is no command.
 
         Returns:
-            Pairs of a command and `{printed name of a row or column: its name in the output}`.
+            For each command (command, `{printed name of a row or column: its name in the output}`).
         """
         found: dict[bool, list[tuple[str, dict[str, str]]]] = {False: [], True: []}
         for line in self.marker.split("\n")[1:]:
@@ -149,13 +154,13 @@ class Table(NamedTuple):
         return found[quick]
 
     def samples(self, quick: bool) -> int:
-        """Return of how many samples the shares are, those of each seed where it has several.
+        """Return the number of samples of which the table's shares are, for one seed.
 
         Args:
-            quick: True for those of a quick run.
+            quick: True for the number of a quick run.
 
         Returns:
-            What the marker says; without that the first `-n` of its commands, or `SAMPLES`.
+            The number in the marker; without one the first `-n` of its commands, or `SAMPLES`.
         """
         counted = re.search(rf"^{COUNTED}(\d+), quick (\d+)$", self.marker, re.MULTILINE)
         if counted:
@@ -164,7 +169,11 @@ class Table(NamedTuple):
         return int(found[0]) if found else SAMPLES
 
     def named_cells(self) -> Iterator[tuple[str, str, str]]:
-        """Yield the label of the row, that of the column, and the text, of each cell."""
+        """Yield each cell of the table with the names of its row and column.
+
+        Yields:
+            (label of the row, label of the column, text of the cell), see `label`.
+        """
         head, *rows = self.cells
         for row, *cells in rows:
             for title, cell in zip(head[1:], cells, strict=True):
@@ -177,6 +186,9 @@ def read_tables(page: str, content: str) -> list[Table]:
     Args:
         page: Name of the page.
         content: Its text.
+
+    Returns:
+        The tables in their order, also those without a marker.
     """
     content = re.sub(r"^```.*?^```", "", content + "\n", flags=re.MULTILINE | re.DOTALL)
     tables = []
@@ -194,11 +206,12 @@ def all_tables() -> list[Table]:
 
 
 def label(cell: str) -> str:
-    """Return how the name of a row or column is compared: without marks, in lower case.
+    """Return the name of a row or column in the form in which names are compared.
+
+    It is in lower case, without links, marks and numbers of samples.
 
     Args:
-        cell: The name as Markdown. Names in `SAME` become those of the pages; a number of samples
-            is left out.
+        cell: The name as Markdown. Names in `SAME` become those of the pages.
     """
     plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell)
     plain = re.sub(r"[`*]| of [\d,]+ samples|, [\d,]+ of .*", "", plain)
@@ -237,15 +250,15 @@ Known = dict[str, list[Table]]
 
 
 def run(command: str, folder: Path, known: Known) -> list[Table]:
-    """Run a command of a marker in a folder.
+    """Run a command of a marker in a folder, unless it was run before.
 
     Args:
         command: The command; no shell reads it.
         folder: Folder in which it runs.
-        known: Tables of the commands that were run before; the new ones are added.
+        known: `{command: tables that it printed}` of the commands so far; the new one is added.
 
     Returns:
-        The tables that it prints.
+        The tables that the command prints.
 
     Raises:
         UserError: The command fails.
@@ -262,11 +275,11 @@ def run(command: str, folder: Path, known: Known) -> list[Table]:
 
 
 def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
-    """Return the cells at a row and a column, of all tables of an output.
+    """Return the texts of the cells at a row and a column, from all tables of an output.
 
     Args:
         tables: The tables; in some, rows and columns may be exchanged.
-        row: Name of the row; of "a & b" the row with both cells.
+        row: Name of the row; "a & b" names the row that has both cells.
         column: Name of the column.
     """
     found = []
@@ -281,14 +294,14 @@ def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
 
 
 def figures(cell: str) -> list[tuple[float, float | None, float]]:
-    """Return the figures of a cell, shares in [0, 1], in their order.
+    """Return the figures of a cell, in their order; percentages as shares in [0, 1].
 
     Args:
         cell: The cell as Markdown, such as "1.23 ± 0.04".
 
     Returns:
-        For each figure its value; its standard deviation, None if the cell has none, and at least
-        half a unit of the last decimal; and half a unit of the last decimal.
+        For each figure (value, sd, unit): its value; its standard deviation over seeds, at least
+        `unit`, None if the cell has none; and half a unit of its last decimal.
     """
     scale = 0.01 if "%" in cell else 1.0
     cell = re.sub(r" of [\d,]+|\([^)]*\)|\[[^]]*\]", "", cell.replace("**", ""))
@@ -302,15 +315,15 @@ def figures(cell: str) -> list[tuple[float, float | None, float]]:
 
 
 class Measured(NamedTuple):
-    """A printed figure and the new one, shares in [0, 1].
+    """A figure that is printed in a page, and the new one; percentages are shares in [0, 1].
 
     Attributes:
         row: Printed name of the row.
         column: Printed name of the column.
-        place: Number of the figure in its cell.
+        place: Number of the figure in its cell, from 0.
         printed: Value in the page.
         unit: Half a unit of its last decimal.
-        share: Whether it is a share of samples.
+        share: True if it is a share of samples.
         found: The new value.
         sd: Standard deviation of the new value over seeds; None if it has none.
     """
@@ -336,12 +349,12 @@ def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
 
     Args:
         table: The table.
-        outputs: For each command other names and the tables that it has printed.
+        outputs: For each command its other names and the tables that it has printed.
 
     Returns:
-        The figures that were found; and the names of rows and columns of which none was, and of
-        other cells that lack one, although the marker does not leave them out. Published figures
-        are left out.
+        (found, lacking): the figures that were found; and the names of rows and columns that no
+        output has, and "row, column" of single cells. What the marker leaves out by `-`, and
+        published figures, are in neither.
     """
     found: list[Measured] = []
     lacking: list[tuple[str, str]] = []
@@ -381,20 +394,25 @@ def _new(
 def allowed(
     one: Measured, reference: Measured | None, here: int, there: int
 ) -> tuple[float, float] | None:
-    """Return the bounds within which a printed figure must lie; None if it has none.
+    """Return the bounds within which a printed figure must lie.
 
     A share has Wilson's interval at three standard errors. A figure with a deviation over seeds has
-    the quantile of Student's distribution that is as rare; any other may differ by `SHARE`. Where
-    the numbers of samples differ, a metric that depends on them is compared after the difference of
-    the references is subtracted, each of which is one set with a deviation of its own. Wasserstein
-    and total variation distances may then still differ by the reference, by the triangle
-    inequality.
+    the quantile of Student's distribution that is as rare. Any other figure may differ by the part
+    `SHARE` of itself.
+
+    Some metrics depend on the number of samples. Where it differs from that of the page, the
+    difference of the train-vs-test references is subtracted first; these are one set each, with a
+    deviation of their own. Wasserstein and total variation distances may then still differ by the
+    reference, by the triangle inequality.
 
     Args:
         one: The figure.
-        reference: The same figure of training molecules.
-        here: Number of samples of a seed.
+        reference: The same figure of training molecules; None if the table has none.
+        here: Number of samples of a seed in this run.
         there: Number of samples of the printed figure.
+
+    Returns:
+        (lowest, highest) allowed value of the printed figure; None if it cannot be compared.
     """
     from scipy.stats import norm, t
 
@@ -425,12 +443,13 @@ def judge(table: Table, outputs: Outputs, quick: bool) -> Iterator[dict[str, Any
 
     Args:
         table: The table.
-        outputs: For each command other names and the tables that it has printed.
+        outputs: For each command its other names and the tables that it has printed.
         quick: True if fewer samples were drawn than for the page.
 
     Yields:
-        A row of the result for each figure, by the names in `COLUMNS`; `verdict` is "OUT" for one
-        out of bounds, and "not found" for a row or column that no output has.
+        A row of the result for each figure, `{name in COLUMNS: value}`. Its "verdict" is "" for a
+        figure within its bounds, "OUT" beyond them, "not compared" without bounds, and "not found"
+        for a row or column that no output has.
     """
     found, lacking = measure(table, outputs)
     about = {"table": table.head["name"]}

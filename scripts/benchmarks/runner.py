@@ -1,4 +1,8 @@
-"""Options, trained runs, published figures and output that the benchmarks share."""
+"""What the benchmarks share: options, trained runs, published figures and output.
+
+A *run* is the folder of one training. A *budget* is the CPU time of a training, in minutes, which
+is the same for all models of a table.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +64,11 @@ def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
 
     Args:
         table: Name of a file in the folder `published`, without .csv.
-        **where: Values that a row must have, by column.
+        **where: Values that a row must have, by column, such as `kind="planar"`.
 
     Returns:
-        The rows by column, without empty cells; the method's name ends in "(published)".
+        The rows, `{column: value}` without empty cells; the name of the method ends in
+        "(published)".
     """
     file = HERE / "published" / f"{table}.csv"
     frame = pd.read_csv(file, float_precision="round_trip")
@@ -79,22 +84,26 @@ def write(
 
     Args:
         out: The file; None for stdout.
-        rows: Values by name.
-        columns: Columns of Markdown, see `graphcnf.evaluation.layout`.
+        rows: `{name: value}` of each row.
+        columns: Columns of Markdown: a heading, and a function from a row to the text of its cell
+            (`graphcnf.evaluation.layout`).
         notes: Footnotes of Markdown.
     """
     write_table(table_kind(out, False, False), out, rows, columns, notes)
 
 
 class TrainedRun:
-    """A finished or unfinished training.
+    """The folder of a training, finished or not.
 
     Args:
-        path: Folder of the run.
+        path: The folder.
 
     Attributes:
-        path: Folder of the run.
-        preset: Settings that the run was started with.
+        path: The folder.
+        preset: The preset with which the training was started.
+
+    Raises:
+        UserError: The folder holds no run.
     """
 
     def __init__(self, path: Path):
@@ -136,12 +145,12 @@ def train_all(
 
     Args:
         presets: Names or files of presets.
-        seeds: Seeds.
+        seeds: Seeds of the trainings.
         folder: Folder of the runs.
         minutes: CPU time of each training.
 
     Returns:
-        For each preset its runs, one for each seed.
+        For each preset a list of its runs, one for each seed.
 
     Raises:
         UserError: A training fails, or a run in the folder had another budget.
@@ -193,7 +202,7 @@ def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
 
 
 def check_budget(path: Path, found: float, wanted: float) -> None:
-    """Check that a training in a folder had the budget that is wanted now.
+    """Check that a training had the budget that is wanted now, so that models can be compared.
 
     Args:
         path: Folder of the training, for the message.

@@ -1,6 +1,7 @@
 """Benchmark of `CategoricalModel` on made strings, of which the entropy is known.
 
-The *entropy* of a set is the mean number of bits of its strings, the least that a model can need.
+The *bits* of a string are -log2 of its probability under the process that makes it. The *entropy*
+of a set is the mean of the bits, the least that a model can need.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ Strings = tuple[list[str], np.ndarray]
 
 
 def brackets(count: int, seed: int) -> Strings:
-    """Draw balanced brackets of three kinds, 8 to 64 symbols.
+    """Draw strings of balanced brackets of three kinds, 8 to 64 symbols, such as "([]){}[]".
 
     Where both are possible, a bracket closes with probability 1/2.
 
     Args:
         count: Number of strings.
         seed: Seed of the draws.
+
+    Returns:
+        (strings, bits): the strings, and -log2 p of each, (count,) float64.
     """
     random, items, bits = np.random.default_rng(seed), [], []
     for _ in range(count):
@@ -65,14 +69,30 @@ def brackets(count: int, seed: int) -> Strings:
 
 
 def arithmetic(count: int, seed: int) -> Strings:
-    """Draw sums a+b=c of two numbers from 0 to 999; arguments are those of `brackets`."""
+    """Draw sums a+b=c of two numbers from 0 to 999, such as "12+930=942".
+
+    Args:
+        count: Number of strings.
+        seed: Seed of the draws.
+
+    Returns:
+        (strings, bits): the strings, and -log2 p of each, (count,) float64.
+    """
     random = np.random.default_rng(seed)
     terms = zip(*(random.integers(0, 1000, count).tolist() for _ in range(2)), strict=True)
     return [f"{a}+{b}={a + b}" for a, b in terms], np.full(count, 2 * np.log2(1000))
 
 
 def palindromes(count: int, seed: int) -> Strings:
-    """Draw palindromes of eight letters, 10 to 40 symbols; arguments are those of `brackets`."""
+    """Draw palindromes of eight letters, 10 to 40 symbols.
+
+    Args:
+        count: Number of strings.
+        seed: Seed of the draws.
+
+    Returns:
+        (strings, bits): the strings, and -log2 p of each, (count,) float64.
+    """
     random, items, bits = np.random.default_rng(seed), [], []
     for _ in range(count):
         length = int(random.integers(10, 41))
@@ -86,11 +106,13 @@ def palindromes(count: int, seed: int) -> Strings:
 def hairpins(count: int, seed: int) -> Strings:
     """Draw a stem, a loop of 4 to 20 bases, the stem's reverse complement, and random bases.
 
-    The bits are an upper bound: the same string may come from two loops.
-
     Args:
         count: Number of strings, of 60 bases each.
         seed: Seed of the draws.
+
+    Returns:
+        (strings, bits): the strings; and for each an upper bound on -log2 p, (count,) float64,
+        since the same string may come from two loops.
     """
     random, items = np.random.default_rng(seed), []
 

@@ -68,7 +68,8 @@ class SmilesLSTM(Pretrained, TokenLSTM):
     """Autoregressive density of SMILES, token by token.
 
     Args:
-        tokens: All tokens of SMILES; the numbers 0 to 2 are padding, start and end.
+        tokens: All tokens of SMILES, such as "C", "Br" and "[nH]". Their numbers begin at 3; 0 to 2
+            are padding, start and end.
         hidden: Hidden units of a layer.
     """
 
@@ -85,7 +86,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
             smiles: The SMILES.
 
         Returns:
-            Numbers with those of start and end, (L,) long.
+            Numbers of start, tokens and end, (L,) long.
 
         Raises:
             KeyError: It has an unknown token.
@@ -94,13 +95,10 @@ class SmilesLSTM(Pretrained, TokenLSTM):
         return torch.tensor([START, *tokens, END])
 
     def nats(self, rows: Sequence[Tensor]) -> Tensor:
-        """Return -log p of SMILES.
+        """Return -log p of SMILES in nats, (B,).
 
         Args:
             rows: Token numbers of B SMILES, as `encode` returns them.
-
-        Returns:
-            (B,) nats.
         """
         batch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
         logits, _ = self(batch[:, :-1])
@@ -138,7 +136,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 def train_lstm(
     model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float
 ) -> tuple[int, float]:
-    """Train a model with AdamW on one thread.
+    """Train a model with AdamW on one thread, for a given CPU time.
 
     The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
 
@@ -149,7 +147,7 @@ def train_lstm(
         rate: The largest learning rate.
 
     Returns:
-        Number of steps, and the minutes that they took.
+        (steps, minutes): number of steps, and the CPU time that they took.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     start = told = time.process_time()
@@ -176,7 +174,7 @@ def train(
 
     Args:
         dataset: Data set, of which the training part is learned.
-        folder: The folder.
+        folder: Folder of the model.
         minutes: CPU time of the training.
         seed: Seed of the training.
         source: JSON value that says which data these are, kept in the model's `metadata`.

@@ -1,4 +1,11 @@
-"""Stereo marks: bits of held-out ones, and isomers that can exist in three dimensions."""
+"""Benchmarks of stereo marks: bits of held-out ones, and isomers that can exist in space.
+
+- *Stereo element*: an atom or double bond that can have a mark (`@` or `/` in SMILES).
+- *Bits* of a mark: -log2 of its probability given the graph and the marks before it.
+- *Polycycle*: here a molecule with at least two marked atoms that are in several rings each. Of its
+  *isomers* with other marks, many cannot exist in three dimensions; a good model draws only those
+  that can be *embedded* (given coordinates).
+"""
 
 from __future__ import annotations
 
@@ -88,14 +95,14 @@ def stereo_bits(
 
 
 def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
-    """Count pairs of stereo centres whose relative configuration geometry forces.
+    """Count pairs of stereo centres of which geometry allows one relative configuration only.
 
     Args:
         graphs: The molecules with their configurations.
 
     Returns:
-        Number of such pairs with two marks, as at a bridgehead; and how many of these have the
-        relative configuration that can exist.
+        (pairs, right): number of such pairs, as at a bridgehead, in which both centres have a mark;
+        and how many of these have the configuration that can exist.
     """
     own, other, relation = (
         graphs.categories.numpy(),
@@ -338,8 +345,9 @@ class Shape(NamedTuple):
 
     Attributes:
         embedded: True if the molecule itself can be embedded.
-        possible: True if the molecule or one of the isomers can.
-        strain: Energy of the molecule over that of the best of them, kcal/mol; None if unknown.
+        possible: True if the molecule or one of its isomers can.
+        strain: Energy of the molecule above the lowest one among it and its isomers, kcal/mol; None
+            if unknown.
     """
 
     embedded: bool

@@ -1,4 +1,7 @@
-"""Models of molecules side by side, this package's and others', trained for the same CPU time."""
+"""Models of molecules side by side, this package's and others', trained for the same CPU time.
+
+Other systems are those that `graphcnf.baselines` implements from their papers.
+"""
 
 from __future__ import annotations
 

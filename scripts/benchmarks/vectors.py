@@ -40,14 +40,14 @@ THEIRS = {"zuko: RealNVP": "RealNVP", "zuko: NSF": "NSF", "zuko: MAF": "MAF"}
 
 
 def two_moons(count: int, generator: torch.Generator) -> Tensor:
-    """Draw points of two half circles with normal noise of deviation 0.1.
+    """Draw points on two interleaved half circles, with normal noise of standard deviation 0.1.
 
     Args:
         count: Number of points.
         generator: Random generator.
 
     Returns:
-        (count, 2).
+        Points, (count, 2) float32.
     """
     angle = torch.rand(count, generator=generator) * math.pi
     upper = torch.rand(count, generator=generator) < 0.5
@@ -60,12 +60,13 @@ def fitted(make: Callable[[], Any], minutes: float, seed: int) -> tuple[float, i
     """Train a flow by Adam with a cosine schedule, and score points that it has not seen.
 
     Args:
-        make: Builds the flow: ours, or zuko's, whose call gives the distribution.
-        minutes: CPU minutes of this process.
+        make: Function that builds the flow: this package's, which has `log_prob`; or zuko's, which
+            returns the distribution when it is called.
+        minutes: CPU time.
         seed: Seed of data and training.
 
     Returns:
-        Mean negative log-density of the other points in nats, and the number of steps.
+        (nats, steps): mean negative log-density of the unseen points, and number of steps.
     """
     generator = torch.Generator().manual_seed(seed)
     train, test = two_moons(POINTS, generator), two_moons(POINTS, generator)

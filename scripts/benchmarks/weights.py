@@ -1,13 +1,14 @@
 """Benchmarks of trained weights: codes of a molecule, target properties, fragments of ten drugs.
 
-Properties: the protocol of FreeGress (Ninniri et al. 2024). Target values are those of 100 held-out
-molecules, for one property at a time, and 10 molecules are drawn for each value.
-
-Fragments: the protocol of SAFE (Noutahi et al. 2023, arXiv 2310.10773) and GenMol (Lee et al. 2025,
-arXiv 2501.06158): extend a motif, link two parts, build around a structure, decorate; scaffold
-morphing links the same parts. 100 attempts for each drug and task. Failures count: validity and
-quality are shares of the attempts. Quality: distinct, QED of at least 0.6, SA score of at most 4.
-Distance is to the drug that the fragments are of.
+- *Code*: a graph with its numbering of atoms. A molecule has several, of which the *canonical* one
+  is in the training data.
+- *Properties*: the protocol of FreeGress (Ninniri et al. 2024). *Target values* are those of 100
+  held-out molecules, for one property at a time, and 10 molecules are drawn for each value.
+- *Fragments*: the protocol of SAFE (Noutahi et al. 2023, arXiv 2310.10773) and GenMol (Lee et al.
+  2025, arXiv 2501.06158). Its tasks: extend a motif, link two parts, build around a structure,
+  decorate; scaffold morphing links the same parts. 100 attempts for each drug and task. Failures
+  count: validity and quality are shares of the attempts. *Quality*: distinct, QED of at least 0.6,
+  SA score of at most 4. *Distance* is to the drug that the fragments are of.
 """
 
 from __future__ import annotations
@@ -97,19 +98,18 @@ def codes(
 
 
 def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
-    """Return how many valid samples are the canonical code of their molecule.
+    """Return how many valid samples of a model are the canonical code of their molecule.
 
-    A *code* is a graph with its numbering; a molecule has several, of which the canonical one is
-    in the training data. Codes that differ in numbering only are equal once both graphs are
-    numbered canonically; all others differ in Kekulé structure or aromatic marks.
+    Codes that differ in numbering only are equal once both graphs are numbered canonically. All
+    others differ in Kekulé structure or aromatic marks.
 
     Args:
         model: The model.
         samples: Number of samples, drawn with seed 0.
 
     Returns:
-        Shares of the valid samples whose code is "canonical", in an "other numbering", or with
-        "other Kekulé structure or marks".
+        Shares of the valid samples, in [0, 1]: "canonical", "other numbering", and "other Kekulé
+        structure or marks".
     """
     vocabulary = vocabulary_of(model)
     graphs = sample_records(model, range(samples), seed=0)
