@@ -1,10 +1,13 @@
-"""What a molecule has beside the fragment that it contains, and limits on it.
+"""Count and limit what a molecule has beside the fragment that it contains.
 
-A *place* is where the fragment lies: for each of its atoms the number of the atom in the molecule.
-*New atoms* are all other atoms of the molecule, *new bonds* those with at least one new atom. *New
-rings* are counted as bonds - atoms + parts of a graph (its cycle rank, which is the number of rings
-in the smallest set of smallest rings): those of the molecule without those of the fragment. For a
-linker they are the rings of the linker by itself, not those that it closes over the fragment.
+It is used when molecules are grown from a fragment (`graphcnf.design.growing`). The nouns:
+
+- *New atoms*: all heavy atoms of the molecule that do not belong to the fragment.
+- *New bonds*: all bonds with at least one new atom.
+- *New rings*: rings of the molecule minus rings of the fragment. Rings are counted as bonds - atoms
+  + connected parts, the number of rings in the smallest set of smallest rings.
+- *Linker*: new atoms that form one connected part, at all attachment points of the fragment. Its
+  rings are those of the new atoms alone, not those that it closes over the fragment.
 """
 
 from __future__ import annotations
@@ -56,10 +59,11 @@ class AddedLimits:
                 raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
 
     def given(self) -> dict[str, Range]:
-        """Return the limits that are not None.
+        """Return the limits that are set, without those that are None.
 
         Returns:
-            `{"atoms": (lowest, highest), "rings": ..., "rotatable": ...}`.
+            `{"atoms": (lowest, highest), "rings": (lowest, highest), "rotatable": (lowest,
+            highest)}`, or a part of it.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in values.items() if limit is not None}
@@ -69,8 +73,9 @@ class AddedLimits:
 
         Args:
             molecule: A sanitized molecule that contains the fragment.
-            place: Numbers of the fragment's atoms in it.
-            linked: True if the new atoms are one linker, whose rings are counted by themselves.
+            place: Numbers of the molecule's atoms that belong to the fragment.
+            linked: True if the new atoms are a linker, whose rings are counted without the
+                fragment.
         """
         given = self.given()
         if not given:
@@ -83,16 +88,15 @@ NO_LIMITS = AddedLimits()
 
 
 def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[str, int]:
-    """Count what a molecule has beside a fragment.
+    """Count the new heavy atoms, new rings and new rotatable bonds beside a fragment.
 
     Args:
         molecule: A sanitized molecule that contains the fragment.
-        place: Numbers of the fragment's atoms in it.
-        linked: True if the new atoms are one linker, whose rings are counted by themselves.
+        place: Numbers of the molecule's atoms that belong to the fragment.
+        linked: True if the new atoms are a linker, whose rings are counted without the fragment.
 
     Returns:
-        Numbers of new heavy atoms, new rings and new rotatable bonds, `{"atoms": ..., "rings": ...,
-        "rotatable": ...}`.
+        `{"atoms": number, "rings": number, "rotatable": number}`.
 
     Examples:
         >>> added(Chem.MolFromSmiles("c1ccccc1CCC2CC2"), {0, 1, 2, 3, 4, 5}, linked=False)
@@ -118,7 +122,7 @@ def parts_beside(molecule: Chem.Mol, place: Collection[int]) -> int:
 
     Args:
         molecule: The molecule.
-        place: Numbers of the atoms that are not new, those of the fragment.
+        place: Numbers of the molecule's atoms that belong to the fragment; all others are new.
 
     Returns:
         0 if there are no new atoms; 1 for a linker.

@@ -1,14 +1,24 @@
-"""Analogues of a molecule: a core is retained, and the rest is drawn from the model given the core.
+"""Draw analogues of a molecule: part of it is retained, and the model draws the rest.
 
-The *core* is the skeleton (which atoms are bonded), the skeleton with its bond orders, or the
-*scaffold* (Bemis-Murcko: rings and the chains between them); what hangs from a scaffold are its
-*substituents*. An analogue is *similar* if its Tanimoto similarity to the molecule (ECFP4) is at
-least that asked for.
+It is used by `MoleculeFlow.analogs` and the command `graphcnf analogs`. The nouns:
 
-Two samplers: `RedrawnAnalogs` draws particles that contain the core, as `graphcnf.design.growing`
-does. `NearAnalogs` starts from the molecule itself and substitutes single atoms and bonds; it is
-used to find similar molecules with the same skeleton, which are rare among all molecules on that
-skeleton.
+- *Core*: the part of the molecule that every analogue has. It is chosen by `keep`:
+    - "skeleton": which atoms are bonded, whatever the elements and bond orders;
+    - "bonds": the skeleton with its bond orders (aromatic is one of them);
+    - "scaffold": the Bemis-Murcko scaffold, i.e. all rings and the chains between them.
+- *Substituent*: a connected group of atoms that hangs from the scaffold.
+- *Analogue*: another valid molecule with the same core. It is *similar* if the Tanimoto similarity
+  of its ECFP4 fingerprint to that of the molecule is at least a number that the user gives.
+- *Candidate*: a valid molecule with the core that a sampler has drawn. It may be too dissimilar, or
+  the molecule itself.
+
+There are two samplers, and `analogs_of` chooses between them:
+
+- `RedrawnAnalogs` retains the core and draws everything else from the model, by importance
+  sampling (`graphcnf.design.growing`).
+- `NearAnalogs` starts from the molecule itself and changes a few atoms and bonds at a time. It is
+  used for similar molecules with the same skeleton. These are so rare among all molecules with
+  that skeleton that drawing from the model would hardly find one.
 """
 
 from __future__ import annotations
@@ -66,27 +76,34 @@ _SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 
 
 class Origin:
-    """The molecule whose analogues are drawn, with counts of those drawn so far.
+    """The molecule whose analogues are drawn, with counts of the candidates seen so far.
+
+    A sampler asks `accepts` for every candidate, which counts it. The counts are the basis of
+    `advice` if the search ends without enough analogues.
 
     Args:
         molecule: The molecule, or its SMILES.
         vocabulary: Vocabulary of the model, which must be able to represent the molecule.
-        most: Largest number of atoms of the model.
-        similar: Lowest similarity of an analogue.
+        most: Largest number of atoms that the model draws.
+        similar: Lowest Tanimoto similarity (ECFP4) of an analogue, 0 to 1; 0 for any.
 
     Attributes:
         smiles: Canonical SMILES without stereo.
-        mol: Molecule of that SMILES.
-        given: The molecule, whose reactive groups analogues may have.
-        marked: Its stereo marks; None if it has none.
+        mol: RDKit molecule of `smiles`, with its atoms in the order of that SMILES.
+        given: The molecule, for structural alerts: an analogue is not refused for a reactive group
+            that the molecule has as well.
+        marked: Stereo marks of the molecule, which analogues inherit; None if it has none.
         similar: Lowest similarity of an analogue.
-        query: Pattern of all its atoms if every analogue contains these, else None.
-        others: Number of valid molecules found, other than the molecule itself.
-        similar_ones: Number of these that are similar enough.
-        highest: Largest similarity of these; 0 if they may be of any similarity.
+        similarity: Function from an RDKit molecule to its similarity to this one, 0 to 1.
+        query: RDKit pattern of all atoms of the molecule, with "skeleton" and "bonds". None with
+            "scaffold". The sampler sets it.
+        others: Number of candidates so far, without the molecule itself.
+        similar_ones: Number of these `others` that were similar enough.
+        highest: Largest similarity among these `others`. It stays 0 if `similar` is 0, since no
+            similarity is computed then.
 
     Raises:
-        UserError: The similarity is out of range, or the model cannot represent the molecule.
+        UserError: `similar` is not within 0 to 1, or the model cannot represent the molecule.
     """
 
     def __init__(
@@ -116,7 +133,7 @@ class Origin:
 
     @property
     def advice(self) -> str:
-        """What to change if the search ends early, a clause for the end of its message."""
+        """What the user could change if the search ends early: a clause for its message."""
         if not self.similar:
             return "ask for fewer, or keep less of it"
         if self.similar_ones or not self.others:
@@ -127,14 +144,15 @@ class Origin:
         )
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True for an analogue: another molecule than the given one, and similar enough.
+        """Count a candidate, and return True if it is an analogue: different and similar enough.
 
-        The given molecule in another protonation is no other molecule. Another one is counted in
-        `others`, and in `similar_ones` if it is similar; `highest` is updated.
+        The same molecule in another protonation state is not different; it returns False and is not
+        counted. Any other candidate is counted in `others`, and in `similar_ones` if it is similar
+        enough. `highest` is updated.
 
         Args:
-            smiles: Canonical SMILES of the molecule.
-            molecule: The same molecule.
+            smiles: Canonical SMILES of the candidate, without stereo.
+            molecule: RDKit molecule of that SMILES.
         """
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
@@ -145,16 +163,17 @@ class Origin:
         return similarity >= self.similar
 
     def changed(self, analogue: Chem.Mol) -> list[int]:
-        """Return the atoms of an analogue that differ in element, charge or a bond.
+        """Return the atoms of an analogue that differ from the molecule.
 
-        The skeleton is matched in the way with fewest differences. If only the scaffold is
-        retained, the atoms outside the largest common substructure are returned.
+        With "skeleton" and "bonds", the molecule is matched with the analogue so that the fewest
+        atoms differ. An atom differs in its element, in its charge or in the type of one of its
+        bonds. With "scaffold", the atoms outside the largest common substructure are returned.
 
         Args:
             analogue: A sanitized molecule that contains the core.
 
         Returns:
-            Numbers of its atoms, ascending; [] if it is the molecule itself.
+            Numbers of atoms of the analogue, ascending; [] if it is the molecule itself.
         """
         place = self.places(analogue)[0]
         if self.query is None:
@@ -164,16 +183,16 @@ class Origin:
     def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
         """Match the molecule with an analogue, so that as few atoms and bonds as possible differ.
 
-        If only the scaffold is retained, the largest common substructure is matched instead, see
-        `common_places`.
+        With "scaffold", the largest common substructure is matched instead, see `common_places`.
 
         Args:
             analogue: A sanitized molecule.
 
         Returns:
-            For each of the best matches a dictionary from atom numbers of the molecule of this
-            `Origin` to those of the analogue. It has every atom of the molecule, or with the
-            scaffold those of the common substructure; no dictionary if the analogue lacks the core.
+            One dictionary `{atom number in the molecule: atom number in the analogue}` for each of
+            the equally good matches. With "skeleton" and "bonds" it has every atom of the molecule,
+            and the list is empty if the analogue lacks the core. With "scaffold" it has the atoms
+            of the common substructure, and the list is [{}] if there are none.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -209,15 +228,15 @@ class Origin:
 
 
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
-    """Match the largest common substructure of two molecules (RDKit's MCS, up to 10 seconds).
+    """Match two molecules by their largest common substructure (RDKit's MCS, up to 10 seconds).
 
     Args:
         first: A sanitized molecule.
         second: Another one.
 
     Returns:
-        For each way in which the substructure lies in `second` a dictionary from atom numbers of
-        `first` to those of `second`. [{}] if the molecules have nothing in common.
+        One dictionary `{atom number in first: atom number in second}` for each way in which the
+        substructure lies in `second`. [{}] if the molecules have nothing in common.
     """
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
@@ -227,14 +246,19 @@ def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
 
 
 class RedrawnAnalogs(growth.Growth):
-    """Sampler of analogues as particles that contain the core; see `analogs_of`.
+    """Sampler of analogues that retains the core and draws all other atoms from the model.
+
+    Make it by `analogs_of`; its `molecules()` yields the analogues, see `Growth.molecules`. With
+    "scaffold" and a lowest similarity, it adapts while it runs. If fewer than `FEW` of the
+    candidates of a round are similar, the next rounds retain half of the substituents as well, then
+    three quarters, and so on. If `MANY` or more are similar, they retain fewer again.
 
     Args:
         flow: A model that draws atom by atom.
         origin: The molecule.
-        keep: One of `KEEP`: "skeleton", "bonds" or "scaffold".
-        options: Arguments of `graphcnf.design.growing.Growth` other than model, vocabulary and
-            fragment.
+        keep: The core to retain, one of `KEEP`: "skeleton", "bonds" or "scaffold".
+        **options: Arguments of `graphcnf.design.growing.Growth`, without model, vocabulary,
+            fragment and given.
     """
 
     checks_samples = False  # too little of the model's samples contain a molecule's core
@@ -350,17 +374,21 @@ def _bare(
 
 
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
-    """Split the atoms of a molecule into its Bemis-Murcko scaffold and the substituents.
+    """Split the atoms of a molecule into its Bemis-Murcko scaffold and its substituents.
 
     Args:
         mol: A sanitized molecule.
 
     Returns:
-        Numbers of the atoms of the scaffold, and those of each substituent: a connected part of the
-        other atoms. No substituents if the molecule is its own scaffold.
+        - Numbers of the atoms of the scaffold.
+        - For each substituent the numbers of its atoms; [] if the molecule is its own scaffold.
 
     Raises:
         UserError: The molecule has no ring, and so no scaffold.
+
+    Examples:
+        >>> scaffold_and_rest(Chem.MolFromSmiles("c1ccccc1CO"))
+        ({0, 1, 2, 3, 4, 5}, [{6, 7}])
     """
     numbered = Chem.Mol(mol)
     for atom in numbered.GetAtoms():
@@ -408,12 +436,14 @@ def _around(
 
 
 class Substituted(NamedTuple):
-    """A molecule on the skeleton of another one, which gives atoms and bonds their numbers.
+    """A molecule on the skeleton of the original one, as `NearAnalogs` makes it.
+
+    Its atoms and bonds have the numbers that they have in the original molecule.
 
     Attributes:
-        atoms: Element and charge of each atom, an index in `NearAnalogs._elements`.
-        bonds: Order of each bond of a Kekulé structure, an index in `_ORDERS`.
-        smiles: Its SMILES.
+        atoms: Element and charge of each atom, as an index in `NearAnalogs._elements`.
+        bonds: Order of each bond in a Kekulé structure: 0 single, 1 double, 2 triple.
+        smiles: Canonical SMILES of the molecule, without stereo.
     """
 
     atoms: tuple[int, ...]
@@ -422,22 +452,36 @@ class Substituted(NamedTuple):
 
 
 class NearAnalogs:
-    """Sampler of similar analogues with the same skeleton, by substitutions; see `analogs_of`.
+    """Sampler of similar analogues with the same skeleton, by random substitutions.
 
-    A *substitution* changes one to three neighbouring atoms and bonds of a molecule, its *parent*,
-    or all bonds of a ring. The first parent is the molecule itself; of the molecules found, more
-    probable ones become parents more often. RDKit discards invalid molecules, which are most,
-    before the model scores the rest.
+    Make it by `analogs_of`. It works in rounds, like an evolutionary search:
+
+    1. *Parents* are chosen: the original molecule, and up to `PARENTS` - 1 of the molecules found
+       so far. More probable ones are chosen more often.
+    2. One to three neighbouring atoms and bonds of a parent are replaced at random, or all bonds of
+       a ring (a *substitution*). Results that are invalid, known or too dissimilar are discarded,
+       up to `TRIES` in a row.
+    3. The model gives the log-probability of each new molecule. For every `particles` new molecules
+       one is yielded, probable ones first.
 
     Args:
         flow: A model that draws atom by atom.
         origin: The molecule.
-        keep: "skeleton" to retain which atoms are bonded, "bonds" to retain the bond orders, too.
+        keep: "skeleton" to retain which atoms are bonded; "bonds" to retain the bond orders, too.
         seed: Seed of the substitutions.
-        temperature: Below 1 for more probable analogues.
-        particles: Molecules found per analogue that is yielded.
-        filters: Filters that every analogue passes.
-        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
+        temperature: 1 for preferences as the model has them; below 1 for more probable analogues.
+        particles: Number of molecules found for each analogue that is yielded.
+        filters: Filters that every analogue must pass.
+        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
+            properties as conditions; None for none.
+
+    Attributes:
+        outcomes: Counter of the similar molecules by the filter that refused them, `{refusal:
+            number}`; the key "" counts those that pass. See `Filters.refusal`.
+
+    Raises:
+        UserError: A number is out of range, the model lacks a target property, or a bond of the
+            molecule is not single, double or triple in its Kekulé structure.
     """
 
     def __init__(
@@ -496,11 +540,12 @@ class NearAnalogs:
         """Yield distinct analogues, in the order in which they are found.
 
         Yields:
-            A `graphcnf.design.growing.Result`, whose `log_weight` is the log-probability of the
-            graph under the model, in nats.
+            A `graphcnf.design.growing.Result`. Its `log_weight` is log p(graph) under the model, in
+            nats.
 
         Raises:
-            UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
+            UserError: No new analogue was found in `PATIENCE` consecutive rounds; the message says
+                what to change.
         """
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
@@ -625,28 +670,33 @@ def analogs_of(
     filters: Filters = NO_FILTERS,
     properties: Mapping[str, float] | None = None,
 ) -> RedrawnAnalogs | NearAnalogs:
-    """Return a sampler of analogues of a molecule, which exclude the molecule itself.
+    """Return a sampler of analogues of a molecule; its `molecules()` yields them one by one.
+
+    The molecule itself is never among them. For a fixed number of analogues see
+    `MoleculeFlow.analogs`.
 
     Args:
         flow: A model that draws atom by atom.
         molecule: SMILES or RDKit molecule. Isotopes are ignored.
-        keep: One of `KEEP`: "skeleton", "bonds" or "scaffold".
+        keep: The core to retain, one of `KEEP`: "skeleton", "bonds" or "scaffold".
         similar: Lowest Tanimoto similarity to the molecule (ECFP4), 0 to 1; 0 for any.
         seed: Seed of the draws.
-        temperature: Below 1 for more probable analogues.
-        atoms: Lowest and highest number of heavy atoms, with "scaffold" only; None for at most
-            `NEAR` more or less than the molecule has.
-        particles: Candidates (particles, or molecules found by substitutions) per analogue.
-        filters: Filters that every analogue passes.
-        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
+        temperature: 1 for the model's own distribution; below 1 for more probable analogues.
+        atoms: Lowest and highest number of heavy atoms, allowed with "scaffold" only. None for up
+            to `NEAR` more or fewer than the molecule has.
+        particles: Number of candidates that are drawn for each analogue that is yielded. With more
+            of them, the analogues follow the model's probabilities more closely, and take longer.
+        filters: Filters that every analogue must pass.
+        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
+            properties as conditions; None for none.
 
     Returns:
-        The sampler, whose `molecules()` yields analogues: `NearAnalogs` for similar ones with the
-        same skeleton or bonds, else `RedrawnAnalogs`.
+        `NearAnalogs` if `similar` is above 0 and `keep` is "skeleton" or "bonds"; else
+        `RedrawnAnalogs`.
 
     Raises:
         UserError: An argument is out of range, the model does not draw atom by atom or cannot
-            represent the molecule, or `keep` is "scaffold" and it has none.
+            represent the molecule, or `keep` is "scaffold" and the molecule has no ring.
     """
     if keep not in KEEP:
         raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
@@ -678,23 +728,27 @@ def draw_analogues(
     filters: Filters = NO_FILTERS,
     **options: Any,
 ) -> tuple[PackedGraphs, list[str | None]]:
-    """Draw n distinct analogues of a molecule; see `MoleculeFlow.analogs`.
+    """Draw n distinct analogues of a molecule; it does the work of `MoleculeFlow.analogs`.
 
     Args:
         flow: A model that draws atom by atom.
         molecule: The molecule, or its SMILES.
         n: Number of analogues.
-        stereo: True to draw stereo marks if the model has stereo.
-        alerts: Catalogues of structural alerts that no analogue may have, see
-            `Filters.with_alerts`.
-        filters: Further filters that every analogue passes.
+        stereo: True to write stereo marks into the SMILES, if the model has stereo. Marks of the
+            molecule are kept, and the others drawn. Analogues that cannot have the kept marks are
+            left out.
+        alerts: Catalogues of structural alerts that no analogue may have, beside "reactive"; None
+            for "reactive" alone, "none" for no catalogue. See `Filters.with_alerts`.
+        filters: Further filters that every analogue must pass.
         **options: Further arguments of `analogs_of`.
 
     Returns:
-        The graphs of the analogues, and their SMILES, n of each.
+        - The graphs of the n analogues.
+        - Their n SMILES, in the same order.
 
     Raises:
-        UserError: An argument is wrong, or nothing new is found for long.
+        UserError: An argument is wrong, or the search finds nothing new for many rounds. Then the
+            analogues found before are lost.
     """
     options["filters"] = filters.with_alerts(alerts)
     return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

@@ -1,10 +1,18 @@
-"""Fragments of molecules, read from a SMILES or SMARTS.
+"""Read fragments of molecules from a SMILES or SMARTS, and find them in molecules.
 
-An *attachment point* of a fragment is a dummy atom `*`, `[*:1]` or `[1*]`, which a new atom with
-the same bond replaces. In the task "decorate", an atom with a map number, `[cH:1]`, is one as well:
-new atoms may replace its hydrogens. A *place* is where a fragment lies in a molecule: for each of
-its atoms the number of the atom in the molecule. A fragment is *open* if new atoms may replace the
-hydrogens of any atom, else new atoms are only at its attachment points.
+It is the first step of growing molecules (`graphcnf.design.growing`). The nouns:
+
+- *Fragment*: atoms and bonds that every molecule must contain. *New atoms* are all others.
+- *Attachment point*: a dummy atom `*`, `[*:1]` or `[1*]` of the SMILES, which a new atom with the
+  same bond must replace. In the task "decorate", an atom with a map number such as `[cH:1]` is one
+  as well: new atoms may replace its hydrogens.
+- *Open* fragment: new atoms may replace the hydrogens of any of its atoms. In other fragments, they
+  are only at attachment points.
+- *Task*: the way in which a molecule is completed, a key of `TASKS`.
+- *Place*: where the fragment lies in a molecule, as a tuple. Entry k is the number of the
+  molecule's atom that matches atom k of the fragment.
+- *Structure*: one choice of the orders of all bonds; an aromatic fragment has a few, its Kekulé
+  structures.
 """
 
 from __future__ import annotations
@@ -40,12 +48,13 @@ MANY = 255
 
 
 class Task(NamedTuple):
-    """A way to complete a fragment, with what it asks of the fragment.
+    """A way to complete a fragment, with what it asks of the fragment; the values of `TASKS`.
 
     Attributes:
-        parts: Fewest and most connected parts of the fragment.
-        points: Fewest and most attachment points of each part.
-        linked: True if all new atoms are one connected part, a linker, at all attachment points.
+        parts: Fewest and most connected parts that the fragment may have.
+        points: Fewest and most attachment points that each part may have.
+        linked: True if all new atoms must be one connected part, a linker, at all attachment
+            points.
     """
 
     parts: tuple[int, int]
@@ -65,27 +74,27 @@ TASKS = {
 
 @dataclass
 class MoleculeFragment:
-    """Atoms and bonds that a molecule has to contain; `read_fragment` makes it of a text.
+    """Atoms and bonds that a molecule has to contain; `read_fragment` makes it from a text.
 
-    Atom numbers below skip dummy atoms.
+    Atom numbers below count the atoms of the SMILES or SMARTS without its dummy atoms.
 
     Attributes:
         text: SMILES or SMARTS, as given.
-        fragment: Its graph, with the categories that each atom and bond may have, as the sampler of
-            `graphcnf.design.particles` takes it.
-        query: Pattern that matches the molecules with the fragment, without stereo.
-        points: Name (R1 for [*:1]) and number of the atom of each attachment point; empty for an
-            open fragment.
-        marked: What keeps its stereo marks (`graphcnf.stereo.marks.StereoTemplate`); None if it has
-            no marks.
-        open_part: The molecule of the SMILES, if the fragment is open and given as SMILES; else
-            None.
-        added: Limits on what is added to it, `NO_LIMITS` by default.
-        linked: True if all new atoms are required to be one connected part that is at all
-            attachment points.
-        mapped: Atoms with a map number, whose hydrogens new atoms may replace.
+        fragment: Its graph, with the categories that each atom and bond may have, for the sampler
+            of `graphcnf.design.particles`.
+        query: RDKit pattern that matches the molecules with the fragment, without stereo.
+        points: Attachment points as pairs of a name ("R1" for [*:1]) and the number of the atom at
+            which it is. Empty for an open fragment.
+        marked: The fragment with the stereo marks that molecules must keep; None if it has no
+            marks.
+        open_part: RDKit molecule of the SMILES, dummy atoms included, if the fragment is open and
+            was given as SMILES; else None.
+        added: Limits on the numbers of new atoms, rings and rotatable bonds; `NO_LIMITS` by
+            default.
+        linked: True if all new atoms must be one connected part that is at all attachment points.
+        mapped: Numbers of the atoms with a map number, whose hydrogens new atoms may replace.
         before: If `mapped` has atoms, the pattern as it was given. (In `query` these atoms match
-            any atom, since they get neighbours.) None without such atoms.
+            any atom, since they get further neighbours.) None without such atoms.
     """
 
     text: str
@@ -100,43 +109,49 @@ class MoleculeFragment:
     before: Chem.Mol | None = None
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
-        """Find the fragment in a molecule.
+        """Find the fragment in a molecule, at one place.
 
-        Of several matches it is the first that has the fragment's stereo marks, else RDKit's first.
+        If there are several, it is the first one that has the fragment's stereo marks, else RDKit's
+        first.
 
         Args:
             molecule: A sanitized molecule.
 
         Returns:
-            For each atom of the fragment the number of the atom in the molecule; () without match.
+            For each atom of the `query` the number of the molecule's atom; () if the fragment is
+            absent.
         """
         marked = self._marked_matches(molecule)
         every = self.matches(molecule)
         return next((place for place in every if place in marked), every[0] if every else ())
 
     def kept_atoms(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
-        """Find all places of the fragment in a molecule.
+        """Find the atoms that belong to the fragment in a molecule, at every place.
 
-        Unlike in `matches`, atoms that stand for a dummy atom are left out: they are new.
+        Unlike `matches`, it leaves out atoms that match a dummy atom, since these are new.
 
         Args:
             molecule: A sanitized molecule.
 
         Returns:
-            For each place the numbers of the fragment's atoms in the molecule; [] if it has none.
+            For each place the numbers of the molecule's atoms that belong to the fragment; [] if
+            there is no place.
         """
         return [self._atoms(place) for place in self.matches(molecule)]
 
     def matches(self, molecule: Chem.Mol) -> list[tuple[int, ...]]:
-        """Find the fragment in a molecule that may have grown from it.
+        """Find all places from which a molecule may have been completed in the fragment's task.
+
+        A place is left out if the molecule has something beside it that may not be added: more than
+        `added` allows, new atoms elsewhere than at attachment points, or several parts instead of
+        one linker.
 
         Args:
             molecule: A sanitized molecule.
 
         Returns:
-            Each place: for each atom of the `query` the number of the atom in the molecule. Places
-            are left out beside which the molecule has something that may not be added to the
-            fragment. [] if none is left.
+            For each place a tuple: for each atom of the `query` the number of the molecule's atom.
+            [] if there is no place.
         """
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
         return [place for place in every if self._allows(molecule, place)]
@@ -222,15 +237,15 @@ class MoleculeFragment:
         return {tuple(place[k] for k in kept) for place in places}
 
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
-        """Find what was grown at the attachment points, in the `match` of a molecule.
+        """Find what was added at each attachment point (an R-group table), at the place of `match`.
 
         Args:
             molecule: A sanitized molecule.
 
         Returns:
-            `{name of the attachment point, such as "R1": SMILES of the substituent}`; {} without
-            match. A substituent that is bonded to two atoms is listed at both, with [*:1] at the
-            first one.
+            `{name of the attachment point, such as "R1": SMILES of the substituent}`; {} for an
+            open fragment. A substituent at two attachment points is listed at both, with [*:1] at
+            the first one. Several substituents at one atom with a map number are joined by ".".
         """
         if not self.points:
             return {}
@@ -254,18 +269,20 @@ class MoleculeFragment:
         }
 
     def places(self, molecule: Chem.Mol) -> int:
-        """Return the number of places of the fragment from which a molecule can grow.
+        """Return the number of places in a molecule from which it can have been drawn.
 
-        Symmetric places count each: benzene is in toluene at twelve. The weight of a particle is
-        divided by their number, since it could have been drawn from each. Two atoms of the fragment
-        have no other bond between them, and around an open fragment new atoms only replace
-        hydrogens: pyridine is in quinoline, but not in pyridone.
+        A particle could have been drawn from each of these places, so its weight is divided by
+        their number. Symmetric places count each: benzene is in toluene at twelve.
+
+        Beside the conditions of `matches`, the molecule has no bond between two atoms of the
+        fragment that the fragment lacks. Around an open fragment, new atoms only replace hydrogens:
+        pyridine is in quinoline, but not in pyridone.
 
         Args:
             molecule: A sanitized molecule.
 
         Returns:
-            Number of places; 0 if the molecule cannot have grown from the fragment.
+            The number; 0 if the molecule cannot have been drawn from the fragment.
         """
         every = self.matches(molecule)
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
@@ -321,22 +338,22 @@ def _bonding(atom: Chem.Atom) -> tuple[int, int]:
 def read_fragment(
     text: str, task: str, vocabulary: MoleculeVocabulary, added: AddedLimits = NO_LIMITS
 ) -> MoleculeFragment:
-    """Return the fragment of a SMILES or SMARTS for one of the `TASKS`.
+    """Read a fragment from a SMILES or SMARTS, for one of the `TASKS`.
 
-    In the task "scaffold", and in "grow" without attachment points, new atoms may replace any
-    hydrogen; in "scaffold", new rings may also contain fragment atoms. The graph and the pattern
-    ignore stereo marks, which are in `marked`.
+    In the task "scaffold", and in "grow" without attachment points, the fragment is open: new atoms
+    may replace any hydrogen. In "scaffold", new rings may also contain fragment atoms.
 
     Text that RDKit reads as SMILES is a SMILES, unless "~" is in it; else it is a SMARTS.
 
     Args:
         text: The SMILES or SMARTS.
-        task: Name of the task.
+        task: "scaffold", "grow", "decorate", "link" or "close".
         vocabulary: Vocabulary of the model.
-        added: Limits on what is added.
+        added: Limits on the numbers of new atoms, rings and rotatable bonds.
 
     Returns:
-        The fragment, with its graph for the sampler and its pattern for RDKit.
+        The fragment, with its graph for the sampler and its pattern for RDKit. Both ignore stereo
+        marks, which are in its `marked`.
 
     Raises:
         UserError: There is no such task, the text is unreadable or does not suit the task, or the
@@ -402,11 +419,11 @@ def _marked(part: Chem.Mol, fragment: MoleculeFragment) -> StereoTemplate | None
 
 
 class Points(NamedTuple):
-    """Attachment points of a fragment, as numbers of atoms of the SMILES or SMARTS.
+    """Attachment points of a fragment, as numbers of atoms of its SMILES or SMARTS.
 
     Attributes:
-        dummies: Dummy atoms, each of which a new atom must replace.
-        mapped: Other atoms with a map number, whose hydrogens new atoms may replace.
+        dummies: Numbers of the dummy atoms, each of which a new atom must replace.
+        mapped: Numbers of the other atoms with a map number, whose hydrogens new atoms may replace.
     """
 
     dummies: list[int]
@@ -726,18 +743,20 @@ def make_fragment(
     linked: bool = False,
     new_rings: tuple[int, int] | None = None,
 ) -> GraphFragment:
-    """Build the graph of a fragment of U atoms and E bonds.
+    """Build the graph of a fragment for the sampler, from what each atom and bond may be.
 
     Args:
         vocabulary: Vocabulary of the model.
-        categories: Possible categories of each atom, (U, atom categories) bool.
-        edges: Pairs of atom numbers, one for each of the E bonds.
-        structures: Possible bond categories plus 1 in each of S structures, (S, E, bond categories
-            + 1) bool.
+        categories: True for the atom categories that each of the U atoms may have, (U, atom
+            categories) bool.
+        edges: Two atom numbers for each of the E bonds.
+        structures: True for the bond categories that each bond may have, in each of S structures,
+            (S, E, bond categories + 1) bool. Column 0 stands for no bond; column c + 1 for category
+            c. A molecule must agree with at least one structure.
         valence: Number of hydrogens of each atom that new atoms may replace, U integers.
-        attachments: Number of attachment points at each atom, U integers.
+        attachments: Number of new atoms that must be bonded to each atom, U integers.
         rings: True if new atoms may close rings over the fragment.
-        linked: True if one connected part of new atoms is at all attachment points.
+        linked: True if all new atoms must be one connected part, at all attachment points.
         new_rings: Fewest and most rings that are added; None for no limit.
 
     Returns:
@@ -758,15 +777,15 @@ def make_fragment(
 
 
 def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -> GraphFragment:
-    """Return the fragment, now without aromatic atoms among those that are added to it.
+    """Return a copy of a fragment to which no aromatic atoms or bonds may be added.
 
-    It is for a fragment to which no rings are added. Otherwise the model begins aromatic rings,
-    which it may not close, and which stay open as polyenes.
+    Use it for a fragment to which no rings may be added. Otherwise the model would begin aromatic
+    rings that it may not close, and they would end as chains of double bonds.
 
     Args:
-        fragment: The fragment.
-        vocabulary: Vocabulary of the model, which tells aromatic atoms. If it does not, no
-            atom is excluded.
+        fragment: The fragment, which is left as it is.
+        vocabulary: Vocabulary of the model. If its categories do not tell aromatic atoms from
+            others, no atom is excluded.
     """
     free = torch.tensor([not category.aromatic for category in vocabulary.atoms])
     return replace(fragment, free_nodes=free, free_edges=fragment.plain)
@@ -775,11 +794,12 @@ def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
     """Return True if an atom of a SMARTS may match atoms of a category.
 
-    Conditions on rings, neighbours and hydrogens cannot be decided by a category, and may hold.
+    A category decides element, charge and aromaticity. Conditions on rings, neighbours and
+    hydrogens depend on the molecule; they are taken to hold.
 
     Args:
-        atom: Atom of the pattern.
-        category: The category.
+        atom: Atom of the SMARTS pattern.
+        category: Element, formal charge and aromaticity.
         marked: True if the categories of the vocabulary tell aromatic atoms from others.
     """
     number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
@@ -803,8 +823,11 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
     """Return True if a bond of a SMARTS may match bonds of a category.
 
+    A category decides bond order and aromaticity. Conditions on rings depend on the molecule; they
+    are taken to hold.
+
     Args:
-        bond: Bond of the pattern.
+        bond: Bond of the SMARTS pattern.
         name: Name of the category, such as "SINGLE".
         marked: True if the categories of the vocabulary tell aromatic bonds from others. If False,
             any single or double bond may be aromatic.

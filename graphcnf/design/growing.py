@@ -1,16 +1,28 @@
-"""Molecules that contain a fragment, drawn from the model given the fragment.
+"""Draw molecules that contain a fragment, from the model given the fragment.
 
-*Fragment*, *attachment point* and *open* are nouns of `graphcnf.design.fragments`. A *particle* is
-a graph that is drawn with the fragment in it, and has a *weight*: how much more often the model
-would draw it. A *round* is the particles that are drawn together, or as many samples of the model.
+It is used by `MoleculeFlow.grow` and the command `graphcnf grow`, and by analogues. The nouns:
 
-If a fragment is common in the model's own samples, the molecules are those samples that contain it.
-Otherwise the sampler is sequential importance sampling with rejection control (Liu, Chen & Wong
-1998). Particles that contain the fragment are drawn in rounds, and a molecule is accepted with the
-probability min(1, weight / threshold). All rounds share the threshold, so a round without probable
-molecules gives none. Molecules whose weight exceeds the threshold come too seldom; these are the
-larger ones, so the weights are first multiplied by a factor per atom, which gives the accepted
-molecules the mean number of atoms of all weighted particles.
+- *Fragment*: atoms and bonds that every molecule must contain, with its attachment points; see
+  `graphcnf.design.fragments`.
+- *Particle*: a graph that is drawn with the fragment in it. Its *weight* is the probability of the
+  graph under the model, divided by the probability with which the sampler proposed it.
+- *Round*: the particles that are drawn together, usually `ROUND`; or as many samples of the model.
+- *Group*: the valid molecules of a round that descend from one particle by resampling. They share
+  new atoms, so they are not independent.
+- *Search*: an iterator over distinct molecules that ends with an error if nothing new is found for
+  long: `Growth`, or a sampler of analogues.
+
+There are two ways to draw, and the first round decides between them:
+
+1. If the fragment is common in the model's own samples, these are drawn, and those that contain the
+   fragment are yielded.
+2. Otherwise particles are drawn: sequential importance sampling with rejection control (Liu, Chen &
+   Wong 1998). A molecule is *accepted* with the probability min(1, weight / threshold).
+
+All rounds share the threshold, so a round without probable molecules gives none. Molecules whose
+weight exceeds the threshold come too seldom, and these are mostly the larger ones. So the weights
+are first multiplied by a factor per atom, the *tilt*. It gives the accepted molecules the mean
+number of atoms that all weighted particles have.
 """
 
 from __future__ import annotations
@@ -92,8 +104,8 @@ def known_rings(model: GraphModel) -> tuple[int, str]:
         model: Model that draws atom by atom.
 
     Returns:
-        Number of atoms of the ring, 0 for a model that closes none; and a clause that says how the
-        model learns of larger rings.
+        - Number of atoms of the largest ring in the training data; 0 if there were no rings.
+        - A clause for a message: how the model can learn of larger rings.
     """
     known = 1 + max(model.config["closures"], default=-1)
     return known, (
@@ -106,14 +118,14 @@ class Result(NamedTuple):
     """A molecule that a search has found.
 
     Attributes:
-        smiles: Its canonical SMILES, without stereo marks until `found` draws them.
-        graph: Its graph, as arrays or lists: element categories (n,), bonds as pairs of atom
-            numbers (m, 2) and bond categories (m,).
-        log_weight: In a `Growth`, the logarithm of its importance weight, in nats, summed over the
-            particles of its round that are this molecule; 0 for a sample of the model. Among
-            analogues, its log-probability in nats.
+        smiles: Its canonical SMILES, without stereo marks unless the function `found` drew them.
+        graph: Its graph of n atoms and m bonds, as arrays or lists: atom categories (n,), bonds as
+            pairs of atom numbers (m, 2) and bond categories (m,).
+        log_weight: From `Growth`: logarithm of its importance weight in nats, summed over the
+            particles of its round that are this molecule; 0 for a sample of the model. From
+            `NearAnalogs`: its log-probability in nats.
         ancestor: Number of the particle of the round from which it descends by resampling. Results
-            of a round with the same ancestor share new atoms, so they are not independent.
+            of one round with the same ancestor share new atoms, so they are not independent.
     """
 
     smiles: str
@@ -125,9 +137,12 @@ class Result(NamedTuple):
 class Part(NamedTuple):
     """The fragment that the particles of a round contain, with its sampler.
 
+    Most searches use the same one in every round. Analogues with a retained scaffold vary it.
+
     Attributes:
         fragment: The fragment.
-        sizes: Probabilities of 0, 1, ... atoms of a molecule.
+        sizes: Probability of each number of atoms of a molecule, from 0 atoms to the largest number
+            that is drawn, (sizes,).
         sampler: Sampler of graphs that contain the fragment.
     """
 
@@ -137,29 +152,39 @@ class Part(NamedTuple):
 
 
 class Growth:
-    """Sampler of molecules with a fragment.
+    """Sampler of molecules with a fragment; iterate over `molecules()`.
+
+    For a fixed number of molecules see `MoleculeFlow.grow`.
 
     Args:
         model: Model that draws atom by atom.
         vocabulary: Vocabulary of the model.
-        fragment: Atoms and bonds that every molecule contains.
+        fragment: Atoms and bonds that every molecule contains, as `read_fragment` returns it.
         seed: Seed of the draws.
-        temperature: Below 1 for more probable molecules.
-        atoms: Lowest and highest number of heavy atoms; None for all that the model draws and that
-            have room for the fragment.
-        particles: Particles per accepted molecule.
-        filters: Filters that every molecule passes.
-        properties: Target values such as `{"logp": 2.5}`, for a model with these conditions.
-        given: What the user gives, whose reactive groups do not count; None for the fragment.
+        temperature: 1 for the model's own distribution; below 1 for more probable molecules.
+        atoms: Lowest and highest number of heavy atoms of a molecule; None for all that the model
+            draws and that have room for the fragment.
+        particles: Number of particles that are drawn for each molecule that is accepted, 1 to
+            `ROUND`. With 1, every valid particle is accepted, whatever its weight.
+        filters: Filters that every molecule must pass.
+        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
+            properties as conditions; None for none.
+        given: Structure that the user has given, for structural alerts: reactive groups that belong
+            to it do not count. None for the fragment.
 
     Attributes:
-        drawn: Number of particles drawn so far.
-        placed: Number of particles that contain the whole fragment.
-        valid: Number of valid molecules among these.
-        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
-            `Filters.refusal` returns: "" for molecules that pass.
-        common: True if enough samples of the model contain the fragment by themselves. These are
-            taken instead of particles, and all have the same weight. None before the first round.
+        drawn: Number of particles, or of samples of the model, drawn so far.
+        placed: Number of these that contain the whole fragment.
+        valid: Number of these that are also valid molecules.
+        outcomes: Counter of the valid molecules by the filter that refused them, `{refusal:
+            number}`; the key "" counts those that pass. See `Filters.refusal`.
+        common: True if samples of the model are taken instead of particles, since enough of them
+            contain the fragment. All of these have the same weight. None before the first round.
+
+    Raises:
+        UserError: A number is out of range, the model does not draw atom by atom or lacks a target
+            property, no size in `atoms` has room for the fragment, or the fragment needs a larger
+            ring than the model can close.
     """
 
     checks_samples = True  # whether samples of the model may contain the fragment by themselves
@@ -222,13 +247,14 @@ class Growth:
         self.advice += f"; {cure}"
 
     def molecules(self) -> Generator[Result]:
-        """Yield molecules, of which no two differ in protonation alone.
+        """Yield new molecules; two that differ in their protonation alone count as the same.
 
         Yields:
-            A `Result`, whose `log_weight` is in nats.
+            A `Result`. Its `log_weight` is the logarithm of the importance weight, in nats.
 
         Raises:
-            UserError: No new ones were found in `PATIENCE` rounds; the message says what to change.
+            UserError: No new molecule was found in `PATIENCE` consecutive rounds; the message says
+                what to change.
         """
         for one in self._funnel.distinct(map(self._accepted, count())):
             self._yielded.append(len(one.graph[0]))
@@ -237,17 +263,18 @@ class Growth:
         raise UserError(f"{self.text[:80]!r}: {self._funnel.ending(size=ROUND)}; {advice}")
 
     def attempts(self, n: int) -> list[str | None]:
-        """Draw n molecules, and keep failures and repetitions, as benchmarks count them.
+        """Draw n molecules for a benchmark, which counts failures and repetitions, too.
 
-        An attempt is `particles` particles, of which one is drawn by weight. There are no filters,
-        and samples of the model that contain the fragment by themselves are not looked for.
+        There are no filters. An attempt draws `particles` particles and chooses one of them with a
+        probability proportional to its weight. Samples of the model that happen to contain the
+        fragment are never used.
 
         Args:
             n: Number of attempts.
 
         Returns:
-            Canonical SMILES without stereo marks, n of them; None if the particle drawn lacks a
-            part of the fragment, or is no valid molecule.
+            n canonical SMILES without stereo marks. None where the chosen particle lacks a part of
+            the fragment, or is no valid molecule.
         """
         part = self._whole
         if not part.sampler.seen:
@@ -294,13 +321,18 @@ class Growth:
         return [(protonation_hash(one.smiles), one) for one in self._choose(new, number)]
 
     def accuracy(self) -> dict[str, float]:
-        """Return how well the molecules represent the model given the fragment.
+        """Return how well the molecules so far represent the model given the fragment.
 
         Returns:
-            {} if they are samples of the model, or before any was found. Otherwise "effective", the
-            number of independent molecules with equal weights that determine means as well as all
-            weighted particles so far; "atoms", the mean number of atoms of the molecules yielded;
-            and "atoms_weighted", that of all particles by weight, which estimates the model's.
+            A dictionary with three numbers; {} if the molecules are samples of the model, which are
+            exact, or before any was yielded:
+
+            - "effective": the effective sample size of all weighted particles, i.e. how many
+              independent molecules of equal weight would determine a mean as well;
+            - "atoms": mean number of atoms of the molecules yielded;
+            - "atoms_weighted": weighted mean number of atoms of all particles, an estimate of the
+              mean of the model's distribution. If it differs much from "atoms", the yielded
+              molecules are biased in size.
         """
         if not self._groups or not self._yielded:
             return {}
@@ -555,17 +587,22 @@ class Growth:
 
 
 def log_threshold(log_weights: np.ndarray, count: float) -> float:
-    """Return the threshold c by which `count` molecules are accepted on average.
+    """Return the threshold c at which `count` molecules are accepted on average.
 
-    A molecule is accepted with the probability min(1, weight / exp(c)), so these have to sum to
-    `count`.
+    A molecule is accepted with the probability min(1, weight / exp(c)); c is chosen so that these
+    probabilities sum to `count`.
 
     Args:
         log_weights: Logarithms of the weights, (G,) nats.
-        count: Mean number of molecules accepted.
+        count: Mean number of molecules to accept.
 
     Returns:
-        c in nats; -inf, which accepts all molecules, if there are no more than `count`.
+        c in nats. If there are no more than `count` molecules it is -inf, which accepts all of
+        them.
+
+    Examples:
+        >>> round(math.exp(log_threshold(np.log([4.0, 1.0, 1.0]), 2)), 6)
+        2.0
     """
     if count >= len(log_weights):
         return -math.inf
@@ -578,20 +615,20 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 
 
 def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
-    """Find the factor exp(b * atoms) of weights that gives accepted molecules a wanted mean size.
+    """Find a factor exp(b * atoms) of the weights that gives accepted molecules a wanted size.
 
-    b is found by bisection from -`TILT` to `TILT`. If no b in this range gives the mean, the nearer
-    end is returned.
+    It is found by bisection between -`TILT` and `TILT`. If no b in this range gives the mean, the
+    nearer end is returned.
 
     Args:
         log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.
         atoms: Mean number of atoms of each group, (G,).
-        count: Mean number of groups accepted, as in `log_threshold`.
-        mean: Wanted mean number of atoms of what is accepted.
+        count: Mean number of groups to accept, as in `log_threshold`.
+        mean: Wanted mean number of atoms of the groups that are accepted.
 
     Returns:
-        b, nats per atom, within [-`TILT`, `TILT`]; positive if larger molecules are to come more
-        often.
+        b, nats per atom, within [-`TILT`, `TILT`]. It is positive if larger molecules must come
+        more often than by their weights.
     """
     low, high = -TILT, TILT
     for _ in range(12):
@@ -617,29 +654,32 @@ def grow(
     filters: Filters = NO_FILTERS,
     **options: Any,
 ) -> tuple[PackedGraphs, list[str | None]]:
-    """Draw n distinct molecules that contain a fragment; see `MoleculeFlow.grow`.
+    """Draw n distinct molecules that contain a fragment; it does the work of `MoleculeFlow.grow`.
 
     Args:
         flow: A model that draws atom by atom.
-        fragment: SMILES or SMARTS of the fragment.
+        fragment: SMILES or SMARTS of the fragment, with attachment points such as [*:1].
         n: Number of molecules.
-        task: "scaffold", "grow", "decorate" or another of `graphcnf.design.fragments.TASKS`.
-        stereo: True to draw stereo marks if the model has stereo.
+        task: How new atoms may be added, one of `graphcnf.design.fragments.TASKS`: "scaffold",
+            "grow", "decorate", "link" or "close".
+        stereo: True to write stereo marks into the SMILES, if the model has stereo. Marks of the
+            fragment are kept, and the others drawn. Molecules that cannot have the kept marks are
+            left out.
         added_atoms: Fewest and most new heavy atoms; None for no limit.
         added_rings: Fewest and most new rings; None for no limit.
         added_rotatable: Fewest and most new rotatable bonds; None for no limit.
-        alerts: Catalogues of structural alerts that no molecule may have, see
-            `Filters.with_alerts`.
-        filters: Further filters that every molecule passes.
+        alerts: Catalogues of structural alerts that no molecule may have, beside "reactive"; None
+            for "reactive" alone, "none" for no catalogue. See `Filters.with_alerts`.
+        filters: Further filters that every molecule must pass.
         **options: Further arguments of `Growth`.
 
     Returns:
-        The graphs of the molecules, and their SMILES, n of each, in the order in which they were
-        found.
+        - The graphs of the n molecules, in the order in which they were found.
+        - Their n SMILES, in the same order.
 
     Raises:
-        UserError: An argument is wrong, or nothing new is found for `PATIENCE` rounds; then the
-            molecules found before are lost.
+        UserError: An argument is wrong, or nothing new is found in `PATIENCE` consecutive rounds.
+            Then the molecules found before are lost.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
@@ -650,19 +690,20 @@ def grow(
 def first_found(
     flow: MoleculeFlow, search: Any, n: int, stereo: bool
 ) -> tuple[PackedGraphs, list[str | None]]:
-    """Draw the first n molecules of a search.
+    """Draw the first n molecules of a search, with stereo marks if wanted.
 
     Args:
-        flow: The model, which is in evaluation mode meanwhile.
+        flow: The model. It is in evaluation mode meanwhile, and in its former mode afterwards.
         search: A `Growth` or a sampler of analogues.
         n: Number of molecules.
-        stereo: True to draw stereo marks if the model has stereo.
+        stereo: True to write stereo marks into the SMILES, if the model has stereo.
 
     Returns:
-        The graphs, and their SMILES, n of each.
+        - The graphs of the n molecules.
+        - Their n SMILES, in the same order.
 
     Raises:
-        UserError: `n` is no whole number, or the search finds nothing new for long.
+        UserError: `n` is no integer from 0 on, or the search finds nothing new for long.
     """
     check_integer("n", n)
     with evaluation_mode(flow.model):
@@ -673,20 +714,22 @@ def first_found(
 def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Result]:
     """Yield the molecules of a search, with stereo marks if the model has stereo.
 
-    Marks that the search keeps, such as those of the fragment, are kept, and the others drawn given
-    these. Molecules that cannot have the kept marks are left out.
+    Marks that must be kept (those of the fragment, or of the molecule whose analogues are drawn)
+    are kept, and the others are drawn given these. Molecules that cannot have the kept marks are
+    left out.
 
     Args:
-        flow: Model of the marks.
-        search: A `Growth`, or another search with `molecules()`, `seed`, `temperature` and
-            `marked`, the part whose marks are kept.
+        flow: The model, whose `stereo` draws the marks.
+        search: A `Growth` or a sampler of analogues. Any object will do that has `molecules()`,
+            which yields `Result`s, and the attributes `seed`, `temperature` and `marked` (a
+            `graphcnf.stereo.marks.StereoTemplate` with the marks to keep, or None).
         stereo: False to draw no marks.
 
     Yields:
         The results of the search, with the marks in their `smiles`.
 
     Raises:
-        UserError: if `MOST_LEFT_OUT` molecules in a row cannot have the kept marks, or the search
+        UserError: `MOST_LEFT_OUT` molecules in a row cannot have the kept marks, or the search
             finds nothing new for long.
     """
     if not stereo or flow.stereo is None:

@@ -1,13 +1,16 @@
-"""Paths from one molecule to another through the latents of the flow.
+"""Interpolate between two molecules: a path through the latents of the flow, decoded at each step.
 
-The latents of a model that draws atom by atom are mapped to the unit interval by the logistic
-distribution function. The *box* of a molecule is the set of latents that decode to it: for each
-variable of each atom an interval, as long as the variable's probability given those before. A
-*path* is a straight line between nearest points of the boxes of two molecules, its *ends*:
-variables whose intervals overlap stay constant. The *energy* of a path is the sum of (1 -
-similarity)^2 over neighbouring molecules, with the Tanimoto similarity of ECFP4 fingerprints.
+It is used by `MoleculeFlow.interpolate` and the command `graphcnf interpolate`. The nouns:
 
-Shapes: a molecule of N atoms, with V variables each.
+- *Ends*: the first and the last molecule of the path.
+- *Latents*: the model draws each molecule of N atoms from N times V numbers, V variables for each
+  atom. Here they are mapped to the unit interval by the logistic distribution function.
+- *Box* of a molecule: the set of latents that decode to it. For each variable of each atom it is an
+  interval, whose width is the probability of the variable's value given the values before.
+- *Path*: a straight line between two nearest points of the boxes of the ends. Variables whose
+  intervals overlap stay constant along it.
+- *Energy* of a path: the sum of (1 - similarity)^2 over neighbouring molecules, with the Tanimoto
+  similarity of ECFP4 fingerprints. A path of low energy changes little at each step.
 """
 
 from __future__ import annotations
@@ -53,30 +56,36 @@ def interpolate(
     outcomes: Counter[str] | None = None,
     stereo: bool = True,
 ) -> list[dict[str, Any]]:
-    """Return a path between two molecules through the latents.
+    """Return a path of molecules from one molecule to another, through the latents of the flow.
 
-    The constant value is arbitrary for variables whose intervals overlap, and for atoms that only
-    one molecule has. It is drawn for each of `paths` paths, and the path of lowest energy is
-    returned.
+    Some variables can have any value along the path: those whose intervals overlap, and those of
+    atoms that only one molecule has. Their values are drawn anew for each of `paths` paths, and the
+    path of lowest energy is returned.
 
     Args:
-        flow: A model that draws atom by atom.
-        first: SMILES.
-        last: SMILES.
-        steps: Number of equal steps; the number of atoms changes evenly as well.
-        paths: Number of paths to compare.
+        flow: A model that draws atom by atom, with nodes in canonical order.
+        first: SMILES of the molecule at t = 0.
+        last: SMILES of the molecule at t = 1.
+        steps: Number of equal steps in t. The number of atoms changes evenly as well.
+        paths: Number of paths that are drawn and compared.
         seed: Seed of the paths.
-        filters: Filters of the molecules between the ends; those that fail become None.
-        outcomes: Counter `{refusal: number of molecules}`, to which these molecules of all paths
-            are added; a refusal is what `Filters.refusal` returns.
+        filters: Filters of the molecules between the ends; a molecule that fails becomes None.
+        outcomes: Counter that is added to, in place: `{refusal: number of distinct molecules}` over
+            all paths, where a refusal is what `Filters.refusal` returns, "" for molecules that
+            pass. None to count nothing.
         stereo: True to keep the stereo marks of both ends, if the model has stereo. Each molecule
             adopts marks from its neighbour towards the nearer end; other marks are drawn.
 
     Returns:
-        `steps` + 1 points, a dictionary each: "t" from 0 to 1; "smiles", None for no valid
-        molecule; "similarity_a" and "similarity_b" to the first and last molecule (Tanimoto, ECFP4;
-        0 without a valid molecule); and "log_likelihood" of the graph given its size, in nats, None
-        without a valid molecule.
+        One dictionary for each of the `steps` + 1 points:
+
+        - "t": position on the path, from 0 to 1;
+        - "smiles": the molecule, None if the latents decode to no valid molecule or it is filtered
+          out;
+        - "similarity_a", "similarity_b": its Tanimoto similarity (ECFP4) to the first and to the
+          last molecule; 0 without a molecule;
+        - "log_likelihood": log-probability of its graph given its number of atoms, in nats; None
+          without a molecule.
 
     Raises:
         UserError: The model does not draw atom by atom, it cannot represent an end, or a number is

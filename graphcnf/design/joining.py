@@ -1,4 +1,4 @@
-"""Larger molecules, made by joining smaller ones with reactions."""
+"""Make larger molecules by joining smaller ones with four simple reactions (`REACTIONS`)."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ def join_molecules(
 ) -> Iterator[str]:
     """Yield distinct SMILES of two or three molecules joined by random `REACTIONS`.
 
-    Molecules are neutralized first (`parse_standardized`). With probability 1/2, a product is
-    joined to a third molecule. How much of a product a reaction would give, and other groups that
-    would react, are ignored.
+    Molecules are neutralized first (`parse_standardized`). With probability 1/2, the product of two
+    molecules is joined to a third one. Neither the yield of a reaction nor other groups that would
+    react are considered.
 
     Args:
-        molecules: SMILES; unreadable ones are left out.
-        ends: SMILES; if given, every product contains one of these molecules.
+        molecules: SMILES of the molecules to join; unreadable ones are left out. Of more than
+            `MAX_REACTANTS`, random ones are taken.
+        ends: SMILES; if given, every product is made from one of these and one or two of
+            `molecules`.
         seed: Seed of everything random.
         atoms: Lowest and highest number of heavy atoms of a product.
 
@@ -59,7 +61,8 @@ def join_molecules(
         Canonical SMILES of a product, without end.
 
     Raises:
-        UserError: No end is readable, or no new product is found in `PATIENCE` tries in a row.
+        UserError: None of `ends` is readable, or no new product is found in `PATIENCE` consecutive
+            tries.
 
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
