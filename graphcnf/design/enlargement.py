@@ -1,9 +1,15 @@
-"""Enlargement of a trained path model by categories, nodes and closures that it does not know.
+"""Enlarge a trained model, so that it knows further categories, larger graphs and larger rings.
 
-Graphs are written as the codes of `graphcnf.graphs.path.depth_first`: a few variables per node,
-each with a number of values. Every value, variable and number of nodes of the enlarged model has a
-*source*: the one of the trained model whose parameters it starts from. What the trained model knows
-is its own source; what is new is a *copy* of another.
+It is used by fine-tuning on molecules with new elements or sizes, and for fragments whose nodes
+have neighbours that the training data lacks. The model must draw atom by atom (`PathModel`). The
+nouns:
+
+- *Variable*: one of the integers as which `graphcnf.graphs.path.depth_first` writes a node, such as
+  its category or the label of an edge. Each has a number of *values*.
+- *Closure*: an edge of a node to a node on the path other than its parent.
+- *Environment* of a node: its category with the categories of its edges and neighbours.
+- *Source* of a category, value or variable of the enlarged model: that of the trained model whose
+  parameters it starts from. Known ones are their own source; new ones are *copies* of others.
 """
 
 from __future__ import annotations
@@ -41,23 +47,24 @@ def enlarged(
     edge_weights: Sequence[int],
     merged: tuple[list[int], list[int]],
 ) -> GraphModel:
-    """Return a copy of a path model, enlarged so that it can represent all of `graphs`.
+    """Return a copy of a trained path model, enlarged so that it can represent all of `graphs`.
 
     New parameters start as copies: those of a new category from the category that the caller names,
-    those of a larger number of nodes from the largest known number, those of a further closure from
-    the last known closure. The probability of a category is split between it and its copies by
-    their counts in `graphs`; a copy gets no more than the original.
+    those of a larger number of nodes from the largest known number, those of a further closure of a
+    node from the last known closure. The probability of a category is split between it and its
+    copies by their counts in `graphs`; a copy gets no more than the original.
 
     Args:
         model: A `PathModel`.
         graphs: Graphs, depth-first numbered, in the categories of the enlarged model.
-        node_sources: For each node category of the enlarged model, the category of `model` from
-            which it starts: the known categories in order, then the sources of the new ones.
+        node_sources: For each node category of the enlarged model the category of `model` from
+            which it starts: first all known categories, 0, 1, ..., then the sources of the new
+            ones.
         edge_sources: The same for edge categories.
-        edge_weights: Weights of the edge categories of the enlarged model, for molecules bond
-            orders.
-        merged: Representatives of its node and edge categories in `Environments`, to which those of
-            `graphs` are added if `model` has any.
+        edge_weights: Weight of each edge category of the enlarged model; bond orders for molecules.
+        merged: Representatives, as the class `Environments` takes them: for each node category, and
+            for each edge category, the category with which it counts as the same. Environments of
+            `graphs` are added to those that `model` knows, if it has any.
 
     Returns:
         A new `PathModel`, on the device and in the mode (training or evaluation) of `model`.
@@ -96,15 +103,17 @@ def enlarged(
 
 
 def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
-    """Return a model that may draw a fragment, whatever environments its nodes have.
+    """Return a model that may draw a fragment, even if its nodes are unlike the training data.
+
+    Call it before `ParticleSampler`: a model with environments gives all others probability 0.
 
     Args:
-        model: The model.
+        model: The model, which is left as it is.
         fragment: The fragment. Nodes with several possible categories are not looked at.
 
     Returns:
-        The model itself, if it has no environments or knows those of the fragment; else a copy that
-        knows them, too, with up to `FURTHER` neighbours that are free nodes.
+        The model itself, if it has no environments or knows those of the fragment. Else a copy that
+        also knows those of the fragment, with up to `FURTHER` free neighbours of each node.
     """
     arguments = model.config.get("environments")
     if arguments is None:

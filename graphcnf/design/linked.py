@@ -1,17 +1,21 @@
-"""Particles in which all free nodes form one connected part, the linker.
+"""Sample graphs in which all free nodes form one connected part, the linker of a fragment.
 
-Node, particle, placement, level, closure and attachment are those of `graphcnf.design.particles`; P
-particles, R placements. Every attachment of the fragment leads to the linker, which joins the
-components of the fragment, or closes a ring where one component has several attachments. Free nodes
-that are connected with each other through free nodes so far are a *piece*. A piece is named by the
-lowest level of its nodes, and the topmost piece on the path becomes the linker. Below it, a
-fragment node may get a free neighbour that is not connected to the linker yet; such a piece is
-*loose* until a closure joins it.
+It extends `graphcnf.design.particles` for the tasks "link" and "close". That module defines free
+node, fragment node, particle, placement, entry, level, closure, attachment, component and variable;
+P particles, R placements. Further nouns:
 
-In any depth-first order, all free nodes come below the first one of them. So no particle leaves the
-linker while an attachment is still to be filled, nor a piece while it is loose, and every
-depth-first order can be drawn. A fragment node with attachments may have a free parent, and may
-close a ring to a free node; `join` is the name of such a closure.
+- *Linker*: all free nodes of a complete graph. Every attachment of the fragment leads to it. It
+  joins the components of the fragment, or closes a ring where one component has several
+  attachments.
+- *Piece*: free nodes of an unfinished graph that are connected with each other through free nodes
+  so far. It is numbered by the lowest level of its nodes. The topmost piece on the path becomes
+  the linker. Below it, a fragment node may get a free neighbour that is not connected to the linker
+  yet; such a piece is *loose* until a closure joins it.
+- *Join*: a closure from a fragment node to a free node.
+
+In any depth-first order, all free nodes come below the first one of them. So no particle steps back
+above the linker while an attachment is to be filled, nor above a loose piece. Every depth-first
+order of a graph with a linker can be drawn.
 """
 
 from __future__ import annotations
@@ -36,23 +40,28 @@ NO_PIECE = -1  # at the level of a fragment node
 class LinkedFragment(GraphFragment):
     """Fragment whose attachments all lead to one connected part of free nodes, the linker.
 
-    Its attributes are those of `GraphFragment`.
+    `make_fragment(..., linked=True)` makes it. Its attributes are those of `GraphFragment`.
     """
 
     @property
     def fewest_free(self) -> int:
-        """Least number of free nodes: one may be at an attachment of every fragment node."""
+        """Least number of free nodes: the largest number of attachments at one fragment node.
+
+        Each free node can be at an attachment of every fragment node, but only at one of each.
+        """
         return int(self.attachments.max())
 
     @property
     def closed_ring(self) -> int:
-        """Number of nodes of a ring that the linker must close over the fragment; 0 for none.
+        """Least size of a ring that the linker must close over the fragment; 0 for none.
 
-        A model that has never seen so large a ring cannot draw the linker. A component with several
-        attachments makes rings: through the fragment from an attachment to the nearest other one,
-        and back through at least one node of the linker (two if both
-        attachments are at one node). This is the largest of the smallest such rings of all
-        attachments, a lower bound on what the model must be able to close.
+        A model whose training data has no ring of that size cannot draw the linker, so this is
+        checked before.
+
+        A component with several attachments makes rings. Such a ring runs through the fragment from
+        one attachment to the nearest other one, and back through at least one node of the linker.
+        It has two nodes of the linker if both attachments are at one fragment node. For each
+        attachment the smallest such ring is taken, and the largest of these is returned.
         """
         attached = self.attachments > 0
         near = torch.eye(len(self), dtype=torch.bool)
@@ -71,20 +80,22 @@ class LinkedFragment(GraphFragment):
 
     @property
     def entries(self) -> int:
-        """Largest number of entries: all attachments may be."""
+        """Largest number of entries: every attachment can be one."""
         return int(self.attachments.sum())
 
 
 class LinkedProgress(Progress):
-    """What particles have drawn of a `LinkedFragment`, step by step.
+    """The P particles of a draw with a `LinkedFragment`, step by step.
 
-    Beside what `Progress` knows of P particles, it keeps the piece of each level of the path, and
-    so says which closures join a loose piece to the linker. The rings that `Progress` counts are
-    here those of the linker by itself, not those that it closes over the fragment.
+    It also knows the piece of each free node on the path, and so which closures join a loose piece
+    to the linker. Its `rings` are those of the linker by itself, without those that it closes over
+    the fragment.
 
     Attributes:
         piece: Piece of the free node at each level of the path, `NO_PIECE` for a fragment node, (P,
-            levels) long; beside the attributes of `Progress`.
+            levels) long.
+        linker: Piece that becomes the linker, `NO_PIECE` before there is a free node, (P,) long.
+            Set by `update_tables`.
     """
 
     TABLES = (*Progress.TABLES, "piece")
@@ -95,7 +106,7 @@ class LinkedProgress(Progress):
 
     @property
     def complete(self) -> Tensor:
-        """True for particles that lack nothing and may end here, (P,) bool."""
+        """True for particles with the whole fragment, all attachments and one piece, (P,) bool."""
         linker, deepest = self._pieces()
         return super().complete & (deepest <= linker)
 
@@ -112,18 +123,24 @@ class LinkedProgress(Progress):
         return torch.where(here.any(1), topmost, NO_PIECE), deepest
 
     def entries_to_come(self) -> tuple[Tensor, Tensor]:
+        """Return how many entries are to come: the attachments of nodes that are not placed.
+
+        Returns:
+            - Number of entries to come, (P,) long.
+            - False for all particles, since the number is always known, (P,) bool.
+        """
         waiting = torch.where(self.unplaced, self.attachments, 0).sum(1)
         return waiting, torch.zeros_like(waiting, dtype=torch.bool)
 
     def update_tables(self, state: Tensor) -> None:
-        """Compute what the next node may be, see `Progress.update_tables`.
+        """Compute what the next node may be, like `Progress.update_tables`, but of a linker.
+
+        It also sets `linker`. `floor` is raised, so that the path cannot step back above a loose
+        piece, or above the linker while attachments are to be filled. `enterable` is replaced: a
+        fragment node may follow a free node only at an attachment.
 
         Args:
             state: State of the node at each level of the path, (P, W) long.
-
-        It also sets `linker`, the piece that becomes the linker, (P,) long; raises `floor`, so that
-        no unfinished piece is left; and replaces `enterable`: fragment nodes may follow a free node
-        at attachments only.
         """
         super().update_tables(state)
         self.linker, deepest = self._pieces()
@@ -141,13 +158,13 @@ class LinkedProgress(Progress):
         return fits & (self.free >= needed)[:, None]
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible.
+        """Return which values the next variable of a free node may have.
 
-        Unlike in `Progress`, closures may be forced: where a free node is the last that can fill an
-        attachment, or that can join a loose piece to the linker.
+        Unlike in `Progress`, closures can be forced: where a free node is the last that can fill an
+        attachment, or the last that can join a loose piece to the linker.
 
         Args:
-            previous: Values of its earlier variables, (P,) long each.
+            previous: Values of the variables of this node that are drawn already, (P,) long each.
             cardinality: Number of values of the next variable.
 
         Returns:
@@ -274,6 +291,17 @@ class LinkedProgress(Progress):
     ) -> tuple[Placements, Tensor] | None:
         # Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings
         # to these.
+        """Choose, in each particle that allows it, a fragment node to come below a free node.
+
+        Unlike in `Progress`, fragment neighbours of that node may be on the path already, to which
+        it then has closures. Args are those of `Progress.entries`.
+
+        Returns:
+            - R placements, at most one for each particle.
+            - Minus the log-probability with which each was chosen, (R,) nats.
+
+            None if no particle allows one.
+        """
         entry = super().entries(back, uniform, guide, ahead)
         if entry is None:
             return None
@@ -331,11 +359,14 @@ class LinkedProgress(Progress):
         return joins | fits & ~((value == 0) & must)
 
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
-        """Insert a join where it was drawn, and mark structures that contradict an edge, in place.
+        """Insert a join where one was drawn, and rule out structures, in place.
+
+        `ParticleSampler` calls it after each variable. Structures that contradict a label of an
+        edge are no longer `alive`.
 
         Args:
             placements: R placements, whose `lengths`, `edges` and `alive` change.
-            previous: Values of their variables so far, (R,) long each, of which the last is new.
+            previous: Values of the variables drawn so far, (R,) long each; the last one is new.
         """
         role, number = Variable.at(len(previous) - 1)
         if previous and role is VariableRole.LENGTH:

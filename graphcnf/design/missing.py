@@ -1,28 +1,33 @@
-"""Edges that the nodes of particles still miss, and from where they can come.
+"""Rule out choices of a particle after which its graph could not be completed any more.
 
-Particle, free node, fragment node, placement, attachment and closure are those of
-`graphcnf.design.particles`; state, label and complete those of `graphcnf.graphs.path.node_states`.
-P particles, paths of L levels, S states, E edge and C node categories, a fragment of U nodes.
+It is used by `graphcnf.design.particles`, which defines particle, free node, fragment node,
+placement, entry, attachment, closure, backtrack, level and label. P particles, paths of L levels, S
+states, E edge and C node categories, a fragment of U nodes. Further nouns:
 
-The support of a model leaves a node only if the nodes to come can complete it. But with a fragment
-most of these are fragment nodes, which get no edges beside those of the fragment and attachments.
-So a free node gets further edges only from free nodes to come, at most one from each, and from
-*entries*: edges to fragment nodes to come, at their attachments. Of a node, let
+- *State* of a node: a number for its category together with the edges that it has so far
+  (`graphcnf.graphs.path.node_states`). `UNKNOWN` is the state of no node of the training data.
+- A state is *complete* if the training data has nodes with exactly these edges. The model's
+  *support* (`graphcnf.graphs.path.support`) leaves a node only if further nodes can complete it.
+
+In a graph with a fragment, most nodes to come are fragment nodes, which get no edges but those of
+the fragment and attachments. So a free node on the path gets further edges only from free nodes to
+come, at most one from each, and from entries, i.e. edges to fragment nodes to come at their
+attachments. For a free node in a given state, let
 
     least_entries = least number of entries with which up to F free nodes to come complete it
     most_entries = largest number of entries that complete it without a free node
-    room = largest number of free nodes that can come at it, and at these, and so on
+    room = largest number of free nodes that can be added at it, at these nodes, and so on
 
-With F free nodes and A entries to come after a node, it is necessary that
+If F free nodes and A entries come after the next node, it is necessary that
 
     1. the sum of least_entries over the free nodes of the path is at most A;
     2. if F = 0, the sum of most_entries is at least A;
-    3. if F > 0, and none can be attached to the fragment, the sum of rooms is at least F, and a
-       first one can be attached to some free node so that the others can complete both.
+    3. if F > 0, and none can be attached to the fragment, the sum of room is at least F, and some
+       free node can get a first neighbour so that F free nodes complete both.
 
-Besides, a fragment node gets a free neighbour only if its environment is known with this one and
-all its edges of the fragment. What is ruled out leads to no graph whose nodes are all complete, so
-more particles survive and their weights stay the same.
+Besides, a fragment node gets a free neighbour only if the training data has nodes with this
+neighbour and all its edges of the fragment. What is ruled out would lead to a dead end, a particle
+of weight 0. So more particles survive, and the weights of the others stay the same.
 """
 
 from __future__ import annotations
@@ -54,26 +59,31 @@ MOST_ROOM = 16
 
 
 class MissingEdges:
-    """What nodes in each state still miss if a fragment is to come.
+    """Tables of what a node in each state still needs, for one fragment and one model.
+
+    `ParticleSampler` makes it once; `MissingOnPaths` looks its values up for the nodes of
+    particles.
 
     Args:
         fragment: The fragment, of U nodes.
         support: Support of the model, with the states of its nodes.
 
     Attributes:
-        states: The states of nodes.
-        entering: By which edges each fragment node may come below a free node, (U, E + 1) bool.
-        closed: State of each fragment node with all edges of the fragment, in each of its K
-            different structures, (U, K) long.
-        is_open: True for fragment nodes whose states are not looked at, since categories are open
-            or the environment is no known one, (U,) bool.
-        completed: Whether a node in each state is complete after so many attachments to free nodes,
+        states: The states of nodes and their transitions.
+        entering: True for the labels of edges by which each fragment node may come below a free
+            node, (U, E + 1) bool.
+        closed: State of each fragment node with all its edges of the fragment, one for each of its
+            K different results over the structures, padded with `UNKNOWN`, (U, K) long.
+        is_open: True for fragment nodes whose states are not looked at, since several categories
+            are possible or the data has no node like it, (U,) bool.
+        completed: True for states that so many attachments (rows) to free nodes can complete,
             (attachments + 1, S) bool.
-        least_entries: By F and state, (.., S) long; 0 in state `UNKNOWN`, which stands for nodes
-            that are not free.
-        most_entries, room: By state, (S,) long.
-        least_to_attach: Least number of free nodes with which one of them can be attached to a node
-            in each state, and both completed, (S,) long.
+        least_entries: By number F of free nodes and state, (F values, S) long. 0 in state
+            `UNKNOWN`, which stands for nodes that are not free.
+        most_entries: By state, (S,) long.
+        room: By state, at most `MOST_ROOM`, (S,) long.
+        least_to_attach: Least number of free nodes with which a node in each state gets a further
+            free neighbour, and both are completed, (S,) long.
     """
 
     def __init__(self, fragment: GraphFragment, support: Support):
@@ -170,15 +180,16 @@ class MissingEdges:
         return takes & (after != UNKNOWN)
 
     def fragment_takes(self, state: Tensor, attachments: Tensor, valence: Tensor) -> Tensor:
-        """Return which free neighbours R fragment nodes may get.
+        """Return by which edges R fragment nodes may get free neighbours of which categories.
 
         Args:
-            state: Their states with all edges of the fragment, (R, K) long.
-            attachments: Attachments that are left after this one, (R,) long.
-            valence: Free degree, (R,) long.
+            state: State of each node with all its edges of the fragment and those to free nodes so
+                far, in K structures, (R, K) long.
+            attachments: Attachments that each has left after this neighbour, (R,) long.
+            valence: Free degree that each has left, (R,) long.
 
         Returns:
-            By label and category of the neighbour, (R, E + 1, C) bool.
+            By label of the edge and category of the neighbour, (R, E + 1, C) bool.
         """
         after = self.states.after[state]
         done = self.completed[attachments.clamp(min=0)[:, None, None, None], after]
@@ -187,12 +198,13 @@ class MissingEdges:
 
 
 class Sums(NamedTuple):
-    """What is counted over free nodes; tensors of one shape.
+    """What several free nodes need together; the fields are tensors of one shape.
 
     Attributes:
-        least, most: Sums of `least_entries` and `most_entries`.
-        room: Sum of `room`.
-        to_attach: Smallest `least_to_attach`.
+        least: Sum of `MissingEdges.least_entries` over the nodes.
+        most: Sum of `MissingEdges.most_entries`.
+        room: Sum of `MissingEdges.room`.
+        to_attach: Smallest `MissingEdges.least_to_attach`.
     """
 
     least: Tensor
@@ -201,7 +213,10 @@ class Sums(NamedTuple):
     to_attach: Tensor
 
     def plus(self, other: Sums) -> Sums:
-        """Return what is counted over the nodes of both."""
+        """Combine with what other nodes need, elementwise.
+
+        Sums are added; of `to_attach`, the smaller is taken.
+        """
         return Sums(
             self.least + other.least,
             self.most + other.most,
@@ -210,31 +225,46 @@ class Sums(NamedTuple):
         )
 
     def above(self) -> Sums:
-        """Return, of the sums by level (P, L), those of all higher levels, (P, L + 1)."""
+        """Accumulate along the path: from fields (P, L), by level, to fields (P, L + 1).
+
+        Entry l of the result is over all levels from 0 to l - 1.
+        """
         least, most, room = (F.pad(x.cumsum(1), (1, 0)) for x in self[:3])
         return Sums(least, most, room, F.pad(self.to_attach, (1, 0), value=NEVER).cummin(1).values)
 
     def at(self, row: Tensor, level: Tensor) -> Sums:
-        """Return the sums at an index of both axes."""
+        """Look up entries of fields (P, L + 1).
+
+        Args:
+            row: Indices of particles, (R,) long.
+            level: Indices along the path, (R,) long.
+
+        Returns:
+            Fields of shape (R,).
+        """
         return Sums(*(x[row, level] for x in self))
 
 
 class MissingOnPaths:
-    """What the nodes on the paths of P particles miss before their next node.
+    """What the nodes on the paths of P particles need, to check each possible next node.
+
+    `ParticleSampler` makes it before each node, after `Progress.update_tables`.
 
     Args:
-        missing: What nodes in each state miss.
+        missing: Tables by state.
         progress: The particles, whose tables are up to date.
 
     Attributes:
-        state: State of the node at each level of the path, `UNKNOWN` below it, (P, L) long.
-        free_state: The same, `UNKNOWN` for fragment nodes, (P, L) long.
-        after_free, after_placed: Sums over the levels above each level, (P, L + 1), if the next
-            node is a free one, and if it is a fragment node.
-        chosen: What `choices` returns once backtracks are decided, (P, E + 1, C) bool.
+        state: State of the node at each level of the path, `UNKNOWN` beyond its end, (P, L) long.
+        free_state: The same for free nodes, `UNKNOWN` for fragment nodes, (P, L) long.
+        after_free: Sums over the levels above each level, if the next node is a free one; fields
+            (P, L + 1).
+        after_placed: The same if the next node is a fragment node; fields (P, L + 1).
+        chosen: What `choices` returned for the backtracks that were drawn, (P, E + 1, C) bool. Set
+            by `allowed`, and used by its next call.
         entries: Number A of entries to come, (P,) long.
-        unsure: True for particles of which nothing is known yet, so that all is possible, (P,)
-            bool.
+        unsure: True for particles with an unknown number of entries, for which nothing is ruled out
+            by A, (P,) bool.
     """
 
     def __init__(self, missing: MissingEdges, progress: Progress):
@@ -287,14 +317,14 @@ class MissingOnPaths:
         return (sums.least <= entries) & fits | self.unsure[row][more]
 
     def choices(self, row: Tensor, level: Tensor) -> Tensor:
-        """Return with which edges and categories free nodes may come next.
+        """Return with which edges to the parent and which categories free nodes may come next.
 
         Args:
-            row: Index of the particles, (R,) long.
-            level: Level of their parents, -1 before the first node, (R,) long.
+            row: Index of the particle, (R,) long.
+            level: Level of the parent, -1 for a first node, (R,) long.
 
         Returns:
-            By label and category, (R, E + 1, C) bool.
+            By label of the edge and category of the new node, (R, E + 1, C) bool.
         """
         m, progress = self.missing, self.progress
         at = level.clamp(min=0)
@@ -343,15 +373,15 @@ class MissingOnPaths:
         return (takes & open_to[row] & (number < level[:, None])).any(1)
 
     def fragment_takes(self, row: Tensor, level: Tensor) -> Tensor:
-        """Return by which edges the fragment lets nodes on the path get a neighbour outside of it.
+        """Return by which edges the fragment lets nodes on the path get free neighbours.
 
         Args:
-            row: Index of the particles, (R,) long.
-            level: Levels of the nodes, (R,) long.
+            row: Index of the particle, (R,) long.
+            level: Level of the node, (R,) long.
 
         Returns:
-            By label of the edge and category of the neighbour, (R, E + 1, C) bool. All are True of
-            a node that is itself outside, of which the fragment says nothing.
+            By label of the edge and category of the neighbour, (R, E + 1, C) bool. All True if the
+            node is a free one, of which the fragment says nothing.
         """
         progress = self.progress
         node = progress.at[row, level]
@@ -366,15 +396,16 @@ class MissingOnPaths:
         return fits
 
     def entry_labels(self, row: Tensor, level: Tensor, node: Tensor) -> Tensor:
-        """Return by which edges fragment nodes may come next below a free node, at an attachment.
+        """Return by which edges fragment nodes may come next below free nodes.
 
         Args:
-            row: Index of the particles, (R,) long.
-            level: Level of the parents, (R,) long.
-            node: The fragment nodes, (R,) long.
+            row: Index of the particle, (R,) long.
+            level: Level of the parent, -1 before the first node, (R,) long.
+            node: Number of the fragment node, (R,) long.
 
         Returns:
-            By label, (R, E + 1) bool.
+            By label of the edge, (R, E + 1) bool. All True before the first node, and for nodes
+            that are `MissingEdges.is_open`.
         """
         m, progress = self.missing, self.progress
         state = self.free_state[row, level.clamp(min=0)]
@@ -395,21 +426,28 @@ class MissingOnPaths:
         return fits | (m.is_open[node] | (level < 0))[:, None]
 
     def placed(self, placements: Placements, previous: list[Tensor]) -> Tensor:
-        """Return by which edges R placements may have their parents, (R, E + 1) bool.
+        """Return by which edges R placements may have their parents.
 
         Args:
             placements: The placements.
-            previous: Their backtracks, (R,) long, as the only item.
+            previous: A list with one item, the backtracks of the placements, (R,) long. It is not
+                read.
+
+        Returns:
+            By label of the edge, (R, E + 1) bool.
         """
         row = placements.owner
         level = torch.where(placements.enters, self.progress.depth[row] - placements.back, -1)
         return self.entry_labels(row, level, placements.node)
 
     def allowed(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible.
+        """Return which values of a free node's next variable do not lead to a dead end.
+
+        Call it for the variables in their order: the call for the edge to the parent keeps `chosen`
+        for the category.
 
         Args:
-            previous: Values of its earlier variables, (P,) long each.
+            previous: Values of the variables of this node that are drawn already, (P,) long each.
             cardinality: Number of values of the next variable.
 
         Returns:
@@ -477,11 +515,14 @@ class MissingOnPaths:
         return fits.index_put((row, back), found)
 
     def enterable(self, row: Tensor, level: Tensor) -> Tensor:
-        """Return which fragment nodes may come next below free nodes, (R, U) bool.
+        """Return which fragment nodes may come next below free nodes, as entries.
 
         Args:
-            row: Index of the particles, (R,) long.
-            level: Level of their parents, -1 before the first node, (R,) long.
+            row: Index of the particle, (R,) long.
+            level: Level of the parent, -1 before the first node, (R,) long.
+
+        Returns:
+            (R, U) bool. All False below a fragment node and before the first node.
         """
         progress = self.progress
         after_free = progress.is_free[row, level.clamp(min=0)] & (level >= 0)

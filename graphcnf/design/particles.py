@@ -1,15 +1,35 @@
-"""Sampling of graphs that contain a fragment, by weighted particles.
+"""Sample graphs that contain a fragment, by sequential importance sampling.
 
-Each particle is a graph that grows node by node along a depth-first path. Its nodes are *fragment
-nodes* and *free nodes*, which are not part of the fragment; a *placement* is a fragment node as the
-next node, with its parent and closures. Path, level, backtrack and closure are those of
-`graphcnf.graphs.path.depth_first`.
+It is the sampler below `graphcnf.design.growing`, for graphs of any kind. The nouns:
 
-At every node the network gives the probability of each possible placement, and of a free node. The
-particle takes one of these and multiplies its weight by the ratio of the probability to that of the
-proposal: sequential importance sampling (Doucet, de Freitas & Gordon 2001, chapter 1), with
-resampling if the categories of the fragment nodes are open. The weights are proper for the model's
-probability of a depth-first code together with the position of the fragment in it.
+- *Fragment*: U nodes and E edges that every graph must contain (`GraphFragment`). A *component* is
+  a connected part of it.
+- *Fragment nodes* are the nodes of a graph that belong to the fragment; all others are *free
+  nodes*.
+- *Particle*: a graph that is drawn node by node, in depth-first order. P particles are drawn at
+  once.
+- *Path*, from `graphcnf.graphs.path.depth_first`: the nodes from the first node of a graph to the
+  node drawn last. The *level* of a node is its index on the path.
+- *Variables* of a node: V integers that the network draws one after the other. They are the
+  *backtrack* (how many levels to step back on the path to the node's parent), the label of the edge
+  to the parent, the category of the node, and for each *closure* (further edge to a node on the
+  path) its *length*, in levels, and its label. Length 0 means no further closure.
+- *Label* of an edge: its category plus 1; 0 for no edge.
+- *Weight* of an edge: a bond order in molecules. The *free degree* of a fragment node is the sum of
+  the weights of the edges that it may still get.
+- *Attachment*: an edge to a free node that a fragment node must get.
+- *Structure*: one of S choices of the labels of all E edges of the fragment; in molecules, one of
+  its Kekulé structures.
+- *Placement*: a fragment node as the next node of a particle, with its parent and closures.
+- *Entry*: the placement of the first node of a component, below a free node or at the start.
+- *State* of a node: a number for its category with the edges that it has so far
+  (`graphcnf.graphs.path.node_states`).
+
+Before each node, the network gives the probability of every possible placement, and of a free node.
+The particle takes one of these, and its importance weight is multiplied by the ratio of the
+probability under the model to that under the proposal (Doucet, de Freitas & Gordon 2001, chapter
+1). If categories of fragment nodes are open, particles are also resampled. The weights are proper
+for the model's probability of a depth-first code together with the position of the fragment in it.
 """
 
 from __future__ import annotations
@@ -49,32 +69,30 @@ MANY_RINGS = 1 << 20  # in place of a limit on the number of rings where there i
 class GraphFragment:
     """U nodes and E edges that every graph must contain, and where free nodes may be attached.
 
-    An *attachment* is an edge to a free node that a fragment node must get; its *free degree* is
-    the sum of the weights of the further edges that it may get. A *structure* is one possible
-    choice of the categories of all edges (of a molecule, a Kekulé structure). Edges have labels:
-    categories plus 1, 0 for no edge.
+    `graphcnf.design.fragments.make_fragment` makes it of a molecule's fragment.
 
     Attributes:
-        categories: Possible categories of each node, (U, node categories) bool.
-        edges: Pairs of nodes, (E, 2) long.
-        structures: Possible labels of the edges in each of S structures, of which a graph must have
-            one, (S, E, edge categories + 1) bool.
+        categories: True for the categories that each node may have, (U, node categories) bool.
+        edges: Numbers of the two nodes of each edge, (E, 2) long.
+        structures: True for the labels that each edge may have in each of S structures, (S, E, edge
+            categories + 1) bool. A graph must agree with at least one structure.
         valence: Free degree of each node, (U,) long.
-        attachments: Number of edges to free nodes that each node must get beside its free degree,
-            (U,) long.
-        plain: Labels of edges that may attach free nodes, (edge categories + 1,) bool.
+        attachments: Number of attachments of each node, beside its free degree, (U,) long.
+        plain: True for the labels that edges between fragment nodes and free nodes may have, (edge
+            categories + 1,) bool.
         rings: True if free nodes may close rings over fragment nodes.
         acyclic: True if free nodes may close no rings at all.
-        new_rings: Fewest and most rings that are added, see `Progress`.
-        free_nodes: Possible categories of free nodes, (node categories,) bool; None for all.
-        free_edges: Possible labels of the edges of free nodes to their parents, (edge categories +
-            1,) bool; None for all.
-        symmetries: Group of the permutations of the nodes after which the fragment is the same, or
-            a subgroup of it, (G, U) long; None for the identity alone.
+        new_rings: Fewest and most rings that free nodes close.
+        free_nodes: True for the categories that free nodes may have, (node categories,) bool; None
+            for all.
+        free_edges: True for the labels that edges of free nodes to their parents may have, (edge
+            categories + 1,) bool; None for all.
+        symmetries: Permutations of the nodes that leave the fragment as it is, a group, (G, U)
+            long. None for the identity alone.
         edge_between: Number of the edge between two nodes, -1 for none, (U, U) long.
         adjacency: True for two nodes with an edge, (U, U) bool.
-        component: Number of the connected component of each node, (U,) long.
-        components: Number of connected components.
+        component: Number of the component of each node, (U,) long.
+        components: Number of components.
         images: The symmetries, or the identity alone, (G, U) long.
     """
 
@@ -120,14 +138,16 @@ class GraphFragment:
         return type(self)(*moved)
 
     def start(self, sizes: Tensor, missing: MissingEdges) -> Progress:
-        """Return particles that have no nodes yet, a `Progress` or a subclass of it.
+        """Return P particles without nodes; subclasses return their own class of `Progress`.
+
+        `ParticleSampler.draw` calls it once for each draw.
 
         Args:
-            sizes: Numbers of nodes of the graphs, (P,) long.
-            missing: What nodes in each state miss, of this fragment and the support of a model.
+            sizes: Number of nodes of each graph, (P,) long.
+            missing: Tables of what nodes in each state still need, for this fragment and a model.
 
         Returns:
-            The state of P particles, which `ParticleSampler.draw` advances node by node.
+            The particles, which `ParticleSampler.draw` advances node by node.
 
         Raises:
             UserError: A graph is too small for the fragment.
@@ -136,34 +156,42 @@ class GraphFragment:
 
     @property
     def fewest_free(self) -> int:
-        """Least number of nodes outside the fragment in any graph that contains it."""
+        """Least number of free nodes in any graph that contains the fragment."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
 
     @property
     def entries(self) -> int:
-        """Largest number of entries, see `graphcnf.design.missing`."""
+        """Largest number of entries to count with: 1, or 0 if there are several components.
+
+        With several components, it is not known beforehand how many of them are below free nodes.
+        """
         return 1 if self.components == 1 else 0
 
     @property
     def closed_ring(self) -> int:
-        """Nodes of the smallest ring that free nodes must close over the fragment; 0 for none."""
+        """Nodes of the smallest ring that free nodes must close over the fragment: 0, for none.
+
+        `LinkedFragment` overrides it.
+        """
         return 0
 
 
 @dataclass
 class Placements:
-    """R possible placements of a fragment node as the next node of a particle.
+    """R possible placements of fragment nodes as the next nodes of particles.
+
+    A particle may have several of these, or none. K is the number of closures that a node may have.
 
     Attributes:
         owner: Index of the particle, (R,) long.
-        node: Node of the fragment, (R,) long.
-        back: Backtrack: levels to step back to the parent, (R,) long.
+        node: Number of the fragment node, (R,) long.
+        back: Backtrack to the parent, in levels, (R,) long.
         lengths: Lengths of the closures, 0 for none, (R, K) long.
-        edges: Number of the fragment's edge to the parent and at each closure, -1 for none, (R, 1 +
-            K) long.
-        enters: True for the first node of a component, which has no parent in the fragment, (R,)
-            bool.
-        alive: True for structures of the fragment that are still possible, (R, S) bool.
+        edges: Numbers of the fragment's edges that the placement draws: column 0 the edge to the
+            parent, column k that of closure k; -1 for an edge that the fragment lacks, (R, 1 + K)
+            long.
+        enters: True for entries, which have no parent in the fragment, (R,) bool.
+        alive: True for structures of the fragment that agree with all edges so far, (R, S) bool.
     """
 
     owner: Tensor
@@ -176,37 +204,43 @@ class Placements:
 
 
 class Progress:
-    """Fragment nodes that P particles have placed so far, and what the rest of them needs.
+    """The P particles of a draw, and which fragment nodes each of them has placed.
 
-    A particle *enters* a component of the fragment with the first of its nodes. A node on the path
-    is *held* while fragment nodes or attachments at it are still to come, so the path must not step
-    back below the highest such level, the *floor*. *Need* is the number of free nodes that the
-    attachments still ask for, and a structure is *alive* while its edges agree with the graph. A
-    *detour* is a free node at a fragment node with fragment neighbours still to come. The *rings*
-    of a particle are those that its free nodes have closed so far.
+    `ParticleSampler.draw` calls `update_tables`, chooses the next node of each particle by `mask`,
+    `placements` and `entries`, and adds it by `add`, until the graphs are complete.
+
+    Further nouns:
+
+    - A structure is *alive* while all edges of the graph agree with it.
+    - A *detour* is a free node below a fragment node that still has fragment neighbours to come.
+    - The *rings* of a particle are those that its free nodes have closed so far.
 
     Args:
-        sizes: Numbers of nodes of the graphs, (P,) long.
-        missing: What nodes in each state miss, of the fragment and the support of a model.
+        sizes: Number of nodes of each graph, (P,) long.
+        missing: Tables of what nodes in each state still need, for a fragment and a model.
 
     Attributes:
         free: Number of free nodes to come, (P,) long.
         depth: Level of the last node on the path, -1 before the first node, (P,) long.
-        at: Number of the fragment node at each level of the path, or FREE, (P, levels) long.
-        level: Level of each fragment node, or UNPLACED or LEFT, (P, U) long.
-        valence: Free degree that each fragment node has left, (P, U) long.
+        at: Number of the fragment node at each level of the path, `FREE` for a free node, (P,
+            levels) long.
+        level: Level of each fragment node; `UNPLACED` before it is placed, `LEFT` once the path has
+            stepped back above it, (P, U) long.
+        valence: Free degree that each fragment node has left for free nodes, (P, U) long.
         attachments: Attachments that each fragment node has yet to get, (P, U) long.
-        alive: Structures that are alive, (P, S) bool.
+        alive: True for structures that are alive, (P, S) bool.
         last: Fragment node that was placed last, U before the first, (P,) long.
-        came_from: `source` of each placed fragment node, (P, U) long.
+        came_from: Fragment node that was placed before each placed one, as `source` numbers them,
+            (P, U) long.
         log_probs: Log-probability of each placed fragment node given its backtrack, (P, U) nats.
-        left: Free degree of each placed fragment node in the graph, (P, U) long.
+        left: Sum of edge weights that each placed fragment node can still take by its category, (P,
+            U) long.
         detours: Number of detours, (P,) long.
-        symmetric: Symmetries of the fragment that leave the placed nodes where they are, (P, G)
-            bool.
+        symmetric: True for the symmetries of the fragment that map each placed node to itself, (P,
+            G) bool.
         rings: Number of rings that free nodes have closed, (P,) long.
-        whole: State of each fragment node with all its edges to fragment nodes and those to free
-            nodes so far, in each of K structures, (P, U, K) long.
+        whole: State that each fragment node will have with all its edges of the fragment and the
+            edges to free nodes so far, in each of K different structures, (P, U, K) long.
         state: State of the node at each level, as `update_tables` got it, (P, levels) long.
 
     Raises:
@@ -248,22 +282,24 @@ class Progress:
         self.between = torch.where(fragment.adjacency, between, 0)
 
     def select(self, rows: Tensor) -> None:
-        """Replace the particles by some of them, in place.
+        """Keep some particles, drop or repeat others, in place; for resampling and finished graphs.
+
+        The tables of `update_tables` are not changed: call it again before the next node.
 
         Args:
-            rows: Their indices, which may repeat, (R,) long.
+            rows: Indices of the particles to go on with, which may repeat, (R,) long.
         """
         for name in self.TABLES:
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, placements: Placements) -> Tensor:
-        """Return the fragment node that was placed last before each placement.
+        """Return which fragment node was placed last before each placement: a row of `guide`.
 
         Args:
             placements: R placements.
 
         Returns:
-            (R,) long. If the placement starts a component, U if it also starts the graph, else U +
+            Number of the fragment node, (R,) long. For an entry, U if it starts the graph, else U +
             1.
         """
         enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
@@ -275,29 +311,31 @@ class Progress:
         return self.level == UNPLACED
 
     def attachable(self, row: Tensor, filled: Tensor | int) -> Tensor:
-        """Return whether free nodes can be attached to fragment nodes after the next node.
+        """Return whether the fragment can still get free nodes as neighbours after the next node.
 
         Args:
-            row: Index of R particles, (R,) long.
+            row: Index of the particle, (R,) long.
             filled: How many attachments the next node fills, (R,) long.
 
         Returns:
-            (R,) bool.
+            (R,) bool. True if an attachment is left, or free degree at a fragment node that the
+            path has not left.
         """
         here = (self.level != LEFT) & (self.valence > 0)
         return here.any(1)[row] | (self.need[row] > filled)
 
     @property
     def complete(self) -> Tensor:
-        """True for particles that lack nothing and may end here, (P,) bool."""
+        """True for particles with the whole fragment, all attachments and rings, (P,) bool."""
         placed = ~self.unplaced.any(1) & (self.attachments == 0).all(1)
         return placed & (self.rings >= self.fragment.new_rings[0])
 
     def entries_to_come(self) -> tuple[Tensor, Tensor]:
-        """Return the number of entries to come, see `graphcnf.design.missing`.
+        """Return how many entries are to come in each particle, for the bounds of `MissingOnPaths`.
 
         Returns:
-            (P,) long; and True for particles in which it is unknown, (P,) bool.
+            - Number of entries to come, (P,) long.
+            - True for particles in which that number is not known, (P,) bool.
         """
         waits = self.not_entered.any(1)
         return waits.long(), waits & (self.fragment.components > 1)
@@ -305,20 +343,33 @@ class Progress:
     def update_tables(self, state: Tensor) -> None:
         """Compute, from what is placed so far, what the next node of each particle may be.
 
-        Call it before each node: `mask`, `placements`, `entries` and `free_fits` read the
-        attributes that it sets, which `add` and `select` leave as they were:
+        `ParticleSampler.draw` calls it before each node. `mask`, `placements`, `entries` and
+        `free_fits` read the attributes that it sets; `add` and `select` do not update them.
 
-        - of the U fragment nodes, (P, U): `not_entered`, no node of its component is placed;
-          `enterable`, it can be the first one that is; `is_first`, no node that symmetries map to
-          it comes before it; `log_alike`, logarithm of the number of nodes that it stands for;
-          `needed`, sum of the weights of its edges to come;
-        - of the levels of the path, (P, L): `is_free`, the node there is free; `attachments_at` and
-          `valence_at`, what it must and may still get from free nodes; `pending_at`, fragment nodes
-          are still to be attached to it; `grows_at`, free nodes can be; `open_below`, they can be
-          there, higher up, or later; `free_below`, there or higher up is a free node;
-          `last_member`, level of the last fragment node down to it;
-        - of particles: `floor`, level of the last node that may not be left yet, (P, 1); `need`,
-          number of free nodes that attachments still need, (P,).
+        For the U fragment nodes, (P, U):
+
+        - `not_entered`: no node of its component is placed yet, bool;
+        - `enterable`: it may be the first node of its component that is placed, bool;
+        - `is_first`: no symmetry in `symmetric` maps it to a node of a lower number, bool;
+        - `log_alike`: logarithm of the number of nodes to which symmetries in `symmetric` map it;
+        - `needed`: sum of the least weights of its edges of the fragment and attachments to come,
+          long.
+
+        For the levels of the path, (P, levels):
+
+        - `is_free`: the node there is free, bool;
+        - `attachments_at`, `valence_at`: attachments and free degree that the node has left, long;
+        - `pending_at`: it is a fragment node with fragment neighbours to come, bool;
+        - `grows_at`: it may get a free neighbour, bool;
+        - `open_below`: it may, or a node above it or a fragment node to come may, bool;
+        - `free_below`: it or a node above it on the path is free, bool;
+        - `last_member`: level of the last fragment node down to it, -1 for none, long.
+
+        For particles:
+
+        - `floor`: lowest level that the parent of the next node may have, since the fragment node
+          there is not finished; -1 if there is none, (P, 1) long;
+        - `need`: number of free nodes that the attachments to come need at least, (P,) long.
 
         Args:
             state: State of the node at each level of the path, (P, W) long.
@@ -362,10 +413,10 @@ class Progress:
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return which backtracks a free node may take.
+        """Return from which backtracks a free node may be drawn, so that enough free nodes remain.
 
         Args:
-            back: M backtracks, of each particle (P, M) or the same for all (1, M), long.
+            back: M backtracks, for each particle (P, M), or the same for all (1, M), long.
 
         Returns:
             (P, M) bool.
@@ -378,15 +429,15 @@ class Progress:
         return fits & (left >= 0) & (self.free[:, None] > 0)
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return which values of a free node's next variable are possible.
+        """Return which values the next variable of a free node may have.
 
         Args:
-            previous: Values of its earlier variables, (P,) long each.
+            previous: Values of the variables of this node that are drawn already, (P,) long each;
+                [] for the first variable, the backtrack.
             cardinality: Number of values of the next variable.
 
         Returns:
-            (P, cardinality) bool. Backtracks that only the first node of a component can take count
-            as possible.
+            (P, cardinality) bool. A backtrack is also possible if only an entry can follow it.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
@@ -423,13 +474,13 @@ class Progress:
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def placements(self) -> Placements | None:
-        """Return where fragment nodes with a placed fragment neighbour may come next.
+        """Return all placements of fragment nodes with a placed fragment neighbour on the path.
 
-        Their parent and closures follow from the placed neighbours. `entries` places the other
-        nodes, those that begin a component. `update_tables` must have been called before.
+        Their parents and closures follow from the placed neighbours. The first nodes of components
+        are placed by `entries` instead. Call `update_tables` before.
 
         Returns:
-            R placements, for some particles several, for others none; None if no particle has one.
+            R placements, several for some particles, none for others; None if no particle has one.
         """
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
@@ -467,17 +518,20 @@ class Progress:
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor, ahead: MissingOnPaths
     ) -> tuple[Placements, Tensor] | None:
-        """Place a node at the start or after a free node in each particle that allows it.
+        """Choose, in each particle that allows it, a fragment node that begins a component here.
 
         Args:
-            back: Backtrack of each particle to the parent of the node, (P,) long.
-            uniform: Numbers in [0, 1) that choose among the possible nodes, (P,).
+            back: Backtrack to the parent, a free node; ignored for the first node of a graph, (P,)
+                long.
+            uniform: Numbers in [0, 1) that decide among the possible nodes, (P,).
             guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
-            ahead: What the nodes on the paths miss.
+            ahead: Bounds of what the nodes on the paths still need.
 
         Returns:
-            R placements, and the negative log-probability of each choice, (R,) nats. None if no
-            particle allows one.
+            - R placements, at most one for each particle.
+            - Minus the log-probability with which each was chosen, (R,) nats.
+
+            None if no particle allows an entry.
         """
         f, first = self.fragment, self.depth < 0
         parent = torch.where(first, -1, self.depth - back)
@@ -508,15 +562,15 @@ class Progress:
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        """Return the possible values of the placements' next variable.
+        """Return which values the next variable of each placement may have.
 
         Args:
             placements: R placements.
-            previous: Values of their earlier variables, (R,) long each.
+            previous: Values of the variables of these nodes that are drawn already, (R,) long each.
             cardinality: Number of values of the next variable.
 
         Returns:
-            (R, cardinality) bool.
+            (R, cardinality) bool. Backtrack and lengths have one possible value.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
@@ -590,13 +644,13 @@ class Progress:
         return fits & (enough | (previous[-1] == 0)[:, None])
 
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
-        """Mark structures that contradict the last of the `previous` variables as dead, in place.
+        """Rule out structures that contradict the variable drawn last, in place.
 
-        A variable that is no edge of the fragment contradicts none.
+        Only a variable that is the label of an edge of the fragment can contradict one.
 
         Args:
             placements: R placements, whose `alive` changes.
-            previous: Values of their variables so far, (R,) long each.
+            previous: Values of the variables drawn so far, (R,) long each; the last one is new.
         """
         role, number = Variable.at(len(previous) - 1)
         is_edge = previous and role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
@@ -610,13 +664,13 @@ class Progress:
         )
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
-        """Add the next node of each particle, in place.
+        """Add the next node of each particle, in place; then call `update_tables` again.
 
         Args:
-            x: Its variables, see `DepthFirstCode`, (P, V) long.
-            node: Its number in the fragment, or FREE, (P,) long.
-            enters: True for the first node of a component, (P,) bool.
-            alive: Structures that remain, (P, S) bool.
+            x: Values of its V variables, in the order of `DepthFirstCode`, (P, V) long.
+            node: Its number in the fragment, `FREE` for a free node, (P,) long.
+            enters: True for an entry, (P,) bool.
+            alive: True for structures that remain alive, (P, S) bool.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE
@@ -718,12 +772,23 @@ class Particles:
 class ParticleSampler:
     """Sampler of graphs that contain a fragment of U nodes; its proposals learn from its draws.
 
+    `draw` gives weighted particles, and `learn` takes them to improve the next draw. The proposals
+    only change how much the weights vary, not the distribution that the weighted particles stand
+    for.
+
     Args:
         model: A `PathModel`.
-        fragment: Nodes and edges of every graph.
-        temperature: Below 1 for more probable graphs.
+        fragment: Nodes and edges that every graph contains.
+        temperature: 1 for the model's own distribution; below 1 for more probable graphs.
         condition_values: Values of the model's conditions, each in its own unit, (1, conditions),
             NaN where unknown; None for none.
+
+    Attributes:
+        missing: Tables of what nodes in each state still need.
+        fixed: True if every fragment node has one possible category. Then particles are not
+            resampled.
+        seen: Total weight of the draws learnt from: the last counts 1, the one before it 1/2, and
+            so on; 0 before the first.
     """
 
     def __init__(
@@ -747,10 +812,11 @@ class ParticleSampler:
 
     @property
     def guide(self) -> Tensor:
-        """Preferences for the next fragment node, in (0, 1], (U + 2, U).
+        """Learnt preferences for the fragment node to place next, in (0, 1], (U + 2, U).
 
-        Row: the fragment node that was placed last, or U or U + 1 at the start of a component, as
-        `Progress.source` returns it. Column: the next fragment node.
+        The row is the fragment node that was placed last, or U or U + 1 for an entry, as
+        `Progress.source` returns it. The column is the node to place next. The largest entry of a
+        row is 1, and all are 1 in a row of which nothing was learnt.
         """
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
@@ -758,20 +824,23 @@ class ParticleSampler:
 
     @property
     def expected(self) -> Tensor:
-        """Log-probability that placing each fragment node will cost, (U,) nats, float64.
+        """Log-probability that placing each fragment node is expected to have, (U,) float64, nats.
 
-        It is the mean of `Particles.log_probs` over the draws learnt from, by weight, and `-UNSEEN`
-        before the first one. Resampling adds it to the log-weight of a particle for each node that
-        is not placed yet. Otherwise particles that have placed few fragment nodes would be
-        preferred to those that have placed many, and paid for them, after as many nodes in all.
+        It is the weighted mean of `Particles.log_probs` over the draws learnt from, and `-UNSEEN`
+        before the first one.
+
+        When particles are resampled, it is added to the log-weight for each node that is still to
+        be placed. Otherwise particles that have placed few fragment nodes, and so have paid little
+        yet, would be preferred to those that have placed many.
         """
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
-        """Prefer to place fragment nodes in the order of their numbers.
+        """Prefer to place fragment nodes in the order of their numbers, before anything is learnt.
 
-        It counts as much as one call of `learn`. It is for fragments that are numbered depth-first,
-        such as the skeleton of a whole molecule, so that the first draws are probable ones.
+        It counts as much as one call of `learn`. Use it for fragments that are numbered
+        depth-first, such as the skeleton of a whole molecule, so that already the first draws are
+        probable ones.
         """
         size = len(self.sums)
         number = torch.arange(size - 1, device=self.sums.device)
@@ -779,7 +848,9 @@ class ParticleSampler:
         self.counts[number, number + 1] += 1
 
     def learn(self, particles: Particles) -> None:
-        """Learn preferences from weighted particles; what was learnt before then counts half.
+        """Learn from weighted particles in which order the model draws the fragment nodes.
+
+        What was learnt before then counts half.
 
         Args:
             particles: Particles that `draw` returned; nothing is learnt if all are dead ends.
@@ -802,17 +873,17 @@ class ParticleSampler:
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
         """Draw graphs that contain the fragment, one particle for each size, with their weights.
 
-        The weights have to be used: by themselves the graphs are draws of the proposal, not of the
-        model. If nodes of the fragment have several possible categories, particles are resampled on
-        the way: one of low weight is replaced by a copy of another, also in its size, which goes on
-        by itself. Such particles have the same `ancestor`, and may end as equal graphs.
+        Without their weights, the graphs are draws of the proposal and not of the model. If nodes
+        of the fragment have several possible categories, particles are resampled on the way: one of
+        low weight is replaced by a copy of another one, its size included, and both go on
+        independently. Such particles have the same `ancestor`, and may end as equal graphs.
 
         Args:
             sizes: Number of nodes of each graph, (P,) long.
             generator: Random generator of the CPU.
 
         Returns:
-            P particles; those that came to a dead end have the weight 0.
+            P particles. Those that came to a dead end have the log-weight -inf.
 
         Raises:
             UserError: A size is too small for the fragment.
