@@ -1,26 +1,30 @@
-r"""Stereo of a molecule as a constitution and a configuration, and back; without torch.
+r"""Split a molecule into its graph without stereo and its stereo marks, and join them again.
 
-The nouns of this module:
+It is used to train and draw the stereo of molecules (`graphcnf.stereo.stereo_flow`), and to keep
+the stereo of a given molecule or fragment. It does not need torch. The nouns:
 
-- **stereo mark**: a chirality tag of an atom (`@`, `@@` in SMILES), or the stereo of a double bond,
+- *Stereo mark*: a chirality tag of an atom (`@`, `@@` in SMILES), or the stereo of a double bond,
   cis or trans (`/`, `\`).
-- **constitution** (`Constitution`): the molecule without stereo marks, its atoms numbered as in its
+- *Constitution* (`Constitution`): the molecule without stereo marks, its atoms numbered as in its
   canonical SMILES.
-- **stereo element** (`StereoElement`): an atom or double bond of the constitution that can have a
-  stereo mark according to RDKit's `FindPotentialStereo`. Allenes, cumulenes, amines and metals have
-  none; `dropped_marks` names the marks that are lost there.
-- **configuration** (`Configuration`): a category for each stereo element, 0 without a mark, else
-  its *parity* 1 or 2. The parity of an atom is 1 if RDKit's tag is `CHI_TETRAHEDRAL_CCW` once its
-  heavy neighbours stand in ascending order of their numbers (hydrogens and lone pairs are not
-  listed), else 2. That of a double bond is 1 if the lowest-numbered heavy neighbours of its two
-  atoms are cis, 2 if they are trans.
-- **symmetry** (`Symmetry`): what an automorphism of the constitution does to configurations. It
+- *Stereo element* (`StereoElement`): an atom or double bond of the constitution that can have a
+  stereo mark according to RDKit's `FindPotentialStereo`. Allenes, cumulenes, amines and metals are
+  none; `dropped_marks` names the marks that are lost there. Elements are numbered from 0 in
+  ascending order of their atoms.
+- *Parity*: 1 or 2, the stereo mark of an element, relative to the numbers of the atoms. The parity
+  of an atom is 1 if RDKit's tag is `CHI_TETRAHEDRAL_CCW` once its heavy neighbours stand in
+  ascending order of their numbers (hydrogens and lone pairs are not listed), else 2. That of a
+  double bond is 1 if the lowest-numbered heavy neighbours of its two atoms are cis, 2 if they are
+  trans.
+- *Configuration* (`Configuration`): a tuple with a category for each stereo element: 0 without a
+  mark, else its parity.
+- *Symmetry* (`Symmetry`): what an automorphism of the constitution does to configurations. It
   permutes stereo elements, and swaps the parities 1 and 2 of some.
-- **canonical configuration**: several configurations can be one molecule, since symmetries relate
+- *Canonical configuration*: several configurations can be one molecule, since symmetries relate
   them, or since RDKit drops a mark that says nothing without another one (a single mark on
   1,4-dimethylcyclohexane). The canonical one is the smallest without such marks: equal molecules
   have equal constitutions and equal canonical configurations.
-- **template** (`StereoTemplate`): a molecule or fragment whose stereo marks other molecules keep.
+- *Template* (`StereoTemplate`): a molecule or fragment whose stereo marks other molecules keep.
 """
 
 from __future__ import annotations
@@ -97,18 +101,19 @@ class StereoElement(NamedTuple):
 
 
 class RingRelation(NamedTuple):
-    """Relation of a bridgehead to an earlier one, the two atoms at which two rings meet.
+    """Relation of a bridgehead to an earlier one, where two rings meet at both.
 
-    Each bridgehead has one neighbour outside both rings, its outer neighbour, perhaps a hydrogen.
-    In small bridged ring systems and beside a ring of three atoms, geometry forces the two outer
-    neighbours to one side.
+    A *bridgehead* is one of the two atoms at which two rings meet. Each has one neighbour outside
+    both rings, its outer neighbour, perhaps a hydrogen. In small bridged ring systems and beside a
+    ring of three atoms, geometry forces the two outer neighbours to one side, so the parities are
+    not independent.
 
     Attributes:
         element: Number of the stereo element that is the earlier bridgehead.
-        kind: `FORCED`, or a number from 2 on that stands for the sizes of two rings with a common
-            bond.
-        equal: True if the outer neighbours are on one side where the parities of the two
-            bridgeheads are equal, False if they are on one side where the parities differ.
+        kind: `FORCED` where geometry decides, else a number from 2 on that stands for the sizes of
+            the two rings.
+        equal: True if the outer neighbours are on one side when the parities of the two bridgeheads
+            are equal; False if they are on one side when the parities differ.
     """
 
     element: int
@@ -167,7 +172,7 @@ class Constitution:
 
     @cached_property
     def symmetry_classes(self) -> list[int]:
-        """RDKit's symmetry class of each atom: automorphisms map atoms to atoms of their class."""
+        """RDKit's symmetry class of each atom, an integer; automorphisms keep the class."""
         return list(Chem.CanonicalRankAtoms(self.mol, breakTies=False, includeChirality=False))
 
     @cached_property
@@ -181,10 +186,13 @@ class Constitution:
 
     @cached_property
     def symmetries(self) -> tuple[Symmetry, ...]:
-        """Symmetries of the configurations, each once, without the identity.
+        """All distinct symmetries of the configurations, without the identity.
 
-        Each says for every stereo element k to which element an automorphism maps it, and whether
-        the parities are swapped.
+        A symmetry is a tuple with a pair for each stereo element: the number of the element to
+        which it is mapped, and True if the parities 1 and 2 are swapped.
+
+        Returns:
+            The symmetries; () if there are none.
 
         Raises:
             MoleculeNotRepresentable: There are `MOST_AUTOMORPHISMS` or more automorphisms.
@@ -222,11 +230,10 @@ class Constitution:
 
     @cached_property
     def dependent(self) -> list[int]:
-        """Numbers of the stereo elements at which RDKit keeps a mark only beside other marks.
+        """Numbers of the stereo elements whose marks RDKit keeps only beside other marks.
 
-        At these, two neighbours have the same CIP rank if nothing is marked. RDKit ranks atoms by
-        what is bound to them and not by rings, so two neighbours may have the same rank without any
-        automorphism.
+        At these, two neighbours have the same CIP rank while nothing is marked. RDKit ranks atoms
+        by what is bound to them and not by rings, so this may be so even without an automorphism.
         """
         mol = Chem.Mol(self.mol)
         with legacy_perception():
@@ -244,14 +251,16 @@ class Constitution:
 
     @property
     def ambiguous(self) -> bool:
-        """True if several configurations may be one molecule."""
+        """True if several configurations may be one molecule, so that they have to be compared."""
         return bool(self.symmetries or self.dependent)
 
     @cached_property
     def along_rings(self) -> dict[int, tuple[int, int]]:
-        """`{atom in a ring: (atom before it, atom after it)}`, as drawing parities see them.
+        """The ring neighbours of ring atoms, which define drawing parities; see `flips`.
 
-        {} if no atom in a ring is a stereo element.
+        Returns:
+            `{atom in a ring: (atom before it, atom after it)}` along its smallest ring; {} if no
+            atom in a ring is a stereo element.
         """
         return _ring_neighbours(self.mol) if "ring" in self.kinds else {}
 
@@ -259,12 +268,14 @@ class Constitution:
     def flips(self) -> list[bool]:
         """For each stereo element, True where its parity and its *drawing parity* differ.
 
-        A parity depends on the numbers of atoms, which a network cannot learn from; the drawing
-        parity says up or down as in a drawing, whatever the numbering. An atom in a ring is seen
-        along its smallest ring (neighbours: before it, after it, the others), and rings that share
-        a bond run alike (all clockwise, in the plane). The neighbours of other atoms, and of double
-        bonds, are ordered by atomic number, then by degree, the largest first; only where both are
-        equal by the numbers of the atoms.
+        A parity depends on the numbers of atoms, so a network cannot learn from it. The drawing
+        parity says up or down as in a drawing, whatever the numbering: it is the parity with the
+        neighbours in another order.
+
+        - At an atom in a ring: the neighbour before it in its smallest ring, the one after it, the
+          others. Rings that share a bond run alike (all clockwise, in the plane).
+        - At other atoms and double bonds: by atomic number, then by degree, the largest first. Only
+          where both are equal, by the numbers of the atoms.
         """
 
         def rank(k: int) -> tuple[int, int, int]:
@@ -288,10 +299,10 @@ class Constitution:
 
     @cached_property
     def relations(self) -> list[RingRelation | None]:
-        """For each stereo element its `RingRelation` to an earlier one, or None.
+        """For each stereo element its `RingRelation` to an earlier element, or None.
 
-        It is None unless both are bridgeheads, the atoms at which two rings meet. Where a
-        bridgehead has several relations, it is the one of the lowest kind.
+        It is None unless both are bridgeheads of the same two rings. Of several relations the one
+        of the lowest `kind` is taken.
         """
         found: list[RingRelation | None] = [None] * len(self.elements)
         rings = self.mol.GetRingInfo()
@@ -328,12 +339,12 @@ class Constitution:
         return found
 
     def configuration(self, mol: Chem.Mol, atoms: Sequence[int]) -> Configuration:
-        """Return the configuration of a molecule with stereo marks and this constitution.
+        """Read the configuration of this constitution from a molecule with stereo marks.
 
         Marks at anything but a stereo element are ignored.
 
         Args:
-            mol: The molecule, without hydrogens.
+            mol: The molecule with its marks, without hydrogens.
             atoms: For each atom of the constitution, its number in `mol`.
 
         Returns:
@@ -343,20 +354,20 @@ class Constitution:
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
 
     def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
-        """Find the configurations of this constitution that keep the marks of a template.
+        """Find which marks of this constitution are given by a template, for each way to match it.
 
-        A match is one way to lay the template on this molecule. For a strict template, only matches
-        count in which each of its marks falls on a stereo element.
+        For a strict template, only matches count in which each of its marks falls on a stereo
+        element.
 
         Args:
             template: The template.
 
         Returns:
-            For each match that counts, the configuration with the parities of the template's marks,
-            0 at other stereo elements. Where two neighbours of a marked atom lie outside the
-            template, it is open which of them takes which place, and both parities are listed. If
-            no match counts, the list is empty for a strict template; else it has the configuration
-            without marks.
+            Alternatives, of which a molecule must have one: for each match that counts, the
+            configuration with the parities of the template's marks, and 0 at all other stereo
+            elements. Where two neighbours of a marked atom lie outside the template, it is open
+            which of them is which, and both parities are listed. If no match counts, the list is
+            empty for a strict template; else it has the configuration without marks.
         """
         known = {e.atoms for e in self.elements}
         found: dict[Configuration, None] = {}
@@ -538,13 +549,13 @@ class Constitution:
         return self.configuration(mol, sorted(range(len(written)), key=written.__getitem__))
 
     def equivalents(self, canonical: Configuration) -> list[Configuration] | None:
-        """Return all configurations that are one molecule, sorted.
+        """Return all configurations that are the same molecule, to add up their probabilities.
 
         Args:
             canonical: The canonical configuration of the molecule.
 
         Returns:
-            The configurations; None where more than `MOST_CONFIGURATIONS` would have to be
+            The configurations, sorted. None where more than `MOST_CONFIGURATIONS` would have to be
             compared.
         """
         if not self.ambiguous:
@@ -560,19 +571,19 @@ class Constitution:
     def matching(
         self, given: Configuration, values: Sequence[int] = (0, 1, 2)
     ) -> list[Configuration] | None:
-        """Return the configurations whose molecules have the given marks, and perhaps more.
+        """Return all configurations of the molecules that have the given marks, and perhaps more.
 
-        A molecule has the marks if one of its configurations has them, so with symmetries they may
-        stand at other stereo elements of a configuration that is returned. All configurations of
+        With symmetries, the marks may stand at other stereo elements of a configuration than they
+        are given: a molecule has them if any of its configurations has them. All configurations of
         such a molecule are returned, not only the canonical one.
 
         Args:
             given: Category of each stereo element: 0 where no mark is given, else parity 1 or 2.
             values: Categories that a stereo element may have where no mark is given: (0, 1, 2) for
-                any, (1, 2) for configurations with a mark everywhere.
+                any, (1, 2) for a mark everywhere.
 
         Returns:
-            The configurations; None where more than `MOST_CONFIGURATIONS` would have to be
+            The configurations. None where more than `MOST_CONFIGURATIONS` would have to be
             compared.
         """
         choices = [values if self.ambiguous or not c else (c,) for c in given]
@@ -601,9 +612,9 @@ def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
 
 @contextmanager
 def legacy_perception() -> Iterator[None]:
-    """Return a context with RDKit's legacy perception of stereo, which is its default.
+    """Return a context in which RDKit perceives stereo in its legacy way, which is its default.
 
-    The newer one lists some stereo elements twice.
+    The newer way lists some stereo elements twice. The setting of before is restored at the end.
     """
     before = Chem.GetUseLegacyStereoPerception()
     Chem.SetUseLegacyStereoPerception(True)
@@ -641,7 +652,8 @@ def split_stereo(mol: Chem.Mol) -> tuple[Constitution, Configuration]:
         mol: A sanitized molecule.
 
     Returns:
-        The constitution and the configuration, () if it has no stereo elements.
+        - The constitution.
+        - The configuration; () if there are no stereo elements.
 
     Raises:
         MoleculeNotRepresentable: There are too many automorphisms to compare configurations.
@@ -655,15 +667,16 @@ def split_stereo(mol: Chem.Mol) -> tuple[Constitution, Configuration]:
 def split_renumbered(
     mol: Chem.Mol, random: np.random.Generator
 ) -> tuple[Constitution, Configuration]:
-    """Split a molecule as `split_stereo`, with its atoms in random depth-first order.
+    """Split a molecule like `split_stereo`, with its atoms in random order, as training data.
 
     Args:
         mol: A sanitized molecule.
-        random: Generator of the order.
+        random: Generator of the order, a random depth-first one.
 
     Returns:
-        The constitution, whose SMILES is not canonical; and the configuration of the molecule's
-        marks, which is canonical only if the constitution is not `ambiguous`.
+        - The constitution, whose `smiles` is not canonical.
+        - The configuration of the molecule's marks, which is canonical only if the constitution is
+          not `ambiguous`.
     """
     mol = without_hydrogens(mol)
     order = random.permutation(mol.GetNumAtoms()).tolist()
@@ -829,17 +842,17 @@ def isomeric_smiles(smiles: str) -> str:
 
 
 def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
-    """Count the stereo elements and stereo marks of molecules.
+    """Count the stereo elements and stereo marks of molecules, for `mark_figures`.
 
     Args:
         smiles: SMILES that RDKit can sanitize. Molecules with too many automorphisms are not
             counted, and their SMILES stay as they are.
 
     Returns:
-        The counts, and the canonical isomeric SMILES of each molecule. Stereo elements are counted
-        by kind ("chain", "ring", "double"), and those with a mark as "marked chain" etc. as well.
-        Molecules are counted by their number of marks ("3 marks"), as "written" if their SMILES has
-        marks, and as "kept" if none of these is lost.
+        - The counts. Of stereo elements: "chain", "ring" and "double", and "marked chain" etc. for
+          those with a mark. Of molecules: "3 marks" etc. by their number of marks, "written" if
+          their SMILES has marks, and "kept" if none of these is lost.
+        - The canonical isomeric SMILES of each molecule, in the given order.
     """
     found: Counter[str] = Counter()
     isomers = []
@@ -858,16 +871,17 @@ def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 
 
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Summarise how many stereo elements of molecules have marks.
+    """Return which shares of stereo elements have marks, from the counts of `count_marks`.
 
     Args:
         counts: Counts that `count_marks` has returned.
 
     Returns:
-        "chain", "ring" and "double": shares of the stereo elements of a kind that have a mark, None
-        without such elements. "marks": list of the shares of molecules with 0, 1, ... marks.
-        "kept": share of molecules that keep all their marks among those written with marks, None
-        without any.
+        - "chain", "ring", "double": share of the stereo elements of this kind that have a mark, in
+          [0, 1]; None without such elements.
+        - "marks": list of the shares of molecules with 0, 1, ... marks.
+        - "kept": of the molecules written with marks, the share that keeps all of them; None
+          without any.
     """
     shares: dict[str, Any] = {
         kind: counts[f"marked {kind}"] / counts[kind] if counts.get(kind) else None

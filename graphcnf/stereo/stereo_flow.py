@@ -1,13 +1,17 @@
-"""Density of the stereo marks of a molecule given its graph.
+"""Model the stereo marks of a molecule given its graph: draw them, and give their probability.
 
-Constitution, stereo element, configuration, parity and template are the nouns of
-`graphcnf.stereo.marks`. A configuration is a sequence of categories, one for each stereo element,
-and its density is autoregressive: the product of p(category of an element | constitution,
-categories of the elements before it). The network takes and gives *drawing parities*
-(`Constitution.flips`) instead of parities, and reads the molecules of a batch as `StereoGraphs`.
+A model of graphs draws molecules without stereo; `StereoFlow` then adds the marks. The nouns
+constitution, stereo element, configuration, parity, canonical and template are those of
+`graphcnf.stereo.marks`. Further ones:
+
+- *Category* of a stereo element: 0 without a mark, else its parity 1 or 2.
+- *Drawing parity*: up or down as in a drawing, whatever the numbers of the atoms
+  (`Constitution.flips`). The network takes and gives it instead of the parity.
+- The density of a configuration is autoregressive: the product of p(category of an element |
+  constitution, categories of the elements before it).
 
 Shapes: B molecules with A atoms and S stereo elements in all; E, the largest number of stereo
-elements of a molecule; C channels of an atom.
+elements of a molecule; C channels of an atom; MOST_NEIGHBOURS neighbours of an atom at most.
 """
 
 from __future__ import annotations
@@ -83,10 +87,10 @@ atoms, larger), and which neighbour of the atom at its other end this atom is.""
 
 @dataclass
 class StereoGraphs:
-    """A batch of B constitutions with their configurations: A atoms, S stereo elements in all.
+    """A batch of B constitutions with their configurations, packed into tensors.
 
-    Atoms and stereo elements of all molecules are concatenated. Atoms are numbered from 1 in each
-    molecule; 0 stands for no atom.
+    The A atoms and S stereo elements of all molecules are concatenated. In each molecule, atoms are
+    numbered from 1, since 0 stands for no atom.
 
     Attributes:
         sizes: Number of atoms of each molecule, (B,) long.
@@ -94,15 +98,16 @@ class StereoGraphs:
         neighbours: Numbers of its neighbours, ascending, 0 for none, (A, MOST_NEIGHBOURS) uint8.
         bonds: Categories of the bonds to these, (A, MOST_NEIGHBOURS) uint8.
         counts: Number of stereo elements of each molecule, (B,) long.
-        elements: Numbers of the two atoms of a stereo element, the second 0 for an atom, (S, 2)
+        elements: Numbers of the two atoms of a double bond; of an atom its number and 0, (S, 2)
             uint8.
-        kinds: Its kind, an index of `KINDS`, (S,) uint8.
-        sides: Numbers of the atoms before and after an atom in a ring, along which its drawing
-            parity is seen; 0 for others, (S, 2) uint8.
-        partners: 1 + number of the earlier element of its `RingRelation`, 0 for none, (S,) uint8.
-        relations: Kind of the `RingRelation`, doubled, plus 1 if the outer neighbours are on one
-            side where the drawing parities of both are equal, (S,) uint8.
-        categories: Configuration with drawing parities, 0 without a mark, (S,) uint8.
+        kinds: Kind of each stereo element, an index of `KINDS`, (S,) uint8.
+        sides: Numbers of the atoms before and after an atom in its ring, along which its drawing
+            parity is seen; 0 for other elements, (S, 2) uint8.
+        partners: For an element with a `RingRelation`, 1 + number of the earlier element; 0 for
+            none, (S,) uint8.
+        relations: Twice the kind of the `RingRelation`, plus 1 if the outer neighbours are on one
+            side when the two drawing parities are equal, (S,) uint8.
+        categories: Category of each element, with drawing parities, (S,) uint8.
     """
 
     sizes: Tensor
@@ -127,10 +132,10 @@ class StereoGraphs:
 
         Args:
             constitutions: Constitutions of at most 255 atoms.
-            configurations: Configuration of each; None for no marks at all.
+            configurations: Configuration of each, with parities; None for no marks at all.
 
         Returns:
-            The batch, with drawing parities instead of parities.
+            The batch. Its `categories` are drawing parities.
         """
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
@@ -205,7 +210,7 @@ class StereoGraphs:
         return torch.arange(most, device=self.counts.device) < self.counts[:, None]
 
     def padded(self, values: Tensor) -> Tensor:
-        """Arrange values of all stereo elements by molecule.
+        """Arrange values of all stereo elements by molecule, with padding.
 
         Args:
             values: A value of each stereo element, (S, ...).
@@ -371,13 +376,13 @@ class Neighbourhood(nn.Module):
 class StereoNetwork(AutoregressiveNetwork):
     """Network that gives the logits of a stereo element's category, given those before it.
 
-    Message passing over the molecule, with one pass for each stereo element: its atoms are marked,
-    the atoms of earlier elements know their categories, and `layers` layers pass this on along
-    bonds. Neighbours are told apart by their order in the canonical numbering, since in symmetric
-    rings nothing else tells cis from trans.
+    It passes messages along the bonds, once for each stereo element: the atoms of that element are
+    marked, and the atoms of earlier elements know their categories. Neighbours of an atom are told
+    apart by their order in the canonical numbering, since in symmetric rings nothing else tells cis
+    from trans.
 
     Args:
-        width: Channels of an atom.
+        width: Channels C of an atom.
         hidden: Hidden channels of a layer.
         layers: Number of layers; a stereo element sees atoms at most so many bonds away.
         dropout: Share of hidden channels that a training step sets to 0.
@@ -405,14 +410,14 @@ class StereoNetwork(AutoregressiveNetwork):
             nn.init.normal_(table.weight, std=0.3)
 
     def forward(self, graphs: StereoGraphs, row: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """Return the logits of the categories of R stereo elements.
+        """Return the logits of the categories of R stereo elements, of any molecules of the batch.
 
         Args:
             graphs: The molecules.
-            row: For each element the index of its molecule, (R,) long.
-            target: Its number in the molecule, (R,) long.
-            known: Categories of all elements, (B, E) long. For an element, those before it count,
-                others are ignored.
+            row: For each of the R elements the index of its molecule, (R,) long.
+            target: For each its number in the molecule, (R,) long.
+            known: Categories of all elements of all molecules, as drawing parities, (B, E) long.
+                Only those before the element in its molecule are read.
 
         Returns:
             (R, CATEGORIES).
@@ -568,8 +573,9 @@ def _shipped() -> StereoFlow:
 class StereoFlow(Pretrained, nn.Module):
     """Density p(stereo marks | graph) of molecules, exact: a categorical flow of configurations.
 
-    The probability of a molecule is the sum over its configurations (`Constitution.equivalents`;
-    one without symmetry). Training maximizes that of the canonical configuration alone.
+    `MoleculeFlow.stereo` is one. The probability of a molecule is the sum over its configurations
+    (`Constitution.equivalents`), of which there is one without symmetry. Training maximizes the
+    probability of the canonical configuration alone.
 
     Args:
         width: Channels of an atom.
@@ -601,16 +607,17 @@ class StereoFlow(Pretrained, nn.Module):
     def training_loss(
         self, graphs: StereoGraphs, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and its parts; the training loop calls it at every step.
 
         Args:
             graphs: Molecules with their canonical configurations.
             beta: Ignored; training passes it to every model.
 
         Returns:
-            The negative log-probability in nats per stereo element, a scalar; and metrics, each the
-            sum of bits and the number of elements: `bits_per_element` of all, `bits_chain` and
-            `bits_ring` of stereocentres in chains and rings, `bits_double` of double bonds.
+            - The negative log-probability in nats per stereo element, a scalar.
+            - Metrics `{name: (sum of bits, number of elements)}`: "bits_per_element" of all
+              elements, "bits_chain" and "bits_ring" of atoms outside and in rings, "bits_double" of
+              double bonds.
         """
         categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
         log_p = self.flow.network.log_probs(categories[..., None], context)
@@ -627,17 +634,17 @@ class StereoFlow(Pretrained, nn.Module):
     def log_probs(
         self, constitutions: Sequence[Constitution], configurations: Sequence[Configuration]
     ) -> list[np.ndarray]:
-        """Return log p(category of a stereo element | categories before it).
+        """Return log p(category of a stereo element | categories before it), element by element.
 
-        Only the given configuration is scored: others that are the same molecule are not added, as
-        `log_prob` does.
+        Only the given configuration is scored. `log_prob` adds up all configurations that are the
+        same molecule.
 
         Args:
             constitutions: The constitutions.
             configurations: Configuration of each.
 
         Returns:
-            An array for each configuration, (number of stereo elements,) float64, nats.
+            For each configuration an array of nats, (number of stereo elements,) float64.
         """
         if not constitutions:
             return []
@@ -651,15 +658,16 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the log-probabilities of the stereo marks of molecules, given their graphs.
 
-        All configurations that have the marks are added, see `log_prob`. Marks that contradict each
-        other, and marks of a molecule with too many automorphisms, are ignored: the value of the
-        molecule is 0.
+        All configurations that have the marks are added up, see `log_prob`. The value is 0 nats for
+        a molecule without marks. Marks are ignored if they contradict each other, or if the
+        molecule has too many automorphisms.
 
         Args:
             molecules: SMILES or sanitized molecules, M of them.
 
         Returns:
-            log p(marks | graph), nats, (M,) float64; and whether each value is exact, (M,) bool.
+            - log p(marks | graph), nats, (M,) float64.
+            - True where the value is exact, False where it is a lower bound, (M,) bool.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
@@ -674,19 +682,20 @@ class StereoFlow(Pretrained, nn.Module):
     def log_prob(
         self, constitutions: Sequence[Constitution], given: Sequence[Configuration]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log-probabilities that molecules have the given stereo marks.
+        """Return the log-probabilities that molecules have the given stereo marks, or more.
 
-        All configurations that have them are added.
+        The probabilities of all configurations that have these marks are added up.
 
         Args:
             constitutions: M constitutions.
-            given: The marks of each, 0 for stereo elements without one, which may have any
+            given: For each the marks as a configuration; 0 for stereo elements that may have any
                 category.
 
         Returns:
-            log p(marks | constitution), nats, (M,) float64; and whether each value is exact, (M,)
-            bool. Where more than `MOST_CONFIGURATIONS` would have to be added, elements without a
-            mark count as having none, which gives a lower bound.
+            - log p(marks | constitution), nats, (M,) float64.
+            - True where the value is exact, (M,) bool. Where more than `MOST_CONFIGURATIONS` would
+              have to be added, elements without a given mark count as having none, which gives a
+              lower bound.
         """
         nats, exact = np.zeros(len(constitutions)), np.ones(len(constitutions), dtype=bool)
         todo: list[tuple[int, int, Configuration]] = []
@@ -710,14 +719,17 @@ class StereoFlow(Pretrained, nn.Module):
         return nats, exact
 
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
-        """List the isomers of a molecule that have its marks, and a mark at every stereo element.
+        """List the isomers of a molecule with a mark at every stereo element, with probabilities.
+
+        Marks that the molecule has already are kept.
 
         Args:
             molecule: SMILES or sanitized molecule.
 
         Returns:
-            A table with an isomer in each row, the most probable first: `smiles`, and `probability`
-            given the graph, the marks of the molecule and that all stereo elements have one.
+            A table with a row for each isomer, the most probable first. Columns: "smiles", and
+            "probability" given the graph, the marks of the molecule, and that all stereo elements
+            have one; the column sums to 1.
 
         Raises:
             UserError: There are more than `MOST_CONFIGURATIONS` configurations to compare, or more
@@ -793,25 +805,27 @@ class StereoFlow(Pretrained, nn.Module):
         *,
         temperature: float = 1.0,
     ) -> Configuration | None:
-        """Draw a configuration of a molecule that has given stereo marks.
+        """Draw a configuration of a molecule that must have given stereo marks.
 
         A configuration that lacks the marks as they are given may still be a molecule that has
-        them: symmetries move marks, and marks at `Constitution.dependent` elements depend on
-        others. So all configurations that are possible are compared, and one is chosen. Where there
-        are more than `MOST_PARTICLES`, configurations are drawn until one has the marks, at most
-        `TRIES` times, then as often among those that have the marks as given. If there are more
-        than `MOST_PARTICLES` beginnings of configurations up to the last given mark, they are
-        resampled, which is exact in the limit of many particles.
+        them, since symmetries move marks and `Constitution.dependent` marks depend on others. So
+        all possible configurations are compared, and one is drawn.
+
+        Where there are more than `MOST_PARTICLES`, whole configurations are drawn until one has the
+        marks, at most `TRIES` times. Then, as often, only configurations with the marks as given
+        are drawn. Partial configurations are resampled if there are more than `MOST_PARTICLES`,
+        which is exact in the limit of many particles.
 
         Args:
             constitution: The constitution.
-            given: Marks to have, 0 for stereo elements without one: alternatives, one of which the
-                molecule has, as `Constitution.kept_marks` returns them.
+            given: Alternatives, one of which the molecule must have, as `Constitution.kept_marks`
+                returns them: configurations with 0 at stereo elements without a given mark.
             random: Random generator.
-            temperature: Below 1 for more probable configurations.
+            temperature: 1 for the model's own distribution; below 1 for more probable
+                configurations.
 
         Returns:
-            A canonical configuration; None where no molecule has the marks, such as a single mark
+            A canonical configuration. None where no molecule has the marks, such as a single mark
             in a symmetric ring, which says nothing.
         """
         images = [image for marks in given for image in constitution.orbit(marks)]
@@ -890,23 +904,23 @@ class StereoFlow(Pretrained, nn.Module):
         temperature: float = 1.0,
         template: StereoTemplate | None = None,
     ) -> list[str | None]:
-        """Return isomeric SMILES of molecules without stereo marks, with marks drawn.
+        """Draw stereo marks for molecules without them, and return the isomeric SMILES.
 
-        The marks of a molecule are a function of the seed and its number, `first` + its index.
+        The marks of a molecule are a function of the seed and of its number, `first` + its index.
 
         Args:
-            smiles: Canonical SMILES without stereo, None where there is no molecule.
-            molecules: The molecules of at most 255 atoms, sanitized, or None. Each SMILES must be
-                the result of the last `Chem.MolToSmiles` of its molecule, see
-                `constitution_as_written`.
+            smiles: Canonical SMILES without stereo; None where there is no molecule.
+            molecules: The sanitized molecules of at most 255 atoms, or None. Call
+                `Chem.MolToSmiles(molecule)` last for each of them, and pass the result in `smiles`:
+                the order of atoms is read from what that call leaves in the molecule.
             seed: Seed of the sample.
             first: Number of the first molecule.
-            temperature: Below 1 for more probable marks.
+            temperature: 1 for the model's own distribution; below 1 for more probable marks.
             template: Marks to keep, given which the others are drawn; None to draw all.
 
         Returns:
-            A SMILES for each molecule, as given where no stereo element gets a mark; None where
-            there is no molecule, or the molecule cannot have the marks of the template.
+            A SMILES for each molecule, as given where no stereo element gets a mark. None where
+            there is no molecule, or where the molecule cannot have the marks of the template.
         """
         marked = list(smiles)
         constitutions, places = [], []
