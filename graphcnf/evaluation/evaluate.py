@@ -1,11 +1,17 @@
-"""Evaluation of molecules, and of a model's raw samples.
+"""Evaluate molecules, or a model by its raw samples: `graphcnf.evaluate` and `graphcnf evaluate`.
 
-*Raw* samples are as drawn: nothing is repaired, filtered or drawn again. A *record* is one entry of
-a file or sample, which may be no molecule; records are evaluated in chunks, each to a `Summary`,
-and summaries add up. The *reference* is a data set of real molecules: its *training* part decides
-what is novel, its *held-out* part is what distributions are compared with, and what a model's
-reconstruction and likelihood are measured on. The *floor* (train-vs-test reference) of a metric is
-its value for training molecules in place of samples. *Figures* are the results by name, as in JSON.
+The nouns:
+
+- *Raw* samples: as the model draws them; nothing is repaired, filtered or drawn again.
+- *Record*: one entry of a file or sample, which may be no molecule. Records are evaluated in
+  chunks, each to a `Summary`, and summaries add up.
+- *Reference*: a data set of real molecules. Its *training* part decides what is novel. Its
+  *held-out* part is what distributions are compared with, and what a model's reconstruction and
+  likelihood are measured on.
+- *Floor* of a metric (train-vs-test reference): its value for training molecules in place of
+  samples.
+- *Figures*: the results by name, as they are written in JSON.
+- *Hash* of a molecule: that of its canonical SMILES without stereo (`hash_each`), uint64.
 """
 
 from __future__ import annotations
@@ -105,15 +111,18 @@ _ROUND_TRIP = "the share of valid molecules that come back unchanged from their 
 class Reference:
     """Training and held-out molecules that samples are compared with.
 
-    What has been computed from them is kept in the object, for all samples evaluated with it.
+    `evaluate` makes it of a name. Make one yourself to evaluate several samples: what has been
+    computed from the data set is kept in it.
 
     Attributes:
-        name: One of `MOLECULES`, "none", or a file of training molecules; None for a model's own
-            data, or zinc250k for molecules of another source.
-        test: File of molecules to use instead of the held-out part; None for that part.
-        metrics: Names of distribution metrics, of `METRICS`.
-        device: Device of ChemNet, the network of the FCD.
-        workers: Processes, or a cluster; None for a number that suits the size of the set.
+        name: A data set of `MOLECULES` ("zinc250k", "moses", "qm9"), "none", or a file of training
+            molecules. None for the data of the model that is evaluated, or zinc250k for molecules
+            without a model.
+        test: File of molecules to use instead of the held-out part; None for the held-out part.
+        metrics: Names of distribution metrics to compute, keys of `METRICS`; none by default.
+        device: Device of ChemNet, the network of the FCD, such as "cpu" or "cuda".
+        workers: Number of processes, or a cluster; None for a number that suits the size of the
+            set.
 
     Raises:
         UserError: A metric is unknown.
@@ -134,13 +143,14 @@ class Reference:
 
         Args:
             model: Model whose categories of atoms and bonds the graphs get; None for those of the
-                data set. Also gives the name where the reference has none.
+                data set. If `name` is None, the data of this model are taken.
 
         Returns:
-            Name and data set; "none" and None where there is none.
+            - Name of the data set; "none" without one.
+            - The data set; None without one.
 
         Raises:
-            UserError: The data set is unknown, or the model has other categories.
+            UserError: The data set is unknown, or the model has categories that it lacks.
         """
         name = "zinc250k" if self.name is None else self.name
         if self.name is None and model is not None:
@@ -161,14 +171,14 @@ class Reference:
         """Return the SMILES of held-out molecules for the distribution metrics, at most 10,000.
 
         Args:
-            dataset: The data set that `load` returned, or None.
+            dataset: The data set that `load` returned; None for none.
 
         Returns:
-            Molecules of the file `test` if there is one, else of the held-out part; [] if neither
-            the file nor metrics are asked for.
+            Molecules of the file `test` if there is one, else of the held-out part. [] if no metric
+            is asked for, unless there is a file.
 
         Raises:
-            UserError: There are too few, or the package of the FCD is missing.
+            UserError: There are too few molecules, or a package that the FCD needs is missing.
         """
         if self.test is None and not self.metrics:
             return []
@@ -192,33 +202,35 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics of samples that the metrics need.
+        """Return the statistics that have to be computed of samples for the chosen metrics.
 
         Args:
             dataset: The data set that `load` returned, or None.
 
         Returns:
-            Each statistic once; () without a data set, since metrics need one.
+            Each statistic once; () without a data set, since then nothing is compared.
         """
         return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
     ) -> tuple[dict[str, Any], list[str]]:
-        """Evaluate random training molecules in place of samples.
+        """Evaluate random training molecules in place of samples, for the row "training data".
 
-        The figures are the best that models with the categories of this data set can reach.
+        Its figures are the best that models with the atom and bond categories of this data set can
+        reach.
 
         Args:
             dataset: The data set.
-            count: Number of molecules; more than `graphcnf.evaluation.metrics.COMPARED` (30,000)
-                are not taken.
+            count: Number of molecules; at most `graphcnf.evaluation.metrics.COMPARED` (30,000) are
+                taken.
             seed: Seed of the choice of molecules.
-            hashes: Sorted hashes of the training molecules, to which novelty is measured.
+            hashes: Sorted hashes of the training molecules, by which novelty is measured.
 
         Returns:
-            Figures by name, where `reconstruction` is the share of molecules that come back
-            unchanged from their graphs; and the SMILES of the chosen molecules.
+            - Figures by name, as `Summary.figures` returns them; also "reconstruction", the share
+              of molecules that come back unchanged from their graphs.
+            - SMILES of the chosen molecules.
         """
         count = min(count, COMPARED)
 
@@ -242,17 +254,19 @@ class Reference:
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
-        """Compare the samples of each seed, and training molecules, with held-out molecules.
+        """Compute the distribution metrics of the samples of each seed, and of training molecules.
+
+        All are compared with the same held-out molecules.
 
         Args:
             dataset: The data set.
             summaries: Summary of the samples of each seed, with the statistics of the metrics.
-            training: SMILES of training molecules; about as many are compared as there are strictly
-                valid samples of the first seed.
+            training: SMILES of training molecules, for the floor. About as many of them are
+                compared as there are strictly valid samples of the first seed.
             test: SMILES of the held-out molecules.
 
         Returns:
-            Values of the metrics for the samples of each seed, and for the training molecules.
+            Values of the metrics for the samples of each seed, and the floor.
         """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
@@ -443,15 +457,18 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
     Args:
         summary: Summary of the molecules, with `marks` and `isomers`.
         source: Name of the training data.
-        training: Sorted hashes of the training molecules, or None.
+        training: Sorted hashes of the training molecules; None if unknown.
 
     Returns:
-        Figures by name: `chain`, `ring`, `double`, `marks` and `kept`, which `mark_figures`
-        describes; `uniqueness`, the share of distinct stereoisomers; `novelty`, the share of
-        stereoisomers that are no training molecules, None where `isomer_novelty` cannot tell. If
-        shipped stereo weights know these figures of the training data, also `training` with them,
-        and `marks_jsd`, the Jensen-Shannon distance (base 2) between both distributions of marks
-        per molecule.
+        Figures by name:
+
+        - "chain", "ring", "double", "marks", "kept": see `graphcnf.stereo.marks.mark_figures`;
+        - "uniqueness": share of distinct stereoisomers;
+        - "novelty": share of stereoisomers that are no training molecules, see `isomer_novelty`;
+          None without `training`, or without shipped stereo weights for this data set;
+        - "training": the same figures of the training data, if shipped stereo weights know them;
+        - "marks_jsd": Jensen-Shannon distance (base 2) between the numbers of marks per molecule
+          here and in the training data, with "training" only.
     """
     hashes = np.concatenate(summary.isomers)
     found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}
@@ -540,7 +557,7 @@ def draw_part(
     wanted: tuple[Statistic, ...],
     records: range,
 ) -> Summary:
-    """Draw a block of a model's raw samples and summarize it.
+    """Draw a block of a model's raw samples and summarize it; worker processes call it.
 
     With the first seed, stereo marks are drawn as well if the options ask for them.
 
@@ -548,7 +565,7 @@ def draw_part(
         model: Model of molecules.
         drawn: Options of the evaluation.
         seed: Seed of the sample.
-        wanted: Statistics of the strictly valid molecules to compute.
+        wanted: Statistics to compute of the strictly valid molecules.
         records: Numbers of the records.
 
     Returns:
@@ -734,18 +751,19 @@ def _held_out_figures(
 def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     """Measure the negative log2-likelihood of graphs, given their numbers of nodes.
 
-    Bits are upper bounds if the model's log-likelihood is a lower bound, of which one draw is
-    taken. For an order-agnostic model, the bits per molecule are those of the molecule without node
-    numbers, whose probability is the sum over all its orderings; the bits per node are, as in
-    publications, those of one ordering.
+    If the model's log-likelihood is a lower bound, one draw of it is taken, and the bits are upper
+    bounds. For an order-agnostic model, the bits per molecule are those of the molecule without
+    node numbers, whose probability is the sum over all its orderings. Its bits per node are those
+    of one ordering, as in publications.
 
     Args:
         model: The model.
         graphs: The graphs, in the node order that the model needs.
 
     Returns:
-        `bits_per_node` and `bits_per_molecule`, means over the graphs that have a probability above
-        0; and `bits_molecules`, the number of these graphs.
+        - "bits_per_node": mean over the graphs of their bits divided by their number of nodes.
+        - "bits_per_molecule": mean of their bits.
+        - "bits_molecules": number of graphs in these means, those with a probability above 0.
     """
     with _fixed_noise(model):
         total = -log_prob_in_batches(model, graphs, size=SCORED_TOGETHER) / np.log(2)
@@ -760,15 +778,15 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
 
 
 def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = True) -> float:
-    """Return the share of graphs whose latents decode to an isomorphic graph.
+    """Return the share of graphs that come back unchanged: encoded to latents, and decoded again.
 
     Args:
-        model: The model, which is left as it is.
+        model: The model, of which a copy is used.
         graphs: The graphs, at least one, in the node order that the model needs.
         double: True to compute in float64, False in float32.
 
     Returns:
-        The share, in [0, 1].
+        Share of graphs whose latents decode to an isomorphic graph, in [0, 1].
     """
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # MPS has no float64

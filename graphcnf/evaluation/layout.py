@@ -55,8 +55,8 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
         columns: The columns.
 
     Returns:
-        For each column that is left a list: its heading, then a cell for each row. Empty cells are
-        "-", unless the column has no heading.
+        For each remaining column a list: its heading, then the text of the cell in each row. Empty
+        cells are "-", unless the heading is empty.
     """
     cells = [[title, *(show(row) for row in rows)] for title, show in columns]
     cells = [column for column in cells if any(column[1:])]
@@ -64,15 +64,16 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
 
 
 def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
-    """Transpose a table, for few rows with many figures.
+    """Transpose a table, so that few rows with many figures fit the page.
 
     Args:
         rows: The rows.
         columns: The columns; those that are empty in all rows are left out.
 
     Returns:
-        Rows, one for each former column but the first; and columns, of which the first holds the
-        former headings, and the others are headed by the former first column.
+        - Rows, one for each former column but the first.
+        - Columns: the first has the former headings as cells; the others have the cells of the
+          former first column as headings.
     """
     head, *lines = shown_columns(rows, columns)
     keys = [str(k) for k in range(len(head))]

@@ -1,9 +1,11 @@
-"""Distribution metrics: statistics of molecule sets, and formulas that compare two sets.
+"""Distribution metrics: numbers that compare a set of generated molecules with a set of real ones.
 
-A *statistic* is what is computed from the molecules of a set and adds up over parts of the set,
-such as a histogram. A *metric* is a number computed from the statistics of two sets: the
-*generated* one and the *reference*, a set of real molecules. `graphcnf.evaluation.METRICS` names
-the metrics; the docstring of each is its definition, from which the documentation is made.
+- *Statistic*: what is computed from the molecules of a set, such as a histogram. The statistics of
+  two parts of a set can be added to that of the whole.
+- *Histogram*: a `Counter` `{text: number}`; a number such as a molecular weight is a decimal text.
+- *Metric*: a number computed from one statistic of two sets: the *generated* set and the
+  *reference* set of real molecules. `graphcnf.evaluation.METRICS` names the metrics. The docstring
+  of each metric's function is its definition, from which the documentation is made.
 
 All metrics compare valid molecules without stereo. Invalid samples have to be left out and reported
 beside the metrics; duplicates count as often as they occur. Distances between finite sets are above
@@ -77,15 +79,16 @@ def add_counts(one: Counter, other: Counter) -> Counter:
 
 @dataclass(frozen=True)
 class Statistic:
-    """An additive statistic of molecule sets: a histogram or an array.
+    """A statistic of molecule sets that adds up over parts of a set: a histogram or an array.
 
     Attributes:
         name: Key in `SetStatistics.values`; no other statistic has it.
-        of: Function that returns the statistic of a list of sanitized molecules, or raises
-            `Unavailable` if a package is missing. To be found by worker processes, it is at the top
-            level of a module, or a partial of such a function.
-        add: Function that returns the statistic of two lists together, and may change the first.
-        on_device: True if `of` has a parameter `device`.
+        of: Function that returns the statistic of a list of sanitized molecules. It raises
+            `Unavailable` if a package is missing. Worker processes call it, so it is a function at
+            the top level of a module, or a `functools.partial` of one.
+        add: Function of the statistics of two parts that returns the statistic of both together. It
+            may change its first argument.
+        on_device: True if `of` has a parameter `device`, the device of a network.
     """
 
     name: str
@@ -96,17 +99,17 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a generated set, given a reference set.
+    """A metric of a generated set, given a reference set; the values of `METRICS`.
 
     Attributes:
         title: Name in tables.
-        better: "lower", "higher", or "as the reference".
-        statistic: Statistic of both sets.
-        function: Function of the statistics of the generated and the reference set; raises
-            `Unavailable` if there is no value.
-        needs: Package that does not come with this one; "" for none.
-        axis: Label of the histogram in reports; "" for none. The histogram is one of numbers if
-            `function` is `wasserstein`, else of categories.
+        better: Which values are better: "lower", "higher", or "as the reference".
+        statistic: The statistic of both sets that it is computed from.
+        function: Function of the statistic of the generated set and that of the reference set, in
+            this order. It returns the value, or raises `Unavailable` if there is none.
+        needs: Package that must be installed separately; "" for none.
+        axis: Label of the axis if reports show the statistic as a histogram; "" for none. The
+            histogram is one of numbers if `function` is `wasserstein`, else of categories.
     """
 
     title: str
@@ -257,8 +260,8 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
     In [0, 1], higher is better; the share of the reference may be far below 1 itself.
 
     Args:
-        generated: `{outcome: number of molecules}`; an outcome is "passed" or another text.
-        reference: Not used: every metric is called with the statistics of both sets.
+        generated: `{"passed": number of molecules, other text: number of molecules}`.
+        reference: Not used; it is there since every metric is called with both sets.
     """
     return generated.get("passed", 0) / sum(generated.values())
 
@@ -367,14 +370,14 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
 def internal_diversity(generated: np.ndarray, reference: Any = None, power: int = 1) -> float:
     """Return the mean dissimilarity within the generated set: IntDiv_p of MOSES.
 
-    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, including pairs (x, x).
-    In [0, 1], higher is more diverse; a good model matches the value of the reference, which is not
+    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, including pairs (x, x). In
+    [0, 1], higher is more diverse. A good model matches the value of the reference, which is not
     used here. The paper takes one root of the mean over all pairs; MOSES' code, and so every
     published IntDiv_2, takes the root per molecule. For p = 1 both agree.
 
     Args:
         generated: Packed `fingerprints`, (M, 128) uint8.
-        reference: Not used; a metric gives it.
+        reference: Not used; it is there since every metric is called with both sets.
         power: The p.
     """
     chosen = generated[:COMPARED]

@@ -1,9 +1,9 @@
-"""Statistics of molecule sets, and comparison of two sets by the distribution metrics.
+"""Compute the statistics of molecule sets, and compare two sets by the distribution metrics.
 
-*Statistics* and *metrics* are those of `graphcnf.evaluation.metrics`. The statistics of a large set
-are computed once, in parts, by several processes, and kept in the cache; two sets are then compared
-in no time. What cannot be computed here, because a package is missing or a set is too small, has a
-*reason* instead of a value.
+*Statistic*, *metric*, generated and reference set are those of `graphcnf.evaluation.metrics`. The
+statistics of a large set are computed once, in parts, by several processes, and kept in the cache.
+Two sets are then compared in no time. Where a package is missing or a set is too small, a *reason*
+in one line takes the place of the value.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 
 @dataclass(eq=False)
 class SetStatistics:
-    """Statistics of a set of molecules.
+    """Statistics of a set of molecules, as `set_statistics` computes them.
 
     Attributes:
         size: Number of molecules.
-        values: Statistics by `Statistic.name`: a `Counter` of texts or an array.
-        missing: `{statistic: reason why it could not be computed, in one line}`.
+        values: `{name of the statistic: Counter of texts, or array}`.
+        missing: `{name of a statistic that could not be computed: reason in one line}`.
     """
 
     size: int
@@ -72,11 +72,12 @@ class SetStatistics:
         self.size += other.size
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the statistics as arrays by name, for a cache file.
+        """Return the statistics as arrays, for a cache file; `from_arrays` reads them.
 
         Returns:
-            `{name: array}` of the statistics that are arrays; and under "rest", uint8, the bytes of
-            a JSON object of "size", "counts" (`{name: histogram}`) and "missing".
+            - `{name: array}` of the statistics that are arrays;
+            - "rest": the bytes of a JSON object with "size", "counts" (`{name: histogram}` of the
+              other statistics) and "missing", uint8.
         """
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
         rest = {k: v for k, v in self.values.items() if k not in arrays}
@@ -85,14 +86,14 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Return the statistics that `to_arrays` has turned into arrays.
+        """Return the statistics of arrays that `to_arrays` has returned.
 
         Args:
-            arrays: The arrays by name, such as those of an .npz file.
+            arrays: `{name: array}`, such as the content of an .npz file.
 
         Raises:
             KeyError: The array "rest" is missing.
-            ValueError: It is not what `to_arrays` returned.
+            ValueError: "rest" is not what `to_arrays` returned.
         """
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
@@ -102,11 +103,11 @@ class SetStatistics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of a generated set, given a reference set.
+    """Metrics of a generated set, given a reference set, as `compare` returns them.
 
     Attributes:
         values: `{metric: value}`; None if it could not be computed.
-        missing: `{metric: reason why it is None, in one line}`.
+        missing: `{metric without a value: reason in one line}`.
         generated: Number of generated molecules.
     """
 
@@ -278,14 +279,14 @@ def _origin(thing: Any) -> str:
 def chunk_statistics(
     wanted: tuple[Statistic, ...], chunk: tuple[int, Sequence[str]]
 ) -> SetStatistics:
-    """Compute statistics of a part of a set.
+    """Compute statistics of one part of a set; worker processes call it.
 
     Args:
         wanted: The statistics to compute.
-        chunk: Number of the part, of `CHUNK` molecules each, and its SMILES.
+        chunk: Number of the part, from 0, each of `CHUNK` molecules; and its SMILES.
 
     Returns:
-        Statistics of the part alone, which `SetStatistics.add` adds to those of others.
+        Statistics of the part alone, which `SetStatistics.add` adds to those of other parts.
 
     Raises:
         ValueError: A SMILES is not valid; the message has its place in the set.

@@ -1,10 +1,15 @@
-"""Summary of a sample or of molecule files: validity, uniqueness, novelty.
+"""Summarize a sample or molecule files: validity, uniqueness, novelty.
 
-A *record* is one entry of a sample or a file, which may be no molecule. Records are summarized in
-blocks (*chunks* of a file), by several processes, and the summaries add up to that of all. A
-*convention* says what counts as valid (`graphcnf.molecules.validity`); "strict" is the main one. A
-*figure* is a number about all records, by name. Molecules are counted by the hash of their
-canonical SMILES without stereo, *isomers* by that of their isomeric SMILES.
+The nouns:
+
+- *Record*: one entry of a sample or a file, which may be no molecule.
+- *Block*, or *chunk* of a file: some consecutive records. Several processes summarize blocks, and
+  the summaries add up to that of all records.
+- *Convention*: what counts as valid, one of `graphcnf.molecules.conventions.CONVENTIONS`. "strict"
+  is the main one: the graph is one connected molecule that RDKit can sanitize.
+- *Figure*: a number about all records, by name.
+- *Hash* of a molecule: that of its canonical SMILES without stereo, by which distinct molecules are
+  counted. *Isomers* are counted by the hash of the isomeric SMILES. Hashes are uint64.
 
 Uniqueness is distinct / valid, novelty is (valid and not in the training set) / valid, V.U.N. is
 (distinct, valid and not in the training set) / samples. A fraction with the denominator 0 is 0.
@@ -55,17 +60,20 @@ class Summary:
     """Summary of a sample, or of a block of it.
 
     Attributes:
-        sums: Counts `samples`; `connected` samples; `share_kept`, the sum over samples with a valid
-            largest fragment of its share of atoms. For files also `came_back`, valid molecules that
-            come back unchanged from their graphs, and `unreadable` records.
-        hashes: For each convention, hashes of the valid samples of each block, uint64.
-        statistics: Statistics of the strictly valid molecules.
-        failures: Number of samples by the reason for which they are not strictly valid; a sample
+        sums: Counts by name: "samples"; "connected" samples; "share_kept", the sum over samples of
+            the share of atoms in their largest fragment, where that is valid. For files also
+            "came_back", valid molecules that come back unchanged from their graphs, and
+            "unreadable" records.
+        hashes: `{convention: [hashes of the valid samples of each block, uint64]}`.
+        statistics: Statistics of the strictly valid molecules, for distribution metrics.
+        failures: Number of samples by the reason for which they are not strictly valid. A sample
             with several reasons counts at each.
-        heads: Tables that `evaluate_records` returns of the first samples, one for each block.
+        heads: Tables that `evaluate_records` returns, one for each block, of the first samples.
         first_unreadable: Place ("line 3") and text of the first unreadable record; None if none.
-        marks: Counts of `count_marks` over the strictly valid molecules.
-        isomers: Hashes of the isomeric SMILES of the strictly valid molecules of each block.
+        marks: Counts of stereo marks of the strictly valid molecules, by
+            `graphcnf.stereo.marks.count_marks`.
+        isomers: Hashes of the isomeric SMILES of the strictly valid molecules, an array for each
+            block.
     """
 
     sums: Counter[str] = field(default_factory=lambda: Counter(samples=0))
@@ -115,19 +123,23 @@ class Summary:
         return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
     def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
-        """Return fractions in [0, 1] and counts by name.
+        """Return the figures: fractions in [0, 1] and counts, by name.
 
         Args:
             training_hashes: Sorted hashes of the training molecules, by `hash_each`; without them,
                 novelty is None.
 
         Returns:
-            `samples`; `strict_validity`, and `uniqueness`, `novelty`, `vun` in the strict
-            convention, with the counts `strict_valid`, `strict_unique`, `strict_novel`; the same
-            for every other convention with its name in front, as `largest_fragment_uniqueness`;
-            `largest_fragment_atom_share`, mean share of atoms in a valid largest fragment;
-            `uniqueness_at_1000` and `uniqueness_at_10000`, among the first strictly valid samples,
-            None if there are fewer; `connected`, the share of connected samples.
+            A dictionary with these keys:
+
+            - "samples": number of records; "connected": share of connected ones;
+            - "strict_validity", "uniqueness", "novelty", "vun": shares by the convention "strict";
+              "strict_valid", "strict_unique", "strict_novel": the counts;
+            - the same for every other convention with its name in front, such as
+              "largest_fragment_uniqueness";
+            - "largest_fragment_atom_share": mean share of atoms in a valid largest fragment;
+            - "uniqueness_at_1000", "uniqueness_at_10000": among the first 1,000 or 10,000 strictly
+              valid samples; None if there are fewer.
         """
         samples = self.sums["samples"]
         found: dict[str, Any] = {"samples": samples}
@@ -213,15 +225,17 @@ def share(part: float, whole: int) -> float:
 
 
 def mean_and_sd(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Average figures over seeds.
+    """Average figures over seeds, with their standard deviations.
 
     Args:
-        summaries: Figures by name, for each seed.
+        summaries: `{name: figure}` for each seed.
 
     Returns:
-        By name the mean of each figure, rounded if it is a count; None if a seed has None. As
-        `<name>_sd` the standard deviation (n - 1) of each figure that is no count. What is no
-        number is that of the first seed. With one seed, its figures as they are.
+        - `name`: mean of the figure, rounded if it is a count; None if it is None for a seed. What
+          is no number is taken from the first seed.
+        - `name_sd`: standard deviation (n - 1) of a figure that is no count.
+
+        With one seed, its figures as they are.
     """
     if len(summaries) == 1:
         return dict(summaries[0])
@@ -247,9 +261,9 @@ def summarize_blocks(
     """Summarize every block, in processes or on a cluster, and add up the summaries.
 
     Args:
-        score: Function that summarizes a block; it is sent to the processes.
-        blocks: Blocks, which are sent to them as well.
-        total: Number of records in all, for the progress bar.
+        score: Function that summarizes a block; it is pickled for the processes.
+        blocks: Arguments of `score`, which are pickled as well.
+        total: Number of records in all blocks, for the progress bar.
         label: Text beside the progress bar.
         workers: Number of processes, or a cluster.
 
@@ -363,7 +377,9 @@ class Records:
         """Yield all records in chunks of up to `CHUNK`; a chunk does not span two files.
 
         Yields:
-            Number of the first record, places and SMILES, see `Chunk`.
+            - Number of the chunk's first record among all records, from 0.
+            - Place of each record for messages, such as "line 3".
+            - SMILES of each record.
 
         Raises:
             UserError: A file of a folder cannot be read any more.
@@ -381,7 +397,7 @@ class Records:
 def score_chunk(
     wanted: tuple[Statistic, ...], states: frozenset[str] | None, marked: bool, chunk: Chunk
 ) -> Summary:
-    """Summarize the molecules of a chunk, standardized before if `states` is given.
+    """Summarize the molecules of a chunk; worker processes call it.
 
     Args:
         wanted: Statistics of the strictly valid molecules to compute.
@@ -389,7 +405,8 @@ def score_chunk(
             them first (`parse_standardized`); the groups that it names, such as "acid" and "amine",
             are then written charged. Molecules that cannot be standardized are taken as they are.
         marked: True to count stereo marks.
-        chunk: The records, see `Chunk`.
+        chunk: Number of the first record, places and SMILES of all, as `Records.chunks` yields
+            them.
 
     Returns:
         The summary; its `sums` also count "came_back" and "unreadable".

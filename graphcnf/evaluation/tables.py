@@ -1,10 +1,14 @@
 """Tables of evaluations, for the terminal, files and the HTML report.
 
-An `Evaluation` is the result for one set of molecules: *figures* by name (shares in [0, 1], counts
-and metrics; `<name>_sd` is the standard deviation over seeds), the same figures of its *training
-data*, and *distances*, the distribution metrics. The *floor* of the distances (train-vs-test
-reference) is their value for training molecules in place of samples. The *conventions agree* where
-every record is the same molecule, or none, whatever counts as valid: then one column shows them.
+- An `Evaluation` is the result for one set of molecules.
+- *Figures*: shares in [0, 1], counts and metrics by name; `name_sd` is the standard deviation over
+  seeds.
+- *Distances*: the distribution metrics of the set. Their *floor* (train-vs-test reference) is the
+  value for training molecules in place of samples.
+- *Convention* of validity: what counts as valid, see `graphcnf.molecules.conventions`. The
+  conventions *agree* on a set if every record is the same molecule, or none, in all of them. Then
+  one column shows them.
+- *Row*, *column*: as in `graphcnf.evaluation.layout`; a row is a dictionary of figures.
 """
 
 from __future__ import annotations
@@ -79,15 +83,17 @@ class Distances:
 
 @dataclass
 class Evaluation:
-    """Figures of one set of molecules; its text is the tables.
+    """Figures of one set of molecules; `str()` of it is the tables.
 
     Attributes:
         figures: `Summary.figures` and further values by name, as in JSON.
-        data: Figures of the training data; None without a reference.
-        notes: Footnotes.
-        frame: Table of `evaluate_records` of the first samples of the first seed.
+        data: The same figures for molecules of the training data; None without a reference.
+        notes: Footnotes, sentences.
+        frame: Table of the first samples of the first seed, a row for each; the columns are those
+            of `graphcnf.molecules.conventions.evaluate_records`.
         distances: Distribution metrics; None if none were asked for.
-        training_hashes: Sorted hashes of the training molecules, for novelty; None if unknown.
+        training_hashes: Sorted hashes of the training molecules, for novelty, uint64; None if
+            unknown.
     """
 
     figures: dict[str, Any]
@@ -110,11 +116,11 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
     """Arrange evaluations in tables.
 
     Args:
-        results: Evaluations of at least one set of molecules, which become the rows.
+        results: Evaluations of at least one set of molecules; each is a row.
 
     Returns:
-        Title, rows and columns of each table: the overview, the conventions of validity, and where
-        there are such figures stereo marks and distances to held-out molecules.
+        Title, rows and columns of each table: an overview and the conventions of validity; stereo
+        marks, and distances to held-out molecules, if there are such figures.
     """
     alone = f": {results[0].name}" if len(results) == 1 else ""
     shown: list[tuple[str, Sequence[Row], list[Column]]] = [

@@ -1,9 +1,13 @@
-"""The blocks of a sample that is being drawn, kept in a folder until its file is complete.
+"""Keep the parts of a sample that is being drawn, so that an interrupted run can be continued.
 
-A *block* is a range of records that are drawn together, see `graphcnf.graphs.records`. Each
-is a file of its own, written once. `manifest.json` beside them holds all that determines the
-records: model, options, versions and processor. A sample that was interrupted takes the blocks that
-are there, and draws the others.
+- *Record*: one molecule of a sample, a function of model, seed and its number.
+- *Block*: a range of records that are drawn together, see `graphcnf.graphs.record_blocks`. Each is
+  kept in a file of its own, written once, in a hidden folder beside the file of the sample.
+- *Manifest*: the file `manifest.json` in that folder, with all that determines the records: model,
+  options, versions and processor.
+
+When a sample is drawn again with the same manifest, the blocks that are there are taken, and the
+others are drawn.
 
 The folder may come from a stranger: no link in it is followed, and a block holds nothing but data.
 """
@@ -45,10 +49,7 @@ class Record(NamedTuple):
     reached: dict[str, tuple[float, float]]
 
     def is_sound(self) -> bool:
-        """Check the types of a record that was read from a file.
-
-        Returns:
-            True if the attributes have the types that they should have.
+        """Return True if the attributes have the types that they should have, after reading a file.
 
         Raises:
             TypeError: `reached` does not even have pairs as values.
@@ -67,7 +68,7 @@ class DrawnBlock(NamedTuple):
 
     Attributes:
         records: Its records, at least one, in the order of their numbers.
-        seconds: Time from the block before until they were there, s.
+        seconds: Wall time that drawing took since the block before it was finished, in seconds.
     """
 
     records: list[Record]
@@ -75,26 +76,26 @@ class DrawnBlock(NamedTuple):
 
     @property
     def numbers(self) -> range:
-        """The numbers of the records."""
+        """Range of the numbers of the records."""
         return range(self.records[0].number, self.records[-1].number + 1)
 
 
 class Blocks:
-    """The blocks of the file `out`, in a hidden folder beside it.
+    """The finished blocks of the sample that is drawn into the file `out`.
 
-    Only the process that holds the `output_lock` of the file may use them. The folder is there from
-    the first `put` on.
+    They are in a hidden folder beside `out`, which is there from the first `put` on. Only the
+    process that holds the `output_lock` of `out` may use this object.
 
     Args:
         out: The file.
         manifest: JSON values that determine the records.
-        force: Delete the blocks of another sample.
+        force: True to delete the blocks of another sample, if there are any.
 
     Attributes:
         graphs: Number of records in the blocks that were read or written so far.
 
     Raises:
-        UserError: There are blocks of another sample, or the folder is a link.
+        UserError: There are blocks of another sample and `force` is False, or the folder is a link.
     """
 
     def __init__(self, out: Path, manifest: dict[str, Any], force: bool):
@@ -144,7 +145,7 @@ class Blocks:
         return None
 
     def put(self, block: DrawnBlock) -> None:
-        """Write a block, which survives a kill once this returns.
+        """Write a block. Once this returns, the block survives if the process is killed.
 
         Args:
             block: The block.
@@ -161,7 +162,7 @@ class Blocks:
         self.graphs += len(block.records)
 
     def clear(self) -> None:
-        """Delete all blocks."""
+        """Delete all blocks and the folder."""
         if self.folder.exists():
             rmtree(self.folder)
 

@@ -1,9 +1,13 @@
-"""Drawing of a sample, record by record, into a stream or a file that can be continued.
+"""Draw a sample of molecules, record by record, into a stream or a file.
 
-A *record* is one molecule of a sample: a function of model, seed and number. A *block* is a range
-of records that are drawn together, see `graphcnf.graphs.records`. A *recipe* is the options
-that determine what is written of each record. A record is *written* if its molecule is valid, new
-in the sample and passes the filters, or if everything is written.
+It is used by `graphcnf sample`. A file that was interrupted is continued. The nouns:
+
+- *Record*: one molecule of a sample, a function of model, seed and its number.
+- *Block*: a range of records that are drawn together, see `graphcnf.graphs.record_blocks`.
+- *Recipe*: the options that determine what is written of each record.
+- A record is *written* if its molecule is valid, new in the sample and passes the filters, or if
+  the recipe asks for everything.
+- *Condition*: a property that the model was trained with, so that a target value can be given.
 """
 
 from __future__ import annotations
@@ -60,19 +64,20 @@ WORTHWHILE = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options that, with the model and the number of a record, determine its text.
+    """Options that, with the model and the number of a record, determine the text of the record.
 
     Attributes:
         seed: Seed of the sample.
         temperature: Temperature of the sample.
         sizes: Lowest and highest number of atoms; None for those of the training data.
-        kind: Plain kind of the file: "smi", "csv", "sdf" or "jsonl".
+        kind: Kind of text: "smi", "csv", "sdf" or "jsonl".
         columns: Names of the values that are written of a record.
         everything: True to write invalid graphs and repeats as well.
-        properties: Properties of molecules, which are also among the columns.
-        targets: Target value of each condition of the model, None for no target, as
-            `sample_records` takes them; None for no targets at all.
-        best_of: Candidates per record, of which the one nearest to the targets is kept.
+        properties: Properties of molecules to compute, which are also among the columns.
+        targets: Target value of each condition of the model, in their order and units, None for no
+            target; None instead of the tuple for no targets at all.
+        best_of: Number of graphs that are drawn for each record, of which the one nearest to the
+            targets is kept.
         filters: Filters of the molecules.
         stereo: Digest of the model that draws stereo marks; "" to draw none.
     """
@@ -93,28 +98,28 @@ class Recipe:
         """Return the recipe as JSON values, to compare it with that of another sample.
 
         Returns:
-            `{attribute: value}`. Equal values determine equal records.
+            `{attribute: value}`. Equal dictionaries determine equal records.
         """
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 
 
 class Exhausted(UserError):
-    """Drawing was given up: no new molecules appeared for a long time."""
+    """Raised if drawing is given up, since no new molecules appeared for a long time."""
 
 
 @dataclass
 class SampleCounts:
-    """Counts of a sample so far, also stored in the descriptions of shards.
+    """Counts of a sample so far; also stored in the descriptions of shards.
 
     Attributes:
         sampled: Number of records.
         valid: Number of these that are valid.
         written: Number of these that are written.
-        seconds: Wall time of drawing, s, over all interrupted runs.
-        outcomes: Numbers of valid molecules, `{refusal: number}`, where a refusal is what
-            `Filters.refusal` returns: "" for molecules that pass.
-        reached: `{conditioned property: [target, number, sum of values, sum of absolute errors]}`;
-            number and sums are over the written molecules with a finite value.
+        seconds: Wall time of drawing in seconds, over all interrupted runs.
+        outcomes: Counter of the valid molecules by the filter that refused them, `{refusal:
+            number}`; the key "" counts those that pass. See `Filters.refusal`.
+        reached: `{property with a target: [target, number, sum of values, sum of absolute
+            errors]}`; number and sums are over the written molecules with a finite value.
     """
 
     sampled: int = 0
@@ -127,7 +132,7 @@ class SampleCounts:
     def add(self, record: Record) -> None:
         """Count a record that was drawn, in place, whether or not it is written.
 
-        The caller calls `add_written` as well for a record that is written.
+        For a record that is written, call `add_written` as well.
 
         Args:
             record: The record.
@@ -168,21 +173,25 @@ class SampleCounts:
         self.reached[name] = [asked, *(a + b for a, b in zip(known[1:], sums, strict=True))]
 
     def figures(self, distinct: bool, filters: Collection[str], best_of: int = 1) -> dict[str, Any]:
-        """Return the counts as figures.
+        """Return the counts, and shares of them, by name, as in JSON.
 
         Args:
             distinct: False if repeats are written.
-            filters: Names of `Filters.checks`.
-            best_of: Candidates per record.
+            filters: Names of the single filters, the keys of `Filters.checks`.
+            best_of: Number of graphs that were drawn for each record.
 
         Returns:
-            Numbers of graphs: "sampled", "strict_valid", "accepted", "written", and "distinct",
-            which is 0 if repeats are written; "seconds". Shares in [0, 1]: "strict_validity" of the
-            graphs; of the valid ones "acceptance" by all filters, and "filters", those that pass
-            each one. "removed": numbers of molecules by filter and alert. If properties were asked
-            for and a written molecule has them: "asked", for each of them the target as "value",
-            the "mean" and the mean absolute error "mae"; "best_of", candidates per record, and
-            "drawn", the number of graphs drawn for all of them.
+            - "sampled", "strict_valid", "accepted" (valid and passing all filters), "written",
+              "distinct": numbers of graphs; "distinct" is 0 if repeats are written.
+            - "seconds": wall time.
+            - "strict_validity": share of valid graphs, in [0, 1].
+            - "acceptance": share of the valid ones that pass all filters; "filters": `{filter:
+              share that passes it}`.
+            - "removed": numbers of molecules by filter and structural alert.
+            - "asked", if a written molecule has a property with a target: for each such property
+              the target as "value", the "mean" over the written molecules, and the mean absolute
+              error "mae". Then also "best_of", and "drawn", the number of graphs drawn for all
+              records.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
@@ -209,8 +218,8 @@ class SampleCounts:
 
         Args:
             distinct: False if repeats are written.
-            filters: Names of `Filters.checks`.
-            best_of: Candidates per record.
+            filters: Names of the single filters, the keys of `Filters.checks`.
+            best_of: Number of graphs that were drawn for each record.
         """
         figures = self.figures(distinct, filters, best_of)
         passed = passing_text(filters, self.outcomes)
@@ -224,13 +233,13 @@ class SampleCounts:
 
 
 def asked_text(figures: dict[str, Any]) -> str:
-    """Return a phrase on each property that was asked for, and what it cost to come near.
+    """Return phrases for a summary: how near the sample came to the targets, and at what cost.
 
     Args:
-        figures: `SampleCounts.figures` of the sample.
+        figures: What `SampleCounts.figures` returned.
 
     Returns:
-        The phrases, each with "; " before it; "" if no property was asked for.
+        A phrase on each property with a target, with "; " before it; "" without such properties.
     """
     asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
@@ -245,14 +254,16 @@ def asked_text(figures: dict[str, Any]) -> str:
 
 
 class Sample:
-    """A sample of a molecule model, which is drawn once, by `write` or `save`.
+    """A sample of a molecule model. Call `write` or `save`, once, to draw it.
 
     Args:
         model: Model to draw from.
         recipe: Options that determine the records and their text.
         records: Numbers of the records to draw from.
-        number: Records to write, after which drawing stops; None to draw all of `records`.
-        workers: Processes, or a cluster; None for a number that suits the size of the sample.
+        number: Number of records to write, after which drawing stops; None to draw all of
+            `records`.
+        workers: Number of processes, or a cluster; None for a number that suits the size of the
+            sample.
 
     Attributes:
         counts: Counts of the records so far.
@@ -286,6 +297,7 @@ class Sample:
 
         Raises:
             Exhausted: Drawing was given up before `number` records were written.
+            UserError: A worker process died.
         """
         # A progress bar would be mixed up with molecules on the same terminal.
         self._write(stream, self._drawn(self._ranges()), hidden=stream.isatty())
@@ -300,13 +312,16 @@ class Sample:
     ) -> None:
         """Draw the sample into a file, continuing what an interrupted process has drawn.
 
-        The file is replaced once the sample is complete.
+        Finished blocks are kept beside the file (`Blocks`). The file is replaced once the sample is
+        complete, and the blocks are deleted.
 
         Args:
             out: File to write.
-            convert: Conversion of the text into the file; None if the file is the text.
-            beside: Function that is called with the path of the whole file before it gets its name.
-            force: Delete an unfinished sample of this file with other options.
+            convert: Function that converts the text (first path) into the file (second path), such
+                as `conversion` returns; None if the file is the text.
+            beside: Function that is called with the temporary path of the whole file before it gets
+                its name `out`, to write something beside it.
+            force: True to delete an unfinished sample of this file with other options.
 
         Raises:
             Exhausted: Drawing was given up; what was drawn is kept.
@@ -454,7 +469,7 @@ def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
 
 
 def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:
-    """Draw a block of records.
+    """Draw a block of records; worker processes call it.
 
     Args:
         model: Model to draw from.
@@ -462,8 +477,9 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         block: Numbers of the records.
 
     Returns:
-        The records in the order of their numbers. Those that `recipe` lets through have a text,
-        even if an earlier record is the same molecule: that is checked when the text is written.
+        The records in the order of their numbers. The text is "" for graphs that `recipe` does not
+        let through. A repeat of a molecule has a text, since repeats are only found when the text
+        is written.
     """
     graphs, molecules = MoleculeFlow(model).draw_records(
         block,
@@ -518,20 +534,21 @@ def molecule_log_likelihoods(
 ) -> np.ndarray:
     """Return lower bounds on log p(molecule | number of atoms, targets) of the records of a block.
 
-    Each bound is one draw, with noise that is a function of the seed and the record's number; the
-    graph keeps the node ordering in which it was drawn.
+    For an order-agnostic model, all node orderings of a molecule are equally probable, and the
+    bound is for their sum. The value is None then for graphs that are no valid molecules, since
+    counting the symmetries of an arbitrary graph may take forever. For other models it is the bound
+    of the ordering in which the graph was drawn.
 
-    Under a model without a node ordering, all orderings of a molecule are equally probable, and the
-    molecule has their sum. Such a model gives None for graphs that are no valid molecules, since
-    counting the symmetries of an arbitrary graph may take forever.
+    Each bound is one draw, with noise that is a function of the seed and the record's number.
 
     Args:
         model: Model of the graphs.
         graphs: The M graphs of the block.
         block: Numbers of the records.
-        strict: Whether each record is a valid molecule, (M,) bool.
+        strict: True for records that are valid molecules, (M,) bool.
         seed: Seed of the noise.
-        targets: Conditions of the model; None for none.
+        targets: Target value of each condition of the model, None for no target; None instead of
+            the sequence for no targets at all.
 
     Returns:
         Nats, rounded to four decimals, or None, (M,) object.
@@ -558,11 +575,11 @@ def molecule_log_likelihoods(
 
 
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:
-    """Yield the blocks of the first `number` records; the last block may be shorter.
+    """Yield the blocks of the first `number` records; the last one may be shorter.
 
     Args:
         number: Number of records.
-        together: Number of blocks that are drawn together.
+        together: Number of blocks that become one range, to be drawn together.
 
     Yields:
         Ranges of record numbers, from 0 on without gaps; none if `number` is 0.
@@ -572,15 +589,15 @@ def first_blocks(number: int, together: int = 1) -> Iterator[range]:
 
 
 def sampling_processes(model: GraphModel, records: float, workers: Workers = None) -> int | Cluster:
-    """Return the number of processes to draw with, or the given cluster.
+    """Return with how many processes to draw, or the given cluster.
 
-    One process for a model on a GPU, and never more processes than blocks.
+    It is one process for a model on a GPU, and never more processes than blocks.
 
     Args:
         model: Model to draw from.
         records: Number of graphs that are about to be drawn.
-        workers: Largest number of processes, or a cluster; None for one per core if that is worth
-            their start, of `WORTHWHILE` (1,000) records for each.
+        workers: Largest number of processes, or a cluster; None for one per core, if there are at
+            least `WORTHWHILE` (1,000) records for each, which is worth their start.
 
     Returns:
         The number, at least 1; a cluster as it is.
