@@ -18,7 +18,7 @@ PACKAGES = ("graphcnf", "numpy", "rdkit", "torch")
 def keep_memory() -> None:
     """Let glibc reuse freed memory instead of handing it back to the system (up to 25 % faster).
 
-    It holds for the whole process; nothing is done where there is no glibc.
+    It holds for the whole process. Nothing is done where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -28,7 +28,11 @@ def keep_memory() -> None:
 
 
 def keep_kernels() -> None:
-    """Enlarge oneDNN's cache of bfloat16 kernels (a fifth faster); call before its first use."""
+    """Enlarge oneDNN's cache of bfloat16 kernels (a fifth faster).
+
+    It sets an environment variable, so call it before the first bfloat16 computation of the
+    process.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
@@ -50,15 +54,15 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
 
 @cache
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return package versions and the processor, on which rounding depends.
+    """Return package versions and the processor, since rounding, and so samples, depend on them.
 
     Args:
         device: Device of the computation, such as "cpu" or "cuda:1".
 
     Returns:
-        "versions": `{package: version}` for each of `PACKAGES`. "processor": two strings, the name
-        of the GPU, or `device` if that is not a GPU, and the capability of the CPU, such as
-        "AVX512".
+        - "versions": `{package: version}` for each of `PACKAGES`.
+        - "processor": two strings: the name of the GPU, or `device` if that is not a GPU; and the
+          capability of the CPU, such as "AVX512".
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Containment of functions that the user has written."""
+"""Keep functions that the user has written from disturbing a command's output and folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import ExitStack, redirect_stdout, suppress
 
 
 class Contained:
-    """Context for a function of the user: stdout is stderr, and the working directory is restored.
+    """Context in which a function of the user is called: what it prints goes to stderr.
 
     What the function prints, or a program that it starts, would otherwise get between the data that
-    a command writes to stdout. Stdout and working directory belong to all threads: the first thread
-    in the context changes them, and the last one restores them.
+    a command writes to stdout. At the end, the working directory is restored, too. Stdout and
+    working directory belong to all threads: the first thread in the context changes them, and the
+    last one restores them.
     """
 
     def __init__(self) -> None:

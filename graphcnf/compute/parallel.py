@@ -1,9 +1,9 @@
-"""Parallel map of a function over chunks, in child processes or on a Dask cluster.
+"""Apply a function to many chunks of work, in child processes or on a Dask cluster.
 
-A *chunk* is an argument of the function, such as a list of molecules. A *worker* is a process that
-applies the function to chunks: a child of this process, or one of a Dask cluster, whose *scheduler*
-hands out the chunks. The *reply* of a worker is a pair: True and the pickled result, or False and
-the pickled exception.
+- *Chunk*: one argument of the function, such as a list of molecules.
+- *Worker*: a process that applies the function to chunks: a child of this process, or one of a Dask
+  cluster, whose *scheduler* hands out the chunks.
+- *Reply* of a worker: a pair, True and the pickled result, or False and the pickled exception.
 
 The children are plain processes that read and write pipes, and end with this process.
 `multiprocessing` would run the caller's main module again with 'spawn', and can deadlock with
@@ -74,11 +74,12 @@ class WorkerDied(UserError, RuntimeError):
 class Cluster:
     """Workers of a Dask cluster, accepted wherever a number of processes is.
 
-    If a worker dies, another one repeats its chunk; workers that join later get work at once. A
-    function, with the model in it, is sent to every worker once, then only chunks and results.
+    `open_workers` makes it. If a worker dies, another one repeats its chunk; workers that join
+    later get work at once. The function, with the model in it, is sent to every worker once, then
+    only chunks and results are.
 
     Args:
-        client: Connection to the scheduler.
+        client: Connection to the scheduler, a `distributed.Client`.
     """
 
     def __init__(self, client: Client):
@@ -89,7 +90,9 @@ class Cluster:
     def ordered_map(
         self, function: Callable[[Any], Any], chunks: Iterable[Any]
     ) -> Iterator[Iterator[Any]]:
-        """Return a context with an iterator over `function(chunk)` for every chunk, in order.
+        """Context with an iterator over `function(chunk)` for every chunk, in their order.
+
+        The function `ordered_map` calls it if `workers` is a cluster.
 
         Args:
             function: A function at the top level of an importable module, or a `functools.partial`
@@ -97,7 +100,7 @@ class Cluster:
             chunks: Arguments, possibly endless; they and the results are pickled.
 
         Yields:
-            The iterator; leaving the context cancels what it has not yielded.
+            The iterator. Leaving the context cancels what it has not yielded.
 
         Raises:
             WorkerDied: Also while iterating: the scheduler died, or several workers over one chunk.
@@ -215,6 +218,9 @@ def ordered_map(
         workers: Number of processes, or a cluster. With 1, this process computes each result when
             the iterator is asked for it.
 
+    Yields:
+        The iterator.
+
     Raises:
         UserError: A process cannot be started or, while iterating, a thread.
         WorkerDied: While iterating: a process or the scheduler died.
@@ -313,13 +319,13 @@ class Worker:
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Apply the function to a chunk, and wait for the reply; `result_of` reads it.
+        """Apply the function to a chunk, and wait for the reply.
 
         Args:
             chunk: The chunk, which is pickled.
 
         Returns:
-            True if the call succeeded, and the result or else the exception, pickled.
+            True and the pickled result, or False and the pickled exception; `result_of` reads them.
 
         Raises:
             WorkerDied: The process ended without a reply.
@@ -368,16 +374,17 @@ class Worker:
 
 
 def result_of(reply: tuple[bool, bytes]) -> Any:
-    """Read a worker's reply.
+    """Return the result in a worker's reply, or raise its exception.
 
     Args:
-        reply: True if the call succeeded, and the result or else the exception, pickled.
+        reply: True and the pickled result, or False and the pickled exception, as `Worker.apply`
+            returns them.
 
     Returns:
         The result.
 
     Raises:
-        Exception: The call raised it.
+        Exception: The one that the function raised.
     """
     succeeded, data = reply
     value = pickle.loads(data)
@@ -430,12 +437,15 @@ def available_cores() -> int:
 
 
 def framed(value: object) -> bytes:
-    """Return a value pickled twice, as a message for the pipe of a `Worker`.
+    """Return a value as a message for the pipe of a `Worker`: pickled, and its bytes pickled again.
 
-    The receiver can read the whole message from its pipe even if it cannot unpickle the value.
+    So the receiver can read the whole message from its pipe even if it cannot unpickle the value.
 
     Args:
         value: A function or a chunk, which must be picklable.
+
+    Returns:
+        The message.
     """
     return pickle.dumps(pickle.dumps(value))
 
@@ -524,7 +534,7 @@ def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
 
 
 def check_cluster(cluster: str) -> None:
-    """Check the name of a cluster, and that Dask is installed.
+    """Check the name of a cluster before any work, and that Dask is installed.
 
     Args:
         cluster: "local" for processes of this machine, the address of a scheduler (tcp://host:8786,

@@ -17,12 +17,12 @@ def progress_bar(
 
     Args:
         label: Text before the bar.
-        total: Amount of work.
+        total: Amount of work, in any unit.
         hidden: True for no bar.
 
     Yields:
-        Function `show(done, label=None)` that sets the amount of work done and, if one is given,
-        the text before the bar.
+        Function `show(done, label=None)`. It sets the amount of work done so far, in the unit of
+        `total`, and the text before the bar if `label` is given.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, label=None: None

@@ -1,6 +1,6 @@
 """Draw a sample of molecules, record by record, into a stream or a file.
 
-It is used by `graphcnf sample`. A file that was interrupted is continued. The nouns:
+It is used by `graphcnf generate`. A file that was interrupted is continued. The nouns:
 
 - *Record*: one molecule of a sample, a function of model, seed and its number.
 - *Block*: a range of records that are drawn together, see `graphcnf.graphs.record_blocks`.

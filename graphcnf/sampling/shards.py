@@ -1,15 +1,17 @@
-"""Shards: parts of a sample, drawn independently and merged into one file.
+"""Draw a sample in independent parts, shards, and merge them into one file.
 
-A *shard* is a file with the records of some consecutive blocks. Its *description*,
-`part-3.smi.shard.json` beside `part-3.smi`, is a JSON object:
+It is used by `graphcnf generate --shard` and `graphcnf merge`. The nouns:
 
-- `format`: version of this layout;
-- `part`: number of the shard, from 1 on, and number of all shards;
-- `sample`, `records`: number of the first record and of the one after the last, of all shards and
-  of this one;
-- `model`, `recipe`, `environment`: what determines the records, as in the manifest of `Blocks`;
-- `progress`: its `SampleCounts`;
-- `bytes`, `sha256`: length and checksum of its file.
+- *Record*: one molecule of a sample. *Block*: a range of records that are drawn together.
+- *Shard*: a file with the records of some consecutive blocks.
+- *Description* of a shard: the file `part-3.smi.shard.json` beside `part-3.smi`, a JSON object:
+    - `format`: version of this layout;
+    - `part`: number of the shard, from 1 on, and number of all shards;
+    - `sample`, `records`: number of the first record and of the one after the last, of all shards
+      and of this one;
+    - `model`, `recipe`, `environment`: what determines the records, as in the manifest of `Blocks`;
+    - `progress`: its `SampleCounts`;
+    - `bytes`, `sha256`: length and checksum of its file.
 
 The last three entries are added once the shard is drawn. The description is written before the file
 gets its name, so every complete shard has one.
@@ -51,7 +53,7 @@ ShardFile = tuple[Path, Shard]
 
 
 class NoShard(ValueError):
-    """A file is not a whole shard; the message says why.
+    """Raised if a file is not a whole shard; the message says why.
 
     Args:
         reason: Why, in a few words.
@@ -67,8 +69,7 @@ class NoShard(ValueError):
 def share_of(records: range, part: int, parts: int) -> range:
     """Return one of several parts of a range of records, cut between blocks.
 
-    Every part thus computes its own batches only; parts have the same number of blocks, plus or
-    minus one.
+    No block is drawn by two parts. The numbers of blocks of the parts differ by at most one.
 
     Args:
         records: The range.
@@ -76,7 +77,7 @@ def share_of(records: range, part: int, parts: int) -> range:
         parts: Number of parts.
 
     Returns:
-        The records of the part; some are empty if there are fewer blocks than parts.
+        The records of the part; some parts are empty if there are fewer blocks than parts.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
@@ -97,20 +98,20 @@ def block_count(records: range) -> int:
 def shards_of(
     model: GraphModel, recipe: Recipe, sample: range, out: Path, number: int, parts: int
 ) -> list[ShardFile]:
-    """Return the file and the description of one shard, or of all.
+    """Return the files and descriptions of the shards to draw; nothing is drawn or written.
 
-    The files of all shards are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
+    If all shards are drawn, their files are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
     Args:
         model: Model to draw from.
         recipe: Options of the sample.
         sample: Numbers of the records of all shards.
         out: File of the shard, or the name from which those of all shards are made.
-        number: Number of the shard, 1 to `parts`; 0 for all shards.
+        number: Number of the shard to draw, 1 to `parts`; 0 for all shards.
         parts: Number of shards.
 
     Returns:
-        A pair of file and description for each shard; nothing is drawn or written.
+        For each shard its file, and its description without `progress`, `bytes` and `sha256`.
 
     Raises:
         UserError: There are fewer blocks than shards.
@@ -138,11 +139,11 @@ def shards_of(
 
 
 def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
-    """Write the description of a drawn shard.
+    """Write the description of a shard that has been drawn, before its file gets its name.
 
     Args:
         out: The name that the shard's file will have.
-        shard: Its description so far.
+        shard: Its description, without `progress`, `bytes` and `sha256`.
         sample: The sample, which has been drawn.
         file: The shard's file, under its temporary name.
     """
@@ -259,16 +260,17 @@ def _is_sound(shard: Shard) -> bool:
 
 
 def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]]:
-    """Check files that should be the shards of one sample.
+    """Check files that should be the shards of one sample, before they are merged.
 
-    If they belong to several samples, the one with the most files counts.
+    If they belong to several samples, the one with the most files is taken.
 
     Args:
         paths: The files, in any order, with their descriptions beside them.
 
     Returns:
-        The intact shards of the sample, in the order of their records; problems, a line for each
-        file that is left out and for each missing shard; and notes for the user, sentences.
+        - File and description of each intact shard of the sample, in the order of their records.
+        - Problems: a line for each file that is left out, and for each missing shard.
+        - Notes for the user, sentences.
     """
     files: list[ShardFile] = []
     damaged: list[Shard] = []
@@ -332,11 +334,12 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
     """Add up the counts of shards.
 
     Args:
-        shards: The shards. A molecule that several have written counts as often in `reached`.
+        shards: Files and descriptions of the shards.
 
     Returns:
-        Counts of the whole sample; `seconds` is the sum over shards, also of those that were drawn
-        at the same time.
+        Counts of the whole sample. `seconds` is the sum over shards, also of those that were drawn
+        at the same time. A molecule that several shards have written counts once for each in
+        `reached`.
     """
     counts = SampleCounts()
     for _, shard in shards:
@@ -345,12 +348,12 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
 
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
-    """Yield the text of the merged file, first its header, then record by record.
+    """Yield the text of the merged file: its header, then one record after the other.
 
     Args:
-        shards: The shards in the order of their records.
-        counts: Counts whose `written` is set to the number of records so far.
-        unique: Leave out repeats of a molecule; graphs without SMILES stay.
+        shards: Files and descriptions of the shards, in the order of their records.
+        counts: Counts of the sample; `written` is set to the number of records so far, in place.
+        unique: True to leave out repeats of a molecule; graphs without SMILES stay.
 
     Yields:
         A header, if files of this kind have one, then the text of each record with its line break.

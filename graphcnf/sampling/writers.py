@@ -1,7 +1,9 @@
-"""File formats of molecules: .smi, .csv, .sdf and .jsonl text, converted to gzip or Parquet.
+"""Write and read files of molecules: .smi, .csv, .sdf, .jsonl, each plain or gzipped, and Parquet.
 
-The *kind* of a file is its ending, such as "csv.gz"; its *plain kind* is that of the text that is
-converted: "csv" for "csv.gz", "jsonl" for "parquet".
+- *Kind* of a file: its ending, one of `KINDS`, such as "csv.gz".
+- *Plain kind*: the kind of the text from which the file is made, "smi", "csv", "sdf" or "jsonl". It
+  is "csv" for "csv.gz" and "jsonl" for "parquet". All files are first written as text, and then
+  converted.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ TYPES = {
 
 
 def plain_kind(kind: str) -> str:
-    """Return the kind of text that a file of some kind is made of.
+    """Return the kind of text from which a file is made.
 
     Args:
         kind: One of `KINDS`.
@@ -64,6 +66,9 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
         more: Further columns, at the end.
         everything: True to add "strict", "largest_fragment" and "atoms", which tell valid from
             invalid graphs.
+
+    Returns:
+        The names.
 
     Examples:
         >>> columns_of("csv", ["qed"])
@@ -153,7 +158,7 @@ columns, in their order."""
 
 
 def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the records of a file.
+    """Yield the records of a file, as text and SMILES, to merge files without parsing all of it.
 
     Args:
         lines: Lines of the file with their line breaks, the header included.
@@ -161,7 +166,8 @@ def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator
         columns: Names of the columns, "smiles" among them.
 
     Yields:
-        The text of a record, one line or (.sdf) several as they stand; and its SMILES, or "".
+        - Text of the record as it stands: one line, or several of an .sdf file.
+        - Its SMILES; "" if it has none.
     """
     lines = iter(lines)
     if header(kind, columns):
@@ -198,7 +204,8 @@ def conversion(
         types: Types of Parquet columns by name, which override `TYPES`.
 
     Returns:
-        The function, see `Conversion`; None if the text is the file.
+        Function of the text file and the file to write, both paths. None if the text is the file,
+        as for "csv".
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)
@@ -260,11 +267,12 @@ def to_parquet(
 
 @contextmanager
 def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
-    """Context with a text stream; when the block ends, its text is converted into a file.
+    """Context with a text stream; when the block ends, its text becomes the file.
 
     Args:
         path: The file, which is replaced.
-        convert: Conversion of the text; None if the file is the text.
+        convert: Function that converts the text (first path) into the file (second path), as
+            `conversion` returns it; None if the file is the text.
 
     Yields:
         The stream, in UTF-8, with line breaks as they are written.
