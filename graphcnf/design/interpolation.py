@@ -1,6 +1,6 @@
 """Interpolate between two molecules: a path through the latents of the flow, decoded at each step.
 
-It is used by `MoleculeFlow.interpolate` and the command `graphcnf interpolate`. The nouns:
+It is used by the command `graphcnf interpolate`. The nouns:
 
 - *Ends*: the first and the last molecule of the path.
 - *Latents*: the model draws each molecule of N atoms from N times V numbers, V variables for each

@@ -1,4 +1,7 @@
-"""Make larger molecules by joining smaller ones with four simple reactions (`REACTIONS`)."""
+"""Make larger molecules by joining smaller ones with four simple reactions (`REACTIONS`).
+
+The command `graphcnf datasets join` uses it, to make molecules with more atoms than a data set has.
+"""
 
 from __future__ import annotations
 

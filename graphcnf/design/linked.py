@@ -76,6 +76,18 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, missing: MissingEdges) -> LinkedProgress:
+        """Return P particles without nodes, a `LinkedProgress`.
+
+        Args:
+            sizes: Number of nodes of each graph, (P,) long.
+            missing: Tables of what nodes in each state still need, for this fragment and a model.
+
+        Returns:
+            The particles, which `ParticleSampler.draw` advances node by node.
+
+        Raises:
+            UserError: A graph is too small for the fragment.
+        """
         return LinkedProgress(sizes, missing)
 
     @property
@@ -151,6 +163,17 @@ class LinkedProgress(Progress):
         self.enterable = self.unplaced & (self.attachments > 0) & (placed <= self.closures)
 
     def free_fits(self, back: Tensor) -> Tensor:
+        """Return from which backtracks a free node may be drawn, so that enough free nodes remain.
+
+        One free node fills at most one attachment of each fragment node. So a fragment node on the
+        path with k attachments left needs k free nodes.
+
+        Args:
+            back: M backtracks, for each particle (P, M), or the same for all (1, M), long.
+
+        Returns:
+            (P, M) bool.
+        """
         parent = self.depth[:, None] - back
         fits = self.grows_at.gather(1, parent.clamp(min=0)) | (parent < 0)
         # No two attachments of one node lead to the same free node.
@@ -320,8 +343,19 @@ class LinkedProgress(Progress):
     def placement_mask(
         self, placements: Placements, previous: list[Tensor], cardinality: int
     ) -> Tensor:
-        # Beside the closures to fragment nodes, a placement may have joins, closures to free nodes,
-        # at its attachments.
+        """Return which values the next variable of each placement may have.
+
+        Unlike in `Progress`, a fragment node with attachments may have joins, closures to free
+        nodes, beside the closures to fragment nodes that its placement has.
+
+        Args:
+            placements: R placements.
+            previous: Values of the variables of these nodes that are drawn already, (R,) long each.
+            cardinality: Number of values of the next variable.
+
+        Returns:
+            (R, cardinality) bool.
+        """
         fits = super().placement_mask(placements, previous, cardinality)
         role, number = Variable.at(len(previous))
         if role is VariableRole.LENGTH:

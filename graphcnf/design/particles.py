@@ -18,8 +18,8 @@ It is the sampler below `graphcnf.design.growing`, for graphs of any kind. The n
 - *Weight* of an edge: a bond order in molecules. The *free degree* of a fragment node is the sum of
   the weights of the edges that it may still get.
 - *Attachment*: an edge to a free node that a fragment node must get.
-- *Structure*: one of S choices of the labels of all E edges of the fragment; in molecules, one of
-  its Kekulé structures.
+- *Structure*: the labels that each of the E edges of the fragment may have. A fragment has S of
+  these, and a graph must agree with one; in molecules, each is a Kekulé structure.
 - *Placement*: a fragment node as the next node of a particle, with its parent and closures.
 - *Entry*: the placement of the first node of a component, below a free node or at the start.
 - *State* of a node: a number for its category with the edges that it has so far

@@ -496,11 +496,26 @@ class StereoNetwork(AutoregressiveNetwork):
         return h, place
 
     def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
+        """Yield one step with all stereo elements of a batch, to score known configurations.
+
+        Args:
+            x: Categories of the elements, (B, E, 1) long; arbitrary at padding.
+            context: The molecules, with `mask`, (B, E).
+
+        Yields:
+            A single `Step` of the S stereo elements. Its hidden state is their logits, (S,
+            CATEGORIES).
+        """
         row, number = context.mask.nonzero(as_tuple=True)
         known = torch.where(context.mask, x[..., 0], 0)
         yield Step(row, number, self(context.graphs, row, number, known))
 
     def start(self, context: StereoContext) -> StereoState:
+        """Return the state before the first stereo element is drawn.
+
+        Args:
+            context: The molecules whose configurations are drawn.
+        """
         return StereoState(self, context)
 
 
