@@ -1,8 +1,12 @@
-"""Checks of arguments from configurations and command lines against function signatures.
+"""Checks of arguments that stand in files and command lines, against function signatures.
 
-A *table* is a named part of a configuration, such as `[model]` of a TOML file; its *options* are
-arguments for a function or class. What they must be stands in the signature alone: the annotation
-of a parameter is its type, and a `Range` in it, `Annotated[float, Range(0, 1)]`, its range.
+- A *configuration* is what a TOML file says, such as the preset of a training. A *table* is a named
+  part of it, such as `[model]`.
+- The *options* of a table are arguments for a function or class, by name: `layers = 4` is an
+  argument of the class of the model.
+- What an option must be is not written down again. It stands in the signature: the annotation of
+  the parameter is its type, and a `Range` in it, `Annotated[float, Range(0, 1)]`, its range.
+
 `check` compares options with signatures before anything is built, `call` builds.
 """
 
@@ -24,23 +28,25 @@ NOTHING = object()
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
-    """Call a function with options of a configuration that `check` has accepted.
+    """Call a function or class with the options of a table, and turn its errors into messages.
 
-    Options can still be refused: sizes may not fit together, for example.
+    `check` has accepted each option by itself. Together they can still be wrong: a width may not be
+    divisible by the number of heads. The function then fails somewhere, and the user is told which
+    options were given.
 
     Args:
         what: Name of the table, for messages.
         function: Function or class to call.
         *fixed: Positional arguments that do not come from the configuration.
         known: Keyword arguments that do not come from the configuration.
-        **options: The options.
+        **options: The options of the table.
 
     Returns:
         What the function returns.
 
     Raises:
-        UserError: if the function raises an exception other than ImportError and OSError, which are
-            passed on.
+        UserError: if the function raises any exception but ImportError and OSError. These two are
+            passed on, since no option is to blame.
     """
     try:
         return function(*fixed, **known, **options)
@@ -61,14 +67,15 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
 def check(
     what: str, options: Mapping[str, Any], *functions: Callable, fixed: Sequence[str] = ()
 ) -> None:
-    """Check names, types and ranges of the options in a table of a configuration.
+    """Check names, types and ranges of the options of a table, before anything is built.
 
     Args:
         what: Name of the table, for messages; "" for none.
-        options: The options.
-        *functions: Functions and classes that take the options; the first one with a parameter of
-            that name determines type and range, by its annotation or else its default value.
-        fixed: Names that a configuration may not set.
+        options: The options by name.
+        *functions: Functions and classes that take the options. Each option must be a parameter of
+            one of them; the first that has it says which type and range are right, by the
+            annotation or else by the default value.
+        fixed: Names of parameters that a configuration may not set.
 
     Raises:
         UserError: if no function has such a parameter, or a value has another type or range.
@@ -85,12 +92,15 @@ def check(
 
 
 def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `UserError` if an option is not one of the known names.
+    """Check that all options of a table have known names.
 
     Args:
-        what: Name of the table of the options, for the message.
+        what: Name of the table, for the message.
         options: Names of the options.
-        known: The known names.
+        known: Names that the table may have.
+
+    Raises:
+        UserError: if a name is unknown; the message has the closest known one.
     """
     known = sorted(known)
     for name in options:
@@ -99,10 +109,18 @@ def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None
 
 
 def assigned(text: str) -> tuple[str, Any]:
-    """Split an assignment "key=value" of a command line.
+    """Split an assignment of a command line, as in `--set layers=4`.
+
+    Args:
+        text: The assignment, "key=value".
 
     Returns:
-        The key, and the value: read as TOML (3, true, [1, 2], "text"), or else kept as text.
+        Two values: the key; and the value as TOML reads it (4, true, [1, 2], "text"), or as text if
+        it is no TOML.
+
+    Examples:
+        >>> assigned("layers=4"), assigned("name=abc")
+        (('layers', 4), ('name', 'abc'))
 
     Raises:
         UserError: if there is no key.

@@ -1,7 +1,7 @@
-"""Errors and messages.
+"""Errors that users see, and parts of their messages.
 
-`UserError`: wrong input of a user, in a command, a file, or an argument of a public method.
-`ValueError`: arrays and objects that do not fit, a mistake in the code that calls.
+`UserError` is for wrong input of a user: in a command, a file, or an argument of a public method.
+`ValueError` is for arrays and objects that do not fit, a mistake in the code that calls.
 """
 
 from __future__ import annotations
@@ -13,36 +13,47 @@ import importlib.util
 class UserError(Exception):
     """A mistake that the user can correct; the message is one line that says how.
 
-    The `graphcnf` command prints it as ``error: ...`` and exits with status 1.
+    It says what was given and what would be right. The `graphcnf` command prints it as
+    ``error: ...`` and exits with status 1.
     """
 
 
 class Unavailable(ValueError):
-    """A figure that cannot be computed; the message is one line that says why."""
+    """A figure of a table that cannot be computed; the message is one line that says why.
+
+    Who makes the table leaves this figure out, says why, and goes on with the others.
+    """
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Raise `UserError` unless a package is installed.
+    """Check that an optional package is installed, before work begins that needs it.
 
     Args:
-        package: Import name of the package.
+        package: Import name of the package, such as "matplotlib".
         what: What needs it, for the message, such as "a plot".
-        extra: Extra of this package that installs it, such as "train".
+        extra: Name of the extra of graphcnf that installs it, such as "train" for
+            `pip install 'graphcnf[train]'`.
+
+    Raises:
+        UserError: if it is not installed; the message has the command that installs it.
     """
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name.
+    """Return the end of a message about an unknown name: the closest known name, or all of them.
 
     Args:
         name: The unknown name.
         known: The known names.
 
     Returns:
-        ``; did you mean 'x'?`` with the closest known name, or ``; known: a, b, c`` if none is
-        close.
+        A text that begins with a semicolon.
+
+    Examples:
+        >>> suggest("pathh", ["path", "pairs"]), suggest("x", ["path", "pairs"])
+        ("; did you mean 'path'?", '; known: pairs, path')
     """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

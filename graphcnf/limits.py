@@ -1,7 +1,8 @@
 """Ranges of numbers that users give, the same in the library and in the commands.
 
-The `check_...` functions are called where a number enters: they raise `UserError` with a message
-that names the number, its range and what was given.
+The `check_...` functions are called where a number enters, such as the first lines of a public
+method. They return nothing. They raise `UserError` with a message that names the number, its range
+and what was given: "seed must be an integer from 0 to ..., got 'x'".
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ LARGEST_SIZES = {
 class Range:
     """Range of a number, as in `Annotated[float, Range(0, 1)]` of a signature.
 
+    `value in Range(0, 1)` tells whether a number lies in it, and `str` describes it for messages.
+
     Attributes:
         least: Lower end.
         most: Upper end, included.
@@ -79,13 +82,16 @@ class Range:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
-    """Raise `UserError` unless a value is an integer (of Python or numpy) in a range.
+    """Check that a value is an integer (of Python or numpy, no bool) in a range.
 
     Args:
         name: Name of the value, for the message.
-        value: The value.
-        least: Lower end of the range.
-        most: Upper end, included.
+        value: The value, of any type.
+        least: Lower end of the range, included.
+        most: Upper end of the range, included.
+
+    Raises:
+        UserError: if it is not.
     """
     if not (is_integer(value) and least <= value <= most):
         above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
@@ -93,11 +99,15 @@ def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COU
 
 
 def check_low_and_high(name: str, pair: Any) -> None:
-    """Raise `UserError` unless a pair is two integers in ascending order; they may be equal.
+    """Check that a value is a pair of integers, the lowest and the highest number of something.
 
     Args:
         name: Name of the pair, for the message.
-        pair: The pair, of any type.
+        pair: The value, of any type.
+
+    Raises:
+        UserError: if it is no list or tuple of two integers, or the first is above the second; they
+            may be equal.
     """
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
     if not (is_pair and all(map(is_integer, pair)) and pair[0] <= pair[1]):
@@ -120,7 +130,11 @@ def plain(value: Any) -> Any:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise `UserError` if a temperature is not a number in `TEMPERATURES`."""
+    """Check that a temperature of sampling is a number from 0.001 to 1000 (`TEMPERATURES`).
+
+    Raises:
+        UserError: if it is not.
+    """
     least, most = TEMPERATURES
     if not (is_number(temperature) and least <= temperature <= most):
         raise UserError(
@@ -129,7 +143,11 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_minutes(minutes: float) -> None:
-    """Raise `UserError` unless a time in minutes is positive and at most `LARGEST_MINUTES`."""
+    """Check that a time in minutes is a number above 0 and at most ten years (`LARGEST_MINUTES`).
+
+    Raises:
+        UserError: if it is not.
+    """
     if not (is_number(minutes) and 0 < minutes <= LARGEST_MINUTES):
         raise UserError(
             f"minutes must be greater than 0, at most {LARGEST_MINUTES:,}, got {minutes!r}"
@@ -137,20 +155,28 @@ def check_minutes(minutes: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise `UserError` unless a seed is an integer from 0 to `LARGEST_SEED`."""
+    """Check that a seed is an integer from 0 to 2^63 - 1 (`LARGEST_SEED`).
+
+    Raises:
+        UserError: if it is not.
+    """
     check_integer("seed", seed, 0, LARGEST_SEED)
 
 
 @contextmanager
 def limited_parameters(most: int, reason: str) -> Iterator[None]:
-    """Limit the number of parameters that modules built in this context have in all.
+    """Return a context in which modules may be built with a limited number of parameters in all.
+
+    Models are loaded in it, since a damaged configuration could ask for a model that takes all
+    memory.
 
     Args:
-        most: Largest number of parameters.
+        most: Largest number of parameters, counted as numbers and not as tensors.
         reason: Why there should not be more, for the message.
 
     Raises:
-        UserError: if there are more. The memory of the last one is then reserved, but not filled.
+        UserError: in the context, as soon as a parameter exceeds the limit. The memory of this
+            parameter is then reserved, but not filled.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

@@ -1,9 +1,13 @@
 """Models saved in a folder: `config.json` rebuilds a model, `model.safetensors` has its weights.
 
-A model keeps the arguments of its constructor in its *config* and facts about its data, such as the
-vocabulary, in its *metadata*, both JSON values. Every file contains a *checksum* of its content,
-which shows that it is damaged. A folder may come from a stranger, so that its sizes and types are
-checked before memory is reserved for a model.
+- The *config* of a model is the arguments of its constructor by name, JSON values.
+- Its *metadata* are facts about its data, such as the vocabulary, JSON values, too.
+- `config.json` holds both. *Safetensors* files hold weights and further arrays, and no code.
+- Every file contains a *checksum* of its content, which tells that it is damaged.
+
+`Pretrained` is the base of all models that can be saved. A folder may come from a stranger. So
+sizes and types in `config.json` are checked before memory is reserved for a model, no link inside
+the folder is followed, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -49,14 +53,16 @@ Model = TypeVar("Model", bound="Pretrained")
 def save_model(
     model: nn.Module, folder: str | Path, *, half: bool = False, **arrays: np.ndarray
 ) -> None:
-    """Write a model to a folder; files are replaced atomically.
+    """Write a model to a folder, from which `load_model` reads it.
+
+    Each file is replaced as a whole: after a crash it has the old or the new content.
 
     Args:
-        model: A module with `config` and `metadata`, such as a `Pretrained`.
+        model: A module with the attributes `config` and `metadata`, such as a `Pretrained`.
         folder: The folder, created if missing.
         half: True to store parameters in float16, for half the size; they are loaded as float32.
-        **arrays: Further arrays, each written to the safetensors file of that name; read them with
-            `load_array`.
+        **arrays: Further arrays by name. Each is written to `NAME.safetensors`, from which
+            `load_array` reads it.
 
     Raises:
         UserError: if a file to be replaced is a symbolic link.
@@ -80,10 +86,11 @@ def save_model(
 
 
 def config_file(content: dict[str, Any]) -> bytes:
-    """Return the bytes of `config.json`.
+    """Return the bytes of a `config.json`, with a new checksum.
 
     Args:
-        content: JSON values "format", "model" (the config) and "metadata"; a checksum is added.
+        content: The three entries of the file: "format" (`FORMAT`), "model" (the config) and
+            "metadata", JSON values. A checksum that is there is replaced.
     """
     # The checksum is that of the file's content, where keys are strings.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
@@ -92,15 +99,18 @@ def config_file(content: dict[str, Any]) -> bytes:
 
 
 def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
-    """Find the folder of a model, which is downloaded if it is one of the Hugging Face hub.
+    """Find the folder of a model by what a user gives: a name, a path or a model of the hub.
 
     Args:
-        name_or_folder: One of these, the first that exists: the folder itself; the folder of a
-            training run, whose `model/` is taken; a model of the hub, "org/name" or
-            "org/name@revision" (`graphcnf.hub.repository.fetch`). A text "org/name" is taken for
-            the hub only if there is no folder "org" here.
-        shipped: True to look first for shipped weights of this name, such as "zinc250k". All are
-            for molecules; models of other data leave it False.
+        name_or_folder: The first of these that exists is taken:
+
+            - the path of the folder of a model;
+            - the path of the folder of a training run, in which the model is the folder `model`;
+            - a model of the Hugging Face hub, "org/name" or "org/name@revision", which is then
+              downloaded (`graphcnf.hub.repository.fetch`). This is tried only if there is no folder
+              "org" here.
+        shipped: True to look before all that for shipped weights of this name, such as "zinc250k".
+            All are for molecules; models of other data leave it False.
 
     Returns:
         The folder that holds `config.json`.
@@ -126,19 +136,20 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
 
 @own_modes()
 def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
-    """Rebuild a model from its folder, in evaluation mode.
+    """Load a model from its folder.
 
-    Nothing in the folder is trusted: first the configuration is read and checked, then the model is
-    built with initial weights, of which there may not be many more than the file of weights holds,
-    and then this file is read.
+    Nothing in the folder is trusted. First `config.json` is read and checked. Then the model is
+    built with initial weights, and refused if it has many more parameters than the file of weights
+    can hold. Then this file is read.
 
     Args:
-        cls: Class of the model, or a base class that finds it in the configuration (`rebuild`).
-        folder: Folder that holds `config.json`.
+        cls: Class of the model. Its `rebuild` builds the model from the config, and may choose a
+            subclass by it.
+        folder: Folder that holds `config.json` and `model.safetensors`.
         device: Device of the weights, such as "cuda:1".
 
     Returns:
-        The model, an instance of `cls` or of a subclass.
+        The model in evaluation mode, an instance of `cls` or of a subclass.
 
     Raises:
         UserError: if configuration or weights are missing or damaged, or do not fit together.
@@ -196,7 +207,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_device(device: Any) -> torch.device:
-    """Return a torch device, after trying to use it.
+    """Return a torch device, after a small tensor was put on it, so that a bad name fails early.
 
     Args:
         device: Name such as "cuda:1", or a torch device.
@@ -217,15 +228,19 @@ def check_device(device: Any) -> torch.device:
 
 
 def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model") -> None:
-    """Raise `ValueError` for sizes in a configuration that would take all memory.
+    """Refuse a config from a file whose numbers are so large that a model would take all memory.
 
-    Every number in the configuration, at any depth, is limited as if it were a size: to
-    `LARGEST_SIZE`, or to what `LARGEST_SIZES` says for its name. Lists hold whole numbers.
+    `Pretrained.rebuild` calls it before a model is built. Every number in the config, at any depth,
+    is limited as if it were a size: to `LARGEST_SIZE`, or to what `LARGEST_SIZES` says for its
+    name. Lists may hold whole numbers only.
 
     Args:
-        config: Configuration, or a value in it, at any depth.
-        not_sizes: Names whose values are not looked at, see `Pretrained.not_sizes`.
-        name: Name of this value; values in a list have that of the list.
+        config: The config; in calls of itself, a value in it.
+        not_sizes: Names in the config whose values are not looked at, see `Pretrained.not_sizes`.
+        name: Name of the value, for the message; values in a list have the name of the list.
+
+    Raises:
+        ValueError: if a number is too large, or a list holds one that is not whole.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
@@ -243,11 +258,14 @@ def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model
 
 
 def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
-    """Raise `ValueError` for an entry of metadata that is there, and is of another type.
+    """Check the types of entries of metadata that were read from a file; missing ones pass.
 
     Args:
         metadata: The metadata.
-        **kinds: Type of the entry of each name.
+        **kinds: The type that an entry must have, by its name, such as `dataset=str`.
+
+    Raises:
+        ValueError: if an entry is there and has another type.
     """
     for name, kind in kinds.items():
         if name in metadata and not isinstance(metadata[name], kind):
@@ -255,11 +273,14 @@ def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Return an array that `save_model` wrote to a folder, None if there is none.
+    """Load an array that `save_model` wrote beside the weights of a model.
 
     Args:
-        folder: The folder.
-        name: Name that the array had as an argument of `save_model`.
+        folder: Folder of the model.
+        name: Name of the array, as in the arguments of `save_model`.
+
+    Returns:
+        The array; None if the folder has no file of this name.
 
     Raises:
         UserError: if the file is unreadable or damaged.
@@ -295,14 +316,14 @@ def _read_checked(path: Path, framework: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a safetensors file.
+    """Read a safetensors file; its checksum is not checked here.
 
     Args:
         path: The file.
         framework: "pt" for torch tensors, "np" for numpy arrays.
 
     Returns:
-        The tensors by name, and the metadata.
+        Two dicts: the tensors by name, and the metadata of the file, texts by name.
 
     Raises:
         OSError: if there is no such file, or it is not a regular file.
@@ -342,7 +363,14 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of the configuration, metadata and weights of a model in memory."""
+    """Return a digest that tells two models apart: of config, metadata and weights in memory.
+
+    Args:
+        model: A module with the attributes `config` and `metadata`.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+    """
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     content = [model.config, model.metadata, _digest_of_tensors(tensors)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -351,13 +379,13 @@ def model_digest(model: nn.Module) -> str:
 def keep_arguments(constructor: Callable) -> Callable:
     """Decorate the `__init__` of a `Pretrained`, so that it sets `self.config` to its arguments.
 
-    A saved model is rebuilt from this `config` when it is loaded. It has the arguments that were
-    given, by name, also those of `**options`. Those left at their defaults are not in it: a model
-    that is loaded gets the defaults of the version that loads it. The `config` is there before the
-    body of `__init__` runs, which may read it or add to it.
+    A saved model is rebuilt from this `config` when it is loaded. The `config` has the arguments
+    that were given, by name, also those of `**options`. Arguments left at their defaults are not in
+    it: a loaded model gets the defaults of the version that loads it. The `config` is set before
+    the body of `__init__` runs, which may read it or add to it.
 
-    If the `__init__` of a subclass takes other arguments than that of its base class, both are
-    decorated: the `config` has the arguments of the subclass, whose `__init__` is called first.
+    A subclass with an `__init__` of its own decorates it, too, also if that of its base class is
+    decorated. The `config` then has the arguments of the subclass.
 
     Args:
         constructor: The `__init__`; its arguments must be JSON values.
@@ -382,17 +410,18 @@ def keep_arguments(constructor: Callable) -> Callable:
 
 
 class Pretrained(nn.Module):
-    """Base of modules that can be saved to a folder and loaded.
+    """Base of all models: modules that can be saved to a folder and loaded from it.
 
-    The constructor of a subclass sets `config` and `metadata`: the first by the decorator
-    `keep_arguments`, or by itself.
+    A subclass writes `keep_arguments` above its constructor, which sets `config`, and sets
+    `metadata` in it.
 
     Attributes:
-        config: Arguments of the constructor, JSON values, from which `rebuild` makes the module.
-        metadata: Facts about its data, JSON values.
+        config: Arguments of the constructor by name, JSON values, from which `rebuild` builds the
+            model again.
+        metadata: Facts about the data of the model, JSON values by name.
         not_sizes: Names in the `config`, at any depth, whose numbers do not determine how large the
-            module is, such as means of data. All others are limited when a model is loaded, see
-            `check_sizes`.
+            model is, such as means of data. All other numbers are limited when a model is loaded,
+            see `check_sizes`.
     """
 
     config: dict[str, Any]
@@ -401,24 +430,30 @@ class Pretrained(nn.Module):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build a module with initial weights from the `config` of another one.
+        """Build a model with initial weights from the `config` of another one.
+
+        `load_model` calls it. A base class of several models overrides it, to choose the class.
 
         Args:
-            config: Arguments of the constructor by name, read from a stranger's file.
+            config: Arguments of the constructor by name; they may come from a stranger's file.
 
         Raises:
-            ValueError: if a size is too large.
+            ValueError: if a size is too large (`check_sizes`).
         """
         check_sizes(config, cls.not_sizes)
         return cls(**config)
 
     def check_metadata(self, metadata: Any) -> None:
-        """Raise `ValueError` for metadata, read from a file, that would fail when they are used.
+        """Check metadata that were read from a file, before they become those of this model.
 
-        A subclass whose methods read metadata checks these.
+        `load_model` calls it. A subclass whose methods read entries of the metadata overrides it,
+        and checks these, so that a damaged file fails here, and not later.
 
         Args:
             metadata: The metadata, any JSON value.
+
+        Raises:
+            ValueError: if the metadata are no object, or an entry has a wrong type.
         """
         if not isinstance(metadata, dict):
             raise ValueError("metadata is no object")
@@ -426,23 +461,32 @@ class Pretrained(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
+        """Device of the weights, that of the first parameter."""
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to a folder, which is created if missing."""
+        """Write the model to a folder, from which `from_pretrained` loads it.
+
+        Args:
+            folder: The folder, created if missing. Its files `config.json` and `model.safetensors`
+                are replaced.
+
+        Raises:
+            UserError: if one of these files is a symbolic link.
+            OSError: if a file cannot be written.
+        """
         save_model(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device="cpu") -> Self:
-        """Load what `save_pretrained` or training wrote, in evaluation mode.
+        """Load a model that `save_pretrained` or training wrote.
 
         Args:
             folder: Folder of a model, or of a training run; or "org/name" of the Hugging Face hub.
             device: Device of the weights, such as "cuda:1".
 
         Returns:
-            The module.
+            The model in evaluation mode.
 
         Raises:
             UserError: if there is no such model, or its files are damaged.

@@ -1,15 +1,17 @@
 """Tables from names to code that is imported when it is used, open to other packages.
 
-An *address* is the text "module:name". A *registry* is a table from the short names that users
-write (architectures, encodings, data sets, metrics, scores, commands) to addresses. An *entry
-point* adds a name from another installed package, as in its `pyproject.toml`:
+- An *address* is the text "module:name", such as "graphcnf.graphs.pairs:PairsModel".
+- A *registry* is a table from the short names that users write (of models, encodings, data sets,
+  metrics, scores, commands) to addresses.
+- An *entry point* is how another installed package adds a name to a registry, in its
+  `pyproject.toml`:
 
-    [project.entry-points."graphcnf.models"]
-    my-model = "my_package.model:MyModel"
+      [project.entry-points."graphcnf.models"]
+      my-model = "my_package.model:MyModel"
 
-Files name things by their short names alone: an address in a file is never imported. The first
-paragraph of a thing's docstring describes it; docs/registries.py makes the tables of the
-documentation from it.
+Files of data or models name such things by their short names alone: an address in a file is never
+imported. The documentation describes each by the first paragraph of its docstring
+(`docs/registries.py`).
 """
 
 from __future__ import annotations
@@ -24,22 +26,29 @@ from graphcnf.errors import UserError, suggest
 
 
 def load(address: str) -> Any:
-    """Return the object at an address, after importing its module.
+    """Import the module of an address, and return its object, mostly a class or function.
 
     Args:
-        address: "module:name", from code or an entry point; never from a file.
+        address: "module:name". It must come from code or an entry point, never from a file: the
+            module's code is run.
     """
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)
 
 
 class Registry(Mapping[str, Any]):
-    """Things of one kind by their short names, each imported when it is looked up.
+    """Mapping from short names to classes or functions, each imported when it is looked up.
 
     Args:
-        kind: Last part of the group of entry points: "models" for "graphcnf.models".
-        own: Addresses of the package's own things by name. An entry point of the same name is
+        kind: What they are, in the plural; the last part of the group of entry points: "models" for
+            "graphcnf.models".
+        own: Addresses of those of this package, by name. An entry point of the same name is
             ignored.
+
+    Examples:
+        >>> table = Registry("examples", {"root": "math:sqrt"})
+        >>> list(table), table["root"](9)
+        (['root'], 3.0)
     """
 
     def __init__(self, kind: str, own: Mapping[str, str]):
@@ -48,7 +57,11 @@ class Registry(Mapping[str, Any]):
 
     @cached_property
     def plugins(self) -> dict[str, EntryPoint]:
-        """Entry points of other packages by name, without the package's own names."""
+        """What other installed packages add, found once.
+
+        Returns:
+            `{name: entry point}`, without the names that this package has itself.
+        """
         found = entry_points(group=f"{__package__}.{self.kind}")
         return {point.name: point for point in found if point.name not in self.own}
 
@@ -65,14 +78,17 @@ class Registry(Mapping[str, Any]):
         return len(self.own) + len(self.plugins)
 
     def find(self, name: Any, what: str) -> Any:
-        """Return the thing with a name that a user gave.
+        """Look up a name that a user gave, with an error message for users.
 
         Args:
-            name: The name, of any type.
-            what: What the name is of, for the message, such as "architecture".
+            name: What the user gave, of any type.
+            what: What it is the name of, for the message, such as "architecture".
+
+        Returns:
+            The class or function of this name.
 
         Raises:
-            UserError: There is no such name; the message has the closest known one.
+            UserError: if there is no such name; the message has the closest known one.
         """
         if not isinstance(name, str) or name not in self:
             close = suggest(str(name), list(self))
@@ -81,17 +97,18 @@ class Registry(Mapping[str, Any]):
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` of a package that imports names on first use.
+    """Make a package import what it exports only when it is first used (PEP 562).
 
-    With these functions at the top level of its `__init__`, the package imports a name's module
-    when the name is first used (PEP 562).
+    Its `__init__` assigns the result: `__getattr__, __dir__, __all__ = lazy_names(__name__, ...)`.
 
     Args:
         package: Name of the package.
-        modules: For each name that the package exports, its module, relative to the package.
+        modules: For each name that the package exports, its module, relative to the package, such
+            as `{"Flow": "flow"}`.
 
     Returns:
-        The two functions, and the names in the order of `modules`.
+        Three values, for `__getattr__`, `__dir__` and `__all__`: a function that imports a name; a
+        function that lists the names; and the list of the names in the order of `modules`.
     """
 
     def import_name(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Normalizing-flow core: tensors in, tensors out."""
+"""Normalizing flows of tensors: transforms, couplings, base densities, and their composition."""
 
 from graphcnf.registry import lazy_names
 

@@ -1,8 +1,14 @@
-"""Dequantization, which adds noise to integers within their unit cells, and the logit map.
+"""Dequantization: integers become real numbers by added noise, so that a flow can model them.
 
-The *cell* of an integer x is the interval from x to x + 1. A density of x + u, with noise u in [0,
-1], bounds the probability of the integers x from below:
-``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``, and K draws in a logsumexp tighten it.
+- Data x are integers such as the brightness of pixels, ``(B, ..., D)``: B samples, any axes of
+  entries, D channels. The *levels* are the values that they can have.
+- The *cell* of an integer x is the interval from x to x + 1. *Noise* u in [0, 1] picks a number
+  x + u in it. It is drawn from q(u|x), uniform or learned.
+- A flow p of such numbers bounds the probability P of the integers from below:
+  ``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``. A logsumexp over several draws tightens
+  the bound. The *log term* of a dequantization is ``-log q(u|x)``, plus constants.
+
+Beside them, `Logit` maps numbers between 0 and 1 to all real numbers.
 """
 
 from __future__ import annotations
@@ -32,12 +38,13 @@ MOST_LEVELS = 2**18  # with more levels, float32 has too few numbers in a cell
 class Dequantization(Transform):
     """Base of the dequantizations: ``z = x + m + (1 - 2 m) u``; `inverse` rounds down.
 
-    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, in any type; `inverse` clips to
-    this range. The noise u lies in [0, 1]. The margin m at either end of a cell keeps rounding from
-    changing x, and costs ``-log2(1 - 2 m)`` bits per variable. Subclasses draw the noise.
+    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, in any type. u in [0, 1] is the
+    noise. m is a small margin at both ends of a cell, by which rounding cannot lead to another
+    integer; it costs ``-log2(1 - 2 m)`` bits per number. Subclasses write `forward`: they draw u,
+    and call `place`.
 
     Args:
-        levels: number of values of a variable.
+        levels: number of values that a number can have, such as 256.
 
     Raises:
         ValueError: if ``levels`` is less than 1 or greater than `MOST_LEVELS`.
@@ -53,28 +60,38 @@ class Dequantization(Transform):
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add noise to whole numbers: ``z = x + m + (1 - 2 m) u`` with the margin m.
+        """Add noise to whole numbers, within the margin m: ``z = x + m + (1 - 2 m) u``.
 
         Args:
             x: whole numbers, ``(B, ..., D)``.
             u: noise in [0, 1], of the shape of ``x``.
-            mask: real entries, ``(B, ...)`` bool; None if all are real.
+            mask: True for real entries, ``(B, ...)`` bool; None if all are real.
 
         Returns:
-            ``z (B, ..., D)``, 0 where masked, and ``log|dz/du|`` ``(B,)`` in nats.
+            Two tensors: ``z (B, ..., D)``, 0 where masked; and the sum of ``log|dz/du|`` over the
+            numbers of each sample, ``(B,)`` nats.
         """
         share = 1 - 2 * self.margin
         log_det = count_entries(x, mask) * (x.shape[-1] * math.log(share))
         return masked(x + (self.margin + share * u), mask), log_det
 
     def inverse(self, z, context=Context()):
-        """Return whole numbers 0 to ``levels - 1`` in the type of ``z``."""
+        """Round down to whole numbers, clipped to 0 to ``levels - 1``.
+
+        Args:
+            z: real numbers, ``(B, ..., D)``.
+            context: read is its mask.
+
+        Returns:
+            Whole numbers, ``(B, ..., D)``, in float64 for float64, else in float32; 0 where masked.
+        """
         return prepare(z, context.mask).floor().clamp(0, self.levels - 1)
 
 
 class UniformDequantization(Dequantization):
     """Dequantization with uniform noise ``u``.
 
+    The log term is constant. The argument is ``levels``, the number of values of a number.
     Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
 
@@ -87,14 +104,16 @@ class UniformDequantization(Dequantization):
 class VariationalDequantization(Dequantization):
     """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
-    The log term is ``-log q(z|x)``.
+    The bijection f is learned, so that the bound is tighter than with uniform noise. The log term
+    is ``-log q(z|x)``, in which log q follows from the density of e and the log-det of f.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
 
     Args:
-        levels: number of values of a variable.
-        flow: the bijection f. The features of its context are ``x`` scaled to (-1, 1), or what
-            ``encoder`` returns for it.
-        encoder: network that maps the scaled ``x`` to features; None for the scaled ``x`` itself.
+        levels: number of values that a number can have.
+        flow: the bijection f of ``(B, ..., D)``. It sees x by the features of its context: ``x``
+            scaled to (-1, 1), or what ``encoder`` makes of it.
+        encoder: network that is called with the scaled ``x (B, ..., D)``, and returns features
+            ``(B, ..., F)``; None for the scaled ``x`` itself as features.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -118,6 +137,7 @@ class VariationalDequantization(Dequantization):
 class Logit(Bijection):
     """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
+    ``x (B, ..., D)`` lies between 0 and 1, such as brightness divided by its largest value.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
 
     Args:

@@ -1,7 +1,11 @@
 """Multilayer perceptrons, and flows in which a channel's map depends on the channels before it.
 
-A *network* is called as ``network(x, context)`` with channels ``(B, ..., A)``, and returns ``P C``
-numbers: P parameters of each of C channels, in the order ``(P, C)``.
+- Data x and latents z are ``(B, ..., D)``: B samples, any axes of entries, D *channels*.
+- A *network* computes the parameters of elementwise maps. It is called as ``network(x, context)``
+  with channels ``(B, ..., A)``, and returns ``(B, ..., P C)``: the first of P parameters for all C
+  channels that are mapped, then the second, and so on.
+- A network is *autoregressive* if the parameters of a channel depend only on the channels before
+  it. `MaskedMLP` is; it has weights that are fixed to 0 by a matrix of True and False.
 """
 
 from __future__ import annotations
@@ -18,14 +22,14 @@ from graphcnf.flows.transform import Bijection, Context, masked, prepare, sum_lo
 
 
 class MLP(nn.Module):
-    """Multilayer perceptron as the network of a coupling.
+    """Multilayer perceptron with ReLU, as the network of a coupling.
 
     Args:
-        inputs: number A of channels that it sees.
-        outputs: number of outputs.
-        hidden: widths of the hidden layers.
-        features: number F of features in ``context.features (B, ..., F)``, which it sees, too;
-            without them in the context, it takes them as 0.
+        inputs: number of channels that it sees.
+        outputs: number of parameters that it returns.
+        hidden: widths of the hidden layers, at least one.
+        features: number F of further inputs, which are read from ``context.features (B, ..., F)``;
+            if the context has none, they count as 0. 0 for a network without such inputs.
     """
 
     def __init__(
@@ -36,11 +40,20 @@ class MLP(nn.Module):
         self.features = nn.Linear(features, hidden[0], bias=False) if features else None
 
     def make_layers(self, inputs: int, outputs: int, hidden: Sequence[int]) -> Iterable[nn.Module]:
-        """Return the linear layers, of the widths ``inputs, *hidden, outputs``."""
+        """Build the linear layers; the constructor calls it, and `MaskedMLP` overrides it.
+
+        Args:
+            inputs: number of channels that the first layer takes.
+            outputs: number of parameters that the last layer returns.
+            hidden: widths of the layers between.
+
+        Returns:
+            ``len(hidden) + 1`` layers.
+        """
         return [nn.Linear(*sizes) for sizes in pairwise([inputs, *hidden, outputs])]
 
     def forward(self, x, context=Context()):
-        """Map channels ``(B, ..., inputs)`` to outputs ``(B, ..., outputs)``."""
+        """Map channels ``(B, ..., inputs)`` and features to parameters ``(B, ..., outputs)``."""
         first, *further = self.layers
         x = first(x)
         if self.features is not None and context.features is not None:
@@ -51,10 +64,11 @@ class MLP(nn.Module):
 
 
 class MaskedLinear(nn.Linear):
-    """Linear layer in which an output depends only on the inputs that a mask allows.
+    """Linear layer in which some weights are fixed to 0.
 
     Args:
-        allowed: True where an output may depend on an input, (outputs, inputs) bool.
+        allowed: True where an output may depend on an input, ``(outputs, inputs)`` bool; it also
+            gives the size of the layer.
     """
 
     allowed: Tensor
@@ -64,16 +78,19 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("allowed", allowed)
 
     def forward(self, x):
-        """Map inputs ``(..., inputs)`` to outputs ``(..., outputs)``."""
+        """Apply the layer: inputs ``(..., inputs)`` become outputs ``(..., outputs)``."""
         return F.linear(x, self.weight * self.allowed, self.bias)
 
 
 class MaskedMLP(MLP):
-    """Multilayer perceptron whose parameters of channel c depend on the channels before c alone.
+    """Multilayer perceptron in which the parameters of a channel depend on the channels before it.
 
-    Germain et al., *MADE*, ICML 2015, arXiv 1502.03509. Hidden units are numbered 1 to D - 1 in
-    turn: unit c sees channels and units up to c, and the parameters of a channel see the units
-    before it. The arguments are those of `MLP`, with a multiple ``P D`` of its D inputs as outputs.
+    It is an autoregressive network (Germain et al., *MADE*, ICML 2015, arXiv 1502.03509). Each
+    hidden unit gets a number from 1 to D - 1. Unit c sees the first c channels and units of numbers
+    up to c. The parameters of channel c see units with numbers below c, and so channels before it.
+
+    The arguments are those of `MLP`: ``inputs`` is the number D of channels, ``outputs`` a multiple
+    ``P D`` of it, for P parameters of each channel.
     """
 
     def make_layers(self, inputs, outputs, hidden):
@@ -87,14 +104,15 @@ class MaskedMLP(MLP):
 class MaskedAutoregressive(Bijection):
     """Map of each channel with parameters from the channels before it: ``z_c = f(x_c; h(x_<c))``.
 
-    All channels are mapped to latents at once, and back one after the other.
+    `forward` maps all channels at once. The inverse takes one channel after the other, since the
+    parameters of a channel need the data of those before it, so that it is D times slower.
     Papamakarios et al., *Masked Autoregressive Flow*, NeurIPS 2017, arXiv 1705.07057.
 
     Args:
-        coupling: a coupling with ``split=0``, which gives the elementwise map f, and whose network
-            gives the parameters; the network sees all channels, and must be masked as `MaskedMLP`
-            is.
-        reverse: True to take the channels from the last to the first.
+        coupling: a coupling with ``split=0``. Its elementwise map is f, and its network is h. The
+            network gets all channels, and must be autoregressive, as `MaskedMLP` is.
+        reverse: True to take the channels in reverse order: the parameters of a channel then depend
+            on those after it.
 
     Raises:
         ValueError: if the coupling has another ``split``.

@@ -1,9 +1,13 @@
-"""Transforms of images ``(B, C, H, W)``, for flows with several scales.
+"""Transforms of images, for flows with several scales.
 
-`ChannelsFirst` applies transforms of the last axis to the channels of every pixel. `Squeeze` and
-`Checkerboard` turn blocks of 2 x 2 pixels into channels. `Split` gives half of the channels to the
-base density, so that later layers work on fewer. Images have no padding: all of these but
-`ChannelsFirst` ignore the mask.
+Images are ``(B, C, H, W)``: B images, C channels, H rows, W columns. Other transforms of this
+package have the channels last.
+
+- `ChannelsFirst` applies such transforms to the channels of every pixel.
+- `Squeeze` and `Checkerboard` turn blocks of 2 x 2 pixels into channels of one pixel.
+- `Split` gives half of the channels to the base density, so that later layers work on fewer.
+
+Images have no padding: all of these but `ChannelsFirst` ignore the mask.
 """
 
 from __future__ import annotations
@@ -21,10 +25,15 @@ class ChannelsFirst(SequentialBijection):
     """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
     A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`
-    becomes an invertible 1x1 convolution. The mask is ``(B, H, W)``.
+    becomes an invertible 1x1 convolution. The mask of the context, if there is one, is
+    ``(B, H, W)``.
 
     Args:
-        *steps: bijections, the first one first.
+        *steps: bijections of tensors with the channels last; the one that is applied to the image
+            first comes first.
+
+    Raises:
+        ValueError: when called, if the input does not have 4 axes.
     """
 
     def __init__(self, *steps: Bijection):
@@ -33,7 +42,10 @@ class ChannelsFirst(SequentialBijection):
 
     @property
     def transforms(self):  # type: ignore[override]  # an attribute elsewhere
-        """Bijections in order; the attribute is `steps`, since saved weights have this name."""
+        """The bijections in order, which `SequentialBijection` reads.
+
+        They are stored in the attribute `steps`, since saved weights have this name.
+        """
         return self.steps
 
     def forward(self, x, context=Context()):
@@ -51,8 +63,9 @@ class ChannelsFirst(SequentialBijection):
 class Squeeze(Bijection):
     """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``.
 
-    Channel ``(2 i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + 2,
-    ...`` and columns ``j, j + 2, ...``, so the first half of the channels holds the even rows.
+    A block of 2 x 2 pixels becomes one pixel. Channel ``(2 i + j) C + c`` of the output holds, of
+    channel c, the pixels in row i and column j of each block (0 or 1). So the first half of the
+    output's channels holds the even rows of the image.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
@@ -91,8 +104,9 @@ class Squeeze(Bijection):
 class Checkerboard(Squeeze):
     """`Squeeze` with the output channels ordered by the colours of a checkerboard.
 
-    The first half of the channels holds the pixels whose row plus column is even. A coupling that
-    splits the channels in the middle is then RealNVP's coupling with a checkerboard mask.
+    It maps ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``. The first half of the output's channels
+    holds the pixels whose row plus column is even. A coupling that splits the channels in the
+    middle is then RealNVP's coupling with a checkerboard mask.
     """
 
     order = [0, 3, 1, 2]
@@ -101,17 +115,18 @@ class Checkerboard(Squeeze):
 class Split(Transform):
     """Multi-scale split ``z = x[:, :keep]`` with the log term ``log p(rest)``.
 
-    ``keep`` is half of the channels, rounded up; the rest, ``x[:, keep:]``, is given to a base
-    density. `forward` appends the rest to the list ``context.discarded`` if there is one. `inverse`
-    takes the rest from the end of the list, or draws it if there is no list.
+    ``keep`` is half of the channels, rounded up. The *rest*, ``x[:, keep:]``, takes no part in
+    later layers; its density is a base density. To get it back in `inverse`, pass a list as
+    ``Context.discarded``: `forward` appends the rest to it, and `inverse` takes it from the end.
+    Without a list, `inverse` draws the rest from the base density.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
 
     Args:
-        channels: channels of ``x``.
+        channels: number of channels of ``x``.
         base: density of the rest, standard normal if None.
 
     Raises:
-        ValueError: if there are fewer than 2 channels.
+        ValueError: if there are fewer than 2 channels; when called, if ``x`` has another number.
     """
 
     def __init__(self, channels: int, base: BaseDensity | None = None):
@@ -130,13 +145,13 @@ class Split(Transform):
         return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Append the channels that `forward` has factored out.
+        """Put the rest back behind the channels that were kept.
 
         Args:
             z: kept channels, ``(B, keep, H, W)``.
-            context: the last tensor of its list ``discarded`` is taken off and appended; if it has
-                no list, the channels are drawn from the base density by its ``generator`` and
-                ``temperature``.
+            context: if it has a list ``discarded``, the rest is the last tensor of it, which is
+                removed from the list. Else the rest is drawn from the base density by its
+                ``generator`` and ``temperature``.
 
         Returns:
             All channels, ``(B, C, H, W)``.
