@@ -1,4 +1,8 @@
-"""Models of other papers, for comparison, with the interfaces of `GraphModel` and `ImageModel`."""
+"""Models of other papers, for comparison with the models of this package.
+
+Models of graphs are subclasses of `GraphModel`, models of images of `ImageModel`. So they are
+trained, saved, loaded and evaluated as the package's own.
+"""
 
 from graphcnf.registry import lazy_names
 

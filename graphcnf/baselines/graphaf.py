@@ -1,14 +1,23 @@
-"""GraphAF: an autoregressive flow, node by node and edge by edge in breadth-first order.
+"""GraphAF: an autoregressive flow that draws a graph node by node, and edge by edge.
 
-A node, and each edge to a node of its *window*, the last nodes before it, is a one-hot vector with
-noise: ``x = mu + exp(s) z`` with normal ``z``, where mu and s depend on the *sub-graph before* it,
-all earlier nodes with their edges (Shi et al., ICLR 2020, arXiv 2001.09382). The *valency check* of
-the paper is a rule of sampling: an edge that gives a node more than its largest sum of edge weights
-is drawn again. Differences from the paper: the number of nodes is given, and earlier edges of a
-node enter as a running sum, so that the terms of all its edges are computed at once.
+Shi et al., ICLR 2020, arXiv 2001.09382. The model is here for comparison.
 
-Shapes: B graphs, N nodes, W channels (`width`), R edge categories. An edge value is 0 for no edge,
-else its category plus 1.
+- Nodes are numbered in *breadth-first order* (`breadth_first_order`). First the category of a node
+  is drawn, then its edges to earlier nodes.
+- The *window* of a node is the last `window` nodes before it. A node can have edges to earlier
+  nodes of its window only.
+- The *edge value* of a pair of nodes is 0 for no edge, else the edge category plus 1.
+- *Vectors with noise*: a category is encoded as its one-hot vector plus uniform noise, which is ``x
+  = mu + exp(s) z`` with normal ``z`` (`OneHotDequantization`).
+- The *sub-graph before* a node has all earlier nodes with their edges. mu and s depend on it.
+- The *weight* of an edge belongs to its category; in molecules it is the bond order.
+- The *valency check* of the paper is a rule of sampling, not part of the density: an edge that
+  gives a node more than its largest sum of edge weights is drawn again.
+
+Differences from the paper: the number of nodes is given. Edges of the same node that were drawn
+before enter as a running sum, so that the terms of all its edges are computed at once.
+
+Shapes: B graphs, N nodes, W channels (`width`), R edge categories, M node categories.
 """
 
 from __future__ import annotations
@@ -44,14 +53,14 @@ from graphcnf.pretrained import keep_arguments
 def breadth_first_order(batch: GraphBatch) -> Tensor:
     """Return a breadth-first order of the nodes of each graph.
 
-    The walk starts at node 0, and visits the neighbours of a node in the order of their numbers. In
-    a graph that is not connected, it goes on with the first node left. Padding stays in place.
+    The search starts at node 0, and visits the neighbours of a node in the order of their numbers.
+    In a graph that is not connected, it goes on with the first node that is left.
 
     Args:
         batch: B graphs.
 
     Returns:
-        The numbers of the nodes in this order, (B, N) long.
+        The node numbers in this order, (B, N) long. Padding nodes keep their positions at the end.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -85,17 +94,17 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Features of the sub-graphs before S nodes of each of B graphs, given which they are drawn.
+    """Features of the sub-graphs before S nodes of each of B graphs, given which these are drawn.
 
     The sub-graph before a node has all nodes with smaller numbers in breadth-first order, and their
-    edges. W is the number of channels; the window is its last `window` nodes.
+    edges. The window is its last `window` nodes.
 
     Attributes:
         whole: One vector for each sub-graph, (B, S, W).
-        nodes: One vector for each node of the window, that with the smallest number first, (B, S,
-            window, W).
-        sent: What each node of the window sends to the new node along an edge of each value, (B, S,
-            window, R + 1, W); the vector of value 0, no edge, is 0.
+        nodes: One vector for each node of the window, (B, S, window, W), the node with the smallest
+            number first. Entries before node 0 have no meaning.
+        sent: Message of each node of the window to the new node, for each value that the edge
+            between them can have, (B, S, window, R + 1, W). The message of value 0, no edge, is 0.
     """
 
     whole: Tensor
@@ -107,11 +116,11 @@ def along(sent: Tensor, categories: Tensor) -> Tensor:
     """Select, for each pair of nodes, the message that belongs to the value of its edge.
 
     Args:
-        sent: Message along an edge of each value, (..., R + 1, W).
-        categories: Edge values: category plus 1, 0 for no edge, (...) long.
+        sent: Message for each value that the edge can have, (..., R + 1, W).
+        categories: Edge value of each pair, (...) long.
 
     Returns:
-        Messages along the edges with these values, (..., W).
+        The messages for these values, (..., W).
     """
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
@@ -156,22 +165,23 @@ def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class GraphAFModel(StochasticModel):
-    """log p(graph) as a sum over its nodes and edges in breadth-first order.
+    """GraphAF as a graph model: log p(graph) as a sum over nodes and edges in breadth-first order.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
+        node_categories: Number M of node categories.
+        edge_categories: Number R of edge categories.
         max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (for molecules: bond orders); 1 each if None.
         largest_sums: Largest sum of edge weights of each node category, for the valency check; None
             to draw without it. It is not part of the density.
         window: Number of earlier nodes to which a node may have edges (published: 12).
-        width: Channels of the network.
+        width: Channels W of the network.
         layers: Number of relational convolutions.
-        rows: Number of nodes of each graph whose terms a training step computes; None for all.
+        rows: Number of nodes of each graph whose terms a training step computes, to save time; None
+            for all.
 
     Raises:
-        UserError: if the tables do not fit the numbers of categories.
+        UserError: if `edge_weights` or `largest_sums` do not have one number for each category.
     """
 
     architecture = "graphaf"
@@ -225,14 +235,14 @@ class GraphAFModel(StochasticModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Measure the tables of the valency check from training data.
+        """Measure from training data the arguments of the constructor that the valency check needs.
 
         Args:
             graphs: The training graphs.
-            **options: Keyword arguments of `measured_sums`.
+            **options: Keyword arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
 
         Returns:
-            Arguments of the constructor by name: `edge_weights` and `largest_sums`.
+            `{"edge_weights": ..., "largest_sums": ...}`, arguments of the constructor by name.
         """
         return measured_sums(graphs, **options)
 
@@ -252,7 +262,7 @@ class GraphAFModel(StochasticModel):
             batch: B graphs.
 
         Returns:
-            (B,) bool.
+            (B,) bool, True for a graph that has a density.
         """
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
@@ -264,9 +274,9 @@ class GraphAFModel(StochasticModel):
 
         Args:
             types: Node categories, (B, N) long.
-            adjacency: Adjacency matrices of the R edge categories, side by side, as `relations`
+            adjacency: Adjacency matrices of the R edge categories side by side, as `relations`
                 returns them, (B, N, R N).
-            sizes: Numbers of nodes, (B,) long.
+            sizes: Number of nodes of each whole graph, (B,) long.
             rows: Numbers of the S nodes, (B, S) long.
 
         Returns:
@@ -290,37 +300,38 @@ class GraphAFModel(StochasticModel):
         return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
 
     def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Return the parameters of the node that comes after each sub-graph.
+        """Return the parameters of the normal distribution of the next node, for each sub-graph.
 
         Args:
-            before: The sub-graphs before S nodes of each graph.
+            before: Features of the sub-graphs before S nodes of each graph.
 
         Returns:
-            Mean and log-scale of its one-hot vector, (B, S, M) each, for M node categories.
+            Mean and log-scale of the node's one-hot vector with noise, (B, S, M) each.
         """
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features of the pairs of a new node and each node of its window, for `of_edge`.
+        """Return features of each pair of a new node and a node of its window, for `of_edge`.
 
         Args:
-            before: The sub-graphs before the new nodes.
+            before: Features of the sub-graphs before the S new nodes of each graph.
             types: Categories of the new nodes, (B, S) long.
 
         Returns:
-            (B, S, window, W).
+            (B, S, window, W), the node of the window with the smallest number first.
         """
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return the parameters of edges between a new node and earlier ones.
+        """Return the parameters of the normal distributions of edges to earlier nodes.
 
         Args:
             query: Features of the pairs of nodes, as `queries` returns them, (..., W).
-            received: Sum of what came along the edges of the new node so far, (..., W).
+            received: For each pair, the sum of the messages along those edges of the new node that
+                are drawn before, (..., W); see `SubGraph.sent`. 0 for the first edge of a node.
 
         Returns:
-            Mean and log-scale, (..., R + 1) each.
+            Mean and log-scale of each edge's one-hot vector with noise, (..., R + 1) each.
         """
         return _mean_and_log_scale(self.edge(query + received))
 
@@ -399,31 +410,32 @@ class GraphAFModel(StochasticModel):
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound on log p(graph | number of nodes): "nodes" and "edges".
+        """Draw the terms of the lower bound on log p(graph | number of nodes).
 
         The valency check is not part of the density.
 
         Args:
             batch: The graphs.
-            noise: Tape of the random numbers of the encodings, to repeat a draw.
+            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
+                new ones.
 
         Returns:
-            The terms "nodes" and "edges", a `Bound` of (B,) nats each; their sum is a draw of the
-            bound of the graph.
+            `{"nodes": Bound, "edges": Bound}` with (B,) nats each. Their sum is one draw of the
+            bound of each graph.
         """
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: those of `bounds`, estimated without bias.
+        """Draw the terms that training maximises: an unbiased estimate of those of `bounds`.
 
-        For each graph only the terms of `rows` random nodes are computed, and multiplied by the
-        number of nodes / `rows`; without `rows`, those of all nodes.
+        Training calls it. For each graph, only the terms of `rows` random nodes are computed, and
+        multiplied by (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
 
         Args:
             batch: B graphs.
 
         Returns:
-            The terms "nodes" and "edges", (B,) nats each.
+            `{"nodes": Bound, "edges": Bound}` with (B,) nats each.
         """
         if self.rows is None:
             return self.bounds(batch)
@@ -440,13 +452,14 @@ class GraphAFModel(StochasticModel):
 
         Args:
             batch: The graphs.
-            noise: Tape of the random numbers of the encodings, to repeat a draw.
+            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
+                new ones.
 
         Returns:
-            "nodes", (B, N, M) for M node categories. "edges", (B, N, window, R + 1) for R edge
-            categories: the edges of a node to the `window` nodes before it, the farthest one first.
-            "order", (B, N) long: the numbers of the nodes in the batch, by which `from_latents`
-            restores their order.
+            `{"nodes": (B, N, M), "edges": (B, N, window, R + 1), "order": (B, N) long}`. "edges"
+            are those from a node to the `window` nodes before it, the farthest one first. "order"
+            holds the node numbers in the batch, so that `from_latents` can restore the node
+            ordering.
         """
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}
@@ -462,17 +475,20 @@ class GraphAFModel(StochasticModel):
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Apply the valency check: draw edges that are too heavy again, up to `DRAWS` times.
+        """Apply the valency check to drawn edges: draw those that are too heavy again.
+
+        Sampling calls it for one edge of each of B graphs at a time. An edge is drawn again up to
+        50 times (`DRAWS`).
 
         Args:
             category: Drawn edge values, (B,) long.
-            free: Largest weight of an edge that both nodes still allow, (B,).
-            mean: Means of the vectors of the edges, (B, R + 1).
+            free: Largest edge weight that both nodes of the edge still allow, (B,).
+            mean: Means of the one-hot vectors with noise, (B, R + 1).
             log_scale: Log-scales of these vectors, (B, R + 1).
-            generator: None, a torch generator, or a list of a numpy generator per graph.
+            generator: None, a torch generator, or a list of one numpy generator per graph.
 
         Returns:
-            Edge values, (B,) long; 0, no edge, where the last draw is too heavy as well.
+            Edge values, (B,) long. An edge that is still too heavy becomes 0, no edge.
         """
         # If no edge fits, further draws are useless.
         category = torch.where(free < self.weights[1:].min(), 0, category)
@@ -497,16 +513,18 @@ class GraphAFModel(StochasticModel):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode base latents node by node; a category is that of the largest entry.
+        """Decode base latents to graphs, node by node; a category is that of the largest entry.
 
         Args:
             latents: "nodes", "edges" and "order", whose shapes `to_latents` describes.
-            mask: Real nodes, (B, N) bool; with the valency check, graphs may have fewer.
+            mask: Real nodes, (B, N) bool.
             temperature: Factor of the latents, below 1 for more probable graphs.
             generator: Random generator of the valency check, which draws edges again.
 
         Returns:
-            The graphs, their nodes numbered as `order` says.
+            The graphs, with nodes in the ordering of "order". With the valency check, a node
+            without an edge to an earlier one ends its graph, which then has fewer nodes than its
+            mask.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape

@@ -1,14 +1,20 @@
-"""GraphNVP: a flow of the adjacency tensor, then a flow of the nodes given the adjacency tensor.
+"""GraphNVP: a flow of all edges of a graph, then a flow of its nodes given the edges.
 
-Edges and nodes are one-hot vectors with noise. The *adjacency tensor* has such a vector for each
-pair of nodes, of its *edge value*: 0 for no edge, else the edge category plus 1. *Column* j of the
-tensor has the pairs of node j and later nodes. Couplings transform one column of the tensor at a
-time, then one node at a time, given all others (Madhawa et al. 2019, arXiv 1905.11600). Differences
-from the paper: a pair of nodes is one variable; parts that are already drawn enter a coupling as
-categories, without noise; the couplings share the layers that read the tensor.
+Madhawa et al. 2019, arXiv 1905.11600. The model is here for comparison.
 
-Shapes: B graphs, N nodes, R edge categories, M node categories. Edges have no direction, so that of
-the pairs (i, j) and (j, i) only the one with i > j holds data.
+- The *edge value* of a pair of nodes is 0 for no edge, else the edge category plus 1.
+- *Vectors with noise*: a category is encoded as its one-hot vector plus uniform noise.
+- The *adjacency tensor* holds such a vector for each pair of nodes. Edges have no direction: of the
+  pairs (i, j) and (j, i), only the one with i > j holds data, the other is 0.
+- *Column* j of the adjacency tensor holds the pairs of node j and the later nodes i > j.
+- A *coupling* transforms one column, or one node, by a shift and a scale that a network computes
+  from all other columns or nodes.
+
+Differences from the paper: a pair of nodes is one variable; columns and nodes that are already
+drawn enter a coupling as categories, without noise; the couplings share the layers that read the
+tensor.
+
+Shapes: B graphs, N nodes, R edge categories, M node categories.
 """
 
 from __future__ import annotations
@@ -46,11 +52,12 @@ NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
 
 class OneHotDequantization(Encoding):
-    """Encoding ``z = onehot(x) + c u`` with u uniform in [0, 1)^K, so ``log q(z|x) = -K log c``.
+    """Encoding ``z = onehot(x) + c u``, c = 0.9, u uniform in [0, 1)^K: ``log q(z|x) = -K log c``.
 
-    With c = 0.9 the cubes of the categories are disjoint, and the largest entry of z gives the
-    category: log p(x|z) = 0. The mass of p(z) outside of the cubes is lost, so the mean of
-    log p(z) + K log c is a lower bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
+    Each category fills a cube of side c = 0.9 (`NOISE`). The cubes of different categories are
+    disjoint, and the largest entry of z gives the category, so log p(x|z) = 0. The density p(z)
+    that a flow puts outside of the cubes is lost. So the mean of log p(z) + K log c is a lower
+    bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
 
     Args:
         categories: Number K of categories.
@@ -75,29 +82,29 @@ class OneHotDequantization(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return the categories of latents: the index of the largest entry.
+        """Return the categories of latents: the index of the largest of the K entries.
 
         Args:
-            z: Latents, (B, L, K).
-            context: Its mask says which variables exist; others get category 0.
+            z: Latents of L variables, (B, L, K).
+            context: Its mask (B, L) says which variables exist; the others get category 0.
             sample: Without effect, since p(x|z) is deterministic.
 
         Returns:
-            (B, L) long.
+            Categories, (B, L) long.
         """
         return masked(z.argmax(-1), context.mask)
 
 
 def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
-    """Return the adjacency matrices of R edge categories side by side.
+    """Return the adjacency matrices of the R edge categories side by side, for graph convolutions.
 
     Args:
-        bonds: Edge values, (B, N, N) long.
+        bonds: Edge value of each pair of nodes, (B, N, N) long.
         categories: Number R of edge categories.
         dtype: Type of the matrices.
 
     Returns:
-        (B, N, R N), 0 or 1.
+        (B, N, R N): entry [b, i, r N + j] is 1 if nodes i and j have an edge of category r, else 0.
     """
     one_hot = F.one_hot(bonds, categories + 1)[..., 1:].to(dtype)
     return one_hot.movedim(-1, 2).flatten(2)
@@ -106,8 +113,9 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
 class RelationalConvolution(nn.Module):
     """Layer ``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
-    The residual connection makes normalisation unnecessary. N_r(i) are the neighbours of node i
-    along edges of category r. Schlichtkrull et al. 2018, arXiv 1703.06103.
+    h_i are the features of node i, and N_r(i) its neighbours along edges of category r.
+    Schlichtkrull et al. 2018, arXiv 1703.06103. The paper divides by the number of neighbours; here
+    the term h_i, a residual connection, makes that unnecessary.
 
     Args:
         width: Channels of a node.
@@ -122,10 +130,10 @@ class RelationalConvolution(nn.Module):
         self.send = nn.Linear(width, categories * width, bias=False)
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """Update the features of nodes along the edges.
+        """Update the features of nodes by those of their neighbours.
 
         Args:
-            h: Features of the nodes, (B, N, ..., width).
+            h: Features of the nodes, (B, N, ..., width). Absent nodes must have 0.
             adjacency: Adjacency matrices side by side, as `relations` returns them, (B, N, R N).
 
         Returns:
@@ -138,11 +146,12 @@ class RelationalConvolution(nn.Module):
 
 
 class OneByOne(Bijection):
-    """Couplings of parts in turn: ``z_k = exp(s) (x_k + t)``, with (t, s) from all other parts.
+    """Base of flows that transform columns or nodes one at a time: ``z_k = exp(s) (x_k + t)``.
 
-    The parts are the columns of an adjacency tensor, or nodes. `forward` transforms the last part
-    first, the inverse the first part. In both directions, a part is transformed given the data of
-    earlier parts and the latents of later parts.
+    The shift t and log-scale s of column or node k come from a network that reads all the others:
+    the data of those with smaller numbers, and the latents of those with larger numbers. So
+    `forward` (data to latents) goes from the last to the first, and the inverse from the first to
+    the last. A subclass defines `_couple`, which does both.
     """
 
     def forward(self, x, context=Context()):
@@ -201,16 +210,15 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 
 
 class ColumnCouplings(OneByOne):
-    """Couplings of the adjacency tensor (B, N * N, channels), one for each column but the last.
+    """Flow of the adjacency tensor (B, N * N, channels): one coupling for each column but the last.
 
-    The pair of nodes (i, j) is entry N i + j. Since edges have no direction, only the pairs with i
-    > j hold data (`later_pairs`), and the other entries are 0. So column j holds the pairs of node
-    j and the later nodes i = j + 1, ..., N - 1; the last column holds none and needs no coupling.
+    The pair of nodes (i, j) is entry N i + j of the second dimension. Column j holds the pairs with
+    i = j + 1, ..., N - 1, so the last column holds none. All other entries are 0 (`later_pairs`).
 
     Args:
         max_nodes: Largest number of nodes.
-        channels: Number of edge values, R + 1: the edge categories, and "no edge".
-        width: Channels of the two hidden layers.
+        channels: Number R + 1 of edge values.
+        width: Channels of the first and of the second hidden layer.
     """
 
     def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
@@ -290,9 +298,9 @@ class ColumnCouplings(OneByOne):
 
 
 class NodeCouplings(OneByOne):
-    """Flow of the nodes, one-hot categories with noise (B, N, channels).
+    """Flow of the nodes given the edges, (B, N, channels): one coupling for each node.
 
-    It has a coupling for each node, which transforms it given all other nodes and the edges.
+    The coupling of a node reads all other nodes and the edges.
 
     Args:
         max_nodes: Largest number of nodes.
@@ -347,13 +355,16 @@ class NodeCouplings(OneByOne):
 
 
 class GraphNVPModel(StochasticModel):
-    """Density of graphs: log p(adjacency tensor) + log p(nodes | adjacency tensor).
+    """GraphNVP as a graph model: log p(adjacency tensor) + log p(nodes | adjacency tensor).
+
+    Graphs are drawn in one pass. Nothing keeps them connected or within the valences of the data.
 
     Args:
         node_categories: Number M of node categories.
         edge_categories: Number R of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        width: Channels of the two hidden layers in the couplings of the adjacency tensor.
+        width: Channels of the first and of the second hidden layer in the couplings of the
+            adjacency tensor.
         node_width: Channels of the hidden layers in the couplings of the nodes.
         layers: Number of relational convolutions in the couplings of the nodes.
 
@@ -426,11 +437,13 @@ class GraphNVPModel(StochasticModel):
 
         Args:
             batch: The graphs.
-            noise: Tape of the random numbers of the encodings, to repeat a draw.
+            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
+                new ones.
 
         Returns:
-            "pairs", (B, N N, R + 1) for R edge categories, 0 except for the pairs of a later and an
-            earlier node that `later_pairs` returns; and "nodes", (B, N, M) for M node categories.
+            `{"pairs": (B, N N, R + 1), "nodes": (B, N, M)}` for R edge categories and M node
+            categories. The pair of nodes (i, j) is entry N i + j of "pairs"; entries with i <= j
+            are 0.
         """
         return self._run(batch, noise)[0]
 
@@ -454,11 +467,12 @@ class GraphNVPModel(StochasticModel):
         Args:
             latents: "pairs" and "nodes", whose shapes `to_latents` describes.
             mask: Real nodes, (B, N) bool.
-            temperature: Factor of the latents (published: 0.75 for ZINC250k).
+            temperature: Factor of the latents, below 1 for more probable graphs (published: 0.75
+                for ZINC250k).
             generator: Ignored, since nothing is drawn.
 
         Returns:
-            B graphs, which may have several parts and nodes of any sum of edge weights.
+            B graphs. They need not be connected, and a node may have any sum of edge weights.
         """
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))
@@ -469,7 +483,7 @@ class GraphNVPModel(StochasticModel):
 
 
 def later_pairs(mask: Tensor) -> Tensor:
-    """Return which entries of the adjacency tensor hold data: pairs of a later and an earlier node.
+    """Return which entries of the adjacency tensor hold data: pairs of a node and an earlier one.
 
     Args:
         mask: Real nodes, (B, N) bool.

@@ -1,4 +1,8 @@
-"""VAE and GAN of images.
+"""A variational autoencoder (VAE) and a generative adversarial network (GAN) of images.
+
+Both are here for comparison with flows of images. Pixels are integers from 0 to `levels` - 1;
+networks see them as numbers from -1 to 1 (`graphcnf.baselines.pixelcnn.scaled`). *Latents* z are
+the numbers from which an image is decoded.
 
 Shapes: B images of C channels, H rows and W columns.
 """
@@ -49,7 +53,9 @@ def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
 
 
 class ImageToVector(nn.Module):
-    """Four convolutions, two of them with stride 2, and a linear map to the outputs.
+    """Network from images to vectors: four convolutions, two with stride 2, and a linear map.
+
+    It is the encoder of the VAE and the discriminator of the GAN.
 
     Args:
         channels: Channels of the images.
@@ -83,13 +89,17 @@ class ImageToVector(nn.Module):
 
 
 class VectorToImage(nn.Module):
-    """Linear map to a quarter of height and width, then four convolutions and two upsamplings.
+    """Network from vectors to images: a linear map, then four convolutions and two upsamplings.
+
+    It is the decoder of the VAE and the generator of the GAN. The linear map gives an image of a
+    quarter of the height and width.
 
     Args:
         inputs: Length of the vector.
         outputs: Channels of the images.
         size: Height and width of the images.
-        width: Channels of the last convolution but one; twice and four times as many before.
+        width: Channels before the last convolution. Layers of a half and of a quarter of the size
+            have twice and four times as many.
     """
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
@@ -124,15 +134,15 @@ class VAE(ImageModel):
     """Variational autoencoder of images.
 
     log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ], with a standard normal prior
-    and independent pixels given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
+    p(z), and pixels that are independent given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
 
     Args:
         shape: Channels, height and width of the images.
         levels: Number of values of a pixel, 2 to 256.
         latents: Number of latents of an image.
         width: Channels of the first convolution of the encoder; each stride doubles them.
-        mixtures: Components of the mixture of a pixel.
-        architecture: Name by which a saved model is loaded.
+        mixtures: Number of components of P(x|z), a mixture of logistics for each pixel.
+        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -215,13 +225,13 @@ class VAE(ImageModel):
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            Latents whose `z` is (B, `latent_size`).
+            Latents whose `z` is (B, `latent_size`), and whose `discarded` is empty.
         """
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to the means of P(x|z).
+        """Decode latents to images: the mean of P(x|z), so nothing is drawn.
 
         Args:
             latents: Latents whose `z` is (B, `latent_size`).
@@ -237,13 +247,15 @@ STARTS, STEPS, RATE = 256, 100, 0.1
 
 
 class GAN(ImageModel):
-    """Generative adversarial network; it has no likelihood, and `encode` searches for latents.
+    """Generative adversarial network of images, with a generator G and a discriminator D.
+
+    It has no likelihood, and `encode` has to search for latents. The losses of the two players are
 
         discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
         generator:      E softplus(-D(G(z)))
 
-    Goodfellow et al. 2014 (arXiv 1406.2661), with the penalty R1 of Mescheder et al. 2018 (arXiv
-    1801.04406); latents are found by gradient descent (Zhu et al. 2016, arXiv 1609.03552).
+    Goodfellow et al. 2014 (arXiv 1406.2661), with the gradient penalty R1 of Mescheder et al. 2018
+    (arXiv 1801.04406).
 
     Args:
         shape: Channels, height and width of the images.
@@ -251,7 +263,7 @@ class GAN(ImageModel):
         latents: Number of latents of an image.
         width: Channels of the first convolution of the discriminator; each stride doubles them.
         penalty: Weight gamma of the gradient penalty.
-        architecture: Name by which a saved model is loaded.
+        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -281,16 +293,17 @@ class GAN(ImageModel):
         self.discriminator = ImageToVector(channels, size, 1, width)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch, whose gradient trains both players at once, and metrics.
 
         Args:
             batch: Images, (B, C, H, W) of integers.
-            beta: Without effect.
+            beta: Without effect; models with a decoder need it.
 
         Returns:
-            The sum of the losses of both players, of which each gets its own gradient, a scalar;
-            and metrics, its parts "discriminator_loss", "generator_loss" and "gradient_penalty",
-            each a pair (sum over images, number of images).
+            A pair. The loss is a scalar, the sum of the losses of both players; each player gets
+            only the gradient of its own. The metrics are the parts "discriminator_loss",
+            "generator_loss" and "gradient_penalty" of the sum, each a pair (sum over images, number
+            of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
@@ -327,16 +340,16 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Search latents whose images are near given ones.
+        """Search for latents whose images are near given ones.
 
-        Gradient descent on the squared distance, from the latents with the nearest image among
-        draws that are the same in every call.
+        It is gradient descent on the squared distance (Zhu et al. 2016, arXiv 1609.03552). It
+        starts from the nearest of 256 random images (`STARTS`), which are the same in every call.
 
         Args:
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            Latents whose `z` is (B, `latent_size`); they need not decode to x.
+            Latents whose `z` is (B, `latent_size`). In general they do not decode to x exactly.
 
         Raises:
             ValueError: if the images do not fit the model.
@@ -356,7 +369,7 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images.
+        """Decode latents to images by the generator.
 
         Args:
             latents: Latents whose `z` is (B, `latent_size`).

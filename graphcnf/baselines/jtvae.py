@@ -1,21 +1,26 @@
-"""JT-VAE: a variational autoencoder of a graph's tree of clusters, and of their attachments.
+"""JT-VAE: a variational autoencoder that draws a graph as a tree of clusters.
 
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
-ICML 2018, arXiv 1802.04364. The words *cluster*, *label*, *site* and *attachment* are those of
-`graphcnf.baselines.junction_tree`: in short, a cluster is a ring or an edge of the graph, its label
-is its number in a vocabulary, and its attachment says which nodes it shares with its parent in the
-tree. A graph is decoded from two latent vectors, one for the tree and one for the attachments, by
-three kinds of decisions, depth-first from a first cluster:
+ICML 2018, arXiv 1802.04364. The model is here for comparison. `graphcnf.baselines.junction_tree`
+takes graphs apart into such trees.
 
-- at each cluster, again after each of its children: another child, or go back to the parent (a
-  *turn*);
-- the *label* of a new child: which cluster of the vocabulary it is;
-- its *attachment*: which of the *options*, the possible pairs of a site of the parent and a site of
-  the child.
+- A *cluster* is a ring or an edge of the graph. The *junction tree* joins clusters that share
+  nodes; every cluster but the first one has a *parent*.
+- The *label* of a cluster is its number in a vocabulary, which holds all clusters of the training
+  graphs.
+- A *site* of a cluster is one node or both ends of an edge. To *attach* a child to its parent is to
+  make a site of the one and a site of the other the same nodes of the graph.
+- *Options* are the possible ways to attach a child: pairs (site of the parent, site of the child).
+  A *choice* is the decision for one of them.
+- A *turn* is the decision, at a cluster, to add another child or to go back to the parent.
+- *Messages* are vectors that run along the edges of the tree, up to parents and down to children. A
+  message to a cluster summarises the part of the tree behind it.
+- The number of nodes *to come* (`remaining`) is the size of the whole graph less the nodes that it
+  has so far.
 
-*Messages* are vectors that run along the edges of the tree, up to parents and down to children; a
-message to a cluster summarises the part of the tree behind it. The number of nodes *to come*
-(`remaining`) is the size of the whole graph less the nodes that it has so far.
+A graph is decoded from two latent vectors, "tree" for turns and labels, "graph" for the choices.
+Decoding is depth-first: the label of the first cluster; then at each cluster a turn; for a new
+child its label and, where there are several options, a choice.
 
 The bound is one on log p(tree, attachments | number of nodes) of the tree from node 0, itself a
 lower bound on log p(graph | number of nodes). If nothing can be added to a tree, the drawn graph is
@@ -85,7 +90,7 @@ def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
 
 
 class TreeBatch:
-    """Batch of junction trees with M clusters in all, numbered through.
+    """Batch of junction trees as tensors; their M clusters in all are numbered 0 to M - 1.
 
     Args:
         graphs: The graphs, as `junction_tree.rebuild` returns them.
@@ -93,14 +98,14 @@ class TreeBatch:
 
     Attributes:
         label: Label of each cluster, (M,) long.
-        graph: Graph to which each cluster belongs, (M,) long.
+        graph: Number of the graph to which each cluster belongs, (M,) long.
         parent: Number of the parent of each cluster, -1 for a first cluster, (M,) long.
         remaining: Number of nodes to come before each cluster was added, (M,) long.
-        levels: For each depth from 0 on, the numbers of the clusters there, long.
-        siblings: Pairs (cluster, earlier child of the same parent), (S, 2) long.
-        turns: Decisions to go on or back, (T, 3) long: a cluster, its next child or -1 for none,
-            and the number of nodes to come. Decisions of a first cluster, and decisions without
-            nodes to come, are certain and left out.
+        levels: For each depth from 0 on, the numbers of the clusters at that depth, long.
+        siblings: Pairs of a cluster and an earlier child of the same parent, (S, 2) long.
+        turns: The turns, (T, 3) long: a cluster; the child that is added, or -1 for going back; and
+            the number of nodes to come. Turns of a first cluster, and turns without nodes to come,
+            have only one outcome and are left out.
     """
 
     def __init__(self, graphs: Sequence[PartialGraph], device):
@@ -131,17 +136,17 @@ class TreeBatch:
 
 
 class Choice(NamedTuple):
-    """A choice between attachments of a child to its parent.
+    """One decision how a child is attached to its parent, among several options.
 
     Attributes:
-        graph: Number of the graph.
-        child: Row of the child in a batch of messages.
+        graph: Number of the graph in the batch.
+        child: Number of the child in the `TreeBatch`, or another row of a tensor of messages.
         parent: Label of the parent.
         label: Label of the child.
         options: The possible attachments, pairs (site of the parent, site of the child).
-        chosen: Index of the chosen option.
-        shared: Nodes of the parent that other clusters share: pairs of the node and (label, node)
-            of the other cluster.
+        chosen: Index in `options` of the chosen one.
+        shared: What the parent shares with other clusters. An entry (v, (label, w)) says that node
+            v of the parent is node w of a cluster with that label.
     """
 
     graph: int
@@ -154,22 +159,24 @@ class Choice(NamedTuple):
 
 
 class Sites:
-    """Batch of E choices between attachments, with O options in all.
+    """Batch of E choices as tensors, with O options in all.
 
     Args:
         choices: The choices.
         device: Device of the tensors.
 
     Attributes:
-        graph: Graph of each choice, (E,) long.
-        child: Row of the child of each choice in a batch of messages, (E,) long.
+        graph: Number of the graph of each choice, (E,) long.
+        child: Row of the child of each choice in a tensor of messages, (E,) long.
         parent: Label of the parent of each choice, (E,) long.
         chosen: Index of the chosen option among those of each choice, (E,) long.
         first: Index in `option` of the first option of each choice, (E,) long.
-        shared: Nodes of parents that other clusters share, (S, 4) long: choice, node of the parent,
-            label of the other cluster, node of that cluster.
-        option: All options, (O, 6) long: choice, two nodes of the parent, label of the child, two
-            nodes of the child. A site of one node has it twice.
+        shared: Nodes of parents that other clusters share, (S, 4) long. A row has the number of the
+            choice, the node of the parent, the label of the other cluster, and the node of that
+            cluster.
+        option: All options, those of choice 0 first, (O, 6) long. A row has the number of the
+            choice, two nodes of the parent, the label of the child, and two nodes of the child. A
+            site of a single node is written as that node twice.
     """
 
     def __init__(self, choices: Sequence[Choice], device: torch.device):
@@ -187,10 +194,10 @@ class Sites:
 class TreeGRU(nn.Module):
     """Gated messages along the edges of a tree, of C = `width` channels.
 
-    The message of a cluster depends on x, its embedding, and on h_k, its messages from the other
-    clusters than the receiver:
-    s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
-    m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
+    The message m that a cluster sends depends on its embedding x and on the messages h_k that it
+    has received from the clusters other than the receiver:
+    s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)), m = (1 - z) s +
+    z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
 
     Args:
         width: Channels C of embeddings and messages.
@@ -204,11 +211,11 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """Multiply messages by the reset gates of the clusters that receive them.
+        """Multiply messages by the reset gates of the clusters that receive them: the terms of g.
 
         Args:
             x: Embeddings of the receivers, (M, C).
-            message: The messages, (M, C).
+            message: One received message for each, (M, C).
 
         Returns:
             (M, C).
@@ -236,10 +243,11 @@ class TreeGRU(nn.Module):
 
         Args:
             x: Embeddings of the clusters, (M, C).
-            trees: The trees.
+            trees: The trees, with M clusters in all.
 
         Returns:
-            The message of each cluster to its parent, (M, C).
+            The message of each cluster to its parent, (M, C). That of a first cluster, which has no
+            parent, summarises its whole tree.
         """
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
@@ -252,15 +260,15 @@ class TreeGRU(nn.Module):
         return up
 
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
-        """Compute the messages to all clusters from their parents.
+        """Compute the messages to all clusters from their parents, downwards.
 
-        The message to a child depends on the messages to its parent from above and from earlier
-        children: what is known when the child is drawn.
+        The message to a child depends on the messages that its parent has received from above and
+        from earlier children. That is what is known when the child is drawn.
 
         Args:
             x: Embeddings of the clusters, (M, C).
             up: Messages of the clusters to their parents, as `upward` returns them, (M, C).
-            trees: The trees.
+            trees: The trees, with M clusters in all.
 
         Returns:
             The message to each cluster from its parent, (M, C); 0 for first clusters.
@@ -278,27 +286,27 @@ class TreeGRU(nn.Module):
 
 
 class Attachments(nn.Module):
-    """Network of the ways to attach a cluster: their features and log-probabilities.
+    """Network that scores the ways to attach a child to its parent: the options of each choice.
 
-    To compute the features of an option, messages run along the edges of the parent cluster, whose
-    nodes have embeddings of the clusters that share them, the new one included. The score of an
-    option is a linear map of its features plus their product with the latents. The posterior of the
-    latents sees the sum of the features of all chosen options, so the product can tell whether an
-    option was chosen.
+    The features of an option come from message passing along the edges of the parent cluster. Its
+    nodes have embeddings of the clusters with which they are shared, the child at this option
+    included. The score of an option is a linear map of its features, plus their product with the
+    latents. The posterior of the latents sees the sum of the features of all chosen options. So the
+    product can tell whether an option was chosen.
 
     Args:
         vocabulary: V clusters of at most A nodes.
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
-        latent_dim: Channels D of the latents of the attachments.
+        latent_dim: Number D of latents for the choices.
         node_width: Channels of a node.
         width: Channels C of an option.
-        layers: Rounds of messages along the edges of a cluster.
+        layers: Number of rounds of message passing along the edges of a cluster.
 
     Attributes:
         size: Number of nodes of each cluster, (V,) long.
-        node: Number of each node among the nodes of all clusters, equal for equivalent nodes of a
-            cluster, (V, A) long.
+        node: A number for each node of each cluster, (V, A) long. Equivalent nodes of a cluster
+            have the same number, all others have different ones.
         bonds: Edge categories plus 1, 0 for no edge, (V, A, A) long.
         adds: Least number of nodes that cluster j adds when it is attached to cluster i, (V, V)
             long; `NEVER` if it cannot be attached.
@@ -369,15 +377,15 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, sites: Sites, down: Tensor) -> Tensor:
-        """Compute a vector of features for each option of attaching a cluster to its parent.
+        """Compute a vector of features for each option of attaching a child to its parent.
 
         Args:
-            sites: The choices between attachments, with O options in all.
-            down: Message to each of M clusters from its parent, (M, C). `sites.child` has, for each
-                choice, the row of its child.
+            sites: The choices, with O options in all.
+            down: Message to each of M clusters from its parent, (M, C). `sites.child` says which
+                row belongs to a choice.
 
         Returns:
-            Features of the options, (O, C), in the order of `sites`.
+            Features of the options, (O, C), in the order of `sites.option`.
         """
         choice, a, b, label, c, d = sites.option.unbind(1)
         count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1
@@ -401,12 +409,12 @@ class Attachments(nn.Module):
         """Return the log-probabilities of the options of each choice.
 
         Args:
-            features: Features of all options, (O, C).
-            sites: The choices.
-            z: Latents of the graph of each choice, (E, D).
+            features: Features of all options, as `features` returns them, (O, C).
+            sites: The E choices.
+            z: Latents "graph" of the graph of each choice, (E, D).
 
         Returns:
-            (E, most options) nats; -inf beyond the number of options of a choice.
+            (E, largest number of options) nats; -inf beyond the number of options of a choice.
         """
         choice = sites.option[:, 0]
         match = (self.key(features) * self.query(z)[choice]).mean(-1)
@@ -421,19 +429,22 @@ class Attachments(nn.Module):
 class TreeDecoder:
     """Depth-first decoder of B graphs, which takes the most probable decisions.
 
+    Make one for each batch, and call `run` once. The attributes are the state between two
+    decisions; clusters of a tree are numbered as they are added.
+
     Args:
         model: The model.
         sizes: Number of nodes of each graph.
-        z_tree: Latents of the trees, (B, tree channels).
-        z_graph: Latents of the attachments, (B, graph channels).
+        z_tree: Latents "tree", (B, tree channels).
+        z_graph: Latents "graph", (B, graph channels).
 
     Attributes:
         graphs: The graphs so far.
-        current: Index in the tree of each graph of the cluster that decides next.
+        current: For each graph, the number of the cluster at which the next turn is decided.
         x: Embeddings of the clusters of each tree, (B, clusters, C).
         down: Messages to the clusters from their parents, (B, clusters, C).
         up: Sums of the messages to each cluster from its children so far, (B, clusters, C).
-        up_gated: Sums of these messages after the reset gates, (B, clusters, C).
+        up_gated: Sums of these messages times the reset gates of `TreeGRU`, (B, clusters, C).
     """
 
     def __init__(self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor):
@@ -445,10 +456,10 @@ class TreeDecoder:
         self.current = [-1] * len(sizes)
 
     def run(self) -> list[PartialGraph]:
-        """Decode all graphs, step by step, and return them; to be called once.
+        """Decode all graphs, decision by decision; to be called once.
 
         Returns:
-            B graphs; one to which nothing fits any more has fewer nodes than its size.
+            B graphs. A graph to which nothing fits any more has fewer nodes than its size.
         """
         rows = list(range(len(self.graphs)))
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
@@ -571,7 +582,7 @@ class Reading(NamedTuple):
         x: Embeddings of the clusters, (M, C).
         up: Messages of the clusters to their parents, (M, C).
         down: Messages to the clusters from their parents, (M, C).
-        sites: The choices between attachments, with O options in all.
+        sites: The choices, with O options in all.
         features: Features of the options of all choices, (O, C).
     """
 
@@ -584,26 +595,30 @@ class Reading(NamedTuple):
 
 
 class JunctionTreeVAE(GraphVAE):
-    """Variational autoencoder of graphs through their junction trees.
+    """The JT-VAE as a graph model: a variational autoencoder through junction trees.
+
+    `measure` finds the arguments `edge_weights`, `clusters` and `largest_sums` in training data.
 
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        edge_weights: Weight of each edge category (bond orders).
-        clusters: For each label a pair of lists that describes its cluster: the node categories,
-            and i, j, category of all edges in turn. `ClusterVocabulary.measure` collects them.
+        edge_weights: Weight of each edge category; for molecules, the bond order.
+        clusters: The vocabulary. Each cluster is a list of two lists: the categories of its nodes;
+            and three numbers for each edge, all in one list: its two nodes and its category. So
+            `[[2, 5], [0, 1, 0]]` is an edge of category 0 between nodes of categories 2 and 5.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        tree_dim: Channels of the latents of the tree.
-        graph_dim: Channels of the latents of the attachments.
+        tree_dim: Number of latents "tree".
+        graph_dim: Number of latents "graph".
         width: Channels C of clusters and messages.
         node_width: Channels of nodes.
-        layers: Rounds of messages along edges.
+        layers: Number of rounds of message passing along the edges of a cluster.
         kl_free: Number of training molecules before the KL divergence from the prior counts.
-        kl_weight: Weight of the KL divergence after that. If it is large, latents collapse.
+        kl_weight: Weight of the KL divergence after that. If it is large, the model ignores its
+            latents.
 
     Attributes:
-        seen: Number of molecules that training has seen.
+        seen: Number of molecules that training has seen, a tensor that is saved with the weights.
     """
 
     architecture = "jtvae"
@@ -662,15 +677,16 @@ class JunctionTreeVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, *, support: bool = True, **options: Any) -> dict[str, Any]:
-        """Measure the arguments that depend on the training graphs.
+        """Measure the arguments of the constructor that depend on the training graphs.
 
         Args:
             graphs: The training graphs.
-            support: False for no limit on sums of edge weights.
-            **options: Further arguments of `measured_sums`.
+            support: False for no limit on the sums of edge weights of drawn graphs.
+            **options: Further arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
 
         Returns:
-            The arguments named in `measured`: "edge_weights", "largest_sums" and "clusters".
+            `{"edge_weights": ..., "largest_sums": ..., "clusters": ...}`, arguments of the
+            constructor by name.
 
         Raises:
             UserError: if a graph is not connected.
@@ -685,7 +701,10 @@ class JunctionTreeVAE(GraphVAE):
         return [limit_note(rules)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs the model can represent: those of clusters in its vocabulary.
+        """Return which graphs the model can represent.
+
+        They are connected, all their clusters are in the vocabulary, and no node exceeds its
+        largest sum of edge weights.
 
         Args:
             batch: B graphs.
@@ -748,16 +767,19 @@ class JunctionTreeVAE(GraphVAE):
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: in training mode with a weighted KL divergence.
+        """Draw the terms that training maximises: the bound with a weighted KL divergence.
 
-        The weight is 0 for the first `kl_free` molecules, then `kl_weight`; `seen` counts the
-        molecules. The metrics `bits_*` of training include the weighted divergence.
+        Training calls it. The weight is 0 for the first `kl_free` molecules, then `kl_weight`; each
+        call in training mode adds the batch to `seen`. So the metrics `bits_*` of training are not
+        those of the bound. In evaluation mode it is the same as `bounds`.
 
         Args:
             batch: B graphs.
 
         Returns:
-            The terms that `bounds` returns, (B,) nats, by name.
+            `{"tree": ..., "graph": ..., "turns": ..., "labels": ..., "attachments": ...}`, a
+            `Bound` of (B,) nats each. The first two are the weighted KL divergences, negated; the
+            others are the log-probabilities of the decisions.
         """
         if not self.training:
             return self.bounds(batch)
@@ -816,12 +838,12 @@ class JunctionTreeVAE(GraphVAE):
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logits of adding another child to clusters, instead of going back.
+        """Return the logits of adding another child at clusters, instead of going back.
 
         Args:
-            x: Embeddings of the clusters, (R, C).
+            x: Embeddings of R clusters, (R, C).
             heard: Sum of the messages that each cluster has received, (R, C).
-            z: Latents of the tree of each cluster, (R, tree channels).
+            z: Latents "tree" of the graph of each cluster, (R, tree channels).
             remaining: Numbers of nodes to come, (R,) long.
 
         Returns:
@@ -834,13 +856,13 @@ class JunctionTreeVAE(GraphVAE):
         """Return the logits of the labels of new clusters.
 
         Args:
-            down: Messages to the new clusters, (M, C).
-            z: Latents of the tree of each cluster, (M, tree channels).
+            down: Messages to M new clusters from their parents, (M, C).
+            z: Latents "tree" of the graph of each cluster, (M, tree channels).
             remaining: Numbers of nodes to come, (M,) long.
             parent: Label of the parent of each cluster, (M,) long; -1 for a first cluster.
 
         Returns:
-            (M, V); -inf for clusters that cannot be attached to the parent, or would add more nodes
+            (M, V). -inf for clusters that cannot be attached to the parent, or would add more nodes
             than are to come.
         """
         logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
@@ -859,17 +881,16 @@ class JunctionTreeVAE(GraphVAE):
     ) -> GraphBatch:
         """Decode latents to graphs, by the most probable decisions.
 
-        Nodes are numbered as they are added, not as in an encoded graph.
-
         Args:
-            latents: "tree" and "graph", as `to_latents` returns them.
-            mask: Real nodes, (B, N) bool; only how many a graph has counts.
-            temperature: Factor of the latents.
+            latents: "tree" (B, `tree_dim`) and "graph" (B, `graph_dim`), as `to_latents` returns
+                them.
+            mask: Real nodes, (B, N) bool; only the number of nodes of each graph is used.
+            temperature: Factor of the latents, below 1 for latents nearer to the mean of the prior.
             generator: Ignored, since nothing is drawn.
 
         Returns:
-            The graphs, with N nodes at most; a graph to which nothing fits has fewer than its mask
-            says.
+            B graphs of at most N nodes, which are numbered as they are added. A graph to which
+            nothing fits any more has fewer nodes than its mask.
         """
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()

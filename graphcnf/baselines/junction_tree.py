@@ -1,24 +1,29 @@
-"""Junction trees of graphs: clusters, their attachments, and graphs built from both.
+"""Junction trees of graphs: take a graph apart into clusters, and build graphs from clusters.
+
+The JT-VAE (`graphcnf.baselines.jtvae`) draws graphs this way. `junction_tree` takes a graph apart.
+`PartialGraph` is a graph that is put together, cluster by cluster. `rebuild` does both, and records
+the decisions that lead to a given graph.
 
 - A *cluster* is a small part of a graph: an edge outside of rings, a ring, a union of rings that
   share more than two nodes, or a single node where three or more clusters meet (Jin et al. 2018,
-  arXiv 1802.04364, section 2.1 and appendix A). Here, rings whose clusters would not form a tree
-  (such as three rings around a node that share edges pairwise) are one cluster, so that every
-  connected graph has a junction tree.
-- The *junction tree* joins clusters that share nodes. It is walked depth-first from node 0, so that
-  every cluster but the first one has a *parent*.
-- Clusters of the training graphs are numbered in a *vocabulary*; the number is the *label* of a
-  cluster. A cluster of the vocabulary numbers its nodes 0, 1, ... on its own.
-- A *site* is the nodes of a cluster that it shares with another one: a node, or both ends of an
-  edge. To *attach* a cluster (the guest) to its parent (the host) is to identify a site of the one
-  with a site of the other; the pair of both sites is the *attachment*. Two attachments are
-  *equivalent* if automorphisms of host and guest map one to the other; the smallest one of a class
-  stands for all.
-- The *weight* of an edge belongs to its category (for molecules, the bond order). The *free
+  arXiv 1802.04364, section 2.1 and appendix A). Rings whose clusters would not form a tree, such as
+  three rings around a node that share edges pairwise, are one cluster here. So every connected
+  graph has a junction tree.
+- The *junction tree* has the clusters as its nodes, and joins clusters that share nodes of the
+  graph. It is walked depth-first from the cluster with node 0, so that every other cluster has a
+  *parent*.
+- A *vocabulary* holds the clusters of the training graphs; the number of a cluster in it is its
+  *label*. A cluster of the vocabulary numbers its own nodes 0, 1, ...
+- A *site* of a cluster is what it can share with another one: one node, or both ends of an edge of
+  a ring.
+- To *attach* a cluster, the *guest*, to its parent, the *host*, is to make a site of the guest and
+  a site of the host the same nodes. The pair (site of the host, site of the guest) is the
+  *attachment*.
+- An *automorphism* renumbers the nodes of a cluster without changing it. Two attachments are
+  *equivalent* if automorphisms of host and guest map one to the other. Only the smallest one of
+  each class of equivalent attachments is used.
+- The *weight* of an edge belongs to its category; for molecules it is the bond order. The *free
   valence* of a node is by how much the sum of its edge weights may still grow.
-
-`junction_tree` takes a graph apart. `PartialGraph` puts one together, cluster by cluster; `rebuild`
-finds the choices that lead to a given graph.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ MOST_SYMMETRIES = 10_000
 CHUNK = 1000  # number of graphs that are unpacked at once
 
 Neighbours = list[dict[int, int]]
-"""For each node, its neighbours with the category of the edge to each."""
+"""A graph: entry v is `{neighbour of node v: category of the edge between them}`."""
 
 # Arguments by which networkx matches nodes and edges of equal categories only.
 SAME = {
@@ -48,19 +53,19 @@ SAME = {
 }
 
 Site = tuple[int, ...]
-"""Nodes that a cluster shares with another: one, or both ends of an edge."""
+"""Nodes that a cluster shares with another: one, or both ends of an edge; or any nodes."""
 
 
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
-    """Convert a batch to lists.
+    """Convert a batch of tensors to the lists and dictionaries that this module works with.
 
     Args:
         batch: B graphs.
 
     Returns:
-        For each graph the categories of its nodes, and for each node a dict from the numbers of its
-        neighbours, ascending, to the categories of the edges. The search for rings follows this
-        order, so that it finds the same ones of several rings of one size.
+        For each graph a pair. The first entry lists the categories of its nodes. The second has,
+        for each node, the dictionary `{neighbour: edge category}`, neighbours ascending. Of several
+        rings of one size, the search for rings finds those that come first in this order.
     """
     sizes, types = batch.node_counts.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
@@ -72,16 +77,16 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
 
 
 def rings(neighbours: Neighbours) -> list[set[int]]:
-    """Return a cycle basis of short rings of a connected graph, as sets of nodes.
+    """Return the rings of a connected graph as sets of nodes: a cycle basis of short rings.
 
     For each edge that is in no ring yet, a shortest ring through it is added. In most graphs this
-    is a basis, found fast; in the others a minimum cycle basis is computed.
+    is a basis, found fast. In the others a minimum cycle basis is computed.
 
     Args:
-        neighbours: Neighbours of each node.
+        neighbours: The graph, `{neighbour: edge category}` for each node.
 
     Returns:
-        The nodes of each ring; [] for a tree.
+        The nodes of each ring; [] for a graph without rings.
     """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
@@ -124,11 +129,12 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
     """Take a graph apart into clusters.
 
     Args:
-        neighbours: Neighbours of each node.
+        neighbours: The graph, `{neighbour: edge category}` for each node.
 
     Returns:
-        The clusters in depth-first order from node 0, each a tuple of nodes in ascending order, and
-        the index of the parent of each, -1 for the first. None if the graph is not connected.
+        Two lists with an entry for each cluster, in depth-first order from node 0. The first has
+        the nodes of the cluster, a tuple of ascending numbers. The second has the index of the
+        cluster's parent, -1 for the first cluster. None if the graph is not connected.
     """
     if len(neighbours) == 1:
         return [(0,)], [-1]
@@ -232,17 +238,17 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
 
 
 class TreeCluster:
-    """Cluster of a vocabulary: a small graph.
+    """Cluster of a vocabulary: a small graph with nodes 0, 1, ...
 
     Args:
         types: Categories of its nodes.
-        edges: Category of each edge, once as (i, j) and once as (j, i).
+        edges: `{(i, j): category}` with each edge in both directions.
         weights: Weight of each edge category.
 
     Attributes:
         sums: Sum of the edge weights of each node.
-        invariant: Value that is equal for clusters that differ only by their numbering; others may
-            have the same.
+        invariant: Value that is equal for clusters that differ only by their numbering. Others may
+            have the same value, so `isomorphisms` decides.
     """
 
     def __init__(self, types: tuple[int, ...], edges: dict[Site, int], weights: list[int]):
@@ -254,13 +260,14 @@ class TreeCluster:
         self.invariant = tuple(sorted(types)), tuple(triples)
 
     def isomorphisms(self, other: TreeCluster) -> Iterator[tuple[int, ...]]:
-        """Yield all isomorphisms to another cluster.
+        """Yield all isomorphisms: renumberings that turn this cluster into another one.
 
         Args:
             other: The other cluster.
 
         Yields:
-            For each node of this cluster the node of `other` to which it is mapped.
+            A tuple per isomorphism: entry v is the node of `other` to which node v of this cluster
+            is mapped. Nothing if the clusters are different.
         """
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for mapping in matcher.isomorphisms_iter():
@@ -275,7 +282,7 @@ class TreeCluster:
 
     @cached_property
     def symmetries(self) -> list[tuple[int, ...]]:
-        """All automorphisms of the n nodes, each as n integers: entry k is the image of node k.
+        """All automorphisms, one tuple each: entry v is the node to which v is mapped.
 
         Raises:
             UserError: if there are more than `MOST_SYMMETRIES`.
@@ -295,22 +302,22 @@ class TreeCluster:
 
     @cached_property
     def sites(self) -> list[Site]:
-        """All sites: the nodes and, in rings, the edges in both directions."""
+        """All sites: nodes (v,) and, in rings, edges in both directions, (i, j) and (j, i)."""
         nodes: list[Site] = [(v,) for v in range(len(self.types))]
         return nodes + list(self.edges) if len(nodes) > 2 else nodes
 
     @cached_property
     def distinct_sites(self) -> set[Site]:
-        """One site of each class that automorphisms map to each other, the smallest.
+        """Sites that no automorphism maps to each other: the smallest site of each class.
 
-        Attachments at other sites of a class are equivalent, so these are all that are compared.
+        Attachments at other sites of a class are equivalent, so `attachments` tries only these.
         """
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
         """Return the weight of the edge that host and guest share at a site; 0 for a node.
 
-        Both count this edge among the edge weights of its nodes, the graph has it once.
+        In the sums of edge weights, both clusters count the shared edge, but the graph has it once.
 
         Args:
             site: A site of this cluster.
@@ -321,19 +328,20 @@ class TreeCluster:
 def representative(
     host: TreeCluster, guest: TreeCluster, fixed: Site, place: Site, site: Site
 ) -> tuple[tuple[Site, Site], tuple[int, ...], tuple[int, ...]]:
-    """Find the attachment that stands for all attachments equivalent to a given one.
+    """Find the attachment that is used in place of all attachments equivalent to a given one.
 
     Args:
         host: Cluster to which the guest is attached.
         guest: Cluster to attach.
-        fixed: Nodes of the host that other clusters share: automorphisms must keep them.
+        fixed: Nodes of the host that it shares with other clusters already. Automorphisms that move
+            them are left out.
         place: Site of the host.
-        site: Site of the guest, whose nodes are identified with the nodes of `place` in turn.
+        site: Site of the guest; its k-th node is identified with the k-th node of `place`.
 
     Returns:
-        The attachment (site of the host, site of the guest) that the function `attachments` lists;
-        and the automorphisms of the host and of the guest, for each node its image, that map
-        `place` and `site` to it.
+        Three entries: the smallest equivalent attachment, as a pair (site of the host, site of the
+        guest); the automorphism of the host and that of the guest that map `place` and `site` to
+        it. An automorphism is a tuple whose entry v is the node to which v is mapped.
     """
     images: list[Any] = []
     for s, t in product(host.symmetries, guest.symmetries):
@@ -347,18 +355,18 @@ def representative(
 def attachments(
     host: TreeCluster, guest: TreeCluster, fixed: Site, free: tuple[int, ...], most: int
 ) -> list[tuple[Site, Site]]:
-    """Return the ways to attach a cluster to another one, one of each equivalence class.
+    """Return the ways to attach a cluster to another one, without equivalent ones.
 
     Args:
         host: Cluster to which the guest is attached.
         guest: Cluster to attach.
-        fixed: Nodes of the host that other clusters share.
+        fixed: Nodes of the host that it shares with other clusters already.
         free: Free valence of each node of the host.
         most: Largest number of nodes that may be added to the graph.
 
     Returns:
-        Sorted attachments: pairs (site of the host, site of the guest) whose nodes are identified
-        in turn; [] if the guest does not fit.
+        Sorted pairs (site of the host, site of the guest); the k-th nodes of both are identified.
+        [] if the guest does not fit.
     """
     options = set()
     for site in guest.distinct_sites:
@@ -380,17 +388,20 @@ def attachments(
 
 
 class ClusterVocabulary:
-    """The clusters that trees are built of; the index of a cluster is its label.
+    """The clusters of which graphs are built; the index of a cluster is its label.
+
+    `len(vocabulary)` is the number of clusters.
 
     Args:
-        rows: For each label a pair of lists that describes its cluster: the node categories, and
-            i, j, category of all edges in turn, where i and j are indices of these nodes. A bond
-            of category 0 between nodes of categories 2 and 5 is `[[2, 5], [0, 1, 0]]`.
+        rows: For each label a list of two lists that describes its cluster. The first has the
+            categories of its nodes. The second has three numbers for each edge, all in one list:
+            its two nodes and its category. A bond of category 0 between nodes of categories 2 and 5
+            is `[[2, 5], [0, 1, 0]]`.
         edge_weights: Weight of each edge category.
         largest_sums: Largest sum of edge weights of each node category.
 
     Attributes:
-        clusters: The clusters; the index is the label.
+        clusters: The clusters, by label.
     """
 
     def __init__(self, rows: list[Any], edge_weights: list[int], largest_sums: list[int]):
@@ -427,7 +438,7 @@ class ClusterVocabulary:
             sums: Largest sum of edge weights of each node category.
 
         Returns:
-            The clusters as the constructor takes them in `rows`.
+            The argument `rows` of the constructor.
 
         Raises:
             UserError: if a graph is not connected.
@@ -454,13 +465,13 @@ class ClusterVocabulary:
 
         Args:
             types: Node categories of the graph.
-            neighbours: Neighbours of its nodes.
+            neighbours: The graph, `{neighbour: edge category}` for each node.
             nodes: Nodes of the graph that form the cluster.
             add: True to add an unknown cluster to the vocabulary.
 
         Returns:
-            The label, and for each node of the cluster the node of the graph. None for an unknown
-            cluster.
+            The label, and a tuple whose entry v is the node of the graph that is node v of the
+            cluster. None for an unknown cluster.
         """
         index = {v: k for k, v in enumerate(nodes)}
         edges: dict[Site, int] = {
@@ -486,24 +497,28 @@ class ClusterVocabulary:
 
 
 class PartialGraph:
-    """Graph to which clusters are attached one by one, depth-first, and its junction tree.
+    """Graph that is built by attaching clusters one by one, depth-first, and its junction tree.
+
+    Clusters are numbered by the order in which they are added: *cluster k* is the k-th one of the
+    tree.
 
     Args:
         vocabulary: Clusters to choose from.
         size: Number of nodes with which the graph is complete.
 
     Attributes:
-        labels: Label of each cluster of the tree.
-        parents: Index in the tree of the parent of each cluster, -1 for the first.
-        remaining: Number of nodes to come before each cluster was added.
-        nodes: For each cluster of the tree, the nodes of the graph that its nodes are.
-        attached: For each cluster of the tree, its nodes that other clusters share: pairs of the
-            node and (label, node) of the other cluster.
-        choices: Filled by `rebuild`, for each cluster but the first: the possible attachments, the
-            index of the chosen one, and what `attached` said of the parent before.
+        labels: Label of each cluster.
+        parents: Number of the parent of each cluster, -1 for cluster 0.
+        remaining: `to_come` as it was before each cluster was added.
+        nodes: For each cluster a tuple whose entry v is the node of the graph that is node v of the
+            cluster.
+        attached: For each cluster, what it shares with others. An entry (v, (label, w)) says that
+            node v of this cluster is node w of a neighbour in the tree with that label.
+        choices: Filled by `rebuild`, one entry for each cluster but cluster 0: the possible
+            attachments, the index of the chosen one, and the list `attached` of the parent before.
         types: Category of each node of the graph.
         sums: Sum of the edge weights of each node of the graph.
-        edges: Category of each edge (i, j), i < j.
+        edges: `{(i, j): category}` of the edges of the graph, i < j.
     """
 
     def __init__(self, vocabulary: ClusterVocabulary, size: int):
@@ -520,14 +535,14 @@ class PartialGraph:
 
     @property
     def to_come(self) -> int:
-        """Number of nodes that are still to come."""
+        """Number of nodes that the graph still lacks: its size less the nodes that it has."""
         return self.size - len(self.types)
 
     def cluster(self, k: int) -> TreeCluster:
-        """Return a cluster of the tree, as the vocabulary has it.
+        """Return cluster k, as the vocabulary has it.
 
         Args:
-            k: Index of the cluster in the tree.
+            k: Number of the cluster in the tree.
         """
         return self.vocabulary.clusters[self.labels[k]]
 
@@ -540,23 +555,23 @@ class PartialGraph:
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> Site:
-        """Return the nodes of the k-th cluster that other clusters share, in ascending order.
+        """Return the nodes of cluster k that it shares with other clusters, in ascending order.
 
         They are numbered as in the cluster of the vocabulary, not as in the graph.
 
         Args:
-            k: Index of the cluster in the tree.
+            k: Number of the cluster in the tree.
         """
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
     def open(self, k: int) -> list[int]:
         """Return the nodes of the graph to which a later cluster can still be attached.
 
-        In a depth-first walk that stands at the k-th cluster (an edge or a ring), these are nodes
-        of this cluster and of its ancestors: those that may get further edges.
+        Clusters are added depth-first. After cluster k, only nodes of it and of its ancestors can
+        get further edges. Those with free valence are returned, numbered as in the graph.
 
         Args:
-            k: Index of the cluster in the tree.
+            k: Number of a cluster in the tree, an edge or a ring.
         """
         reachable: set[int] = set()
         while k >= 0:
@@ -565,15 +580,15 @@ class PartialGraph:
         return [v for v in reachable if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster, one of each equivalence class.
+        """Return the ways to attach a cluster to one of the tree, without equivalent ones.
 
         Args:
-            parent: Index in the tree of the host.
+            parent: Number of the host in the tree.
             label: Label of the guest.
 
         Returns:
-            Sorted attachments: pairs (site of the host, site of the guest), numbered as in the
-            clusters of the vocabulary; [] if the guest does not fit.
+            Sorted pairs (site of the host, site of the guest), numbered as in the clusters of the
+            vocabulary. [] if the guest does not fit.
         """
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # The minimum changes no result, and leaves fewer cases to cache.
@@ -581,16 +596,16 @@ class PartialGraph:
         return attachments(self.cluster(parent), guest, self.fixed(parent), free, most)
 
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
-        """Return True if an attachment leaves free valence, or completes the graph.
+        """Return True if the graph can still grow after an attachment, or is complete with it.
 
-        Otherwise the walk would end with too few nodes. The graph is complete once it has `size`
-        nodes; free valence counts where something can still be attached, see `open`.
+        False means that the graph would end with too few nodes: no node to which a later cluster
+        could be attached would have free valence (`open`).
 
         Args:
-            parent: Index in the tree of the host.
+            parent: Number of the host in the tree.
             label: Label of the guest.
-            place: Site of the host, as one of `attachments`: nodes are numbered as in the cluster
-                of the vocabulary, not as in the graph.
+            place: Site of the host, as `attachments` returns it: numbered as in the cluster of the
+                vocabulary, not as in the graph.
             site: Site of the guest, numbered likewise.
         """
         guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
@@ -604,14 +619,15 @@ class PartialGraph:
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
-        """Attach a cluster, which changes the graph and the tree in place.
+        """Attach a cluster: the graph and the tree are changed in place.
+
+        Sites are numbered as in the clusters of the vocabulary, as `attachments` returns them.
 
         Args:
             label: Label of the guest.
-            parent: Index in the tree of the host; -1 for the first cluster.
-            place: Site of the host, () for the first cluster.
-            site: Site of the guest, () for the first cluster. Both are numbered as in the cluster
-                of the vocabulary.
+            parent: Number of the host in the tree; -1 for the first cluster.
+            place: Site of the host; () for the first cluster.
+            site: Site of the guest; () for the first cluster.
         """
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)
@@ -640,16 +656,19 @@ class PartialGraph:
 def rebuild(
     vocabulary: ClusterVocabulary, types: list[int], neighbours: Neighbours
 ) -> PartialGraph | None:
-    """Build a given graph from the clusters of a vocabulary, and record the choices.
+    """Build a given graph from the clusters of a vocabulary, and record the decisions.
+
+    Training uses it to learn which decisions lead to a graph.
 
     Args:
         vocabulary: The clusters.
         types: Node categories of the graph.
-        neighbours: Neighbours of its nodes.
+        neighbours: The graph, `{neighbour: edge category}` for each node.
 
     Returns:
-        The graph, its nodes numbered as they were added, with `choices`. None if the given graph is
-        not connected, has an unknown cluster, or exceeds the largest sums of edge weights.
+        The graph with its `choices`; nodes are numbered in the order in which they were added. None
+        if the given graph is not connected, has an unknown cluster, or exceeds the largest sums of
+        edge weights.
     """
     tree = junction_tree(neighbours)
     if tree is None:

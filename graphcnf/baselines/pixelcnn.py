@@ -1,7 +1,18 @@
-"""PixelCNN: each pixel given the pixels above and to the left, by mixtures of logistics.
+"""PixelCNN: an autoregressive model of images, and the mixtures of logistics of its pixels.
 
-A vertical stack of convolutions sees the rows above, a horizontal stack sees the row so far and the
-vertical stack (van den Oord et al. 2016, arXiv 1606.05328).
+Pixels are drawn row by row, from left to right, each given all pixels before it. van den Oord et
+al. 2016, arXiv 1606.05328. The model is here for comparison with flows of images.
+
+- *Levels*: a pixel has in each channel one of `levels` integers, 0 to `levels` - 1. Networks see it
+  as a number from -1 to 1 (`scaled`).
+- The *vertical stack* is the series of convolutions that sees the rows above a pixel. The
+  *horizontal stack* sees the pixels to the left in its row, and the vertical stack.
+- A *mixture of logistics* is the distribution of a pixel: K weighted logistic densities, of which
+  each integer gets the mass around it (`PixelMixture`).
+- A *memory* caches what convolutions need of earlier pixels, so that drawing a pixel does not
+  compute the whole image anew.
+
+Shapes: B images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -23,15 +34,15 @@ LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Return how many parameters `PixelMixture` takes for each pixel.
+    """Return how many numbers per pixel a network must output for a `PixelMixture`.
 
     Args:
-        channels: Channels of a pixel.
-        mixtures: Components of the mixture.
+        channels: Channels C of a pixel.
+        mixtures: Number K of components of the mixture.
 
     Returns:
-        The number of output channels of the network: weights, means, scales, and how each mean
-        depends on earlier channels.
+        The number of output channels. For each component they are one weight, C means, C scales,
+        and C (C - 1) / 2 slopes that say how each mean depends on earlier channels.
     """
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
@@ -51,7 +62,7 @@ def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """Invert `scaled`: map numbers from -1 to 1 to the nearest values of pixels.
+    """Map numbers from -1 to 1 back to the nearest values of pixels: the inverse of `scaled`.
 
     Args:
         value: Numbers, of any shape; those outside of -1 to 1 are clipped.
@@ -69,15 +80,16 @@ class PixelMixture:
 
         P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
 
-    F is the sigmoid; the first and the last value also get the tails. The mean of a channel depends
-    linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d (Salimans et al.,
-    *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and 2.2).
+    Here x_c is the value of channel c, and F the sigmoid. The first and the last value also get the
+    tails. The mean of a channel depends linearly on the channels before it: m_kc = mu_kc +
+    sum_{d<c} a_kcd x_d (Salimans et al., *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and
+    2.2).
 
     Args:
-        parameters: Outputs of a network, (B, `parameter_count`, H, W). For zeros, the means of the
-            components are evenly spaced.
+        parameters: Outputs of a network, (B, P, H, W) with P = `parameter_count`. If they are 0,
+            the means of the components are evenly spaced.
         channels: Number of channels C.
-        levels: Number of values of a channel, 0 to levels - 1.
+        levels: Number of values of a channel.
 
     Examples:
         >>> pixels = PixelMixture(torch.randn(1, parameter_count(1, 5), 1, 1), 1, levels=4)
@@ -151,12 +163,13 @@ class PixelMixture:
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
 
     def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw images.
+        """Draw images: for each pixel first a component of the mixture, then its channels in turn.
 
         Args:
-            uniform: Uniform random numbers in [0, 1), (B, 1 + C, H, W): for each pixel one that
-                chooses the component, and one for each channel.
-            temperature: Divides the logits of the components, and multiplies their scales.
+            uniform: Uniform random numbers in [0, 1), (B, 1 + C, H, W). Of each pixel, number 0
+                chooses the component, number 1 + c the value of channel c.
+            temperature: Divides the logits of the components, and multiplies their scales; below 1
+                for more probable images.
 
         Returns:
             (B, C, H, W) uint8.
@@ -175,9 +188,12 @@ class PixelMixture:
         return unscaled(torch.cat(before, 1), self.levels)
 
     def mean(self) -> Tensor:
-        """Return the mean image of each mixture, (B, C, H, W) uint8.
+        """Return the mean image of each mixture, for decoding without random numbers.
 
         Means of components outside of the range of values are clipped to it.
+
+        Returns:
+            (B, C, H, W) uint8.
         """
         weights = torch.softmax(self.logits, 1)
         means: list[Tensor] = []  # of each channel in every component, (B, K, H, W)
@@ -188,10 +204,13 @@ class PixelMixture:
 
 
 class GatedLayer(nn.Module):
-    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) from convolutions of the normalised h.
+    """Layer of a PixelCNN, which updates the vertical and the horizontal stack.
+
+    An update of a stack h is ``h + a sigmoid(b)``, where (a, b) come from causal convolutions of
+    the normalised h.
 
     Args:
-        width: Channels.
+        width: Channels of each stack.
     """
 
     def __init__(self, width: int):
@@ -206,9 +225,9 @@ class GatedLayer(nn.Module):
         """Update the vertical stack, of the whole image or of its next row.
 
         Args:
-            v: The stack, (B, C, H, W); of the next row (B, C, 1, W).
-            memory: Cache of the earlier rows, `{convolution: its last inputs}`, {} before the first
-                one; updated in place. None if v is the whole image.
+            v: The stack, (B, width, H, W). With a memory only the next row, (B, width, 1, W).
+            memory: Cache of the earlier rows, `{convolution: its last inputs}`, updated in place;
+                {} before the first row. None if v is the whole image.
 
         Returns:
             The new stack, of the shape of `v`.
@@ -220,10 +239,11 @@ class GatedLayer(nn.Module):
         """Update the horizontal stack, of the whole image or of its next pixel.
 
         Args:
-            h: The stack, (B, C, H, W); of the next pixel (B, C, 1, 1).
-            v: The vertical stack after this layer, at the same pixels, of the shape of `h`.
-            memory: Cache of the earlier pixels of the row, `{convolution: its last inputs}`, {}
-                before the first one; updated in place. None if h is the whole image.
+            h: The stack, (B, width, H, W). With a memory only the next pixel, (B, width, 1, 1).
+            v: The vertical stack at the same pixels, as `vertical` of this layer returned it, of
+                the shape of `h`.
+            memory: Cache of the earlier pixels of the row, `{convolution: its last inputs}`,
+                updated in place; {} before the first pixel. None if h is the whole image.
 
         Returns:
             The new stack, of the shape of `h`.
@@ -233,15 +253,17 @@ class GatedLayer(nn.Module):
 
 
 class PixelCNN(ImageModel):
-    """Autoregressive model of pixels: exact likelihood in one pass, sampling in a pass per pixel.
+    """Autoregressive model of images, whose likelihood is exact.
+
+    `log_prob` takes one pass of the network, `sample` a pass for each pixel. It has no latents.
 
     Args:
         shape: Channels, height and width of the images.
         levels: Number of values of a pixel, 2 to 256.
-        width: Channels of the features.
+        width: Channels of each stack.
         layers: Number of gated layers.
-        mixtures: Components of the mixture of a pixel.
-        architecture: Name by which a saved model is loaded.
+        mixtures: Number of components of the mixture of a pixel.
+        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)

@@ -1,12 +1,20 @@
-"""R-VAE: a graph VAE with one latent vector, and penalties for graphs that break rules.
+"""R-VAE: a graph VAE whose training penalises graphs that break rules of validity.
 
-Nodes and edges are independent given z. In training, expected graphs from the prior are penalised
-for breaking rules of validity (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Differences from
-the paper: the number of nodes is given, and the decoder convolves over the sequence of nodes
-instead of the adjacency matrix.
+Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630. The model is here for comparison. `GraphVAE` is the
+common base class of `RegularizedVAE` and of the JT-VAE (`graphcnf.baselines.jtvae`).
 
-Shapes: B graphs, N nodes, D channels of the latent vector z, W channels of a node. `GraphVAE` is
-the base of `RegularizedVAE` and of the JT-VAE; its *latent vectors* have names.
+- A graph x has one or more *latent vectors* z with names, such as "graph". The prior p(z) is
+  standard normal; q(z|x) is the posterior.
+- In the R-VAE, nodes and edges are independent given z.
+- The *penalties* measure how much graphs break rules, such as the largest sum of edge weights of a
+  node (for molecules: the valence). Training computes them for graphs decoded from the prior, as
+  probabilities of all categories.
+- The *weight* of an edge belongs to its category; for molecules it is the bond order.
+
+Differences from the paper: the number of nodes is given, and the decoder convolves over the
+sequence of nodes instead of the adjacency matrix.
+
+Shapes: B graphs, N nodes, D latents of a latent vector, W channels of a node.
 """
 
 from __future__ import annotations
@@ -32,14 +40,14 @@ PRIOR = StandardNormal()  # density of the latents, p(z)
 
 
 class Gaussian:
-    """Diagonal normal posterior q(z|x).
+    """Normal posterior q(z|x) with independent latents.
 
     Args:
-        parameters: Outputs of a network, (B, 2 D).
+        parameters: Outputs of a network, (B, 2 D): means, then logarithms of standard deviations.
 
     Attributes:
         mean: Mean, (B, D).
-        log_scale: Logarithm of the standard deviation, between -7 and 3, (B, D).
+        log_scale: Logarithm of the standard deviation, (B, D), clipped to -7 to 3.
     """
 
     def __init__(self, parameters: Tensor):
@@ -50,8 +58,7 @@ class Gaussian:
         """Draw z = mean + scale * e with standard normal e.
 
         Args:
-            noise: Tape that records the random numbers, or repeats those in it; None to draw new
-                ones.
+            noise: Records the random numbers, or repeats recorded ones; None to draw new ones.
 
         Returns:
             (B, D).
@@ -61,43 +68,44 @@ class Gaussian:
         return self.mean + self.log_scale.exp() * e
 
     def bound(self, z: Tensor) -> Bound:
-        """Return log p(z) - log q(z|x), a term of a bound.
+        """Return log p(z) - log q(z|x), one draw of minus the KL divergence from the prior.
 
         Args:
             z: A draw of this posterior, (B, D).
 
         Returns:
-            The term, (B,) nats.
+            The term of the bound, (B,) nats.
         """
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
 
     def expected_bound(self, weight: float) -> Bound:
-        """Return -KL(q(z|x) | p(z)), the expectation of `bound`, times a weight.
+        """Return -KL(q(z|x) | p(z)) times a weight: the expectation of `bound` over draws.
 
         Args:
-            weight: The weight; 1 for the bound itself, less for latents that say more.
+            weight: 1 for the bound itself. Less than 1 in training lets latents carry more
+                information.
 
         Returns:
-            The term, (B,) nats.
+            The term of the bound, (B,) nats.
         """
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
 
 
 class GraphEncoder(nn.Module):
-    """Node features by message passing along edges, with a weight matrix per edge category.
+    """Network that computes features of nodes by message passing along edges.
 
-    Each layer is h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its
-    input.
+    Each layer is h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j), where N_k(i) are the
+    neighbours of node i along edges of category k. The MLP normalises its input.
 
     Args:
         nodes: Number of node categories.
         bonds: Number of edge categories.
-        max_nodes: Largest number of nodes, for an embedding of the number of a node; None for
-            features that do not depend on it.
-        width: Channels of a node.
+        max_nodes: Largest number of nodes: then features depend on the node numbers. None for
+            features that do not.
+        width: Channels W of a node.
         layers: Number of layers.
     """
 
@@ -128,7 +136,8 @@ class GraphEncoder(nn.Module):
             node_types: Node categories, (B, N) long.
             bonds: Edge categories plus 1, 0 for no edge, (B, N, N) long.
             mask: Real nodes, (B, N) bool.
-            known: Further features, which are added to the input, (B, N, W).
+            known: Further features of the nodes, which are added to the input of the first layer,
+                (B, N, W); 0 for none.
 
         Returns:
             (B, N, W), 0 where masked.
@@ -144,13 +153,14 @@ class GraphEncoder(nn.Module):
 
 
 class GraphVAE(StochasticModel):
-    """Base of graph VAEs, which have one or more latent vectors, and log p(x|z) as named terms.
+    """Base class of graph VAEs, with one or more latent vectors and a decoder of several terms.
 
-    A subclass defines `_posteriors`, `_likelihood` and, if its networks take something else than
-    the batch, `_read`.
+    A subclass sets `dims` and defines `_posteriors` (q(z|x) of each latent vector) and
+    `_likelihood` (named terms of log p(x|z)). If both need something that is computed once from the
+    batch, it defines `_read`, too.
 
     Attributes:
-        dims: Channels of each latent vector, by name.
+        dims: `{name of a latent vector: number of its latents}`.
     """
 
     dims: dict[str, int]
@@ -199,13 +209,14 @@ class GraphVAE(StochasticModel):
 
         Args:
             batch: The graphs.
-            noise: Tape of the random numbers.
-            weight: If given, log p(z) - log q(z|x) is replaced by its expectation,
-                -KL(q(z|x) | p(z)), times this number.
+            noise: Records the random numbers of z, or repeats recorded ones; None for new ones.
+            weight: For training: a number, by which the KL divergence, then computed exactly
+                instead of drawn, is multiplied. None for the bound itself.
 
         Returns:
-            log p(z) - log q(z|x) of each latent vector, by the names of `dims`; and the terms of
-            log p(x|z), by the names that the subclass gives them.
+            `{name: Bound}` with (B,) nats each. For each name in `dims` it is log p(z) - log
+            q(z|x), with `weight` its expectation times the weight. The other names are those of the
+            terms of log p(x|z), which the subclass chooses.
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -227,7 +238,7 @@ class GraphVAE(StochasticModel):
             noise: Without effect, since nothing is drawn.
 
         Returns:
-            (B, D) each, by the names of `dims`.
+            `{name: (B, D)}` for the latent vectors in `dims`.
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -242,22 +253,24 @@ class GraphVAE(StochasticModel):
 
 
 class RegularizedVAE(GraphVAE):
-    """Variational autoencoder of graphs with penalties for breaking rules of validity.
+    """The R-VAE as a graph model: a variational autoencoder with penalties for breaking rules.
+
+    `measure` finds `edge_weights`, `largest_sums` and `edge_ends` in training data.
 
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        edge_weights: Weight of each edge category (bond orders).
-        edge_ends: Triples (edge category, node category, node category) in the training data, in
-            both directions.
+        edge_weights: Weight of each edge category; for molecules, the bond order.
+        edge_ends: Which edges occur in the training data: triples (edge category, category of the
+            one node, category of the other), each in both directions.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        latent_dim: Channels of z.
+        latent_dim: Number D of latents.
         width: Channels of a node.
-        pair_width: Channels of a pair.
+        pair_width: Channels of a pair of nodes in the decoder.
         encoder_layers: Layers of message passing in the encoder.
         decoder_layers: Convolutions in the decoder.
-        multiplier: Weight of the penalties relative to the bound in nats.
+        multiplier: Factor of the penalties, which are added to the loss in nats.
     """
 
     architecture = "rvae"
@@ -318,14 +331,15 @@ class RegularizedVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Measure the tables of the penalties from training data.
+        """Measure from training data the arguments of the constructor that the penalties need.
 
         Args:
             graphs: The training graphs.
-            **options: Keyword arguments of `measured_sums`.
+            **options: Keyword arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
 
         Returns:
-            Arguments of the constructor by name: `edge_weights`, `largest_sums` and `edge_ends`.
+            `{"edge_weights": ..., "largest_sums": ..., "edge_ends": ...}`, arguments of the
+            constructor by name.
         """
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
@@ -382,14 +396,16 @@ class RegularizedVAE(GraphVAE):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw the terms that training maximises: those of `bounds`, and "penalties".
 
-        Only in training mode there are penalties: minus `multiplier` times those of expected graphs
-        from the prior. The metrics `bits_*` of training include them.
+        Training calls it. In training mode, as many graphs as the batch has, of the same numbers of
+        nodes, are decoded from latents of the prior. "penalties" is minus `multiplier` times their
+        penalties. So the metrics `bits_*` of training are not those of the bound. In evaluation
+        mode it is the same as `bounds`.
 
         Args:
             batch: B graphs.
 
         Returns:
-            The terms by name, (B,) nats each.
+            `{name: Bound}` with (B,) nats each.
         """
         if not self.training:
             return self.bounds(batch)
@@ -402,19 +418,21 @@ class RegularizedVAE(GraphVAE):
         return {**bounds, "penalties": Bound.exact(-paid)}
 
     def penalties(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Return the penalties of expected graphs, by name.
+        """Return how much graphs, given as probabilities of their categories, break the rules.
 
         Args:
             nodes: Probabilities of the T node categories, (B, N, T); 0 where masked.
-            edges: Probabilities of the K edge categories, (B, N, N, K), symmetric; 0 where masked
-                and on the diagonal.
+            edges: Probabilities of the K edge categories of each pair of nodes, (B, N, N, K),
+                symmetric; 0 where masked and on the diagonal. The rest to 1 is the probability of
+                no edge.
             mask: Real nodes, (B, N) bool.
 
         Returns:
-            (B,) each: "valence", the excess of edge weights over the largest sums, summed over
-            nodes; "connectivity", the number of nodes that a node does not reach, averaged over
-            nodes; "ends", the number of edges whose category and node categories are not in
-            `edge_ends`.
+            Three penalties, (B,) each, from 0 for a graph that keeps the rules. "valence" is the
+            excess of the expected sum of edge weights over the expected largest sum, summed over
+            nodes. "connectivity" is the number of nodes that a node does not reach, averaged over
+            nodes. "ends" is the expected number of edges whose category and node categories are not
+            in `edge_ends`.
         """
         excess = (edges @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
         # A node is reached with the smallest edge probability on the best path. (Powers of the
@@ -441,13 +459,14 @@ class RegularizedVAE(GraphVAE):
         """Decode latents to the most probable graphs.
 
         Args:
-            latents: "graph", (B, D).
+            latents: `{"graph": (B, D)}`.
             mask: Real nodes, (B, N) bool.
-            temperature: Factor of the latents.
+            temperature: Factor of the latents, below 1 for latents nearer to the mean of the prior.
             generator: Ignored, since nothing is drawn.
 
         Returns:
-            B graphs, with the most probable category of each node and pair; they may be invalid.
+            B graphs, with the most probable category of each node and pair. They may break the
+            rules.
         """
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
