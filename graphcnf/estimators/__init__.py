@@ -1,1 +1,1 @@
-"""Models as parts of other libraries' pipelines: scikit-learn and sbi."""
+"""Models of this package as parts of pipelines of other libraries: scikit-learn and sbi."""

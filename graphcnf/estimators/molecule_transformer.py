@@ -1,4 +1,8 @@
-"""`MoleculeTransformer`, a step of a scikit-learn pipeline: SMILES become numbers."""
+"""`MoleculeTransformer`, a step of a scikit-learn pipeline that turns SMILES into numbers.
+
+The numbers are those of a trained `MoleculeFlow`: its *latents*, the continuous variables of each
+atom, or its log-likelihood.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,25 @@ from graphcnf.graphs.records import RecordNoise
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 OUTPUTS = ("latents", "log_likelihood")
+"""Kinds of numbers that a `MoleculeTransformer` can return."""
 
 
 class MoleculeTransformer(TransformerMixin, BaseEstimator):
-    """Turn SMILES into latents, or into their log-likelihood, of a trained model.
+    """Turn SMILES into latents of a trained model, or into their log-likelihood under it.
 
-    Nothing is learned in `fit`, which loads the model. A molecule's numbers are a function of the
-    molecule and the model.
+    It is a transformer of scikit-learn. `fit` learns nothing; it loads the model. The numbers of a
+    molecule depend on the molecule and the model alone.
 
     Args:
         model: Name of shipped weights, or a folder of a model.
-        output: "latents": those of each atom in the canonical order, with zeros after the last
-            atom, (M, largest number of atoms times latents per atom); "log_likelihood": the lower
-            bound on log p(molecule), nats, (M, 1).
+        output: "latents" or "log_likelihood". Latents are those of each atom in the canonical order
+            of atoms, with zeros after the last atom. M molecules give (M, N D), where N is the
+            largest number of atoms of the model, and D its number of latents per atom. The
+            log-likelihood is the lower bound on log p(molecule) that `MoleculeFlow.log_prob`
+            returns, in nats, (M, 1).
 
     Attributes:
-        flow_: The model, after `fit`.
+        flow_: The model; set by `fit`.
 
     Examples:
         >>> MoleculeTransformer().fit_transform(["CCCCCO", "c1ccccc1O"]).shape
@@ -46,17 +53,18 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         self.model, self.output = model, output
 
     def fit(self, X: Any = None, y: Any = None) -> MoleculeTransformer:
-        """Load the model; the molecules are ignored.
+        """Load the model; nothing is learned from the molecules.
 
         Args:
-            X: Ignored.
-            y: Ignored.
+            X: Ignored; scikit-learn passes it.
+            y: Ignored; scikit-learn passes it.
 
         Returns:
             The transformer itself.
 
         Raises:
-            Refused: There is no such output; it is a `ValueError` and a `UserError`.
+            Refused: `output` is neither "latents" nor "log_likelihood". It is a `ValueError` and a
+                `UserError`.
             UserError: There is no such model.
         """
         if self.output not in OUTPUTS:
@@ -66,17 +74,17 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Iterable[Any]) -> np.ndarray:
-        """Return the numbers of molecules.
+        """Return the numbers of molecules; `fit` must have been called.
 
         Args:
             X: M SMILES: a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
 
         Returns:
-            (M, columns) float64, as the class says of each output.
+            (M, N D) or (M, 1) float64: for `output`, see the class.
 
         Raises:
-            Refused: The model cannot represent one of them; the message says which, and why. It is
-                a `ValueError` and a `UserError`.
+            Refused: The model cannot represent one of the molecules; the message says which, and
+                why. It is a `ValueError` and a `UserError`.
         """
         check_is_fitted(self)
         smiles = _texts(X)
@@ -121,13 +129,14 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return found.reshape(len(graphs), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the columns of `transform`, such as "latent_0_2" (atom 0, latent 2).
+        """Return the names of the columns of `transform`; `fit` must have been called.
 
         Args:
-            input_features: Ignored.
+            input_features: Ignored; scikit-learn passes it.
 
         Returns:
-            (columns,) object.
+            Array of texts, (columns,) object: "latent_0_2" is latent 2 of atom 0; or
+            "log_likelihood".
         """
         check_is_fitted(self)
         if self.output == "log_likelihood":

@@ -1,9 +1,15 @@
-"""A density estimator for sbi, of parameters or data of which some are discrete.
+"""A density estimator for sbi, for parameters or data of which some are discrete.
 
-sbi infers the *parameters* theta of a simulator from its *data* x. It learns p(x | theta), the
-likelihood (NLE), or p(theta | x), the posterior (NPE). Both are the conditional density of a table
-with a column for each number of theta and x, here that of a `ColumnFlow`. A column of whole numbers
-only is discrete: it has probabilities, not a density.
+sbi (simulation-based inference) infers the parameters of a simulator from its data.
+
+- *theta* are the parameters of a simulation, P numbers; *x* is the data that it gives, Q numbers.
+- The *target* of learning is the likelihood p(x | theta), for sbi's `NLE`, or the posterior p(theta
+  | x), for its `NPE`.
+- The *input* is what stands before the bar, the *condition* what stands after it: these are sbi's
+  words.
+- A *simulation* is a row of a table, with a column for each number of theta and x. The estimator is
+  a `ColumnFlow` of that table: it models the columns in turn, the condition first.
+- A column that holds whole numbers only is *discrete*: it has probabilities, not a density.
 """
 
 from __future__ import annotations
@@ -27,26 +33,27 @@ if TYPE_CHECKING:
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
 
 TARGETS = {"likelihood": "x", "posterior": "theta"}
-"""What is learned, and the name of its input: the argument of the density before the bar."""
+"""Which of theta and x is the input, for each target."""
 
 
 def estimator_builder(
     target: str = "likelihood", *, seed: int = 0, bins: int | None = None, **network: Any
 ) -> Callable[[Tensor, Tensor], ConditionalDensityEstimator]:
-    """Return what sbi takes as `density_estimator`: a function of theta and x.
+    """Return what sbi takes as its argument `density_estimator`: a function of theta and x.
 
-    The estimator begins with the density of counts, see `graphcnf.discrete.counts`.
+    The estimator that the function makes begins with the frequencies of values in the simulations,
+    and training improves on them (`graphcnf.discrete.counts`).
 
     Args:
-        target: "likelihood" for `NLE`, "posterior" for `NPE`.
+        target: "likelihood" for sbi's `NLE`, "posterior" for `NPE`.
         seed: Seed of the weights.
-        bins: Number of bins of real numbers, within each of which the density of a number is
-            linear; None to choose it by the number of simulations.
+        bins: Number of bins into which the values of a column of real numbers are divided; within a
+            bin the density is linear. None to choose it by the number of simulations.
         **network: Arguments of `ColumnFlow`, such as `width`.
 
     Returns:
-        Function from parameters (M, P) and data (M, Q) of simulations to an untrained estimator,
-        which sbi trains.
+        Function from theta (M, P) and x (M, Q) of M simulations to an untrained estimator, which
+        sbi trains.
 
     Raises:
         UserError: The target is unknown, or sbi is not installed.
@@ -108,6 +115,9 @@ def _columns(label: str, values: Tensor) -> pd.DataFrame:
 @cache
 def estimator_class() -> type[ConditionalDensityEstimator]:
     """Return the class of the estimators that `estimator_builder` makes; the call imports sbi.
+
+    The class is made in a function, since its base class belongs to sbi, which need not be
+    installed.
 
     Returns:
         A subclass of sbi's `ConditionalDensityEstimator`, the same in every call.

@@ -1,1 +1,1 @@
-"""Graphs and molecules in the types of other libraries: PyTorch Geometric and networkx."""
+"""Graphs and molecules to and from the types of PyTorch Geometric and networkx."""

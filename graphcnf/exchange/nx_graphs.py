@@ -1,7 +1,10 @@
-"""Graphs and molecules of networkx.
+"""Convert graphs and molecules to and from graphs of networkx.
 
-Nodes and edges have one attribute, `LABEL`: a category, or of a molecule its name in the vocabulary
-("C", "N+", "n"; "SINGLE", "AROMATIC_DOUBLE").
+In networkx, each node and edge has one attribute, "label" (`LABEL`).
+
+- The *label* is the category of the node or edge, a number.
+- With a vocabulary of molecules it is the name of the category instead: "C", "N+" or "n" for atoms,
+  "SINGLE" or "AROMATIC_DOUBLE" for bonds.
 """
 
 from __future__ import annotations
@@ -18,20 +21,21 @@ if TYPE_CHECKING:
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 LABEL = "label"
-"""Attribute of nodes and of edges."""
+"""Name of the attribute of nodes and of edges in networkx."""
 
 
 def to_networkx(
     graphs: PackedGraphs, vocabulary: MoleculeVocabulary | None = None
 ) -> list[nx.Graph]:
-    """Return graphs as `nx.Graph`, with nodes 0, 1, ... in their order.
+    """Convert graphs to networkx.
 
     Args:
         graphs: The graphs.
-        vocabulary: Names of the categories; None for their numbers.
+        vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
+            their numbers.
 
     Returns:
-        A graph for each, whose nodes and edges have their category in the attribute "label".
+        A `nx.Graph` for each graph, with nodes 0, 1, ... in the same order.
     """
     found = []
     for k in range(len(graphs)):
@@ -50,15 +54,20 @@ def to_networkx(
 def from_networkx(
     graphs: Iterable[nx.Graph], vocabulary: MoleculeVocabulary | None = None
 ) -> PackedGraphs:
-    """Pack graphs that `to_networkx` returned, or others with the attribute `LABEL` ("label").
+    """Pack graphs of networkx, such as those of `to_networkx`.
 
     Args:
-        graphs: The graphs; their nodes keep their order. A node or edge without the attribute has
-            the label 0: category 0 without a vocabulary, and refused with one.
-        vocabulary: Names of the categories; None if the attribute holds their numbers.
+        graphs: The graphs, whose nodes and edges have the attribute "label". Nodes keep their
+            order. Without a vocabulary, a missing label means category 0.
+        vocabulary: Vocabulary of molecules if labels are names of categories; None if they are the
+            numbers.
+
+    Returns:
+        As many graphs, in the same order.
 
     Raises:
-        UserError: A graph is directed or a multigraph, or a name is not in the vocabulary.
+        UserError: A graph is directed or a multigraph, or a label is missing or not in the
+            vocabulary.
         ValueError: as in `PackedGraphs.from_lists`.
     """
     known: Sequence[Any] = (None, None)

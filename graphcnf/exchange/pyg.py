@@ -1,10 +1,13 @@
-"""Graphs and molecules of PyTorch Geometric (PyG).
+"""Convert graphs and molecules to and from PyTorch Geometric (PyG).
 
-PyG's graph is a `Data`: `x` has a row for each node, `edge_index` (2, E) the edges, as a rule each
-in both directions, and `edge_attr` a row for each column of `edge_index`. *Categories* are rows
-that hold one number, (n,) or (n, 1), or one-hot vectors, (n, C). *Molecular features* are those of
-`torch_geometric.utils.from_smiles`, which data sets such as MoleculeNet have: nine numbers for an
-atom, the first of them its atomic number, and three for a bond.
+- A graph of PyG is a `Data`. `x` has a row for each node. `edge_index` (2, E) has the node numbers
+  of the edges, as a rule each edge in both directions. `edge_attr` has a row for each column of
+  `edge_index`.
+- *Categories* are numbers from 0 that name the types of nodes or edges. In `x` and `edge_attr` they
+  are one number per row, (n,) or (n, 1), or one-hot rows, (n, C).
+- *Molecular features* are those of `torch_geometric.utils.from_smiles`, which data sets such as
+  MoleculeNet have: nine numbers for an atom, the first of them its atomic number, and three for a
+  bond.
 """
 
 from __future__ import annotations
@@ -26,17 +29,17 @@ if TYPE_CHECKING:
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 FEATURES = 9, 3
-"""Molecular features of an atom and of a bond."""
+"""Number of molecular features of an atom, and of a bond."""
 
 
 def listed(data: Iterable[Data]) -> list[Data]:
-    """Return graphs of PyG as a list.
+    """Return graphs of PyG as a list, whatever holds them.
 
     Args:
         data: A list, a `Batch` or a `Dataset` of `Data`.
 
     Returns:
-        The `Data`, in their order; not copies.
+        The `Data`, in their order; they are not copied.
     """
     from torch_geometric.data import Batch
 
@@ -44,14 +47,18 @@ def listed(data: Iterable[Data]) -> list[Data]:
 
 
 def categories(what: str, values: Tensor | None) -> np.ndarray:
-    """Return the category of each row of an attribute, (n,).
+    """Read the categories of nodes or edges from an attribute of a graph.
 
     Args:
-        what: Name of the attribute, for messages.
-        values: The attribute, (n,), (n, 1) or one-hot vectors (n, C); None if it is missing.
+        what: Name of the attribute, such as "x", for messages.
+        values: The attribute: numbers (n,) or (n, 1), or one-hot rows (n, C); None if it is
+            missing.
+
+    Returns:
+        Categories, (n,), in the type of numbers of the attribute; int64 for one-hot rows.
 
     Raises:
-        ValueError: It is missing or of another shape.
+        ValueError: The attribute is missing or of another shape.
     """
     if values is None:
         raise ValueError(f"{what} is missing")
@@ -65,7 +72,7 @@ def categories(what: str, values: Tensor | None) -> np.ndarray:
 
 
 def is_one_hot(values: Tensor) -> bool:
-    """Return True for rows (n, C) with a single 1 and zeros, C > 1.
+    """Return True for one-hot rows: a tensor (n, C), C > 1, with a single 1 in each row and else 0.
 
     Args:
         values: A tensor of any shape.
@@ -80,12 +87,12 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
     """Pack graphs of PyG.
 
     Args:
-        data: List, `Batch` or `Dataset` of `Data` with categories in `x` and `edge_attr`; without
+        data: List, `Batch` or `Dataset` of `Data` with categories in `x` and `edge_attr`. Without
             `edge_attr` every edge has category 0. Each edge is given in one direction or in both.
 
     Returns:
-        As many graphs, with the node numbers that they have; positions and further attributes of
-        `Data` are dropped.
+        As many graphs, with the same node numbers. Further attributes of `Data`, such as
+        coordinates, are dropped.
 
     Raises:
         ValueError: for attributes that are missing or of other shapes, and as in
@@ -100,14 +107,18 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
 
 
 def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> list[Data]:
-    """Return graphs as `Data`, with both directions of every edge, see `data_of`.
+    """Convert graphs to `Data` of PyG, with both directions of every edge.
 
     Args:
         graphs: The graphs.
-        smiles: SMILES of each graph, which become the attribute `smiles`; None for none.
+        smiles: SMILES of each graph, which become its attribute `smiles`; None to leave it out.
 
     Returns:
-        A `Data` for each graph: `x` (n,), `edge_index` (2, 2 m) and `edge_attr` (2 m,), all long.
+        A `Data` for each graph of n nodes and m edges: node categories `x` (n,), `edge_index` (2, 2
+        m) and edge categories `edge_attr` (2 m,), all long. `data_of` says in which order.
+
+    Raises:
+        ValueError: There are not as many SMILES as graphs.
     """
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
@@ -116,16 +127,16 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
 
 
 def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
-    """Return a graph as `Data`, with both directions of every edge.
+    """Convert one graph to a `Data` of PyG, with both directions of every edge.
 
     Args:
-        nodes: Node categories (n,), which become `x`, long.
+        nodes: Node categories, (n,).
         edges: Pairs of node numbers (m, 2), each edge once.
-        kinds: Edge categories (m,), which become `edge_attr` (2 m,), long.
+        kinds: Edge categories, (m,).
 
     Returns:
-        The graph; its `edge_index` (2, 2 m) has all edges in the given direction, then all in the
-        other one.
+        `Data` with `x` (n,), `edge_index` (2, 2 m) and `edge_attr` (2 m,), all long. First come all
+        edges in the given direction, then all in the other one.
     """
     from torch_geometric.data import Data
 
@@ -138,21 +149,22 @@ def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
 def smiles_of(
     data: Iterable[Data], vocabulary: MoleculeVocabulary | None = None
 ) -> list[str | None]:
-    """Return the SMILES of molecules of PyG, None for those that are no valid molecule.
+    """Return the SMILES of molecules of PyG.
 
-    They are read from the attribute `smiles`, or else from the molecular features, or else from
-    categories.
+    For each graph they are read from the first of these that it has: the attribute `smiles`,
+    molecular features, categories.
 
     Args:
         data: List, `Batch` or `Dataset` of `Data`.
-        vocabulary: Meaning of categories in `x` and `edge_attr`, such as that of a `MoleculeFlow`;
-            None if there are none.
+        vocabulary: Meaning of the categories in `x` and `edge_attr`, such as the vocabulary of a
+            `MoleculeFlow`; None if graphs have no categories.
 
     Returns:
-        A SMILES for each graph: of the attribute `smiles` as it is, unchecked; else canonical.
+        A SMILES for each graph, or None if it is no valid molecule. The attribute `smiles` is
+        returned as it is and not checked; other SMILES are canonical.
 
     Raises:
-        UserError: A graph has none of the three.
+        UserError: A graph has none of the three, or its attributes have wrong shapes.
     """
     return [_smiles(number, d, vocabulary) for number, d in enumerate(listed(data))]
 

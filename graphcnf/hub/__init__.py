@@ -1,1 +1,1 @@
-"""Models on the Hugging Face hub: downloaded, uploaded, described by a model card."""
+"""Models on the Hugging Face hub: download, upload, and the model card that goes with them."""

@@ -1,7 +1,8 @@
-"""The model card: a page in Markdown that says what a model is, made from its files.
+"""The model card: a page in Markdown that tells users of the Hugging Face hub what a model is.
 
-It begins with YAML that the hub reads (licence, tags). A *figure* is a number of the model, which
-the card gives with its source or the command that measures it.
+It is made from the model's files when the model is uploaded (`graphcnf.hub.repository.push`). It
+begins with YAML that the hub reads, with licence and tags. *Figures* are numbers that say how good
+the model is; the card gives each with its source or the command that measures it.
 """
 
 from __future__ import annotations
@@ -20,24 +21,26 @@ FIGURES = {
     "novelty": "not in the training data",
     "fcd": "FCD",
 }
-"""Keys of `graphcnf evaluate --json` that the card shows, and what it calls them."""
+"""Keys of `graphcnf evaluate --json` that the card shows, with the words that it uses for them."""
 
 INTENDED = {
     "molecules": "Drawing and scoring molecules that resemble the training data, as suggestions "
     "that a chemist reviews.",
     "data": "Drawing and scoring records that resemble the training data.",
 }
+"""Intended use if the user names none, for models of molecules and of other data."""
 
 LIMITS = (
     "Nothing but the training data says what is likely: rare things are rare, what training lacks "
     "may have the probability 0, and mistakes in the data are learned.",
     "Records that are near to training records may reveal them.",
 )
-"""Limits of every model."""
+"""Limits of every model, which each card names."""
 
 LIMITS_OF_MOLECULES = (
     "A valid molecule need not be stable, safe or possible to make; no property was measured.",
 )
+"""Further limits of models of molecules."""
 
 
 def model_card(
@@ -49,19 +52,20 @@ def model_card(
     limits: str | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the model card of a model, in Markdown.
+    """Write the model card of a model, in Markdown.
 
     Args:
-        files: Content of the model's files by name; `config.json` among them.
-        name: "org/name" of the repository.
+        files: `{name: content}` of the model's files; "config.json" must be among them.
+        name: "org/name" of the repository, for the examples of use.
         licence: Licence of the weights, such as "mit".
-        intended: What the model is meant for; a general sentence if None.
-        limits: What the model does not do, beside the limits of every model.
-        figures: What `graphcnf evaluate --json` wrote of a sample of the model; None for no table
-            of figures.
+        intended: Sentences about what the model is meant for; None for a general one.
+        limits: A sentence about what the model does not do, beside the limits of every model; None
+            for none.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model, `{figure: value}`;
+            None to show only what training has recorded.
 
     Returns:
-        The text, which begins with the YAML.
+        The text, which begins with the YAML. Control characters in it are made harmless.
     """
     config = json.loads(files["config.json"])
     metadata = config["metadata"]

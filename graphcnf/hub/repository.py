@@ -1,9 +1,13 @@
-"""Download and upload of models on the Hugging Face hub, by the package huggingface_hub.
+"""Download and upload models on the Hugging Face hub, by the package huggingface_hub.
 
-A *repository* "org/name" of the hub holds the files of a model. A *commit*, 40 hexadecimal digits,
-is one state of a repository; a *revision* is a commit, or a branch or tag that leads to one. A
-repository may be a stranger's: only files are read whose names stand in `FILES`, never a name that
-the repository gives, and the folder that they are kept in bears the name that the user gave.
+- A *repository* "org/name" of the hub holds the files of a model.
+- A *commit*, 40 hexadecimal digits, is one state of a repository; its files never change.
+- A *revision* is a commit, or a branch or tag that leads to one.
+- A *pickle* is a file that can run code when a program loads it.
+
+A repository may be a stranger's. So only files are read whose names stand in `FILES`, never a name
+that the repository gives. The folder in which they are kept bears the name that the user gave.
+Repositories with pickles are refused.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ CARD = "README.md"
 """File of the model card, which is uploaded, and never read."""
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
-"""Endings of files that may run code where another program loads them."""
+"""Endings of files that may be pickles; a repository with such a file is refused."""
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?", re.A)
 _UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline|Protocol|^(Read|Write|Close)Error")
@@ -55,21 +59,23 @@ _COMMIT = re.compile(r"[0-9a-f]{40}", re.A)
 
 
 def fetch(name: str | Path) -> Path:
-    """Return the folder of a model of the hub, after downloading it if it is not there yet.
+    """Return the folder of a model of the hub; download the model first if it is not there yet.
 
-    Whatever the revision, all files are those of one commit, which a line on stderr names after a
-    download. With a commit that was downloaded before, the hub is not asked.
+    All files are those of one commit, also if a branch or tag was asked for. After a download, a
+    line on stderr names the commit. For a commit that was downloaded before, the hub is not asked,
+    so no network is needed.
 
     Args:
         name: "org/name" for the newest commit, or "org/name@revision".
 
     Returns:
-        The folder of that commit, which holds `config.json`; it is never written again.
+        The folder of that commit in the cache, which holds `config.json` and the other files. It is
+        never changed afterwards.
 
     Raises:
-        UserError: There is no such model, the package huggingface_hub is not installed, the hub
-            does not answer, or the repository is refused: it has files that may be pickles or whose
-            paths lead elsewhere, lacks the model, or its files are too large or damaged.
+        UserError: There is no such model, the package huggingface_hub is not installed, or the hub
+            does not answer. Or the repository is refused: it has files that may be pickles or whose
+            paths lead elsewhere, it lacks the model, or its files are too large or damaged.
     """
     repository, revision = _parsed(name)
     folder = cache_folder() / "hub" / repository.replace("/", "--")
@@ -101,20 +107,24 @@ def push(
     limits: str | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload a model and its card to the hub, as one commit; the repository is made if missing.
+    """Upload a model and its model card to the hub, as one commit.
+
+    The repository is created if it is missing. Files of the same names are replaced there, and stay
+    in its earlier commits.
 
     Args:
-        model: A model, or the folder of one.
-        name: "org/name" of the repository. Files of the same names are replaced there, and stay in
-            its earlier commits.
+        model: A model, or the folder of one, or the name of shipped weights.
+        name: "org/name" of the repository.
         licence: Licence of the weights as the hub writes it, such as "mit" or "cc-by-4.0".
-        private: True for a new repository that only its owner sees.
-        intended: What the model is meant for, for the card; a general sentence if None.
-        limits: What the model does not do, for the card, beside what is true of all models.
-        figures: What `graphcnf evaluate --json` wrote of a sample of the model.
+        private: True to create a repository that only its owner sees. Without effect on one that
+            exists.
+        intended: Sentences for the card about what the model is meant for; None for a general one.
+        limits: A sentence for the card about what the model does not do, beside what is true of all
+            models.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model, for the card.
 
     Returns:
-        The pinned name, "org/name@commit".
+        "org/name@commit", a name that always means these files.
 
     Raises:
         UserError: There is no such model, the name has a revision, the package huggingface_hub is
@@ -138,18 +148,18 @@ def packed(
     limits: str | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """Return the files that `push` uploads.
+    """Return the files that `push` uploads, without uploading them.
 
     Args:
-        model: A model, or the folder of one.
-        name: "org/name" of the repository.
+        model: A model, or the folder of one, or the name of shipped weights.
+        name: "org/name" of the repository, for the card.
         licence: Licence of the weights.
-        intended: What the model is meant for; a general sentence if None.
-        limits: What the model does not do.
-        figures: What `graphcnf evaluate --json` wrote of a sample.
+        intended: Sentences for the card about what the model is meant for; None for a general one.
+        limits: A sentence for the card about what the model does not do.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model.
 
     Returns:
-        `{name: content}`: some of `FILES`, and `CARD`.
+        `{file name: content}`: those of `FILES` that the model has, and the card "README.md".
 
     Raises:
         UserError: There is no such model, or the name has a revision.
@@ -169,13 +179,13 @@ def packed(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Read the files of a model.
+    """Read the files of a model into memory.
 
     Args:
         folder: Folder of the model.
 
     Returns:
-        `{name: content}` for those of `FILES` that there are.
+        `{file name: content}` for those of `FILES` that are there.
 
     Raises:
         UserError: A file is a link, or one of `NEEDED` is missing.

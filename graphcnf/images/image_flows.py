@@ -1,11 +1,18 @@
-"""Normalizing flows of images, and their architectures, each a function that adds layers.
+"""Normalizing flows of images: `ImageFlow`, and the architectures of which it is built.
 
-An *architecture* is a function that returns `Layers`: the transforms of the flow, from images to
-latents. ``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial
-11 (Lippe 2020). A *checkerboard mask* divides the pixels by the colour that they would have on a
-chessboard; couplings with it act on the squeezed image (`graphcnf.flows.Checkerboard`). A *channel
-mask* divides the channels into halves. To *squeeze* is to turn 2 x 2 pixels into one of four times
-as many channels.
+- An *architecture* is a function such as `glow`, which returns the transforms of a flow as
+  `Layers`. `ImageFlow(architecture="glow", ...)` calls it. `simple`, `vardeq` and `multiscale` are
+  the models of the UvA deep learning tutorial 11 (Lippe 2020).
+- *Dequantization* turns integer pixels into real numbers by noise: uniform, or *variational*, from
+  a flow that is learned.
+- A *coupling* transforms one half of the numbers given the other half. Its *kind* is "additive",
+  "affine", or "mixture-K" for mixtures of K logistics, such as "mixture-8".
+- A *checkerboard mask* halves the pixels by the colour that they would have on a chessboard. A
+  *channel mask* halves the channels.
+- To *squeeze* an image is to turn each 2 x 2 pixels into one pixel of four times as many channels.
+- To *factor out* (split) is to take half of the channels as latents, so that later couplings have
+  less to do. A *scale* is the part of a flow between two splits.
+- The *base density* is that of the latents.
 """
 
 from __future__ import annotations
@@ -36,22 +43,26 @@ from graphcnf.images.image_networks import ConvolutionNetwork, ImageEncoder
 from graphcnf.limits import Range
 
 Shape = Sequence[int]
+"""Channels, height and width of images."""
 COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": AffineCoupling}
+"""Couplings whose kind is a plain name; "mixture-K" is the other kind."""
 
 
 class Layers:
-    """Builder of the steps of a flow of images; each method appends steps.
+    """Builder of a flow of images: each method appends transforms.
 
-    The `kind` of couplings is "additive", "affine" or "mixture-K", for mixtures of K logistics.
+    The functions that are architectures use it, and return it.
 
     Args:
-        shape: channels, height and width of the images.
-        base: base density, standard normal if None.
-        **network: arguments of `ConvolutionNetwork` for all couplings.
+        shape: Channels, height and width of the images.
+        base: Base density of the latents; standard normal if None.
+        **network: Arguments of `ConvolutionNetwork` for the networks of all couplings.
 
     Attributes:
-        steps: transforms so far, from images to latents.
-        shape: channels, height and width of the output of these steps.
+        steps: Transforms so far, from images to latents.
+        shape: Channels, height and width of the images after these transforms.
+        base: Base density.
+        network: Arguments of `ConvolutionNetwork`, `width` (32) among them.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -61,13 +72,16 @@ class Layers:
         self.network = {"width": 32, **network}
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
-        """Add the steps from integers to the real line: dequantization, then a logit.
+        """Add what turns integer pixels into real numbers: dequantization, then a logit.
+
+        It comes first in every architecture.
 
         Args:
-            levels: number of values of a pixel, 0 to levels - 1.
-            alpha: share of the unit interval that `Logit` leaves out at its ends.
-            kind: kind of the couplings of variational dequantization, see the class.
-            couplings: number of these couplings; 0 for dequantization with uniform noise.
+            levels: Number of values of a pixel, 0 to levels - 1.
+            alpha: Share of the unit interval that `Logit` leaves out at its ends, so that its
+                result is finite.
+            kind: Kind of the couplings of variational dequantization.
+            couplings: Number of these couplings; 0 for uniform noise.
         """
         noise: Transform = UniformDequantization(levels)
         if couplings:
@@ -82,10 +96,10 @@ class Layers:
         self.steps += [noise, Affine(1 / levels), Logit(alpha)]
 
     def squeeze(self, step: Squeeze | None = None) -> None:
-        """Add a step that halves height and width and quadruples the channels.
+        """Add a transform that halves height and width, and quadruples the channels.
 
         Args:
-            step: the step; None for a `Squeeze`.
+            step: The transform, if not a plain `Squeeze`; for example a `Checkerboard`.
 
         Raises:
             UserError: if height or width is odd.
@@ -102,15 +116,16 @@ class Layers:
     def couplings(
         self, kind: str, count: int, *, normalise: bool = True, mix: bool = False, **network: Any
     ) -> None:
-        """Add couplings that transform half of the channels given the other half.
+        """Add couplings with channel masks: half of the channels given the other half.
 
         Args:
-            kind: kind of the couplings, see the class.
-            count: number of couplings.
+            kind: Kind of the couplings: "additive", "affine" or "mixture-K".
+            count: Number of couplings.
             normalise: True for an ActNorm before each coupling.
-            mix: True for an invertible 1x1 convolution before each coupling, which then transforms
-                the second half; False to transform the second half and the first half in turn.
-            **network: arguments of `ConvolutionNetwork` that differ from those of the class.
+            mix: True for an invertible 1x1 convolution before each coupling. It mixes the channels,
+                so each coupling transforms the second half. If False, the couplings transform the
+                second half and the first half by turns.
+            **network: Arguments of `ConvolutionNetwork` that differ from those of the class.
 
         Raises:
             UserError: if there is one channel only, or `kind` is unknown.
@@ -123,12 +138,14 @@ class Layers:
             self.steps += map(ChannelsFirst, steps)
 
     def checkerboard(self, kind: str, count: int, **options: Any) -> None:
-        """Add couplings that transform the pixels of one checkerboard colour given the other.
+        """Add couplings with checkerboard masks: the pixels of one colour given those of the other.
+
+        The shape of the images stays.
 
         Args:
-            kind: kind of the couplings, see the class.
-            count: number of couplings.
-            **options: keyword arguments of the method `couplings`.
+            kind: Kind of the couplings: "additive", "affine" or "mixture-K".
+            count: Number of couplings.
+            **options: Further arguments of the method `couplings`.
 
         Raises:
             UserError: if height or width is odd, or `kind` is unknown.
@@ -140,7 +157,7 @@ class Layers:
         self.shape = shape
 
     def split(self) -> None:
-        """Add a step that factors out half of the channels, as latents; see `Split`."""
+        """Add a transform that factors out half of the channels as latents; see `Split`."""
         channels, height, width = self.shape
         self.steps.append(Split(channels, self.base))
         self.shape = (channels // 2, height, width)
@@ -188,14 +205,14 @@ def simple(
     """Build uniform dequantization and couplings with checkerboard masks; sides must be even.
 
     Args:
-        shape: channels, height and width of the images.
-        levels: number of values of a pixel.
-        coupling: kind of the couplings: "additive", "affine", or "mixture-K" for mixtures of K
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel.
+        coupling: Kind of the couplings: "additive", "affine", or "mixture-K" for mixtures of K
             logistics.
-        couplings: number of couplings.
-        alpha: share of the unit interval that the logit after dequantization leaves out at its ends
+        couplings: Number of couplings.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its ends
             (`graphcnf.flows.Logit`).
-        **network: arguments of `ConvolutionNetwork` for all couplings.
+        **network: Arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: a side is odd, or `coupling` is unknown.
@@ -217,13 +234,14 @@ def vardeq(
     """Build variational dequantization and couplings with checkerboard masks; sides must be even.
 
     Args:
-        shape: channels, height and width of the images.
-        levels: number of values of a pixel.
-        coupling: kind of the couplings, see `simple`.
-        couplings: number of couplings.
-        dequantization: number of couplings of the dequantization; 0 for uniform noise.
-        alpha: share of the unit interval that the logit leaves out at its ends.
-        **network: arguments of `ConvolutionNetwork` for all couplings.
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel.
+        coupling: Kind of all couplings: "additive", "affine" or "mixture-K".
+        couplings: Number of couplings after dequantization.
+        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its
+            ends.
+        **network: Arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: a side is odd, or `coupling` is unknown.
@@ -244,17 +262,18 @@ def multiscale(
     alpha: float = 1e-5,
     **network: Any,
 ) -> Layers:
-    """Build a flow of two scales, which factors out half of the dimensions at half the size.
+    """Build a flow of two scales, which factors out half of the numbers at half the size.
 
     Args:
-        shape: channels, height and width of the images; four must divide the sides.
-        levels: number of values of a pixel.
-        coupling: kind of the couplings, see `simple`.
-        couplings: numbers of couplings with checkerboard masks, with channel masks at half the
-            size, and with channel masks at a quarter of the size.
-        dequantization: number of couplings of the dequantization; 0 for uniform noise.
-        alpha: share of the unit interval that the logit leaves out at its ends.
-        **network: arguments of `ConvolutionNetwork` for all couplings.
+        shape: Channels, height and width of the images. Four must divide both sides.
+        levels: Number of values of a pixel.
+        coupling: Kind of all couplings: "additive", "affine" or "mixture-K".
+        couplings: Three numbers of couplings: with checkerboard masks at full size, with channel
+            masks at half the size, and with channel masks at a quarter of the size.
+        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its
+            ends.
+        **network: Arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: four does not divide a side, or `coupling` is unknown.
@@ -283,18 +302,19 @@ def realnvp(
 ) -> Layers:
     """Build affine couplings with checkerboard and channel masks at several scales (RealNVP).
 
-    A scale has couplings with checkerboard masks, then as many with channel masks, and then factors
-    out half of the dimensions. The last scale has checkerboard masks only, one coupling more, and
-    factors out nothing (Dinh et al. 2017, arXiv 1605.08803).
+    Each scale has couplings with checkerboard masks, then as many with channel masks at half the
+    size, and then factors out half of the numbers. The last scale has only checkerboard masks, one
+    coupling more, and factors out nothing (Dinh et al. 2017, arXiv 1605.08803).
 
     Args:
-        shape: channels, height and width of the images; ``2 ** scales`` must divide the sides.
-        levels: number of values of a pixel.
-        scales: number of scales.
-        couplings: number of couplings with each kind of mask in a scale.
-        block: kind of the blocks of `ConvolutionNetwork`.
-        alpha: share of the unit interval that the logit leaves out at its ends.
-        **network: further arguments of `ConvolutionNetwork` for all couplings.
+        shape: Channels, height and width of the images. ``2 ** scales`` must divide both sides.
+        levels: Number of values of a pixel.
+        scales: Number of scales.
+        couplings: Number of couplings with each kind of mask in a scale.
+        block: "gated", "residual" or "pointwise", see `ConvolutionNetwork`.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its
+            ends.
+        **network: Further arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: the sides cannot be halved as often.
@@ -327,24 +347,26 @@ def glow(
 ) -> Layers:
     """Build steps of ActNorm, invertible 1x1 convolution and coupling at several scales (Glow).
 
-    Half of the dimensions are factored out after each scale but the last. Unlike in the original
+    Half of the numbers are factored out after each scale but the last. Unlike in the original
     (Kingma & Dhariwal 2018, arXiv 1807.03039), the first couplings have checkerboard masks and
-    mixtures of logistics, since the values of a pixel may have several modes, such as black and
-    bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
+    mixtures of logistics. The reason is that the values of a pixel may have several modes, such as
+    black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
 
     Args:
-        shape: channels, height and width of the images; ``2 ** scales`` must divide the sides.
-        levels: number of values of a pixel.
-        scales: number of scales.
-        steps: number of couplings of a scale.
-        pixels: how many of the first scale's couplings come before it, with checkerboard masks.
-        mixtures: number of logistics of these couplings.
-        coupling: kind of the other couplings, see `simple`.
-        block: kind of the blocks of `ConvolutionNetwork`.
-        layers: number of these blocks.
+        shape: Channels, height and width of the images. ``2 ** scales`` must divide both sides.
+        levels: Number of values of a pixel.
+        scales: Number of scales.
+        steps: Number of couplings in a scale.
+        pixels: How many of the couplings of the first scale have checkerboard masks. They come
+            before the first squeeze, and the other ones of that scale are fewer by this number.
+        mixtures: Number of logistics of these couplings.
+        coupling: Kind of all other couplings: "additive", "affine" or "mixture-K".
+        block: "gated", "residual" or "pointwise", see `ConvolutionNetwork`.
+        layers: Number of blocks in each network.
         position: True for a learned vector of each pixel, see `ConvolutionNetwork`.
-        alpha: share of the unit interval that the logit leaves out at its ends.
-        **network: further arguments of `ConvolutionNetwork` for all couplings.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its
+            ends.
+        **network: Further arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: the sides cannot be halved as often, or `coupling` is unknown.
@@ -376,18 +398,19 @@ def flowpp(
 ) -> Layers:
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 
-    As in Ho et al. 2019, arXiv 1902.00275; the base density is the standard logistic.
+    Ho et al. 2019, arXiv 1902.00275. The base density is the standard logistic.
 
     Args:
-        shape: channels, height and width of the images; four must divide the sides.
-        levels: number of values of a pixel.
-        couplings: numbers of couplings with checkerboard masks, and then, after a squeeze, with
-            channel masks and with checkerboard masks.
-        mixtures: number of logistics of a mixture.
-        dequantization: number of couplings of the dequantization; 0 for uniform noise.
-        heads: heads of self-attention; they must divide the width of the network.
-        alpha: share of the unit interval that the logit leaves out at its ends.
-        **network: further arguments of `ConvolutionNetwork` for all couplings.
+        shape: Channels, height and width of the images. Four must divide both sides.
+        levels: Number of values of a pixel.
+        couplings: Three numbers of couplings: with checkerboard masks at full size; and, after a
+            squeeze, with channel masks and with checkerboard masks.
+        mixtures: Number of logistics of a mixture.
+        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
+        heads: Heads of self-attention; they must divide the width of the network.
+        alpha: Share of the unit interval that the logit after dequantization leaves out at its
+            ends.
+        **network: Further arguments of `ConvolutionNetwork` for all couplings.
 
     Raises:
         UserError: four does not divide a side.
@@ -411,19 +434,26 @@ MODELS: dict[str, Callable[..., Layers]] = {
     "glow": glow,
     "flowpp": flowpp,
 }
+"""Functions that build the layers, by the name of the architecture."""
 
 
 class ImageFlow(ImageModel):
-    """Density of images of integers: dequantization, layers, base density.
+    """Normalizing flow of images of integers: dequantization, invertible layers, base density.
 
-    `log_prob` is a lower bound, from draws of the dequantization.
+    Each call of `log_prob` draws the noise of the dequantization, so it gives a lower bound.
 
     Args:
-        architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp": the name of
-            the function in this module that builds the layers.
-        shape: Channels, height and width.
+        architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp": name of the
+            function in this module that builds the layers.
+        shape: Channels, height and width of the images.
         levels: Number of values of a pixel, 2 to 256.
         **options: Further arguments of that function.
+
+    Attributes:
+        flow: The transforms, from images to latents.
+        base: Base density of the latents.
+        latent_shape: Shape of the latents of an image that were not factored out.
+        latent_size: Number of all latents of an image, C H W.
 
     Raises:
         UserError: if an argument or the size of the images does not fit the architecture.
@@ -472,15 +502,21 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
-        """Encode images to latents in float64, which `decode` maps back to exactly these images.
+        """Encode images to latents, which `decode` maps back to exactly these images.
+
+        It computes in float64, whatever the type of the weights: float32 would change some pixels.
 
         Args:
             x: Images, (B, C, H, W) of integers.
-            noise: Tape of the random numbers of the dequantization, to repeat a draw; None for a
-                new draw.
+            noise: Records the random numbers of the dequantization, or repeats recorded ones; None
+                for new ones.
 
         Returns:
-            Latents in float64, of B images.
+            Latents of B images, float64. `z` is the output of the last layer, `discarded` has what
+            each split factored out.
+
+        Raises:
+            ValueError: if the images do not fit the model.
         """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)
@@ -489,7 +525,7 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images.
+        """Decode latents to images, computed in float64.
 
         Args:
             latents: Latents of B images, of any floating type, as `encode` returns them.

@@ -1,7 +1,13 @@
 """`ImageModel`, the interface of all models of images, and their latents.
 
-Shapes: B images of C channels, H rows and W columns. The *tape* of a draw holds its random numbers:
-empty, they are recorded; full, they are used again (`noise` of `graphcnf.flows.Context`).
+- A *pixel* has in each channel an integer from 0 to `levels` - 1.
+- *Latents* are the continuous numbers into which a model encodes an image.
+- The *likelihood* of a model is exact, a lower bound, or missing, as in a GAN.
+- An *architecture* is the short name of a kind of model, such as "glow".
+- A *dimension* is one channel of one pixel: an image has C x H x W of them.
+- A *record* is one image of a sample, with its number.
+
+Shapes: B images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from graphcnf.registry import Registry
 from graphcnf.torch_state import evaluated
 
 FIXED = ("inputs", "outputs", "size", "context", "shape", "levels", "architecture")
-"""Arguments of functions and classes in `ImageModel.parts` that are not options."""
+"""Parameters of the functions in `ImageModel.parts` that are no options of an architecture."""
 
 IMAGE_MODELS = Registry(
     "image_models",
@@ -43,21 +49,22 @@ IMAGE_MODELS = Registry(
         "gan": "graphcnf.baselines.image_models:GAN",
     },
 )
-"""Classes of image models by architecture."""
+"""Class of the image model for each architecture, loaded when it is first used."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types that tensors of images may have."""
 
 BLOCK = 32  # records that are always drawn together: float32 rounding depends on the batch size
 
 
 @dataclass
 class ImageLatents:
-    """Latents of B images.
+    """Latents of B images, as `ImageModel.encode` returns them.
 
     Attributes:
-        z: The latents, (B, ...); in a flow the output of the last layer, (B, C, H, W).
-        discarded: In a flow, the latents that each `Split` factored out, (B, C, H, W) of smaller
-            and smaller images; empty in other models.
+        z: The latents, (B, ...). In a flow they are the output of the last layer, (B, C', H', W').
+        discarded: In a flow, the latents that each `Split` factored out, in the order of the
+            layers, (B, C', H', W') each; [] in other models.
     """
 
     z: Tensor
@@ -65,22 +72,28 @@ class ImageLatents:
 
 
 class ImageModel(Pretrained, ABC):
-    """Distribution over images whose pixels are integers.
+    """Base class of distributions over images whose pixels are integers.
 
-    Every subclass defines `_sample`. One with a likelihood also sets `likelihood` and defines
-    `_terms`; one with latents also sets `latent_size` and defines `encode` and `decode`.
+    What a subclass defines: always `_sample`. With a likelihood, also `_terms`, and `likelihood` is
+    set. With latents, also `encode` and `decode`, and `latent_size` is set. Its class is named in
+    `IMAGE_MODELS`.
 
     Args:
         architecture: Name of the kind of model, by which a saved model is loaded.
-        shape: Channels, height and width.
+        shape: Channels, height and width of the images.
         levels: Number of values of a pixel, 2 to 256.
-        **options: Further arguments of the subclass, saved in `config`.
+        **options: Further arguments of the subclass, saved in `config`. They are checked by the
+            signatures of `parts`.
 
     Attributes:
         config: The constructor's arguments, which are saved with the weights.
-        metadata: Facts about the data, JSON: `dataset`, `data`, `training`.
-        likelihood: What `log_prob` is: "exact", "bound" (a lower one), or None without any.
-        latent_size: Number of latents of an image, None without latents.
+        metadata: Facts about the data and the training, as JSON values: `dataset`, `data`,
+            `training`. Training fills it.
+        shape: Channels, height and width of the images.
+        levels: Number of values of a pixel.
+        likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None if there is
+            no likelihood.
+        latent_size: Number of latents of an image; None without latents.
 
     Raises:
         UserError: if an argument is out of range or of another type.
@@ -102,17 +115,20 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build a model from the config that was saved with it.
+        """Build an untrained model from the config that was saved with it.
+
+        Loading calls it, and then loads the weights.
 
         Args:
-            config: Arguments of the constructor by name. The class of the model is that of its
-                "architecture" in `IMAGE_MODELS`.
+            config: Arguments of the constructor by name. Its "architecture" determines the class,
+                by `IMAGE_MODELS`.
 
         Returns:
-            An untrained model, whose weights are to be loaded.
+            A model of that class.
 
         Raises:
-            ValueError: if the architecture is unknown, or of a class that is not a subclass.
+            ValueError: if the architecture is unknown, or belongs to a class that is not a subclass
+                of the one on which `rebuild` was called.
         """
         found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
         if not issubclass(found, cls):
@@ -122,15 +138,17 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def parts(cls, architecture: str) -> Sequence[Callable[..., Any]]:
-        """Return the functions and classes whose arguments are the options of an architecture.
+        """Return the functions and classes whose parameters are the options of an architecture.
 
-        `**options` of the constructor are checked against their signatures.
+        The constructor checks its `**options` by their signatures. A subclass overrides it if
+        options go to other functions, as those of `ImageFlow` to the function that builds its
+        layers.
 
         Args:
-            architecture: The architecture; one that the class does not have is refused before.
+            architecture: Name of an architecture of this class.
 
         Returns:
-            The class alone, unless a subclass returns others.
+            Here the class alone.
         """
         return (cls,)
 
@@ -141,17 +159,18 @@ class ImageModel(Pretrained, ABC):
 
     @evaluated
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return log P(x) of images, or a lower bound on it: `likelihood` says which of both.
+        """Return log P(x) of images, or draw a lower bound on it; `likelihood` says which.
 
         Args:
             x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
-            samples: Number K of draws of a bound per image. It is then the logarithm of the mean of
-                their K importance weights, tighter for larger K (IWAE, Burda et al. 2016, arXiv
-                1509.00519).
-            noise: Tape of the random numbers of a bound, to repeat a draw.
+            samples: Number K of draws of a bound per image. The result is the logarithm of the mean
+                of their K importance weights, which is tighter for larger K (IWAE, Burda et al.
+                2016, arXiv 1509.00519). Without effect on an exact likelihood.
+            noise: Records the random numbers of a bound, or repeats recorded ones; None for new
+                ones.
 
         Returns:
-            Log-probabilities of whole images, (B,) nats; a sum over pixels and channels.
+            Log-probabilities of whole images, (B,) nats.
 
         Raises:
             UserError: if the model has no likelihood.
@@ -179,14 +198,14 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
-        """Return the bits per dimension (pixel and channel) of images, or an upper bound on them.
+        """Return bits per dimension of images (-log2 P(x) / (C H W)), or an upper bound on them.
 
         Args:
             x: Images (B, C, H, W) of integers.
-            samples: Number of draws in a bound.
+            samples: Number of draws per image if the likelihood is a bound.
 
         Returns:
-            Bits of each image, (B,).
+            (B,).
 
         Raises:
             UserError: if the model has no likelihood.
@@ -197,16 +216,20 @@ class ImageModel(Pretrained, ABC):
     def training_loss(
         self, batch: Tensor, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch, and metrics.
+        """Return the loss of a batch and the metrics to report; the training loop calls it.
 
         Args:
             batch: Images, (B, C, H, W) of integers.
-            beta: Weight of log P(x|z); without effect in a model without a decoder.
+            beta: Weight of log P(x|z) in models with a decoder, such as the VAE; without effect in
+                others.
 
         Returns:
-            The negative log-likelihood, or its bound, in nats per dimension (pixel and channel), a
-            scalar; and the metric "bits_per_dimension" as a pair (sum over images, number of
-            images).
+            A pair. The loss is a scalar: the mean negative log-likelihood, or its bound, in nats
+            per dimension. The metrics are `{"bits_per_dimension": (sum over images, number of
+            images)}`, without `beta`.
+
+        Raises:
+            UserError: if the model has no likelihood.
         """
         decoded, others = self._terms(batch)
         dimensions = math.prod(self.shape)
@@ -223,8 +246,9 @@ class ImageModel(Pretrained, ABC):
 
         Args:
             count: Number of images.
-            temperature: Factor of all latents, below 1 for more probable images.
-            generator: None, a torch generator, or a list of a numpy generator per image.
+            temperature: Below 1 for more probable images. Latents are multiplied by it, and where
+                pixels are drawn, their distributions are narrowed.
+            generator: None, a torch generator, or a list of one numpy generator per image.
 
         Returns:
             (count, C, H, W) uint8.
@@ -247,15 +271,16 @@ class ImageModel(Pretrained, ABC):
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
     ) -> Tensor:
-        """Draw some records of a sample; a *record* is one image.
+        """Draw the images with given numbers of a sample, reproducibly.
 
-        Model, seed, number and temperature determine a record, whatever else is drawn.
+        An image is a function of the model, the seed, its number and the temperature. So images 10
+        to 19 are the same whether they are drawn alone or with others.
 
         Args:
-            first: Number of the first record.
-            count: Number of records.
+            first: Number of the first image, from 0.
+            count: Number of images.
             seed: Seed of the sample.
-            temperature: Factor of all latents, below 1 for more probable images.
+            temperature: Below 1 for more probable images, see `sample`.
 
         Returns:
             (count, C, H, W) uint8.
@@ -273,13 +298,14 @@ class ImageModel(Pretrained, ABC):
         return torch.cat(drawn)[first - start :][:count]
 
     def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images to latents.
+        """Encode images to latents; a model with latents overrides it.
 
         Args:
             x: Images, (B, C, H, W) of integers.
 
         Returns:
-            The latents, which `decode` maps back to images.
+            The latents. `decode` maps them back to these images exactly in a flow, and
+            approximately in other models.
 
         Raises:
             UserError: if the model has no latents.
@@ -288,10 +314,10 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images.
+        """Decode latents to images; a model with latents overrides it.
 
         Args:
-            latents: Latents of B images.
+            latents: Latents of B images, as `encode` returns them.
 
         Returns:
             Images, (B, C, H, W) uint8.
@@ -302,15 +328,16 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Return images on the straight line in latent space between two images.
+        """Return images on the straight line between two images in the space of latents.
 
         Args:
             a: First image, (C, H, W) of integers.
             b: Last image, (C, H, W) of integers.
-            steps: Number of images, those of both ends included.
+            steps: Number of images, both ends included.
 
         Returns:
-            (steps, C, H, W) uint8.
+            (steps, C, H, W) uint8. The ends are decoded, too, so they equal `a` and `b` only in a
+            flow.
 
         Raises:
             UserError: if the model has no latents.
@@ -326,7 +353,7 @@ class ImageModel(Pretrained, ABC):
         return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Check that images fit the model.
+        """Check that images fit the model, and return them.
 
         Args:
             x: Images, (B, C, H, W).
@@ -335,8 +362,8 @@ class ImageModel(Pretrained, ABC):
             The same tensor.
 
         Raises:
-            ValueError: if they are no integers, are outside of the model's range, or are not of its
-                shape.
+            ValueError: if they are not of an integer type, are not of the model's shape, or have
+                values outside of 0 to `levels` - 1.
         """
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
@@ -357,10 +384,11 @@ class ImageModel(Pretrained, ABC):
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if a folder, or its sub-folder `model`, contains a model of images.
+    """Return True if a name is that of a saved model of images, as commands need to know.
 
     Args:
-        name: The folder. False if there is none, or none that can be read.
+        name: Folder of a model, folder of a training run, or "org/name" of the Hugging Face hub,
+            which is downloaded. False if there is none, or none that can be read.
     """
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         config = read_json(inside(model_folder(name), "config.json"))

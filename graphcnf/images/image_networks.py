@@ -1,8 +1,14 @@
-"""Convolutional networks for couplings of images.
+"""Convolutional networks that compute the parameters of couplings in flows of images.
 
-Like couplings, `ConvolutionNetwork` takes and returns ``(B, H, W, C)``: B images of H rows and W
-columns of pixels with C channels. Inside, and in the blocks, tensors are ``(B, C, H, W)`` in
-PyTorch's channels-last memory format: no copy is made, and CPUs convolve faster.
+- `ConvolutionNetwork` is the network of a coupling: a convolution, several *blocks*, a convolution.
+- A *block* maps features to features of the same shape. Its kinds are `GatedBlock`, `ResidualBlock`
+  and `PointwiseBlock`; `PixelAttention` may follow them.
+- The *context* of a network is further input besides the image: features of the image that is
+  dequantized, which an `ImageEncoder` computes.
+
+`ConvolutionNetwork` takes and returns ``(B, H, W, C)``, as couplings do: B images of H rows and W
+columns of pixels with C channels. All other tensors here are ``(B, C, H, W)``, in PyTorch's
+channels-last memory format. So no copy is made, and CPUs convolve faster.
 """
 
 from __future__ import annotations
@@ -17,7 +23,9 @@ from graphcnf.flows.transform import Context
 
 
 def channels_last(module: nn.Module) -> None:
-    """Convert the weights of a module's convolutions to channels-last memory format, in place.
+    """Store the weights of a module's convolutions in channels-last memory format, in place.
+
+    CPUs convolve faster with it; results are the same.
 
     Args:
         module: The module.
@@ -26,21 +34,23 @@ def channels_last(module: nn.Module) -> None:
 
 
 class ConvolutionNetwork(nn.Module):
-    """Network of a coupling of images: convolution, blocks, convolution.
+    """Network of a coupling of images: a convolution, several blocks, a convolution.
 
-    The last convolution is initialised with 0, so that a coupling begins as the identity.
+    The last convolution begins with weights 0, so that a coupling begins as the identity.
 
     Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        size: height and width of the input.
-        width: hidden channels.
-        layers: number of blocks.
-        block: "gated", "residual" or "pointwise".
-        heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
-        context: channels of the context's features, 0 for none.
-        position: True for a learned vector of each pixel, added after the first convolution.
-        kernels: sizes of the first and the last convolution, odd.
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        size: Height and width of the input, in pixels.
+        width: Hidden channels.
+        layers: Number of blocks.
+        block: Kind of the blocks: "gated", "residual" or "pointwise".
+        heads: Heads of self-attention (`PixelAttention`) after the last block; 0 for none. They
+            must divide ``width``.
+        context: Channels of the context's features; 0 for a network without context.
+        position: True for a learned vector of each pixel, which is added after the first
+            convolution.
+        kernels: Sizes of the first and of the last convolution, both odd.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -79,12 +89,12 @@ class ConvolutionNetwork(nn.Module):
         channels_last(self)
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Map an image to as many pixels with other channels.
+        """Map images to as many pixels with other channels.
 
         Args:
             x: Input with channels last, ``(B, H, W, inputs)``.
-            context: Its features have channels first, as an `ImageEncoder` returns them: ``(B,
-                context, H, W)``. They are not used if `context` was 0.
+            context: Its `features`, with channels first, ``(B, C, H, W)`` for C = `context` of the
+                constructor, are a second input. Without effect if that was 0.
 
         Returns:
             ``(B, H, W, outputs)``.
@@ -103,13 +113,16 @@ class ConvolutionNetwork(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Network from images ``(B, C, H, W)`` to features ``(B, F, H / 2, W / 2)``; sides are even.
+    """Network that computes the context of variational dequantization from images.
+
+    The features have half the height and width of the images, since the couplings of the
+    dequantization act on squeezed images.
 
     Args:
-        channels: channels C of the images.
-        features: number F of features.
-        size: height and width of the images.
-        **network: further arguments of `ConvolutionNetwork`.
+        channels: Channels C of the images.
+        features: Number F of features.
+        size: Height and width of the images, both even.
+        **network: Further arguments of `ConvolutionNetwork`.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
@@ -131,13 +144,13 @@ class ImageEncoder(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of ``(B, C, H, W)``."""
+    """Layer normalisation of each pixel over its channels, for tensors ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise every pixel.
+        """Normalise the channels of every pixel.
 
         Args:
-            x: ``(B, C, H, W)``.
+            x: Features, ``(B, C, H, W)``.
 
         Returns:
             ``(B, C, H, W)``.
@@ -146,10 +159,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GatedBlock(nn.Module):
-    """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (arXiv 1902.00275).
+    """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (Ho et al. 2019, arXiv 1902.00275).
 
-    ``(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))``: one convolution after the other, and the
-    2 C channels of the last one are halved into a and b.
+    ``(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))``. The last convolution has 2 C output
+    channels; the first half of them is a, the second b.
 
     Args:
         width: Channels C.
@@ -205,6 +218,8 @@ class ResidualBlock(nn.Module):
 class PointwiseBlock(nn.Module):
     """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039).
 
+    It has no normalisation and no residual connection.
+
     Args:
         width: Channels C.
     """
@@ -214,10 +229,10 @@ class PointwiseBlock(nn.Module):
         self.convolution = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the block.
+        """Apply the block; the input is overwritten, to save memory.
 
         Args:
-            h: Features, ``(B, C, H, W)``, which are overwritten.
+            h: Features, ``(B, C, H, W)``.
 
         Returns:
             ``(B, C, H, W)``.
@@ -226,14 +241,15 @@ class PointwiseBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Gated self-attention among all pixels, ``h + a sigmoid(b)`` (arXiv 1902.00275, 3.3).
+    """Gated self-attention among all pixels, ``h + a sigmoid(b)`` (Flow++, arXiv 1902.00275, 3.3).
 
-    (a, b) are a linear map of what each pixel reads from the normalised ``h``.
+    Self-attention acts on the normalised ``h`` plus a learned vector of each pixel. A linear map of
+    its output gives (a, b).
 
     Args:
-        width: channels of a pixel.
-        heads: attention heads; must divide the width.
-        size: height and width, for a learned vector of each pixel.
+        width: Channels of a pixel.
+        heads: Attention heads; they must divide the width.
+        size: Height and width in pixels.
     """
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):
@@ -261,3 +277,4 @@ class PixelAttention(nn.Module):
 
 
 BLOCKS = {"gated": GatedBlock, "residual": ResidualBlock, "pointwise": PointwiseBlock}
+"""Classes of the blocks by their kind."""

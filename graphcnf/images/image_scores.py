@@ -1,4 +1,8 @@
-"""Scores of image models on held-out images."""
+"""Scores of image models on held-out images: bits per dimension, reconstruction, speed.
+
+A *dimension* is one channel of one pixel. If the likelihood of a model is only a lower bound, its
+bits are an upper bound, which is lower with more *draws* (`ImageModel.log_prob`).
+"""
 
 from __future__ import annotations
 
@@ -21,21 +25,27 @@ TIMED = 64  # number of images that are drawn to time sampling
 def score_image_models(
     models: Iterable[tuple[str, ImageModel, Tensor]], *, draws: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Score image models on held-out images.
+    """Score image models on held-out images, to compare them in one table.
 
     Args:
         models: Triples of name, model and held-out images (M, C, H, W) of integers.
-        draws: Number of draws in a bound.
+        draws: Number of draws per image for models whose likelihood is a bound.
         seed: Seed of these draws.
 
     Returns:
-        A dictionary for each model: `model`, `architecture`, `dataset`, `images` (number of
-        held-out ones), `draws`, `figure` ("exact", "bound" or "none": what the bits are),
-        `parameters`, `training_minutes`, `sampling_milliseconds` (per image). With a likelihood,
-        also `bits_per_dimension` (per pixel and channel, with `draws` draws) and `bits_one_draw`,
-        means over images. With latents, `reconstruction`, the share of images that come back
-        exactly, among the first `reconstructed` ones. If trained on the same data as the first
-        model, `difference` of their bits. Each mean has a standard error, `..._se`.
+        A dictionary for each model, in order, with these keys:
+        - `model` (its name), `architecture`, `dataset`
+        - `images`: number of held-out images; `draws`
+        - `figure`: what the bits are, "exact", "bound" or "none"
+        - `parameters`: number of weights; `training_minutes`; `sampling_milliseconds` per image
+        - with a likelihood, `bits_per_dimension` with `draws` draws and `bits_one_draw` with one,
+          means over images
+        - with latents, `reconstruction`: share of the first `reconstructed` images that encoding
+          and decoding gives back exactly
+        - if trained on the same data as the first model, `difference`: its mean bits less those of
+          the first model
+        - `bits_per_dimension_se`, `bits_one_draw_se`, `difference_se`: standard errors of these
+          means; None for a single image
     """
     rows, first = [], None
     for name, model, images in models:

@@ -1,4 +1,4 @@
-"""Grids of images as PNG files."""
+"""Many images in one PNG file, arranged as a grid."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ GREY, GAP, SMALLEST = 128, 2, 56
 def write_grid(
     images: np.ndarray, path: Path, *, levels: int = 256, columns: int | None = None
 ) -> None:
-    """Write images as a grid, which is filled row by row, to a PNG file.
+    """Write images to a PNG file, as a grid that is filled row by row.
 
     Args:
-        images: Grey (C = 1) or RGB images (C = 3), (N, C, H, W) of integers 0 to `levels` - 1.
-            Small ones are enlarged by a whole factor, up to 56 pixels.
+        images: Grey (C = 1) or RGB images (C = 3), (N, C, H, W) of integers 0 to `levels` - 1. Each
+            pixel of small images is drawn as a square of pixels, as large as fits into 56 pixels
+            per image.
         path: The file, which is replaced if it exists.
         levels: Number of values of a pixel, at least 2.
-        columns: Number of images in a row; None for about as many as rows.
+        columns: Number of images in a row of the grid; None for about as many as there are rows.
 
     Raises:
         UserError: if there are no images, they have another number of channels, Pillow is missing,
