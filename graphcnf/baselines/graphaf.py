@@ -7,9 +7,10 @@ Shi et al., ICLR 2020, arXiv 2001.09382. The model is here for comparison.
 - The *window* of a node is the last `window` nodes before it. A node can have edges to earlier
   nodes of its window only.
 - The *edge value* of a pair of nodes is 0 for no edge, else the edge category plus 1.
-- *Vectors with noise*: a category is encoded as its one-hot vector plus uniform noise, which is ``x
-  = mu + exp(s) z`` with normal ``z`` (`OneHotDequantization`).
-- The *sub-graph before* a node has all earlier nodes with their edges. mu and s depend on it.
+- A *vector with noise* encodes a category: its one-hot vector plus uniform noise
+  (`OneHotDequantization`). The model draws such a vector as ``x = mu + exp(s) z`` with normal z; a
+  network computes the mean mu and the log-scale s.
+- The *sub-graph before* a node has all earlier nodes with their edges. It is what the network sees.
 - The *weight* of an edge belongs to its category; in molecules it is the bond order.
 - The *valency check* of the paper is a rule of sampling, not part of the density: an edge that
   gives a node more than its largest sum of edge weights is drawn again.
@@ -465,6 +466,16 @@ class GraphAFModel(StochasticModel):
         return {**latents, "order": order}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
+        """Draw latents from the base density, for `from_latents`.
+
+        Args:
+            mask: Real nodes, (B, N) bool.
+            generator: None, a torch generator, or a list of one numpy generator per graph.
+
+        Returns:
+            "nodes", "edges" and "order", whose shapes `to_latents` describes; "order" is 0, 1, ...,
+            N - 1.
+        """
         real, dtype = self._window(mask)[1], self.node_encoding.like.dtype
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)

@@ -247,6 +247,15 @@ class GraphVAE(StochasticModel):
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
+        """Draw latent vectors from the prior, for `from_latents`.
+
+        Args:
+            mask: Real nodes, (B, N) bool; only B is used.
+            generator: None, a torch generator, or a list of one numpy generator per graph.
+
+        Returns:
+            `{name: (B, D)}` for the latent vectors in `dims`.
+        """
         dtype = next(self.parameters()).dtype
         options = {"generator": generator, "device": mask.device, "dtype": dtype}
         return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}

@@ -15,8 +15,8 @@ molecule x with reward r(x) it is
     log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2.
 
 Here p is the policy, and log p(x) the exact log-likelihood of the molecule's graph in its canonical
-node ordering. The minimum of the loss is the prior times exp(sigma r). Good molecules are trained
-on again and again (replay; Guo & Schwaller 2023, arXiv 2305.16160).
+node ordering. The loss is smallest where p is the prior times exp(sigma r). Good molecules are
+trained on again and again (replay; Guo & Schwaller 2023, arXiv 2305.16160).
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class Policy:
 
         Args:
             count: Number of graphs to draw.
-            sizes: Probability of each number of atoms, (K,): entry n is that of n atoms. See
-                `sizes`.
+            sizes: Probability of each number of atoms, (K,): entry n is that of n atoms.
+                The method `sizes` returns it.
             seed: Integers as `numpy.random.SeedSequence` takes them. The graphs are a function of
                 the seed, `sizes` and the weights.
 
@@ -171,8 +171,8 @@ class Policy:
             Canonical SMILES.
 
         Raises:
-            UserError: The fragment is too large for the model. With a `count` of 0, this is all
-                that the call checks.
+            UserError: The model cannot draw this fragment, for example since it is too large. A
+                call with a `count` of 0 only checks this.
         """
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         growth = Growth(

@@ -1,6 +1,6 @@
 """The whole search for molecules that score high: `optimize`, which `graphcnf optimize` calls.
 
-The functions below it prepare, continue and save such a search.
+The other functions prepare, continue and save such a search.
 
 - A *call* computes the score of one molecule. Its *answer* is the score, or why there is none.
 - The *budget* is the largest number of calls.
@@ -142,8 +142,8 @@ class OptimizationResult:
         Returns:
             One row per molecule. The columns are `call` (from 1), `smiles`, `score`, one column per
             objective with its score before the desirability, and `source`. The table of all calls
-            also has `error` (None for a success); failed calls are left out of the others. The
-            diverse table also has `cluster` (from 1, the cluster of the best molecule).
+            also has `error` (None for a success); failed calls are left out of the other tables.
+            The diverse table also has `cluster` (from 1, the cluster of the best molecule).
 
         Raises:
             UserError: Both `best` and `diverse` are given.

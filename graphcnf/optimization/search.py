@@ -83,8 +83,8 @@ class SearchSettings:
     Attributes:
         batch: Molecules to score in a round.
         first: Molecules that the policy draws for the first round.
-        every: The policy draws molecules and is trained in every `every`-th round only, since both
-            are slow.
+        every: The policy draws molecules and is trained only in every `every`-th round (8: in
+            rounds 0, 8, 16, ...), since both are slow.
         sampled: How many graphs the policy draws in such a round, as a multiple of the molecules
             that are scored until the next such round (`every * batch`).
         bred: Offspring to breed in a round, as a multiple of `batch`.
@@ -299,8 +299,8 @@ def rank_probabilities(count: int) -> np.ndarray:
     """Return the probabilities with which ranked molecules are drawn: good ones more often.
 
     Rank k of K = `count`, from 0 for the best, has a probability proportional to `1 / (RANK_SHARE K
-    + k)`. So the best 1 % (`RANK_SHARE`) are about equally probable. The weights are those of
-    weighted retraining (Tripp et al. 2020, arXiv 2006.09191).
+    + k)`. So the best 1 % (`RANK_SHARE`) are equally probable within a factor of 2. The weights are
+    those of weighted retraining (Tripp et al. 2020, arXiv 2006.09191).
 
     Args:
         count: Number of molecules, from 1.
@@ -418,8 +418,8 @@ class Search:
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
         """Store the scores of a round's proposals, and end the round.
 
-        In the first and then every `every`-th round, the policy is trained on the best molecules
-        before.
+        In round 0, and then in every `every`-th round, it also trains the policy on the best
+        molecules so far.
 
         Args:
             proposed: Pairs (SMILES, source) as `propose` returned them.
