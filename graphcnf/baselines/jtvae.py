@@ -4,12 +4,14 @@ Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular G
 ICML 2018, arXiv 1802.04364. The model is here for comparison. `graphcnf.baselines.junction_tree`
 takes graphs apart into such trees.
 
-- A *cluster* is a ring or an edge of the graph. The *junction tree* joins clusters that share
-  nodes; every cluster but the first one has a *parent*.
+- A *cluster* is a ring or an edge of the graph, or a single node where three or more clusters meet.
+  The *junction tree* joins clusters that share nodes; every cluster but the first one has a
+  *parent*.
 - The *label* of a cluster is its number in a vocabulary, which holds all clusters of the training
   graphs.
-- A *site* of a cluster is one node or both ends of an edge. To *attach* a child to its parent is to
-  make a site of the one and a site of the other the same nodes of the graph.
+- To *attach* a child to its parent is to let the two share one node or one edge of the graph. In
+  each of the two clusters, what is shared is called a *site*. So in naphthalene, two rings of six
+  atoms share an edge: that edge is the site of both.
 - *Options* are the possible ways to attach a child: pairs (site of the parent, site of the child).
   A *choice* is the decision for one of them.
 - A *turn* is the decision, at a cluster, to add another child or to go back to the parent.

@@ -14,11 +14,11 @@ the decisions that lead to a given graph.
   *parent*.
 - A *vocabulary* holds the clusters of the training graphs; the number of a cluster in it is its
   *label*. A cluster of the vocabulary numbers its own nodes 0, 1, ...
-- A *site* of a cluster is what it can share with another one: one node, or both ends of an edge of
-  a ring.
-- To *attach* a cluster, the *guest*, to its parent, the *host*, is to make a site of the guest and
-  a site of the host the same nodes. The pair (site of the host, site of the guest) is the
-  *attachment*.
+- To *attach* a cluster, the *guest*, to its parent, the *host*, is to let the two share one node or
+  one edge of the graph. In each of the two clusters, what is shared is called a *site*: a tuple of
+  one node, or of both ends of an edge of a ring. The pair (site of the host, site of the guest) is
+  the *attachment*. In naphthalene, two rings of six atoms share an edge; the attachment is then
+  ((0, 1), (0, 1)).
 - An *automorphism* renumbers the nodes of a cluster without changing it. Two attachments are
   *equivalent* if automorphisms of host and guest map one to the other. Only the smallest one of
   each class of equivalent attachments is used.

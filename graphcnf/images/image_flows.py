@@ -99,7 +99,8 @@ class Layers:
         """Add a transform that halves height and width, and quadruples the channels.
 
         Args:
-            step: The transform, if not a plain `Squeeze`; for example a `Checkerboard`.
+            step: The transform; None for a `Squeeze`. A `Checkerboard` also sorts the channels, so
+                that a channel mask then is a checkerboard mask.
 
         Raises:
             UserError: if height or width is odd.
@@ -140,7 +141,7 @@ class Layers:
     def checkerboard(self, kind: str, count: int, **options: Any) -> None:
         """Add couplings with checkerboard masks: the pixels of one colour given those of the other.
 
-        The shape of the images stays.
+        The images keep height, width and channels.
 
         Args:
             kind: Kind of the couplings: "additive", "affine" or "mixture-K".
