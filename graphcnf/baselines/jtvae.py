@@ -160,7 +160,7 @@ class Choice(NamedTuple):
     shared: list[tuple[int, tuple[int, int]]]
 
 
-class Sites:
+class ChoiceBatch:
     """Batch of E choices as tensors, with O options in all.
 
     Args:
@@ -378,23 +378,24 @@ class Attachments(nn.Module):
         for name, table in (("size", size), ("node", node), ("bonds", bonds), ("adds", adds)):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
-    def features(self, sites: Sites, down: Tensor) -> Tensor:
+    def features(self, choices: ChoiceBatch, down: Tensor) -> Tensor:
         """Compute a vector of features for each option of attaching a child to its parent.
 
         Args:
-            sites: The choices, with O options in all.
-            down: Message to each of M clusters from its parent, (M, C). `sites.child` says which
+            choices: The choices, with O options in all.
+            down: Message to each of M clusters from its parent, (M, C). `choices.child` says which
                 row belongs to a choice.
 
         Returns:
-            Features of the options, (O, C), in the order of `sites.option`.
+            Features of the options, (O, C), in the order of `choices.option`.
         """
-        choice, a, b, label, c, d = sites.option.unbind(1)
-        count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1
-        owner, node, other, other_node = sites.shared.unbind(1)
+        choice, a, b, label, c, d = choices.option.unbind(1)
+        count = len(choices.parent)
+        size = int(self.size[choices.parent].amax()) if len(choice) else 1
+        owner, node, other, other_node = choices.shared.unbind(1)
         shared = self.shared(self.node[other, other_node])
         known = _sum_by(shared, owner * size + node, count * size).unflatten(0, (count, size))
-        parent = sites.parent[choice]
+        parent = choices.parent[choice]
         nodes = self.node[parent, :size]
         mask = torch.arange(size, device=nodes.device) < self.size[parent][:, None]
         number = torch.arange(len(choice), device=nodes.device)
@@ -405,23 +406,23 @@ class Attachments(nn.Module):
         h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
         pooled = h.sum(1) / self.size[parent][:, None].sqrt()
         both = torch.cat([pooled, h[number, a] + h[number, b]], -1)
-        return F.gelu(self.option(both) + self.of_message(down[sites.child])[choice])
+        return F.gelu(self.option(both) + self.of_message(down[choices.child])[choice])
 
-    def log_probs(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
+    def log_probs(self, features: Tensor, choices: ChoiceBatch, z: Tensor) -> Tensor:
         """Return the log-probabilities of the options of each choice.
 
         Args:
             features: Features of all options, as `features` returns them, (O, C).
-            sites: The E choices.
+            choices: The E choices.
             z: Latents "graph" of the graph of each choice, (E, D).
 
         Returns:
             (E, largest number of options) nats; -inf beyond the number of options of a choice.
         """
-        choice = sites.option[:, 0]
+        choice = choices.option[:, 0]
         match = (self.key(features) * self.query(z)[choice]).mean(-1)
         score = self.score(features)[..., 0] + match * features.shape[-1] ** 0.5
-        column = torch.arange(len(choice), device=choice.device) - sites.first[choice]
+        column = torch.arange(len(choice), device=choice.device) - choices.first[choice]
         most = int(column.amax()) + 1 if len(column) else 1
         table = score.new_full((len(z), most), -torch.inf, dtype=log_term_dtype(score))
         table[choice, column] = score.to(table.dtype)
@@ -564,9 +565,9 @@ class TreeDecoder:
             if b in grown and len(options) > 1:
                 attached = graph.attached[parent]
                 several.append(Choice(b, row, graph.labels[parent], label, options, 0, attached))
-        sites, attachments = Sites(several, down.device), self.model.attachments
-        features = attachments.features(sites, down)
-        best = attachments.log_probs(features, sites, self.z_graph[sites.graph]).argmax(1)
+        choices, attachments = ChoiceBatch(several, down.device), self.model.attachments
+        features = attachments.features(choices, down)
+        best = attachments.log_probs(features, choices, self.z_graph[choices.graph]).argmax(1)
         chosen = dict(zip((b for b, *_ in several), best.tolist(), strict=True))
         for b, (_, label, options) in grown.items():
             self.graphs[b].add(label, self.current[b], *options[chosen.get(b, 0)])
@@ -584,7 +585,7 @@ class Reading(NamedTuple):
         x: Embeddings of the clusters, (M, C).
         up: Messages of the clusters to their parents, (M, C).
         down: Messages to the clusters from their parents, (M, C).
-        sites: The choices, with O options in all.
+        choices: The choices, with O options in all.
         features: Features of the options of all choices, (O, C).
     """
 
@@ -592,7 +593,7 @@ class Reading(NamedTuple):
     x: Tensor
     up: Tensor
     down: Tensor
-    sites: Sites
+    choices: ChoiceBatch
     features: Tensor
 
 
@@ -742,9 +743,9 @@ class JunctionTreeVAE(GraphVAE):
                     above = built.labels[built.parents[child]]
                     rows.append(Choice(graph, first + child, above, built.labels[child], *choice))
             first += len(built.labels)
-        sites = Sites(rows, x.device)
-        features = self.attachments.features(sites, down)
-        return Reading(trees, x, up, down, sites, features)
+        choices = ChoiceBatch(rows, x.device)
+        features = self.attachments.features(choices, down)
+        return Reading(trees, x, up, down, choices, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
         """Return the posteriors q(z|x) of the latents.
@@ -756,13 +757,13 @@ class JunctionTreeVAE(GraphVAE):
             "tree": posterior of the latents of the junction trees, (B, D). "graph": posterior of
             the latents of how their clusters are attached, (B, D).
         """
-        trees, sites = reading.trees, reading.sites
+        trees, choices = reading.trees, reading.choices
         count = len(trees.levels[0])
         roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]
         h = F.gelu(self.cluster(trees.label) + self.heard(reading.down))
         clusters = _sum_by(self.value(h), trees.graph, count)
-        taken = self.attachments.value(reading.features[sites.first + sites.chosen])
-        chosen = _sum_by(taken, sites.graph, count)
+        taken = self.attachments.value(reading.features[choices.first + choices.chosen])
+        chosen = _sum_by(taken, choices.graph, count)
         return {
             "tree": Gaussian(self.tree_posterior(torch.cat([roots, clusters], -1))),
             "graph": Gaussian(self.graph_posterior(chosen)),
@@ -799,7 +800,7 @@ class JunctionTreeVAE(GraphVAE):
         Returns:
             "turns", "labels" and "attachments", the sums over decisions of each kind.
         """
-        trees, sites, up = reading.trees, reading.sites, reading.up
+        trees, choices, up = reading.trees, reading.choices, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)
         below = (trees.parent >= 0).nonzero()[:, 0]
@@ -819,9 +820,9 @@ class JunctionTreeVAE(GraphVAE):
         log_p = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
         labels = _summed(log_p, logits.argmax(-1) == trees.label, trees.graph, count)
 
-        table = self.attachments.log_probs(reading.features, sites, z["graph"][sites.graph])
-        log_p = table.gather(1, sites.chosen[:, None])[:, 0]
-        attachments = _summed(log_p, log_p >= table.amax(1), sites.graph, count)
+        table = self.attachments.log_probs(reading.features, choices, z["graph"][choices.graph])
+        log_p = table.gather(1, choices.chosen[:, None])[:, 0]
+        attachments = _summed(log_p, log_p >= table.amax(1), choices.graph, count)
         return {"turns": turns, "labels": labels, "attachments": attachments}
 
     def _scaled(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
