@@ -76,7 +76,8 @@ class StereoDataset:
         Returns:
             JSON values, as `graphcnf.stereo.marks.mark_figures` returns them: "chain", "ring" and
             "double", the share of the stereo elements of each kind that have a mark; "marks", the
-            shares of molecules with 0, 1, ... marks; and "kept", here always None.
+            shares of molecules with 0, 1, ... marks; and "kept", None, which drawn molecules alone
+            have.
         """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()

@@ -1,10 +1,14 @@
 """Options that several commands share, with checks of their values; loading of models.
 
-- *Option*: a parameter of a command that `option` describes in its `Annotated` type.
+- *Option*: a parameter of a command that `option` describes in its `Annotated` type. The type is
+  that of the text that users write. The value that the command gets is what the option's parser
+  made of the text.
 - *Group* of options: a dataclass such as `Draw`, whose fields are options. A command that is
   decorated with `grouped` takes the whole group as one parameter.
-- *Filters*, *alerts*, *surrogates*: see `graphcnf.molecules.filters` and
-  `graphcnf.molecules.surrogate`.
+- *Filter*: a condition that all written molecules meet (`graphcnf.molecules.filters`); *alerts* are
+  groups for which chemists discard a molecule (`graphcnf.molecules.alerts`).
+- *Measured column*: a column of numbers in a user's file, such as pIC50. Its *surrogate* predicts
+  it for other molecules (`graphcnf.molecules.surrogate`).
 
 Heavy imports are deferred, so that --help is fast.
 """
@@ -316,6 +320,8 @@ Known = Annotated[
 class Draw:
     """Options of the commands that draw molecules; the type of each field has its text of --help.
 
+    The fields hold parsed values.
+
     Attributes:
         number: Molecules to write.
         out: File to write; None for stdout.
@@ -324,11 +330,11 @@ class Draw:
         seed: Seed of the sample.
         temperature: 1 for the distribution of the model, below 1 for more probable molecules.
         size: Lowest and highest number of heavy atoms; None for those of the training data.
-        properties: Names of properties to write as well; None for none.
+        properties: Names of properties to write as well, a tuple; None for none.
         picture: Picture to write; None for none.
         html: HTML page to write; None for none.
-        known: SMILES of known molecules to compare with on the page; None for those that the
-            command is given, such as its fragment.
+        known: SMILES of known molecules to compare with on the page, a list; None for those that
+            the command is given, such as the molecule whose analogues are drawn.
         as_json: True to write molecules and the summary as JSON.
         device: Device of the model, such as "cuda".
     """
@@ -483,6 +489,8 @@ def _added(help: str) -> Any:
 class Added:
     """Options that limit what is added to a fragment (`graphcnf.design.additions.AddedLimits`).
 
+    Users write a range such as "3-6"; the fields hold the parsed pairs.
+
     Attributes:
         added_atoms: (lowest, highest) number of new heavy atoms; None for no limit.
         added_rings: (lowest, highest) number of new rings; None for no limit.
@@ -602,16 +610,19 @@ def read_molecules(path: Path) -> list[str]:
 
 @dataclass
 class Filter:
-    """Options for the filters that all written molecules pass (`Filters`).
+    """Options for the filters that all written molecules pass.
+
+    They are arguments of `graphcnf.molecules.filters.Filters`. The fields hold parsed values, None
+    where the option is not given.
 
     Attributes:
         require: Comparisons of properties, such as "qed > 0.6".
         smarts: SMARTS patterns that a molecule must have.
         exclude: SMARTS patterns that it must not have.
-        alerts: Catalogues of structural alerts, none of which it may have; None for those that the
-            command has by default.
-        min_similarity: SMILES of a file and the lowest Tanimoto similarity to the nearest of them.
-        max_similarity: SMILES of a file and the highest Tanimoto similarity to the nearest of them.
+        alerts: List of the names of catalogues of alerts, such as "pains", none of which it may
+            have; ["none"] for none, not even those that the command has by default.
+        min_similarity: (SMILES of a file, lowest Tanimoto similarity to the nearest of them).
+        max_similarity: (SMILES of a file, highest Tanimoto similarity to the nearest of them).
         surrogate: Files with measured columns, "FILE:COLUMN", which `require` may then name.
     """
 

@@ -112,7 +112,7 @@ def properties_of(
 
     Args:
         mol: A sanitized molecule.
-        names: Names in `PROPERTIES` or in `predictors`; the latter come first.
+        names: Names in `PROPERTIES` or in `predictors`; a name in both is predicted.
         predictors: Functions that predict properties which cannot be computed, by name.
 
     Returns:

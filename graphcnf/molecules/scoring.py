@@ -71,8 +71,9 @@ def score(
         - `log_likelihood`: nats, as `MoleculeFlow.log_prob` returns it; NaN if the model cannot
           represent the molecule. For a model without a node order, such as `zinc250k-unordered`, it
           is that of one numbering of the atoms; that of the molecule is larger by log(n! / |Aut|);
-        - `stereo`, if the model has stereo: the part of the log-likelihood that is due to stereo
-          marks, in nats, 0 without marks; and `stereo_exact`, False if it is a lower bound;
+        - `stereo`, if the model has a density of stereo marks: the part of the log-likelihood that
+          is due to the marks, in nats, 0 without marks; and `stereo_exact`, False if it is a lower
+          bound;
         - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, the bits per atom
           by the canonical numbering alone, to which the percentile belongs;
         - `percentile`: share, in per cent, of the training molecules of similar size that are less
@@ -172,7 +173,7 @@ def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
     """Store quantiles of the training molecules' bits per atom in a model, for `percentiles`.
 
     The metadata of the model get the table of `likelihood_quantiles` under that name, in place.
-    Training calls it once the weights are final.
+    Fine-tuning calls it once the weights are final.
 
     Args:
         flow: The model.

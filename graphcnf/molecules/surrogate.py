@@ -3,9 +3,9 @@
 - *Measured column*: a column of a user's file whose values the package cannot compute, such as
   pIC50.
 - *Surrogate* of a column: a Gaussian process that is fitted to the molecules with a value.
-- *Members* of a surrogate: these molecules.
-- *Domain* of a surrogate: the molecules that are as near to a member as members are to each other;
-  beyond it predictions are guesses.
+- *Members* of a surrogate: the molecules to which it is fitted.
+- *Domain* of a surrogate: all molecules that are as similar to a member as members are to each
+  other; outside of it, predictions are guesses.
 
 Filters and choices among drawn candidates use surrogates. A model that was fine-tuned on a measured
 column keeps the members and values of the column's surrogate in its metadata.
