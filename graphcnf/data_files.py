@@ -1,4 +1,8 @@
-"""Files of data: read whole within a share of the memory, unpacked, found in installed packages."""
+"""Files of data: reading them whole, unpacking gzip, finding those of installed packages.
+
+Files of data may come from strangers, and a small gzip file may unpack to a huge one. So a file is
+read and unpacked only up to a limit, which depends on the memory and on the size of the file.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,19 @@ MEMORY_SHARE = 8
 """A data file may be as large as 1/8 of the memory, since decoding it takes several times more."""
 
 LEAST_UNPACKED = 64 << 20
-"""A gzip file may unpack to so many bytes whatever its size."""
+"""A gzip file of any size may unpack to this many bytes."""
 
 LARGEST_RATIO = 100
-"""A larger gzip file may unpack to so many times its size; molecule files shrink to a twentieth."""
+"""A gzip file may unpack to this many times its size, if that is more than `LEAST_UNPACKED`; files
+of molecules shrink to a twentieth."""
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process may use, within its container's limit."""
+    """Return how many bytes of memory this process may use.
+
+    This is the smallest of the machine's memory, the limit of its container, and the limit of the
+    process. On systems other than POSIX it is taken to be 8 GiB.
+    """
     if os.name != "posix":
         return 8 << 30
     import resource
@@ -37,13 +46,14 @@ def memory() -> int:
 
 
 def read_data(path: str | Path) -> bytes:
-    """Return the content of a regular file of up to 1/`MEMORY_SHARE` (an eighth) of the memory.
+    """Return the content of a file of data, as it is: a gzip file is not unpacked.
 
     Args:
-        path: The file, or a link to it; not unpacked.
+        path: The file, or a link to it.
 
     Raises:
-        OSError: The file is missing, too large, or a folder, pipe or device.
+        OSError: if the file is missing, larger than an eighth of the memory (`MEMORY_SHARE`), or a
+            folder, pipe or device.
     """
     return read_file(path, memory() // MEMORY_SHARE)
 
@@ -67,11 +77,18 @@ def installed_file(package: str, *parts: str) -> Path | None:
 
 
 class NotUnpacked(ValueError):
-    """A gzip file is damaged or would unpack to too many bytes; the message says which."""
+    """A gzip file is damaged, or would unpack to too many bytes; the message says which."""
 
 
 def unpacked_limit(data: bytes) -> int:
-    """Return the largest number of bytes that compressed `data` may unpack to."""
+    """Return the largest number of bytes to which a gzip file may unpack.
+
+    Args:
+        data: Content of the gzip file; only its length matters.
+
+    Returns:
+        64 MiB (`LEAST_UNPACKED`), or a hundred times the length (`LARGEST_RATIO`) if that is more.
+    """
     return max(LEAST_UNPACKED, LARGEST_RATIO * len(data))
 
 
@@ -79,13 +96,13 @@ def gunzip(data: bytes) -> bytes:
     """Unpack the content of a gzip file.
 
     Args:
-        data: The whole content, of one or several members.
+        data: The whole content of the file, which may be several gzip files joined.
 
     Returns:
         The unpacked bytes.
 
     Raises:
-        NotUnpacked: The file is damaged, or unpacks to more than `unpacked_limit`.
+        NotUnpacked: if the file is damaged, or would unpack to more than `unpacked_limit`.
     """
     limit = unpacked_limit(data)
     try:

@@ -1,7 +1,8 @@
 """Opening of files for reading, and where shipped weights are.
 
-Models, runs and data may come from strangers. So only *regular* files (no folder, pipe or device)
-of bounded size are read, and no symbolic link below a model's or run's folder is followed.
+Folders of models and of runs, and files of data, may come from strangers. So only *regular* files
+are read (no folder, pipe or device), up to a limit of their size. A symbolic link that a user names
+is followed, but none inside a folder of a model or run: it could lead to any file of the user.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def expand_user(path: str | Path) -> Path:
-    """Expand a leading ~ or ~name of a path; return any other path as it is.
+    """Replace a leading ~ or ~name of a path by the home directory, as a shell does.
 
     Args:
         path: Path that a user gives.
+
+    Returns:
+        The path; one without ~ as it is.
 
     Raises:
         UserError: if there is no user of this name.
@@ -41,13 +45,16 @@ def expand_user(path: str | Path) -> Path:
 
 
 def inside(folder: str | Path, *parts: str) -> Path:
-    """Return the path `folder/parts...`, which does not leave the folder by a symbolic link.
+    """Join a folder and names below it, and check that no symbolic link leads out of the folder.
 
-    The folder itself may be a link: its owner is the user, its content may be a stranger's.
+    The folder itself may be a link, since the user named it; its content may be a stranger's.
 
     Args:
         folder: Folder of a model or run.
-        *parts: Names of folders and of the file below it.
+        *parts: Names below it, from the outermost folder to the file; ".." is not refused.
+
+    Returns:
+        The path `folder/parts...`, which need not exist.
 
     Raises:
         UserError: if one of `parts` is a symbolic link.
@@ -71,10 +78,10 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
         limit: Largest size in bytes; None for no limit.
 
     Returns:
-        The open file, which the caller closes.
+        The open file, in binary mode, which the caller closes.
 
     Raises:
-        OSError: The file is missing, too large, or a folder, pipe or device.
+        OSError: if the file is missing, too large, or a folder, pipe or device.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | PLAIN)
     found = os.fstat(handle)
@@ -89,28 +96,28 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
 
 
 def read_file(path: str | Path, limit: int) -> bytes:
-    """Return the content of a regular file.
+    """Return the content of a regular file, or of one to which a link leads.
 
     Args:
         path: The file.
         limit: Largest size in bytes.
 
     Raises:
-        OSError: The file is missing, too large, or a folder, pipe or device.
+        OSError: if the file is missing, too large, or a folder, pipe or device.
     """
     with open_input(path, limit) as file:
         return file.read()
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value in a JSON file.
+    """Return the value in a JSON file of up to 64 MiB.
 
     Args:
         path: The file, or a link to it.
 
     Raises:
-        OSError: The file is missing, larger than `LARGEST_TEXT`, or no regular file.
-        ValueError: The text is not JSON.
+        OSError: if the file is missing, larger than `LARGEST_TEXT`, or no regular file.
+        ValueError: if the text is not JSON, or nested too deeply.
     """
     try:
         return json.loads(read_file(path, LARGEST_TEXT))

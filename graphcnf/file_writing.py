@@ -1,7 +1,12 @@
-"""Replacing and locking of files, and cells of tables.
+"""Writing of files so that a crash or a second process does no harm, and cells of CSV tables.
 
-A file is replaced as a whole: after a crash it has the old or the new content, never a part. A
-*lock* keeps other processes from writing meanwhile.
+- A file is *replaced* as a whole. The new content is written to a temporary file beside it, which
+  then takes its name. After a crash the file has the old or the new content, never a part.
+- A *lock* is a file beside another one. While a process holds it, other processes of this package
+  do not write that file.
+
+For an output file that a user names, call `write_file`, or `replacing` within `output_lock`. For
+files in a folder that is locked already, `replace_file` is enough.
 """
 
 from __future__ import annotations
@@ -20,36 +25,44 @@ from graphcnf.file_reading import PLAIN
 
 
 class InUse(UserError):
-    """Another process is writing the same file or folder."""
+    """Another process holds the lock of the file or folder that is to be written."""
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the file beside another one in which `replacing` puts the new content."""
+    """Return the path of the temporary file in which `replacing` puts new content.
+
+    Args:
+        path: The file that is replaced; for "a/x.csv" the temporary file is "a/.x.csv.tmp".
+    """
     return path.with_name(f".{path.name}.tmp")
 
 
 def lock_of(path: Path) -> Path:
-    """Return the file beside another one that `output_lock` locks."""
+    """Return the path of the lock of a file, which `output_lock` holds.
+
+    Args:
+        path: The file that is locked; for "a/x.csv" the lock is "a/.x.csv.lock".
+    """
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Return a context with the path of a temporary file, which replaces a file when it ends.
+    """Return a context to write a temporary file, which replaces another file when it ends.
 
-    After a crash the file is the old or the new one, never a part. A killed process leaves the
-    temporary file, and the next call for the same file deletes it. So only one process at a time
-    may be in this context for a file: hold a lock where others could be.
+    If the context ends by an exception, the temporary file is deleted, and the other file stays as
+    it was. If the process is killed, the temporary file is left over; the next call for the same
+    file deletes it. So only one process at a time may be in this context for a file: hold a lock
+    where others could be.
 
     Args:
-        path: The file that is replaced, or made if it is missing.
+        path: The file that is replaced, or created if it is missing.
 
     Yields:
-        The temporary file, in the same folder. After an exception it is deleted, and the file stays
-        as it was.
+        Path of the temporary file, in the same folder. The caller must create and write it.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: if the file cannot be written.
     """
     temporary = temporary_of(path)
     try:
@@ -69,21 +82,29 @@ def replacing(path: Path) -> Iterator[Path]:
 def replace_file(path: Path, data: bytes) -> None:
     """Replace the content of a file; after a crash it has the old or the new content, never a part.
 
-    Only one process at a time may write the file, see `replacing`.
+    No lock is held: only one process at a time may write the file, see `replacing`.
 
     Args:
-        path: The file.
+        path: The file, created if missing.
         data: Its new content.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: if the file cannot be written.
     """
     with replacing(path) as temporary, open_new(temporary) as file:
         file.write(data)
 
 
 def check_output(path: Path) -> None:
-    """Raise `UserError` if the path is a link, folder, pipe or device, which are not replaced."""
+    """Check that a file may be written: it is a regular file, or does not exist.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: if the path is a symbolic link, folder, pipe or device. To replace one of these
+            would destroy what the user has made on purpose.
+    """
     if os.path.islink(path) or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "a link or no regular file"
         raise UserError(f"{path} is {kind}: write to another one")
@@ -91,15 +112,17 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Return a context in which no other process may write an output file of the user.
+    """Return a context for writing a file that the user named, alone and with messages for users.
+
+    In it no other process of this package may write the file. An `OSError` about the file, such as
+    a full disk, becomes a `UserError`; one about another file is passed on.
 
     Args:
         path: The file, which need not exist yet.
 
     Raises:
-        UserError: The file is no regular file, another process is writing it, or it cannot be
-            written: the `with` block has raised an `OSError` that names no file, this file, or its
-            temporary or lock file. An `OSError` about another file is passed on.
+        UserError: if the path is a link, folder, pipe or device; if another process is writing the
+            file; or, from within the context, if it cannot be written.
     """
     check_output(path)
     try:
@@ -114,38 +137,46 @@ def output_lock(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write an output file of the user, whose content is replaced as a whole.
+    """Write a file that the user named, whole or not at all, and with messages for users.
 
     Args:
-        path: The file.
-        data: Its content.
+        path: The file; its old content is replaced.
+        data: Its new content.
 
     Raises:
-        UserError: The file is no regular file, another process is writing it, or it cannot be
-            written.
+        UserError: if the path is a link, folder, pipe or device, another process is writing the
+            file, or it cannot be written.
     """
     with output_lock(path):
         replace_file(path, data)
 
 
 def open_new(path: Path) -> BinaryIO:
-    """Open a new empty binary file; an existing file or link of this name is deleted."""
+    """Create an empty file, and open it for reading and writing in binary mode.
+
+    A file or link of this name is deleted before, so that a link cannot redirect what is written.
+
+    Args:
+        path: The file.
+    """
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, 0o666), "r+b")
 
 
 @contextmanager
 def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
-    """Return a context that holds a lock file; the kernel frees the lock if this process dies.
+    """Return a context in which this process holds a lock; it does not wait for another one.
+
+    If the process dies, the operating system frees the lock.
 
     Args:
-        lock: Lock file, deleted at the end.
+        lock: Lock file, created now and deleted at the end.
         what: Name of what is being written, for the message.
 
     Raises:
-        InUse: Another process holds the lock.
-        UserError: The lock file is a link.
-        OSError: Its folder does not exist.
+        InUse: if another process holds the lock.
+        UserError: if the lock file is a link, folder, pipe or device.
+        OSError: if its folder does not exist.
     """
     from filelock import FileLock, Timeout
 
@@ -174,13 +205,20 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a value as the content of a CSV cell that no spreadsheet runs as a formula.
+    """Make a value safe as a cell of a CSV file, so that no spreadsheet runs it as a formula.
 
-    Text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an
-    apostrophe before it.
+    Spreadsheets take text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a
+    formula. Such text, unless it is a number, gets an apostrophe before it.
 
     Args:
-        value: Any value; what is no text is returned as it is.
+        value: Any value.
+
+    Returns:
+        The text, with an apostrophe where needed; a value that is no text as it is.
+
+    Examples:
+        >>> csv_cell("=A1"), csv_cell("-1.5"), csv_cell("CCO")
+        ("'=A1", '-1.5', 'CCO')
     """
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value

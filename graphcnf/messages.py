@@ -1,4 +1,8 @@
-"""Lines for people: what is printed on stderr, numbers with their nouns, exceptions in one line."""
+"""Lines that people read: what is printed on stderr, numbers with their nouns, exceptions.
+
+A message may contain text of others: names in files, messages of exceptions. It is printed in one
+line, without characters that a terminal would obey.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,17 @@ _CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Replace control characters other than tab and line feed by Python escapes.
+    r"""Replace characters that a terminal would obey, or not show, by Python escapes.
 
-    Direction marks, zero-width characters and lone surrogates are replaced, too: files, models and
-    scores from others may contain them.
+    These are control characters but for tab and line feed, direction marks, zero-width characters
+    and lone surrogates. Files, models and scores from others may contain them.
+
+    Args:
+        text: Any text.
+
+    Examples:
+        >>> printable("red \x1b[31m")
+        'red \\x1b[31m'
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
@@ -25,7 +36,14 @@ LONGEST_REASON = 300
 
 
 def described(error: BaseException) -> str:
-    """Return class and message of an exception in one line, also if it cannot be turned to text."""
+    """Return an exception as one line, such as "ValueError: no atoms".
+
+    Args:
+        error: Any exception, also one whose message cannot be computed.
+
+    Returns:
+        Its class, and its message cut to 300 characters (`LONGEST_REASON`), without line breaks.
+    """
     try:
         message = " ".join(str(error).split())[:LONGEST_REASON]
     except BaseException:  # of the exception's own `__str__`
@@ -34,11 +52,20 @@ def described(error: BaseException) -> str:
 
 
 def say(line: str) -> None:
-    """Print a `printable` line on stderr; do nothing if stderr is closed."""
+    """Print a line for people on stderr, made `printable`; do nothing if stderr is closed.
+
+    Args:
+        line: The text, without the line break at its end.
+    """
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, as in "1 atom" and "2 atoms"; the noun is the singular."""
+    """Return a number with its noun, as in "1 atom" and "2 atoms".
+
+    Args:
+        count: The number.
+        noun: The noun in the singular; its plural is made by an "s".
+    """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

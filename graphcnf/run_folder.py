@@ -1,6 +1,8 @@
-"""Folders of runs, which write only into a folder that they have marked as their own.
+"""Folders of runs: a run writes only into a folder that it has marked as its own.
 
-A *run* is a training or an optimization that can be continued.
+A *run* is a training or an optimization that can be stopped and continued. It keeps all its files
+in one folder. The *mark* of the folder is a small file, `run.json`, which says of which *kind* the
+run is: "training" or "optimization". So a run never overwrites files of another origin.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from graphcnf.file_reading import inside, read_file
 from graphcnf.file_writing import write_file
 
 RUN_MARK = "run.json"
-"""File that marks a folder as that of a run."""
+"""Name of the file that marks a folder as that of a run."""
 
 
 def claim(folder: Path, kind: str) -> bool:
-    """Create the folder of a run and mark it.
+    """Create the folder of a run, and mark it, before the run writes anything else.
 
     Args:
-        folder: The folder.
+        folder: The folder; it may be missing, empty, or that of a run of this kind.
         kind: "training" or "optimization".
 
     Returns:
-        True if it was marked now, False if it was marked before: the run goes on.
+        True for a new run; False if the folder had the mark already, so that a run is continued.
 
     Raises:
-        UserError: The folder is not empty, and is not that of a run of this kind.
+        UserError: if the folder has other files; nothing is written then.
     """
     if is_claimed(folder, kind):
         return False
@@ -38,14 +40,17 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return True if a folder is marked as that of a run of a kind, False for a new or empty one.
+    """Return whether a folder is that of a run, so that the run can be continued.
 
     Args:
         folder: The folder, which need not exist.
         kind: "training" or "optimization".
 
+    Returns:
+        True if the folder has the mark of this kind; False if it is missing or empty.
+
     Raises:
-        UserError: The folder is not empty and not marked.
+        UserError: if the folder has other files, and no mark or that of another kind.
     """
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):

@@ -1,4 +1,4 @@
-"""Assertions about transforms, networks, and likelihood bounds estimated with fresh noise.
+"""Assertions for tests of your own transforms, networks and densities.
 
 They check properties rather than values, and raise AssertionError with the deviation::
 
@@ -7,9 +7,18 @@ They check properties rather than values, and raise AssertionError with the devi
         assert_bijection(MyCoupling(6), x)
         assert_log_det_matches_jacobian(MyCoupling(6), x)
 
-Transforms must be deterministic, and a data-dependent initialisation must be done. They are called
-in their present mode, training or evaluation. Assertions also run on variations of the data, those
-of `VARIATIONS` that ``vary`` names.
+- A *transform* maps data x to latents z, both ``(B, ..., D)``: B samples, any axes of *entries*, D
+  channels. It also returns a *log term* ``(B,)`` in nats, for a bijection ``log|det dz/dx|``.
+- A *context* (`graphcnf.flows.transform.Context`) is what the transform is told besides: the *mask*
+  of real entries (the others are *padding*), features, and more.
+- *Variations* are data that an assertion makes of the given ones, to run on as well: one sample
+  alone, a mask with holes, and others (`VARIATIONS`).
+- A *bound* is a random lower bound on log p(x), drawn with fresh noise at every call. A K-sample
+  bound is the logarithm of the mean of K draws of a probability.
+
+Transforms are called in the mode in which they are, training or evaluation. Call `eval()` first if
+they have dropout: they must be deterministic. If they initialise themselves from data, as `ActNorm`
+does, call them once before.
 """
 
 from __future__ import annotations
@@ -59,8 +68,8 @@ def variations(
         context: Context of the data.
 
     Yields:
-        Words for messages, such as " (one record alone)" ("" for the given data), x, and the
-        context.
+        Three values for each variation: words for messages, such as " (one record alone)", which
+        are "" for the given data; the data; and their context.
 
     Raises:
         ValueError: for an unknown variation.
@@ -155,19 +164,21 @@ def assert_bijection(
     rtol: float = 1e-4,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check that a transform and its inverse undo each other, and that their log-dets cancel.
+    """Check that a bijection and its inverse undo each other, and that their log-dets cancel.
 
     Args:
-        transform: The transform.
-        x: Data, ``(B, ..., D)``, from which a round trip starts.
+        transform: The bijection, whose latents have the shape of the data.
+        x: Data, ``(B, ..., D)``, for the round trip ``inverse(forward(x))``.
         context: Context of data and latents.
-        z: Latents, of the shape of ``x``, from which a round trip starts in the other direction.
-            Draw them from the base density, since encoded data do not cover all of the latent
-            space. ``x`` if None. They must lie in the image of ``forward``: outside it, a right
-            inverse does not come back either.
-        atol: Absolute tolerance.
-        rtol: Relative tolerance.
-        vary: Names of the variations of the data on which the check also runs.
+        z: Latents, of the shape of ``x``, for the round trip ``forward(inverse(z))``; ``x`` if
+            None. Better draw them from the base density: encoded data do not cover all of the
+            latent space. They must lie in the image of ``forward``.
+        atol: Absolute tolerance of all comparisons.
+        rtol: Relative tolerance of all comparisons.
+        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
+
+    Raises:
+        AssertionError: if a round trip does not come back, or log-dets do not cancel.
     """
     both = (variations(part, vary, context) for part in (x, x if z is None else z))
     cases = zip(*both, strict=True)
@@ -198,17 +209,21 @@ def assert_log_det_matches_jacobian(
     rtol: float = 1e-6,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check that the log term is ``log|det dz/dx|`` of the real entries, by autograd in float64.
+    """Check the log term of a bijection against the Jacobian that autograd computes in float64.
 
-    Also, no sample and no real entry may depend on another sample or on padding.
+    It must be ``log|det dz/dx|`` over the real entries of each sample. Also checked is that no
+    sample depends on another sample, and no real entry on padding.
 
     Args:
-        transform: The transform, which is copied and converted to float64.
-        x: Data, ``(B, ..., D)``; few numbers, since the Jacobian has the square of their number.
+        transform: The transform; a copy of it is converted to float64.
+        x: Data, ``(B, ..., D)``. Take few: the Jacobian has the square of as many numbers.
         context: Context of the data.
-        atol: Absolute tolerance.
-        rtol: Relative tolerance.
-        vary: Names of the variations of the data on which the check also runs.
+        atol: Absolute tolerance of the log term, in nats.
+        rtol: Relative tolerance of it.
+        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
+
+    Raises:
+        AssertionError: if a log term differs, or something depends on what it must not.
     """
     transform = copy.deepcopy(transform).double()
     cases = variations(x.detach().double(), vary, _double(context))
@@ -248,17 +263,22 @@ def assert_mask_invariance(
 ) -> None:
     """Check that padding is 0 in every output, and changes no other output and no gradient.
 
-    In both directions, padding is replaced by other values, infinities and NaN among them.
+    `forward` and `inverse` are called with several values at padding, infinity and NaN among them,
+    and with longer padding.
 
     Args:
         transform: The transform.
         x: Data, ``(B, ..., D)``.
         context: Context with a mask that has padding.
-        extend: Number of padded entries to add, if ``x`` is ``(B, L, D)`` and the context has only
-            a mask.
-        atol: Absolute tolerance.
-        rtol: Relative tolerance.
-        vary: Names of the variations of the data on which the check also runs.
+        extend: Number of padded entries to add at the end, if ``x`` is ``(B, L, D)`` and the
+            context has only a mask.
+        atol: Absolute tolerance of all comparisons.
+        rtol: Relative tolerance of all comparisons.
+        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
+
+    Raises:
+        AssertionError: if an output or gradient depends on padding, padding is not 0 in an output,
+            or the mask has no padding.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -350,8 +370,11 @@ def assert_dtype_and_autocast(
         transform: The transform, with parameters in float32.
         x: Data, ``(B, ..., D)`` float32.
         context: Context of the data.
-        atol: Absolute tolerance of the log term under bfloat16 autocast.
+        atol: Absolute tolerance, in nats, by which autocast to bfloat16 may change the log term.
         rtol: Relative tolerance of it.
+
+    Raises:
+        AssertionError: if an output has another type, or autocast changes the log term by more.
     """
 
     def check(dtype, how, **parts):
@@ -374,10 +397,10 @@ def assert_dtype_and_autocast(
 
 @torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that pickling and the ``state_dict`` keep all that a transform's output depends on.
+    """Check that a transform comes back from a pickle and from its ``state_dict``.
 
-    The transform is pickled and loaded. Then the parameters of the loaded copy are changed at
-    random, and the saved ``state_dict`` of the transform is loaded into it.
+    The transform is pickled and loaded. Then the parameters of this copy are changed at random, and
+    the saved ``state_dict`` is loaded into it. Both times the copy must give the same output.
 
     Args:
         transform: The transform.
@@ -413,18 +436,22 @@ def assert_stepping_agrees(
     atol: float = 1e-5,
     rtol: float = 1e-5,
 ) -> None:
-    """Check that a network gives the same probabilities in scoring and in drawing.
+    """Check that an autoregressive network gives the same probabilities in scoring and in drawing.
 
-    Scoring calls `AutoregressiveNetwork.steps`, which may evaluate all positions in one pass;
-    drawing calls ``one_by_one``, here with given categories in place of drawn ones. In both, every
-    real position must be decided once.
+    A network has two ways through the positions of its data: `AutoregressiveNetwork.steps`, for
+    scoring, may evaluate all in one pass; ``one_by_one``, for drawing, goes step by step, here with
+    the given categories in place of drawn ones. In both, every real position must be decided once.
 
     Args:
-        network: The network, moved away from an initialisation that ignores its input.
-        x: Categories, (B, N, V) long.
-        context: What the network is told, with a mask (B, N) of real positions.
+        network: The network. Train it a little, or perturb its weights: with initial weights it may
+            ignore its input, and the check would find nothing.
+        x: Categories of V variables at N positions of B samples, (B, N, V) long.
+        context: What the network is told, with a mask (B, N), True for real positions.
         atol: Absolute tolerance of the log-probability of a variable, in nats.
         rtol: Relative tolerance of it.
+
+    Raises:
+        AssertionError: if log-probabilities differ, or a position is decided twice or never.
     """
     found = []
     for name, steps in (("steps", network.steps), ("stepping", network.one_by_one)):
@@ -441,11 +468,15 @@ def assert_stepping_agrees(
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Check that every parameter gets a finite gradient that is not all zero.
 
-    Layers before a zero-initialised layer get a zero gradient: perturb its weights first.
+    If a layer is initialised with zeros, the layers before it get a zero gradient: perturb its
+    weights first.
 
     Args:
-        module: The module; its gradients are deleted.
-        loss: Function without arguments that computes a scalar by the module.
+        module: The module. Gradients that it has are deleted.
+        loss: Function without arguments that calls the module and returns a scalar.
+
+    Raises:
+        AssertionError: if a parameter gets no gradient, a zero one or one that is not finite.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -468,21 +499,26 @@ def assert_normalised(
     max_error: float = 0.02,
     atol: float = 1e-4,
 ) -> None:
-    """Check that probabilities over an enumerated discrete space sum to one.
+    """Check that the probabilities of all elements of a small discrete space sum to one.
 
-    ``exp`` of a K-sample bound is an unbiased estimate of the probability, so the mean of their sum
-    over many calls is 1 up to its standard error.
+    It works with exact probabilities and with bounds: ``exp`` of a K-sample bound is an unbiased
+    estimate of the probability. So the sum over the space, averaged over many calls, is 1 up to its
+    standard error.
 
     Args:
-        log_prob: Called as ``log_prob(space, samples)``; returns log-probabilities or bounds
-            ``(B,)`` in nats, with fresh noise in every call.
-        space: All B elements of the space, each exactly once.
-        samples: Number K of draws for a bound.
-        repeats: Number of calls. More follow until `Z_SCORE` standard errors of the mean are at
-            most ``max_error``.
-        most_repeats: Number of calls beyond which the check fails as inconclusive.
-        max_error: Largest error that is accepted.
+        log_prob: Function that is called as ``log_prob(space, samples)``, and returns
+            log-probabilities or bounds, ``(B,)`` nats, with fresh noise in every call.
+        space: All B elements of the space, each exactly once, in any form that ``log_prob`` takes.
+        samples: Number K of draws of a bound, which is passed to ``log_prob``.
+        repeats: Number of calls at first. More follow until the error, which is `Z_SCORE` standard
+            errors of the mean, is at most ``max_error``.
+        most_repeats: Number of calls after which the check gives up, and fails.
+        max_error: Largest error with which the check may pass.
         atol: Deviation from 1 that is allowed in addition to the error.
+
+    Raises:
+        AssertionError: if the sum is not 1, or it is still too uncertain after ``most_repeats``
+            calls.
     """
     totals: list[float] = []
     error = math.inf
@@ -509,18 +545,22 @@ def assert_lower_bound(
     exact: Tensor | None = None,
     atol: float = 1e-5,
 ) -> None:
-    """Check that the mean K-sample bound does not fall with K, and does not exceed the exact value.
+    """Check that a K-sample bound does not fall with K, and does not exceed log p(x).
+
+    More draws tighten a bound. Its mean over samples and many calls is compared for the given
+    numbers K.
 
     Args:
-        log_prob: Called as ``log_prob(x, K)``; returns bounds ``(B,)`` in nats, with fresh noise in
-            every call.
-        x: Data, B elements.
+        log_prob: Function that is called as ``log_prob(x, K)``, and returns bounds, ``(B,)`` nats,
+            with fresh noise in every call.
+        x: B samples, in any form that ``log_prob`` takes.
         samples: Numbers K of draws, increasing.
         repeats: Number of calls for each K, at least 2.
-        exact: Exact log-probabilities ``(B,)`` in nats; None if they are not known.
-        atol: Deviation that is allowed in addition to `Z_SCORE` standard errors.
+        exact: Exact log-probabilities of the samples, ``(B,)`` nats; None if they are not known.
+        atol: Deviation that is allowed in addition to `Z_SCORE` standard errors, in nats.
 
     Raises:
+        AssertionError: if the mean falls, or exceeds the mean of ``exact``.
         ValueError: if ``samples`` do not increase.
     """
     if list(samples) != sorted(set(samples)):

@@ -1,7 +1,11 @@
-"""Settings of torch and modes of models, set aside while this package computes.
+"""Settings of torch and modes of models, which are set aside while this package computes.
 
-In *evaluation mode*, layers such as dropout stop drawing: methods that score or sample run in it
-(`evaluated`), whatever the mode of the model, and restore the mode at the end.
+- The *default type* and *default device* of torch are those of new tensors. A user may have set
+  them to float64 or a GPU; this package computes in float32 on the CPU unless told otherwise, and
+  restores them at the end.
+- In *training mode*, layers such as dropout draw random numbers; in *evaluation mode* they do not.
+  Methods that score or sample run in evaluation mode, and restore the mode of the model.
+- *Half precision* are float16 and bfloat16.
 """
 
 from __future__ import annotations
@@ -29,11 +33,14 @@ _GUARD = threading.Lock()
 
 @contextmanager
 def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return a context without the user's default type and device: on the CPU, with `dtype`.
+    """Return a context in which new tensors are on the CPU, whatever the user's defaults.
 
-    A default type of float32 is left as it is, since models in float64 compute with that, too; any
-    other is replaced by `dtype`. There is one default for all threads: it is restored when the last
-    of them leaves the context.
+    Torch has one default type for all threads: the user's is restored when the last thread leaves
+    the context.
+
+    Args:
+        dtype: Default type in the context, unless the user's is float32, which is left as it is:
+            models in float64 compute with that, too.
     """
     with _GUARD:
         before = torch.get_default_dtype()
@@ -55,12 +62,12 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 
 @contextmanager
 def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return a context with gradients, outside of inference mode, and with `default_type`.
+    """Return a context for building, loading or training models, whatever modes the user has set.
 
-    Models are built, loaded and trained in it.
+    Gradients are on, torch's inference mode is off, and new tensors are on the CPU.
 
     Args:
-        dtype: Replaces a default type other than float32, see `default_type`.
+        dtype: Default type in the context, unless the user's is float32, see `default_type`.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
         yield
@@ -68,10 +75,14 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Return a context with a model in evaluation mode, after which each module has its mode again.
+    """Return a context with a model in evaluation mode; at the end each layer has its mode again.
 
-    A model with weights in half precision runs under autocast to their type. A default type of
-    torch other than float32 is replaced by that of the weights, float32 for half precision.
+    If the weights are in half precision, torch's autocast to their type is on in the context. If
+    the user's default type is not float32, it is replaced by that of the weights (float32 for half
+    precision).
+
+    Args:
+        model: The model.
     """
     training = [module for module in model.modules() if module.training]
     like = next(model.parameters(), torch.empty(0, dtype=torch.float32))
@@ -87,7 +98,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluated(method: Callable) -> Callable:
-    """Decorate a method of an `nn.Module`, which then runs in `evaluation_mode` of that module."""
+    """Decorate a method of an `nn.Module`, so that it runs with the module in evaluation mode.
+
+    Args:
+        method: The method, such as one that scores or samples.
+
+    Returns:
+        The method in `evaluation_mode` of its module, whose mode is restored at the end.
+    """
 
     @wraps(method)
     def in_evaluation_mode(self, *args, **options):
@@ -98,7 +116,14 @@ def evaluated(method: Callable) -> Callable:
 
 
 def refuse_half(model: nn.Module) -> None:
-    """Raise `UserError` for weights in half precision, whose latents would not decode exactly."""
+    """Check that a model can encode data so that they decode exactly: not in half precision.
+
+    Args:
+        model: The model; the type of its first parameter counts.
+
+    Raises:
+        UserError: if its weights are in float16 or bfloat16.
+    """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     if dtype in HALF:
         raise UserError(
