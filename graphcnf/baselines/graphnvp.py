@@ -3,9 +3,9 @@
 Madhawa et al. 2019, arXiv 1905.11600. The model is here for comparison.
 
 - The *edge value* of a pair of nodes is 0 for no edge, else the edge category plus 1.
-- *Vectors with noise*: a category is encoded as its one-hot vector plus uniform noise.
-- The *adjacency tensor* holds such a vector for each pair of nodes. Edges have no direction: of the
-  pairs (i, j) and (j, i), only the one with i > j holds data, the other is 0.
+- A *vector with noise* encodes a category: its one-hot vector plus uniform noise.
+- The *adjacency tensor* holds such a vector for the edge value of each pair of nodes. Edges have no
+  direction: of the pairs (i, j) and (j, i), only the one with i > j holds data, the other is 0.
 - *Column* j of the adjacency tensor holds the pairs of node j and the later nodes i > j.
 - A *coupling* transforms one column, or one node, by a shift and a scale that a network computes
   from all other columns or nodes.
@@ -357,7 +357,7 @@ class NodeCouplings(OneByOne):
 class GraphNVPModel(StochasticModel):
     """GraphNVP as a graph model: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
-    Graphs are drawn in one pass. Nothing keeps them connected or within the valences of the data.
+    Nothing keeps drawn graphs connected, or the edges of a node within what the training data have.
 
     Args:
         node_categories: Number M of node categories.

@@ -571,7 +571,7 @@ class PartialGraph:
         get further edges. Those with free valence are returned, numbered as in the graph.
 
         Args:
-            k: Number of a cluster in the tree, an edge or a ring.
+            k: Number of a cluster in the tree that is an edge or a ring, not a single node.
         """
         reachable: set[int] = set()
         while k >= 0:

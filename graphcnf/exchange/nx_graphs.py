@@ -1,7 +1,9 @@
 """Convert graphs and molecules to and from graphs of networkx.
 
-In networkx, each node and edge has one attribute, "label" (`LABEL`).
+In networkx, each node and edge has one attribute, "label" (`LABEL`). In this package, graphs are
+*packed*: all of them are stored in a few arrays, as `PackedGraphs`.
 
+- A *category* is the type of a node or edge, a number from 0.
 - The *label* is the category of the node or edge, a number.
 - With a vocabulary of molecules it is the name of the category instead: "C", "N+" or "n" for atoms,
   "SINGLE" or "AROMATIC_DOUBLE" for bonds.

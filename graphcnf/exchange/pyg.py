@@ -3,6 +3,7 @@
 - A graph of PyG is a `Data`. `x` has a row for each node. `edge_index` (2, E) has the node numbers
   of the edges, as a rule each edge in both directions. `edge_attr` has a row for each column of
   `edge_index`.
+- In this package, graphs are *packed*: all of them are stored in a few arrays, as `PackedGraphs`.
 - *Categories* are numbers from 0 that name the types of nodes or edges. In `x` and `edge_attr` they
   are one number per row, (n,) or (n, 1), or one-hot rows, (n, C).
 - *Molecular features* are those of `torch_geometric.utils.from_smiles`, which data sets such as

@@ -74,9 +74,9 @@ class ImageLatents:
 class ImageModel(Pretrained, ABC):
     """Base class of distributions over images whose pixels are integers.
 
-    What a subclass defines: always `_sample`. With a likelihood, also `_terms`, and `likelihood` is
-    set. With latents, also `encode` and `decode`, and `latent_size` is set. Its class is named in
-    `IMAGE_MODELS`.
+    Every subclass defines `_sample`, and is named in `IMAGE_MODELS`. One with a likelihood also
+    sets `likelihood` and defines `_terms`. One with latents also sets `latent_size` and defines
+    `encode` and `decode`.
 
     Args:
         architecture: Name of the kind of model, by which a saved model is loaded.
