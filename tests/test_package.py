@@ -1,4 +1,4 @@
-"""The package as a whole: what is installed, and which part imports which."""
+"""The package as a whole: what is installed, which part imports which, and names of parts."""
 
 import ast
 import re
@@ -311,3 +311,29 @@ def test_the_page_on_installation_says_why_each_dependency_is_needed():
     rows = page.partition("\n## ")[0].split("\n| `")[1:]
     needed = {line.partition(">=")[0] for line in PYPROJECT["project"]["dependencies"]}
     assert {row.partition("`")[0] for row in rows} == needed
+
+
+CHEMISTRY = re.compile(r"atom|bond|molec|valence|chem|smiles|rdkit", re.IGNORECASE)
+
+
+def test_flows_and_graphs_know_no_chemistry():
+    """Paths of modules aside, which name what a registry loads."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for folder in ("flows", "categorical", "graphs")
+        for path in sorted((ROOT / "graphcnf" / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if CHEMISTRY.search(re.sub(r"graphcnf\.[\w.]+", "", line))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_two_classes_have_one_name():
+    counts = Counter(
+        node.name
+        for folder in ("graphcnf", "datasets", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in counts.items() if count > 1] == []

@@ -1,5 +1,6 @@
 """A tiny model and data; as a script, one run of them in a process of its own."""
 
+import csv
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graphcnf.errors import UserError
+from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.settings import Experiment
 
 CATEGORIES, LENGTH = 5, 6
@@ -74,6 +76,17 @@ def make_experiment(batch_size=8, epoch_batches=7, delay=0.0, noise=True) -> Exp
     return Experiment(
         TinyModel(delay, noise), train_batches, lambda: (batch(1, k) for k in range(100))
     )
+
+
+def last(run: Path) -> dict:
+    """The checkpoint of a run."""
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def rows(run: Path, *phases: str) -> list[dict]:
+    """What a run has written of these phases, or of all."""
+    with (run / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if not phases or row["phase"] in phases]
 
 
 def main(options: dict):

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ import pytest
 import tiny_run as tiny
 import torch
 from safetensors.torch import load_file
+from tiny_run import last, rows
 
 from graphcnf.errors import UserError
 from graphcnf.file_writing import file_lock
@@ -38,19 +38,10 @@ def averages(run: Path) -> dict:
     return {name.removeprefix("module.model."): value for name, value in found}
 
 
-def rows(run: Path, *phases: str) -> list[dict]:
-    with (run / "metrics.csv").open() as file:
-        return [row for row in csv.DictReader(file) if not phases or row["phase"] in phases]
-
-
 def curve(run: Path) -> list[dict]:
     """The training rows of a run without what depends on the clock."""
     timed = {"minutes", "samples_per_second"}
     return [{k: v for k, v in r.items() if k not in timed} for r in rows(run, "train")]
-
-
-def last(run: Path) -> dict:
-    return load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
 def place(run: Path) -> tuple[int, int]:

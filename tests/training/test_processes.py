@@ -1,6 +1,5 @@
 """Runs of several processes, and of several nodes, on loopback with gloo."""
 
-import csv
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import tiny_run as tiny
 import torch
 
 from graphcnf.training import TrainingSettings
-from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.loop import Run, fit
 from graphcnf.training.settings import is_main, load_preset
 
@@ -57,14 +55,9 @@ def two_nodes(folder: Path, *outs: Path, **options) -> list[tuple[int, str]]:
     return [(code, path.read_text()) for code, path in zip(codes, said, strict=True)]
 
 
-def last(run: Path) -> dict:
-    return load_checkpoint(run / "checkpoints" / "last.ckpt")
-
-
 def rows(run: Path, phase: str) -> list[tuple[float, ...]]:
-    with (run / "metrics.csv").open() as file:
-        found = [row for row in csv.DictReader(file) if row["phase"] == phase]
-    return [tuple(float(r[k]) for k in ("step", "bits_per_variable", "accuracy")) for r in found]
+    names = ("step", "bits_per_variable", "accuracy")
+    return [tuple(float(row[name]) for name in names) for row in tiny.rows(run, phase)]
 
 
 def free_port() -> str:
@@ -89,12 +82,12 @@ def alone(tmp_path_factory):
 def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
     """Weights, figures and place in the data, up to the order of sums in float32."""
     for key in ("model", "average"):
-        left, right = last(a)[key], last(b)[key]
+        left, right = tiny.last(a)[key], tiny.last(b)[key]
         for name in left:
             if not name.endswith("seen"):  # a process counts its own samples
                 torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
     for key in ("step", "epoch", "batch"):
-        assert last(a)["at"][key] == last(b)["at"][key]
+        assert tiny.last(a)["at"][key] == tiny.last(b)["at"][key]
     for phase in phases:
         np.testing.assert_allclose(rows(a, phase), rows(b, phase), rtol=1e-4)
 
@@ -131,7 +124,7 @@ def test_one_process_two_of_which_one_is_killed_and_one_again(tmp_path, alone):
     assert process.returncode == 1 and "2 x cpu" in said, said
     assert re.search("another process of this run has ended.*resume the run", said)
     assert "Traceback" not in said
-    assert 7 < last(run)["at"]["step"] < 24
+    assert 7 < tiny.last(run)["at"]["step"] < 24
     here(run, resume=True)
     assert_same_course(alone, run, phases=())
     assert rows(run, "eval")[-1] == pytest.approx(rows(alone, "eval")[-1], rel=1e-4)

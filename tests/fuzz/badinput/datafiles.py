@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -216,20 +217,21 @@ def _image_cases(dice: Random) -> Iterator[Case]:
                    _picture("x.png", (4, 4), "L", end))  # fmt: skip
     train = ("train", "images-simple", "--out", "run", "--steps", "1", "--set", "data.path=set",
              "--set", "model.width=4", "--set", "model.couplings=2")  # fmt: skip
-    idx = b"\0\0\x08\x03" + b"\0\0\0\x14\0\0\0\x04\0\0\0\x04"
+
+    def idx(count, side, size):
+        return struct.pack(">4I", 0x803, count, side, side) + bytes(size)
+
     folders: dict[str, dict[str, bytes]] = {
         "no files": {}, "no picture": {"x.txt": b"x"}, "broken": {"x.png": b"x"},
         "idx short": {"train-images-idx3-ubyte": b"\0\0"},
         "idx type": {"train-images-idx3-ubyte": b"\0\0\x0d\x03" + bytes(12)},
         "idx zeros": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + bytes(12)},
-        "idx cut": {"train-images-idx3-ubyte": idx + bytes(300)},
-        "idx more": {"train-images-idx3-ubyte": idx + bytes(330)},
+        "idx cut": {"train-images-idx3-ubyte": idx(20, 4, 300)},
+        "idx more": {"train-images-idx3-ubyte": idx(20, 4, 330)},
         "idx gz": {"train-images-idx3-ubyte.gz": b"\x1f\x8b\x08junk"},
         "cifar": {"data_batch_1.bin": bytes(3000)}, "cifar empty": {"data_batch_1.bin": b""},
-        "few": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + b"\0\0\0\x02\0\0\0\x04\0\0\0\x04"
-                + bytes(32)},
-        "odd": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + b"\0\0\0\x14\0\0\0\x03\0\0\0\x03"
-                + bytes(180)},
+        "few": {"train-images-idx3-ubyte": idx(2, 4, 32)},
+        "odd": {"train-images-idx3-ubyte": idx(20, 3, 180)},
     }  # fmt: skip
     for name, files in folders.items():
         yield Case(f"images {name}", train, (), _folder(files))

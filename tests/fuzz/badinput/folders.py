@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from badinput.case import Case, changed, copied
+from badinput.commandlines import usual
 from badinput.datafiles import READERS
 from badinput.stage import Stage
 from graphcnf.pretrained import CHECKSUM, _digest_of_tensors, config_file
@@ -207,24 +208,20 @@ def _set_entry(config: dict, share: float, value: Any) -> None:
 
 # Links, pipes and devices, and folders of somebody else
 
-WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "score": (".csv", ("score", "{molecules}", "--model", "{model}", "--out")),
-    "score json": (".jsonl", ("score", "{molecules}", "--model", "{model}", "--out")),
-    "evaluate": (".md", ("evaluate", "{molecules}", "--reference", "none", "--out")),
-    "evaluate json": (".json", ("evaluate", "{molecules}", "--reference", "none", "--out")),
-    "evaluate html": (".html", ("evaluate", "{molecules}", "--reference", "none", "--html")),
-    "generate": (".smi", ("generate", "--model", "{model}", "-n", "2", "--force", "--out")),
-    "analogs": (".smi", ("analogs", "CCO", "--model", "{model}", "-n", "1", "--force", "--out")),
-    "interpolate": (".csv", ("interpolate", "CCO", "CCN", "--model", "{model}", "--steps", "1",
-                             "--out")),
-    "merge": (".smi", ("merge", "{shard}", "--force", "--out")),
-    "draw images": (".png", ("images", "generate", "--model", "{images}", "-n", "2", "--out")),
-}  # fmt: skip
-FINETUNE = ("finetune", "{file}", "--weights", "{model}", "--steps", "1", "-n", "0", "--out", "run")
+WRITERS = (
+    ("score", ".csv", "--out"), ("score", ".jsonl", "--out"), ("evaluate", ".md", "--out"),
+    ("evaluate", ".json", "--out"), ("evaluate", ".html", "--html"),
+    ("generate", ".smi", "--force", "--out"), ("analogs", ".smi", "--force", "--out"),
+    ("interpolate", ".csv", "--out"), ("merge", ".smi", "--force", "--out"),
+    ("images generate", ".png", "--out"),
+)  # fmt: skip
+"""Commands that write a file: the ending of its name, and the options before it."""
+
+FINETUNE = ("finetune", *usual(("finetune",)))
 INTO = {
     "train": ("train", "{preset}", "--out", "mine"),
     "resume": ("train", "{preset}", "--resume", "--out", "mine"),
-    "finetune": ("finetune", "{molecules}", *FINETUNE[2:-1], "mine"),
+    "finetune": (*FINETUNE[:-1], "mine"),
     "optimize": (*RUNS["optimize"][1][:-1], "mine"),
 }
 FOREIGN: dict[str, dict[str, str]] = {
@@ -290,7 +287,8 @@ def place_cases(seed: int) -> Iterator[Case]:
         for file in files:
             for label, put in IN_PLACE.items():
                 yield Case(f"{name}: {file} {label}", arguments, ("x",), copied(place, file, put))
-    for name, arguments in {**READERS, "finetune": FINETUNE}.items():
+    tuned = tuple(a.replace("{molecules}", "{file}") for a in FINETUNE)
+    for name, arguments in {**READERS, "finetune": tuned}.items():
         given = tuple(a.replace("{file}", "x.smi") for a in arguments)
         for label, make in (("pipe", os.mkfifo), ("terabyte", _terabyte), ("zeros", _zeros)):
             yield Case(f"{name} {label}", given, ("x.smi",),
@@ -298,11 +296,11 @@ def place_cases(seed: int) -> Iterator[Case]:
         given = tuple(a.replace("{file}", "x.parquet") for a in arguments)
         yield Case(f"{name} parquet of one long value", given, ("x.parquet", "characters"),
                    _long_parquet)  # fmt: skip
-    for name, (suffix, arguments) in WRITERS.items():
-        out = f"out{suffix}"
+    for name, suffix, *options in WRITERS:
+        path, out = tuple(name.split()), f"out{suffix}"
         for label, put in TAKEN.items():
-            yield Case(f"{name} over a {label}", (*arguments, out), (out,),
-                       lambda stage, p=put, o=out: p(stage.work / o))  # fmt: skip
+            yield Case(f"{name}{suffix} over a {label}", (*path, *usual(path), *options, out),
+                       (out,), lambda stage, p=put, o=out: p(stage.work / o))  # fmt: skip
     for name, arguments in INTO.items():
         for label, files in FOREIGN.items():
 
@@ -346,8 +344,7 @@ def pruned_cases(seed: int) -> Iterator[Case]:
         shown = ", ".join(left)
         if {"model", "snapshots", "metrics.csv", "checkpoints"} & set(left):
             yield Case(f"train over {shown}", ("train", "{preset}", "--out", "x"), ("x",), prepare)
-            yield Case(f"finetune over {shown}", ("finetune", "{molecules}", "--weights", "{model}",
-                       "--steps", "1", "-n", "0", "--out", "x"), ("x",), prepare)  # fmt: skip
+            yield Case(f"finetune over {shown}", (*FINETUNE[:-1], "x"), ("x",), prepare)
         if "model" in left and "checkpoints" not in left:
             yield Case(f"resume of {shown}", ("train", "{preset}", "--resume", "--out", "x"),
                        ("x",), prepare)  # fmt: skip

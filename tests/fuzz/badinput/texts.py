@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from badinput.case import Case, written
+from badinput.commandlines import usual
+from badinput.datafiles import READERS, SCORED
 
 SEQUENCES = {
     "title": "\x1b]0;owned\x07", "clear": "\x1b[2J", "c1": "\x9b2J", "back": "\r\b\b",
@@ -12,13 +14,6 @@ SEQUENCES = {
 }  # fmt: skip
 """Characters that a terminal obeys, by what they do."""
 
-READING = {
-    "score": ("score", "{file}", "--model", "{model}"),
-    "evaluate": ("evaluate", "{file}", "--reference", "none"),
-    "info": ("datasets", "info", "{file}"),
-    "check": ("datasets", "check", "{file}", "--workers", "1"),
-    "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
-}
 SCORING = ("optimize", "--score", "mine.py:f", "--budget", "3", "--model", "{model}",
            "--workers", "0", "--folder", "run")  # fmt: skip
 TROUBLE = "class Trouble(Exception):\n    pass\n\n"
@@ -27,7 +22,8 @@ TROUBLE = "class Trouble(Exception):\n    pass\n\n"
 def escape_cases(seed: int) -> Iterator[Case]:
     """Yield every sequence in every place where text of others is read."""
     for name, text in SEQUENCES.items():
-        for command, arguments in READING.items():
+        for command in ("score", "evaluate", "info", "check", "train"):
+            arguments = READERS[command]
             here = tuple(a.replace("{file}", "x.csv") for a in arguments)
             missing = tuple(a.replace("{file}", f"{text}.smi") for a in arguments)
             yield Case(f"{command}: no file with {name}", missing)
@@ -49,19 +45,11 @@ def escape_cases(seed: int) -> Iterator[Case]:
                    prepare=written("mine.py", f"{TROUBLE}raise Trouble({text!r})\n"))  # fmt: skip
 
 
-PRINTING = {
-    "generate": ("generate", "--model", "{model}", "-n", "3"),
-    "generate json": ("generate", "--model", "{model}", "-n", "3", "--json"),
-    "evaluate": ("evaluate", "{molecules}", "--reference", "none"),
-    "evaluate json": ("evaluate", "{molecules}", "--reference", "none", "--json"),
-    "score": ("score", "{molecules}", "--model", "{model}"),
-    "list": ("datasets", "list"),
-    "list json": ("datasets", "list", "--json"),
-    "info": ("datasets", "info", "{molecules}"),
-    "info json": ("datasets", "info", "{molecules}", "--json"),
-    "images": ("images", "evaluate", "{images}", "--images", "{photos}", "--draws", "1"),
-    "version": ("--version",),
-}
+PRINTING = {" ".join(path): (*path, *usual(path)) for path in (
+    ("generate",), ("evaluate",), ("score",), ("datasets", "list"), ("datasets", "info"),
+    ("images", "evaluate"))}  # fmt: skip
+PRINTING |= {f"{name} json": (*PRINTING[name], "--json") for name in PRINTING if name[:2] != "im"}
+PRINTING["version"] = ("--version",)
 """Commands that write to standard output."""
 
 
@@ -70,10 +58,9 @@ def stream_cases(seed: int) -> Iterator[Case]:
     for name, arguments in PRINTING.items():
         for state in ("closed", "full"):
             yield Case(f"{name}, stdout {state}", arguments, ("standard output",), stdout=state)
-    for command in ("evaluate", "score"):
-        more = ("--reference", "none") if command == "evaluate" else ("--model", "{model}")
-        yield Case(f"{command}, stdin closed", (command, "-", *more), ("standard input",),
-                   stdin=None)  # fmt: skip
-    for name in ("info", "list"):
+    for command in SCORED:
+        line = tuple(a.replace("{file}", "-") for a in READERS[command])
+        yield Case(f"{command}, stdin closed", line, ("standard input",), stdin=None)
+    for name in ("datasets info", "datasets list"):
         yield Case(f"{name}, no home", PRINTING[name], ("~nouser/x",),
                    environment=(("GRAPHCNF_CACHE", "~nouser/x"),))  # fmt: skip

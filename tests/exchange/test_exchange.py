@@ -1,5 +1,6 @@
-"""Graphs of PyTorch Geometric: in, out, and the same again."""
+"""Graphs of PyTorch Geometric and of networkx: in, out, and the same again."""
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,13 @@ from torch_geometric.utils import from_smiles
 
 from graphcnf import CategoricalModel, GraphBatch, MoleculeFlow, PackedGraphs
 from graphcnf.errors import UserError
+from graphcnf.exchange.nx_graphs import from_networkx, to_networkx
 from graphcnf.exchange.pyg import from_pyg, smiles_of, to_pyg
+from graphcnf.molecules.validity import strict_smiles
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 RANDOM = np.random.default_rng(0)
+VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 1), ("O", -1), ("C", 0, True)))
 MOLECULES = ["CCO", "CC(=O)Nc1ccc(O)cc1", "C[N+](C)(C)CC([O-])=O", "N#Cc1ccccc1", "C"]
 
 
@@ -78,3 +83,36 @@ def test_a_model_learns_a_dataset_and_gives_its_type_back():
     # The data set itself has no x: graphs without labels.
     plain = CategoricalModel.for_data(dataset)
     assert plain.sample(1)[0].x is None and len(plain.log_prob(dataset)) == 12
+
+
+def test_graphs_of_networkx_come_back():
+    packed = PackedGraphs.from_lists(random_graph(RANDOM) for _ in range(12))
+    assert from_networkx(to_networkx(packed)) == packed
+    plain = from_networkx([nx.path_graph(3), nx.Graph()])
+    assert plain.node_counts.tolist() == [3, 0] and plain.edge_types.tolist() == [0, 0]
+
+
+def test_molecules_have_names(flow):
+    graphs, _ = flow.graphs(["C[NH+](C)CC(=O)[O-]", "c1ccccc1"])
+    zwitterion, ring = to_networkx(graphs, flow.vocabulary)
+    names = sorted(name for _, name in zwitterion.nodes(data="label"))
+    assert names == ["C", "C", "C", "C", "N+", "O", "O-"]
+    assert {name for _, _, name in ring.edges(data="label")} == {
+        "AROMATIC_SINGLE", "AROMATIC_DOUBLE",
+    }  # fmt: skip
+    again = from_networkx([zwitterion, ring], flow.vocabulary)
+    assert again == graphs
+    assert strict_smiles(again, flow.vocabulary) == ["C[NH+](C)CC(=O)[O-]", "c1ccccc1"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (nx.DiGraph([(0, 1)]), "graph 1 must be a nx.Graph, got a DiGraph"),
+        (nx.MultiGraph([(0, 1)]), "got a MultiGraph"),
+        (nx.path_graph(2), "graph 1 has the label 0; known are C, N"),
+    ],
+)
+def test_what_is_no_graph_of_networkx_is_refused(graph, message):
+    with pytest.raises(UserError, match=message):
+        from_networkx([nx.Graph(), graph], VOCABULARY)
