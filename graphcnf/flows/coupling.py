@@ -255,7 +255,9 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
 def coupling_stack(
     network: Callable[[int, int], nn.Module], *, channels: int, couplings: int, mixtures: int = 8
 ) -> SequentialBijection:
-    """Build the flow of the paper: blocks of actnorm, linear map and mixture-of-logistics coupling.
+    """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
+
+    Lippe & Gavves 2021, arXiv 2006.09790, use such flows for latents of nodes and edges.
 
     Args:
         network: function that builds the network of a coupling. It is called as

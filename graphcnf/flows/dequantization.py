@@ -38,10 +38,10 @@ MOST_LEVELS = 2**18  # with more levels, float32 has too few numbers in a cell
 class Dequantization(Transform):
     """Base of the dequantizations: ``z = x + m + (1 - 2 m) u``; `inverse` rounds down.
 
-    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, in any type. u in [0, 1] is the
-    noise. m is a small margin at both ends of a cell, by which rounding cannot lead to another
-    integer; it costs ``-log2(1 - 2 m)`` bits per number. Subclasses write `forward`: they draw u,
-    and call `place`.
+    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, as integers or floats. u is the
+    noise, in [0, 1]. m is a small margin at both ends of a cell, by which rounding cannot lead to
+    another integer; it costs ``-log2(1 - 2 m)`` bits per number. Subclasses write `forward`: they
+    draw u, and call `place`.
 
     Args:
         levels: number of values that a number can have, such as 256.
@@ -80,7 +80,7 @@ class Dequantization(Transform):
 
         Args:
             z: real numbers, ``(B, ..., D)``.
-            context: read is its mask.
+            context: only its mask is read.
 
         Returns:
             Whole numbers, ``(B, ..., D)``, in float64 for float64, else in float32; 0 where masked.

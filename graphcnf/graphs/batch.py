@@ -379,8 +379,8 @@ class GraphBatch:
         model overrides get graphs that are checked.
 
         Args:
-            config: The `config` of the model. Read are its largest number of nodes, "max_nodes",
-                and the numbers of categories, "node_categories" and "edge_categories".
+            config: The `config` of the model. Only its largest number of nodes, "max_nodes", and
+                the numbers of categories, "node_categories" and "edge_categories", are read.
 
         Returns:
             The graphs with 0 at padding; padding beyond "max_nodes" nodes is cut off.

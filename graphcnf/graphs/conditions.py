@@ -76,8 +76,8 @@ class ConditionEmbedding(nn.Module):
     values, so that a trained model to which conditions are added begins as it was without them.
 
     Args:
-        conditions: The P conditions; read are "mean" and "deviation" of each, as
-            `condition_statistics` returns them.
+        conditions: The P conditions, as `condition_statistics` returns them; only "mean" and
+            "deviation" of each are read.
         width: Number of channels.
 
     Raises:

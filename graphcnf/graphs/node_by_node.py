@@ -315,7 +315,7 @@ class GrowthNetwork(AutoregressiveNetwork):
     the features of the edge (`GrowingGraphs.features`).
 
     Args:
-        code: Map from graphs to variables; read are its `cardinalities`.
+        code: Map from graphs to variables; only its `cardinalities` are read.
         max_nodes: Largest number of nodes of a graph.
         connected: True if every node but the first must get an edge, in scoring and in drawing.
         planar: True if drawing drops edges that would make a graph non-planar. Scoring does not
@@ -387,11 +387,11 @@ class GrowthNetwork(AutoregressiveNetwork):
         """Embed nodes that are complete, with all their edges, as inputs of the attention blocks.
 
         Args:
-            x: Variables of M nodes, one in each of M graphs, (M, V) long.
-            number: Number of the node in its graph, (M,) long, or an int for all.
-            sizes: Number of nodes that the complete graph will have, (M,) long.
-            edges: Number of edges of the node to earlier nodes, (M,) long.
-            pieces: Pieces of the node when its last edge had been decided, (M,) long.
+            x: Variables of M nodes, of any graphs, (M, V) long.
+            number: Number of each node in its graph, (M,) long, or an int for all.
+            sizes: Number of nodes that the complete graph of each node will have, (M,) long.
+            edges: Number of edges of each node to earlier nodes, (M,) long.
+            pieces: Pieces of each node when its last edge had been decided, (M,) long.
 
         Returns:
             Inputs, (M, C).
@@ -407,13 +407,13 @@ class GrowthNetwork(AutoregressiveNetwork):
         """Return attention biases: numbers that are added to the attention scores of two nodes.
 
         Args:
-            links: True for pairs of nodes that have an edge, (...) bool.
-            shared: Number of neighbours that the two nodes share, (...).
-            back: Distance of the two nodes in the node order, long, of a shape that broadcasts to
-                (...).
+            links: True for pairs of nodes that have an edge, (M, I, J) bool, for I nodes that
+                attend to J nodes in M graphs.
+            shared: Number of neighbours that the two nodes share, (M, I, J).
+            back: Distance of the two nodes in the node order, long, (I, J) or (J,).
 
         Returns:
-            Biases, (..., layers * heads): one for each head of each block.
+            Biases, (M, I, J, layers * heads): one for each head of each block.
         """
         kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
         return self.by_distance.t()[back] + self.by_link.t()[kind]
@@ -510,8 +510,8 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         Args:
             h: Output of the last hidden layer for R possible edges, (R, H).
-            features: Their features, as `GrowingGraphs.features` returns them, (R,) long each; a
-                subclass may use them once more.
+            features: Their features, as `GrowingGraphs.features` returns them, (R,) long each. They
+                are not used here, but by `FaceNetwork`, which overrides this method.
 
         Returns:
             Logits, (R, 1 + number of edge categories); the first one stands for no edge.

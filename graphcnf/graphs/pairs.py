@@ -11,8 +11,13 @@ continuous variables: D for each node, E for each pair of nodes. A graph is enco
    N (N - 1) / 2 pairs have latents, and nothing else need be known: a decoder tells from the
    latents of a pair whether its edge is real.
 
-Sampling goes the other way, from latents of the base density back to node categories. All networks
-see all nodes and pairs at once, so that it takes the same number of evaluations for any graph.
+The latents after the third step are the *base latents*, whose density is standard logistic.
+Sampling goes the other way, from base latents back to node categories. All networks see all nodes
+and pairs at once, so that it takes the same number of evaluations for any graph.
+
+Encoding draws random numbers, so that log p(graph) is known only by a *bound*: the mean of the
+bound over draws is at most log p(graph). A *tape* (`Noise`) records the random numbers of a call,
+to repeat the call with the same ones.
 
 (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B.)
 """
@@ -140,12 +145,13 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
     mixture of logistics, of the nodes and of the pairs.
 
     Args:
-        network: Function that builds the network of a block, such as a `PairNetwork`. It is called
+        network: Function that builds the network of a block, mostly a `PairNetwork`. It is called
             as `network(node_in, node_out, pair_in, pair_out)`: the channels of a node that the
             network sees, the parameters of a node that it returns, and the same for a pair.
         couplings: Number of blocks.
-        dims: Number of latents of a node, and of a pair, at least 2 each.
-        mixtures: Number of logistics of each coupling of nodes, and of each coupling of pairs.
+        dims: Two numbers: latents of a node, latents of a pair; at least 2 each.
+        mixtures: Two numbers: logistics in the mixture of each coupling of nodes, and of each
+            coupling of pairs.
 
     Returns:
         A bijection of `GraphLatents`.

@@ -7,6 +7,9 @@
   of log p(graph, order) - log q(order | graph).
 - A *code* is a graph as V categories (*variables*) for each node, in one node order
   (`graphcnf.graphs.coded`).
+- *Base latents* are continuous variables into which graph and order are encoded. Those of the code
+  have a logistic base density, those of the order are uniform.
+- A *tape* (`Noise`) records the random numbers of a call, to repeat the call with the same ones.
 - In a batch of B graphs of N nodes each, nodes beyond a graph's own number are *padding*.
 """
 
