@@ -400,12 +400,14 @@ def parallel_map(
     workers: Workers = None,
     label: str = "",
 ) -> list[Any]:
-    """Apply a function to chunks in several processes.
+    """Apply a function to chunks in several processes, and return all results at once.
+
+    Use `ordered_map` to read results while others are computed.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
             one.
-        chunks: Arguments; they and the results are pickled.
+        chunks: Arguments of the function; they and the results are pickled.
         workers: Number of processes, or a cluster; None for one process per available core.
         label: Text before a progress bar; "" for no bar.
 

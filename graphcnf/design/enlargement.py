@@ -105,7 +105,8 @@ def enlarged(
 def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
     """Return a model that may draw a fragment, even if its nodes are unlike the training data.
 
-    Call it before `ParticleSampler`: a model with environments gives all others probability 0.
+    Call it before `ParticleSampler`: a model that lists the environments of its training data gives
+    nodes with any other environment the probability 0.
 
     Args:
         model: The model, which is left as it is.

@@ -745,18 +745,18 @@ LEAST_PREFERENCE = 0.01  # least preference for a node; the largest is 1
 
 @dataclass
 class Particles:
-    """P graphs that contain a fragment, with their weights.
+    """P graphs that contain a fragment, with their weights; what `ParticleSampler.draw` returns.
 
     Attributes:
         graphs: The graphs.
         log_weights: Logarithms of the importance weights in nats, (P,) float64; -inf for a particle
             that came to a dead end, and so lacks a part of the fragment.
-        came_from: For each fragment node the node placed before it, as `Progress.source` numbers
-            them, (P, U) long.
+        came_from: For each fragment node the one that was placed before it; U for the first node of
+            the graph, U + 1 for the first node of another component, (P, U) long.
         log_probs: Log-probability of placing each fragment node given its backtrack, in nats, (P,
             U) float64.
-        detours: Number of free nodes at fragment nodes that still had fragment neighbours to come,
-            (P,) long.
+        detours: Number of free nodes below fragment nodes that still had fragment neighbours to
+            come, (P,) long.
         ancestor: Number of the particle from which each descends by resampling, (P,) long.
             Particles with different ancestors are independent.
     """

@@ -490,16 +490,16 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
 def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     """Return the share of stereoisomers that are no training molecules of ZINC250k.
 
-    Parsing all of ZINC250k would take minutes. So only the first molecules count, up to the
-    `MEASURED`-th whose graph is among the training molecules, and only those lines of the data set
-    are parsed that have the composition of one of them.
+    To parse all of ZINC250k would take minutes, so this is an estimate. Molecules are looked at in
+    their order, until `MEASURED` of them have a graph that is among the training molecules. Of the
+    data set, only lines with the composition of one of these are parsed.
 
     Args:
         summary: Summary of the molecules, with `isomers`.
         hashes: Sorted hashes of the training molecules without stereo.
 
     Returns:
-        The share, in [0, 1]; 1 if no molecule counts.
+        The share, in [0, 1]; 1 if no molecule was looked at.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))

@@ -83,13 +83,13 @@ Curves = Sequence[tuple[str, Mapping[str, int], str]]
 
 
 def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str] = ()) -> None:
-    """Write the page about one or several sets.
+    """Write the HTML page about one or several sets of molecules.
 
     Args:
-        results: The sets.
-        path: The file.
-        known: SMILES of known molecules; those nearest to the set's molecules are drawn beside
-            them.
+        results: The evaluation of each set.
+        path: The file to write.
+        known: SMILES of known molecules. Beside drawn molecules of a set, the nearest of these are
+            drawn.
 
     Raises:
         UserError: The file cannot be written.

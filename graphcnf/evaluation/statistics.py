@@ -57,10 +57,11 @@ class SetStatistics:
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: SetStatistics) -> None:
-        """Add the statistics of further molecules, in place.
+        """Add the statistics of further molecules to these, in place.
 
         Args:
-            other: Statistics that may be changed, and must not be used afterwards.
+            other: Statistics of the further molecules. Do not use them afterwards, since parts of
+                them are taken over and changed.
         """
         if not self.size:
             self.values = other.values
@@ -126,9 +127,9 @@ def compare(
     """Compare a set of valid generated molecules with a reference set.
 
     Args:
-        generated: The generated molecules. If several comparisons share a set, pass its
-            `set_statistics`, so that they are computed once.
-        reference: The reference.
+        generated: The generated molecules: RDKit molecules or SMILES, or what `set_statistics`
+            returned for them. Pass the latter if several comparisons share a set.
+        reference: The reference molecules, in the same way.
         metrics: Names of `METRICS`; None for all.
 
     Returns:
@@ -191,15 +192,17 @@ def set_statistics(
 
     Args:
         molecules: Valid molecules or SMILES; stereo is dropped.
-        metrics: Names of `METRICS`; None for all.
-        workers: Processes, or a cluster; None for one per core. Does not affect the result.
-        device: Device of ChemNet.
+        metrics: Names of the `METRICS` that will be computed; None for all.
+        workers: Number of processes, or a cluster; None for one per core. Does not affect the
+            result.
+        device: Device of ChemNet, the network of the FCD.
         label: Short name of the set, for the progress bar and the cache file.
-        use_cache: Read the result from the cache, or write it there; not if the statistics include
-            one whose functions have no source to recognise them by, such as a lambda in a console.
+        use_cache: True to read the result from the cache, or write it there. It is ignored if the
+            source of a statistic's function cannot be found, as for a lambda in a console, since
+            the cache is keyed by it.
 
     Returns:
-        The statistics; of one that needs a missing package the reason is in `missing`.
+        The statistics. For one that needs a missing package, the reason is in `missing`.
 
     Raises:
         UserError: A metric is unknown.

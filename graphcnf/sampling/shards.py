@@ -154,11 +154,12 @@ def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> No
 def is_complete(out: Path, shard: Shard) -> bool:
     """Return True if a shard is drawn already, so that it can be skipped.
 
+    It is so if the description beside the file says the same as `shard`, apart from the machine
+    (`environment`), and if the file has the length and checksum of its description.
+
     Args:
-        out: File of the shard, with its description beside it.
-        shard: Description of the shard that is asked for, as `shards_of` returns it. All must agree
-            but the machine (`environment`), and the file must have the length and checksum that its
-            description says.
+        out: File of the shard.
+        shard: Description of the shard that is asked for, as `shards_of` returns it.
     """
     try:
         found = read_json(inside(out.parent, _described(out).name))

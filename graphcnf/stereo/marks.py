@@ -127,8 +127,8 @@ class StereoTemplate:
 
     Attributes:
         mol: The molecule or fragment, with its stereo marks.
-        matches: Function that returns its matches in a molecule without stereo marks, each as
-            `{atom of mol: atom of the molecule}`.
+        matches: Function that finds `mol` in a molecule without stereo marks. It returns a list
+            with a dictionary `{atom number in mol: atom number in the molecule}` for each match.
         strict: True to allow only molecules that can have all marks: in at least one match, each
             marked atom or double bond of `mol` is matched to a stereo element of the molecule. If
             False, a mark is lost where it is matched to an atom or bond that cannot have one.
@@ -140,11 +140,12 @@ class StereoTemplate:
 
     @classmethod
     def of(cls, mol: Chem.Mol, matches: Matches, strict: bool = True) -> StereoTemplate | None:
-        """Return the template of a molecule or fragment.
+        """Return the template of a molecule or fragment, or None if it has no stereo marks.
 
         Args:
-            mol: The molecule or fragment.
-            matches: Function that returns its matches in a molecule without stereo marks.
+            mol: The molecule or fragment, with its stereo marks.
+            matches: Function that finds `mol` in a molecule without stereo marks, as a list of
+                dictionaries `{atom number in mol: atom number in the molecule}`.
             strict: True to allow only molecules that can have all marks of `mol`.
 
         Returns:
@@ -158,7 +159,7 @@ class StereoTemplate:
 
 @dataclass(frozen=True)
 class Constitution:
-    """A molecule without stereo marks, and its stereo elements.
+    """A molecule without stereo marks, and its stereo elements; `split_stereo` makes it.
 
     Attributes:
         smiles: Canonical SMILES without stereo.
@@ -512,7 +513,7 @@ class Constitution:
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
-        """Return the orbit of a configuration: it and its images under all symmetries.
+        """Return a configuration with its images under all symmetries: all are one molecule.
 
         Args:
             configuration: A configuration of this constitution.
@@ -601,11 +602,11 @@ class Constitution:
 
 
 def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
-    """Return True if a configuration has all given marks at the same stereo elements.
+    """Return True if a configuration has all given marks, at the same stereo elements.
 
     Args:
         configuration: The configuration.
-        given: Parity of each stereo element that has to agree, 0 for those that may differ.
+        given: A configuration with the marks that it must have; 0 for elements that may differ.
     """
     return all(not mark or mark == c for mark, c in zip(given, configuration, strict=True))
 
@@ -627,15 +628,17 @@ def legacy_perception() -> Iterator[None]:
 def constitution_as_written(smiles: str, plain: Chem.Mol) -> tuple[Constitution, list[int]]:
     """Return the constitution of a molecule whose SMILES has just been written.
 
-    This saves writing it a second time: the order of the atoms in the SMILES is read from the
-    property `_smilesAtomOutputOrder` of `plain`, which `Chem.MolToSmiles(plain)` sets.
+    This saves writing it again. The order of the atoms in the SMILES is read from the property
+    `_smilesAtomOutputOrder` of `plain`, which `Chem.MolToSmiles(plain)` sets. So call that directly
+    before.
 
     Args:
         smiles: Result of the last call of `Chem.MolToSmiles(plain)`.
         plain: A sanitized molecule without stereo marks and hydrogens.
 
     Returns:
-        The constitution, and for each of its atoms the number in `plain`.
+        - The constitution.
+        - For each of its atoms the number in `plain`.
     """
     order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
     plain = Chem.RenumberAtoms(plain, order)

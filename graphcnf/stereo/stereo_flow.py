@@ -196,10 +196,10 @@ class StereoGraphs:
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the batch as arrays, for a cache.
+        """Return the batch as numpy arrays, for a cache file.
 
         Returns:
-            `{name of an attribute: its array}`.
+            `{name of the attribute: its array}`.
         """
         return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
 
@@ -330,7 +330,7 @@ class StereoContext(Context):
 
 
 class Neighbourhood(nn.Module):
-    """Residual layer over an atom and its neighbours, with other weights for each neighbour.
+    """Residual layer over an atom and its neighbours, with different weights for each neighbour.
 
     The first neighbour is the one with the lowest number, and so on. A parity is the sign of a
     permutation of the neighbours, which a layer that treated them alike could not learn.
@@ -353,15 +353,14 @@ class Neighbourhood(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, h: Tensor, own: Tensor, near: Tensor, bonds: Tensor) -> Tensor:
-        """Return new hidden states of some atoms.
+        """Return new hidden states of M of the A atoms.
 
         Args:
             h: Hidden states of all atoms, (A, C).
-            own: Indices of the atoms to compute, (M,).
-            near: 1 + index of each of their neighbours, 0 for none, (M, MOST_NEIGHBOURS).
-            bonds: Categories of the bonds to these, plus `BOND_CATEGORIES` times 0 to
-                `MOST_NEIGHBOURS` - 1, so that each neighbour has embeddings of its own, (M,
-                MOST_NEIGHBOURS).
+            own: Index in `h` of each of the M atoms, (M,).
+            near: 1 + index in `h` of each of their neighbours, 0 for none, (M, MOST_NEIGHBOURS).
+            bonds: For each neighbour k the category of the bond to it plus k * `BOND_CATEGORIES`,
+                so that each neighbour has embeddings of its own, (M, MOST_NEIGHBOURS).
 
         Returns:
             (M, C).
@@ -568,10 +567,11 @@ class StereoState:
 
 
 def shipped_stereo(dataset: str | None) -> StereoFlow | None:
-    """Return the shipped density of stereo marks for models of a data set.
+    """Return the density of stereo marks that is shipped with the package for a data set.
 
     Args:
-        dataset: Name of the data set on which a model of graphs was trained, such as "zinc250k".
+        dataset: Name of the data set on which a model of graphs was trained, such as "zinc250k";
+            None if unknown.
 
     Returns:
         The density; None if there is none for this data set.
