@@ -8,11 +8,17 @@ It is the first step of growing molecules (`graphcnf.design.growing`). The nouns
   as well: new atoms may replace its hydrogens.
 - *Open* fragment: new atoms may replace the hydrogens of any of its atoms. In other fragments, they
   are only at attachment points.
-- *Task*: the way in which a molecule is completed, a key of `TASKS`.
+- *Task*: the way in which a molecule is completed, a key of `TASKS`:
+    - "scaffold": new atoms replace any hydrogen, and may close rings over the fragment;
+    - "grow": new atoms at the attachment points, or without any at all hydrogens, and no rings over
+      the fragment;
+    - "decorate": new atoms at dummy atoms and atoms with a map number;
+    - "link": new atoms are one connected part that joins several parts of the fragment;
+    - "close": new atoms are one connected part that closes a ring over the fragment.
 - *Place*: where the fragment lies in a molecule, as a tuple. Entry k is the number of the
   molecule's atom that matches atom k of the fragment.
-- *Structure*: one choice of the orders of all bonds; an aromatic fragment has a few, its Kekulé
-  structures.
+- *Structure*: the categories that each bond may have. The fragment of a SMILES has a structure for
+  each Kekulé structure; that of a SMARTS has one.
 """
 
 from __future__ import annotations
