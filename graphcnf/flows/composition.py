@@ -47,7 +47,10 @@ class Sequential(Transform):
 
     @property
     def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if a step applies the temperature itself; else the latents are multiplied by it."""
+        """True if a step applies the temperature itself, by sharpening conditional probabilities.
+
+        If False, whoever draws the latents multiplies them by the temperature.
+        """
         return any(transform.tempers for transform in self.transforms)
 
     def __getitem__(self, index: int) -> Transform:

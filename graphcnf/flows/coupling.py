@@ -169,8 +169,9 @@ class MixtureLogisticCoupling(Coupling):
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
 
     Args:
-        network: called as ``network(x_a, context)``; returns the 3 K + 2 parameters of each
-            transformed channel, see `Coupling`.
+        network: called as ``network(x_a, context)`` with the untransformed channels; returns
+            ``(B, ..., P C)`` for C transformed channels, with P = 3 K + 2: the first parameter of
+            all C channels, then the second, and so on.
         split: number of channels in the first part.
         swap: False to transform the second part given the first, True for the reverse.
         mixtures: number K of logistics in the mixture.
@@ -262,7 +263,7 @@ def coupling_stack(
     Args:
         network: function that builds the network of a coupling. It is called as
             ``network(inputs, outputs)`` with the number of channels that the network sees and the
-            number of parameters that it returns, see `Coupling`.
+            number of parameters that it returns. `Coupling` says how the network is called.
         channels: number D of channels.
         couplings: number of blocks.
         mixtures: number of logistics in the mixture of each coupling.

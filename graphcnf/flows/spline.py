@@ -68,8 +68,9 @@ class RationalQuadraticCoupling(Coupling):
         z = z_k + height (s t^2 + d_k t (1 - t)) / (s + (d_k+1 + d_k - 2 s) t (1 - t))
 
     Args:
-        network: called as ``network(x_a, context)``; returns the parameters of the transformed
-            channels, see `Coupling`.
+        network: called as ``network(x_a, context)`` with the untransformed channels; returns
+            ``(B, ..., P C)`` for C transformed channels, with P = 3 K - 1: the first parameter of
+            all C channels, then the second, and so on.
         split: number of channels in the first part.
         swap: False to transform the second part given the first, True for the reverse.
         bins: number K of bins.

@@ -359,7 +359,10 @@ class GraphBatch:
         return self.edge_labels > 0
 
     def connected(self) -> Tensor:
-        """Return True for each graph that is connected, (B,) bool; a graph without nodes is."""
+        """Return which graphs are connected, (B,) bool.
+
+        A graph without nodes counts as connected.
+        """
         reached = torch.zeros_like(self.mask)
         reached[:, :1] = True
         for _ in range(self.mask.shape[1]):

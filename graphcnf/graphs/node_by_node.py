@@ -423,7 +423,7 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         Args:
             grown: The M partly drawn graphs, whose new nodes have no edges yet.
-            nodes: Channels of the earlier nodes of B graphs, see `NewNodes`, (B, N, 3 * H).
+            nodes: Channels of the earlier nodes of B graphs, as `NewNodes` has them, (B, N, 3 * H).
             graph: Which of the B graphs each new node belongs to, (M,) long.
             h: Output of the attention blocks for the graphs without the new node, (M, C).
         """
@@ -652,7 +652,7 @@ class GrowthState:
         order: Which node is next, and which graphs have it.
         cache: Keys and values of the attention blocks for all nodes so far.
         links: Adjacency matrices of the nodes so far, (B, N, N) bool.
-        nodes: Channels of the nodes so far, see `NewNodes`, (B, N, 3 * H).
+        nodes: Channels of the nodes so far, as `NewNodes` has them, (B, N, 3 * H).
         grown: The unfinished graphs with their new nodes; set by `step`.
         x: Variables of the node before, (M, V) long; set by `update`.
     """

@@ -457,7 +457,7 @@ class PairsModel(StochasticModel):
             "argmax", see `make_encoding`.
         node_dim: Number D of latents of a node; without effect for "argmax", where the number of
             categories determines it.
-        pair_dim: Number E of latents of a pair; likewise.
+        pair_dim: Number E of latents of a pair; without effect for "argmax".
         node_mixtures: Number of logistics in the mixture of each coupling of nodes.
         pair_mixtures: Number of logistics in the mixture of each coupling of pairs.
 

@@ -9,6 +9,8 @@ into batches.
 - A *block* is a range of records that are drawn together: records 0 to 127, 128 to 511, 512 to
   1023, then 1024 records each.
 - A *batch* is a part of a block, of graphs of similar size, which little padding makes fast.
+- A *condition* is a property of a graph, such as logP, given which some models draw; P of them.
+- The *size* of a graph is its number of nodes.
 
 Why blocks: rounding in float32 depends on the shape of a batch and on the number of threads, and
 now and then changes a category. So batches must always be the same. To draw one record, its whole
@@ -65,8 +67,8 @@ def log_prob_in_batches(
 ) -> np.ndarray:
     """Score many graphs in batches, without gradients: log p(graph | number of nodes) of each.
 
-    As in `GraphModel.log_prob`, the number is exact or a lower bound, by the class of the model. A
-    `StochasticModel` draws its bound once for each graph.
+    Whether the number is exact or a lower bound depends on the class of the model. The bound of a
+    `StochasticModel` is random; it is drawn once for each graph.
 
     Args:
         model: The model.
@@ -164,12 +166,12 @@ def sample_records(
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Yield the ranges of records that are drawn together, from the one with a record on.
+    """Cut the endless sample into the ranges of records that are drawn together.
 
     Args:
-        first: Number of this record; the first range contains it.
-        together: Number of blocks that are drawn together, see `together_on`. The three blocks of
-            the first 1024 records are always drawn one by one.
+        first: Number of a record; the first range that is yielded contains it.
+        together: Number of blocks that are drawn together, which depends on the device
+            (`together_on`). The three blocks of the first 1024 records are always drawn one by one.
 
     Yields:
         Ranges of record numbers, one after the other without end. With `together` = 1 each is one
@@ -227,7 +229,8 @@ def record_batches(
         wanted: Numbers of these records.
         prior: Probabilities of 0, 1, ... nodes; they need not sum to one.
         seed: Seed of the sample.
-        together: Number of blocks that are drawn together, see `together_on`.
+        together: Number of blocks that are drawn together, which depends on the device
+            (`together_on`).
         size: Number of graphs in a batch where a block is drawn alone; `together` times as many
             where several are.
 
