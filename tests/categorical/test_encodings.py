@@ -16,7 +16,6 @@ from graphcnf.categorical import (
 )
 from graphcnf.categorical.encoding import MARGIN
 from graphcnf.categorical.learned_encodings import CategoryEmbedding, grid_means
-from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, Sequential, StandardLogistic
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
@@ -243,25 +242,3 @@ def test_every_category_has_its_embedding(categories):
     table = CategoryEmbedding(categories, 3)
     known = (2 * torch.arange(categories)[None, :, None] + 1) / categories - 1
     torch.testing.assert_close(table(known)[0], table.table.weight)
-
-
-@pytest.mark.parametrize(
-    "arguments, options, message",
-    [
-        (("mixtures", 3), {}, "unknown encoding 'mixtures'; did you mean 'mixture'"),
-        (("mixture", 0), {}, "at least 1"),
-        (("mixture", 3, 0), {}, "at least 1"),
-        (("variational", 3, 1), {}, "at least 2 latents"),
-        (("linear", 3), {"flows": 0}, "flows must be"),
-        (("mixture", 3), {"separation": 0}, "greater than 0"),
-        (("mixture", 3), {"flows": 2}, "flows"),
-        (("argmax", 5, 2), {}, "take 3 latents, got 2"),
-        (("interval", 5, 2), {}, "take 1 latents, got 2"),
-        (("interval", 0), {}, "at least 1"),
-        (("uniform-dequantization", 0), {}, "at least 1"),
-    ],
-)
-def test_errors_of_the_factory(arguments, options, message):
-    with pytest.raises(UserError, match=message) as caught:
-        make_encoding(*arguments, **options)
-    assert "\n" not in str(caught.value)

@@ -156,20 +156,3 @@ def test_bits_are_those_of_the_search():
     assert bits[1] == pytest.approx(search_bits(neighbours(graph), colors, 3))
     # The permutations of the colours alone are log2(6).
     assert (bits >= math.log2(6) - 1e-9).all()
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"size": "tiny"}, "small, large"),
-        ({"colors": 21}, "no graph of 20 nodes needs 21 colours"),
-        ({"nodes": [20, 10]}, "nodes must be the lowest and the highest number"),
-        ({"nodes": [10, 300]}, "nodes must be 2 to 255"),
-        ({"edge_probability": [0.0, 0.2]}, r"\(0, 1\]"),
-        ({"edge_probability": 0.2}, "edge_probability must be two numbers"),
-        ({"edge_probability": [1.0, 1.0], "graphs": 2}, "needs exactly 3 colours"),
-    ],
-)
-def test_arguments_out_of_range(options, message):
-    with pytest.raises(UserError, match=message):
-        load_coloring(**options)

@@ -49,8 +49,3 @@ def test_batches_are_reproducible_and_differ(task):
     held_out = {tuple(row) for b in data.test_batches(32) for row in b.tolist()}
     assert held_out.isdisjoint(tuple(row) for b in batches for row in b.tolist())
     assert len(held_out) == 2048
-
-
-def test_a_set_of_one_is_no_task():
-    with pytest.raises(ValueError, match="at least 2"):
-        SetShuffling(elements=1)

@@ -301,23 +301,6 @@ def test_input_is_checked(batch, coupling):
         model.log_prob(batch, samples=0)
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"coupling": "pairs"}, '"nodes" or "waves" or "channels"'),
-        ({"encoding": "mixture"}, "interval"),
-        ({"coupling": "channels", "encoding": "interval"}, "at least 2 latents"),
-        ({"width": 10}, "divide"),
-        ({"layers": 0}, "layers must be"),
-        ({"ahead": 0}, "ahead must be"),
-        ({"rounds": -1}, "rounds must be an integer from 0"),
-    ],
-)
-def test_errors(options, message):
-    with pytest.raises(UserError, match=message):
-        ColoringFlow(3, **options)
-
-
 @pytest.mark.parametrize("colors", [1, 2, 4])
 def test_other_numbers_of_colours(colors):
     graph = nx.empty_graph(3) if colors == 1 else nx.path_graph(5)

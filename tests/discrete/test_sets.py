@@ -12,7 +12,6 @@ from graphcnf.categorical import AutoregressiveCoupling
 from graphcnf.categorical.encoding import MARGIN
 from graphcnf.discrete import SetFlow
 from graphcnf.discrete.set_flow import ElementCoupling, GroupContext, GroupNetwork
-from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.testing import (
     assert_bijection,
@@ -254,20 +253,3 @@ def test_samples(coupling):
         # At low temperature all sets are the most probable one, but for their order.
         cold = flow.sample(40, context=Context(temperature=1e-3))
         assert len(cold.sort(1).values.unique(dim=0)) == 1
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"coupling": "pairs"}, 'must be "elements" or "groups"'),
-        ({"encoding": "mixtures"}, "unknown encoding"),
-        ({"couplings": 0}, "couplings must be"),
-        ({"couplings": 2}, "takes couplings = 1 only"),
-        ({"width": 10, "heads": 4}, "divide"),
-        ({"coupling": "channels", "encoding": "interval"}, "at least 2 latents"),
-        ({"coupling": "groups", "encoding": "mixture"}, "takes the encoding"),
-    ],
-)
-def test_errors(options, message):
-    with pytest.raises(UserError, match=message):
-        SetFlow(4, 4, **options)

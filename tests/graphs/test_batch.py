@@ -106,23 +106,6 @@ def test_data_and_arrays_round_trip(tmp_path):
     assert edges.tolist() == [[1, 0], [2, 1]] and bonds.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("graph", "message"),
-    [
-        (([0, 0], [(1, 1)], [0]), "self-loop at node 1"),
-        (([0, 0], [(0, 1), (1, 0)], [0, 1]), "two different types"),
-        (([0, 0], [(2, 0)], [0]), "does not have"),
-        (([0, 300], [], []), "outside 0 to 255"),
-        (([0] * 256, [], []), "at most 255"),
-        (([0, 0], [(1, 0)], []), "1 edges, but 0 edge types"),
-        (([0.9, 1.2], [(0, 1)], [1]), "whole numbers, got float64"),
-    ],
-)
-def test_what_is_no_graph_is_refused(graph, message):
-    with pytest.raises(ValueError, match=message):
-        PackedGraphs.from_lists([([0], [], []), graph])
-
-
 def test_what_does_not_fit_together_is_refused():
     arrays = PackedGraphs.from_lists(some_graphs(5)).to_arrays()
     for name in arrays:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from image_networks import moved_away
 
-from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.images import ConvolutionNetwork, ImageFlow, ImageLatents
 from graphcnf.testing import (
@@ -98,36 +97,6 @@ def test_a_record_does_not_depend_on_how_many_are_drawn(small_model):
     assert not torch.equal(small_model.sample_records(0, 2, seed=4), many[:2])
     with pytest.raises(ValueError, match="no records"):
         small_model.sample_records(-1, 2)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"architecture": "glaw"}, "one of simple, vardeq"),
-        ({"shape": (1, 28, 30)}, "glow: 14 x 15 pixels cannot be squeezed"),
-        ({"shape": (28, 28)}, "channels, height and width"),
-        ({"shape": (1, 28.0, 28)}, "channels, height and width"),
-        ({"foo": 3}, "foo"),
-        ({"levels": 300}, "levels must be an integer from 2 to 256"),
-        ({"coupling": "mixture-0"}, "additive, affine or mixture-8"),
-        ({"coupling": ["affine"]}, "coupling must be text"),
-        ({"width": "wide"}, "width must be an integer"),
-        ({"block": "dense"}, "block must be one of gated"),
-        ({"heads": 3, "width": 8}, "heads must divide"),
-        ({"heads": "two"}, "heads must be an integer"),
-        ({"alpha": "x"}, "alpha must be a number"),
-        ({"pixels": [2]}, "pixels must be an integer"),
-        ({"pixels": 0, "kernels": [2, 3]}, "kernels must be two odd sizes"),
-        ({"context": 3}, "no option 'context'"),
-        ({"architecture": "simple", "couplings": 0}, "couplings must be an integer"),
-        ({"architecture": "multiscale", "couplings": (1, 2)}, "a list of 3"),
-    ],
-    ids=str,
-)
-def test_arguments_are_refused_in_one_line(options, message):
-    with pytest.raises(UserError, match=message) as caught:
-        ImageFlow(**{"architecture": "glow", "shape": (1, 28, 28), **options})
-    assert "\n" not in str(caught.value)
 
 
 def test_images_are_refused_in_one_line(small_model):
