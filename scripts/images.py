@@ -64,7 +64,10 @@ def generate(
     ] = 1.0,
     device: Device = "cpu",
 ) -> None:
-    """Draw images; the seed determines them, and a larger -n begins with the same images."""
+    """Draw images into one picture or array; the seed determines them.
+
+    A larger -n begins with the same images.
+    """
     kind = output_kind(out, ("png", "npy"))
     if kind == "png" and number > LARGEST_GRID:
         raise UserError(f"{number:,} images are too many for one picture: use --out x.npy")
@@ -113,7 +116,10 @@ def evaluate(
     as_csv: Annotated[bool, option("CSV instead of Markdown.", "--csv")] = False,
     as_json: Annotated[bool, option("JSON instead of Markdown.", "--json")] = False,
 ) -> None:
-    """Compare models by bits per dimension of held-out images, reconstruction and speed."""
+    """Compare image models in a table: bits of held-out images, reconstruction and speed.
+
+    Bits per dimension: -log2 p(image), divided by the number of pixels and channels.
+    """
     kind = table_kind(out, as_csv, as_json)
     rows = score_folders(models, images, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:

@@ -61,8 +61,8 @@ class NamedGraph(NamedTuple):
     Attributes:
         smiles: Canonical SMILES of the molecule, without stereo marks.
         atoms: Category of each of the n atoms.
-        edges: The m bonds as pairs (i, j) of atom numbers with j < i; sorted by i, those of one i
-            by falling j.
+        edges: The m bonds as pairs (i, j) of atom numbers with j < i, sorted by ascending i, then
+            by descending j.
         bonds: Name of the category of each of the m edges, such as "SINGLE" or "AROMATIC_DOUBLE".
     """
 
@@ -144,7 +144,12 @@ def _read(
 
 
 def first_match(mol: Chem.Mol, query: Chem.QueryAtom) -> Chem.Atom | None:
-    """Return the first atom of a molecule that matches an RDKit atom query, None without any."""
+    """Return the first atom of a molecule that matches a query; None if no atom does.
+
+    Args:
+        mol: The molecule.
+        query: RDKit's query for one atom (`rdkit.Chem.rdqueries`).
+    """
     return next(iter(mol.GetAtomsMatchingQuery(query)), None)
 
 
@@ -274,7 +279,13 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:
-    """Return the canonical SMILES of a sanitized molecule, of what `without_stereo` leaves."""
+    """Return the canonical SMILES of a sanitized molecule without stereo marks and isotopes.
+
+    Atom map numbers and explicit hydrogen atoms are left out as well (`without_stereo`).
+
+    Args:
+        mol: The molecule, which stays as it is.
+    """
     return Chem.MolToSmiles(without_stereo(mol))
 
 
@@ -315,7 +326,14 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
 
 
 def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
-    """Return the numbers of the two atoms of each bond, in RDKit's order of the bonds."""
+    """Return the numbers of the two atoms of each bond, in RDKit's order of the bonds.
+
+    Args:
+        mol: A molecule of m bonds.
+
+    Returns:
+        m pairs of atom numbers.
+    """
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
 
 
@@ -383,8 +401,8 @@ def _why_no_category(atom: Chem.Atom) -> str:
 def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
     """Check that a molecule comes back from its graph as the same molecule.
 
-    It does not if it has hydrogens which RDKit does not add by itself: at phosphorus and sulfur
-    above their lowest valence, at metals, and at the ends of dative bonds.
+    Molecules with hydrogens that RDKit does not add by itself do not. These are hydrogens at
+    phosphorus and sulfur above their lowest valence, at metals, and at the ends of dative bonds.
 
     Args:
         mol: Kekulé structure of the molecule.
@@ -442,9 +460,10 @@ def molecule_to_graph(
         max_atoms: Largest number of heavy atoms.
 
     Returns:
-        (node_types, edges, bond_types) of n atoms and m bonds: node category of each atom, in
-        depth-first order; pairs (i, j) of atom numbers with j < i, sorted by i, those of one i by
-        falling j; edge category of each pair.
+        (node_types, edges, bond_types) of n atoms and m bonds: the node category of each atom;
+        pairs (i, j) of atom numbers with j < i, sorted by ascending i, then by descending j; and
+        the edge category of each pair. Atoms are numbered depth-first from the first atom of the
+        canonical SMILES.
 
     Raises:
         MoleculeNotRepresentable: The molecule has no graph with these categories; the message says

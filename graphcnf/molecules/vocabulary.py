@@ -61,7 +61,7 @@ class AtomCategory(NamedTuple):
     Attributes:
         symbol: Symbol of the element, such as "Cl".
         charge: Formal charge.
-        aromatic: True for a category of aromatic atoms alone, which decoding treats like False.
+        aromatic: True if the category stands for aromatic atoms only. Decoding ignores it.
     """
 
     symbol: str
@@ -74,8 +74,8 @@ class AtomCategory(NamedTuple):
 
         Args:
             atom: RDKit atom.
-            tell_aromatic: True if the vocabulary has separate categories for aromatic atoms: that
-                of an aromatic atom has `aromatic=True`. False for `aromatic=False` in any case.
+            tell_aromatic: True to mark the category of an aromatic atom as `aromatic`; False if the
+                vocabulary has no separate categories for aromatic atoms.
         """
         aromatic = tell_aromatic and atom.GetIsAromatic()
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), aromatic)

@@ -97,7 +97,7 @@ class Best:
         """Record an evaluation of the averaged weights, and decide whether they are to be kept.
 
         They are kept if the headline is lower than ever. Otherwise it must be lower than in the
-        first evaluation, and there must be few copies, or it must lie within the tolerance. A
+        first evaluation and, besides, either lie within the tolerance or come with few copies. A
         headline that is not finite counts as infinite. The first evaluation is always kept.
 
         Args:

@@ -85,8 +85,9 @@ ASKED = 200
 def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     """Return a model that takes the measured columns of a data set as conditions.
 
-    It ignores new conditions until it is trained. Columns that it knows already keep their mean and
-    standard deviation. The data of the columns' surrogates are stored in its metadata.
+    The model ignores new conditions until it is trained with them. Columns that it knows already
+    keep their mean and standard deviation. The data of the columns' surrogates are stored in its
+    metadata.
 
     Args:
         model: A model that draws atom by atom.
