@@ -80,10 +80,11 @@ def model_for_graphs(
         order: "canonical" or "none"; None for the first that the class supports.
         edge_weights: Weight of each edge category, an integer. A rule may limit the sum of weights
             over the edges of a node. 1 each if None.
-        merged: Two lists, for node and for edge categories, by which a rule tells fewer categories
-            apart: entry c is the first category that counts as the same as c. If given, the models
-            "path" and "unordered" limit the *environments* of nodes
-            (`graphcnf.graphs.path.node_states`) instead of sums of weights. None for sums.
+        merged: If given, the rule of "path" and "unordered" limits the *environments* of nodes
+            instead of sums of weights: the categories of a node, of its edges and of its neighbours
+            must occur together in the training graphs. Two lists say which categories it does not
+            tell apart, one of node and one of edge categories: [0, 1, 1] if 2 counts as 1. None for
+            sums.
         support: False to leave out the rules of the model.
         **arguments: Further arguments of the class, such as `layers`.
 
@@ -196,8 +197,9 @@ def without_rules(model: GraphModel) -> GraphModel:
 
 
 def draws_raw(model: GraphModel) -> bool:
-    """Return True if samples follow the density of a model: it has no redraw check in force.
+    """Return True if samples follow the density of a model, so that they are raw.
 
-    Tables of samples say so, since `log_prob` does not include a redraw check.
+    False if a redraw check is switched on, which `log_prob` does not know. Tables of samples say
+    which of both holds.
     """
     return not (model.redraw_check and has_rules(model))
