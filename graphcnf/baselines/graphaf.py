@@ -524,7 +524,9 @@ class GraphAFModel(StochasticModel):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode base latents to graphs, node by node; a category is that of the largest entry.
+        """Decode base latents to graphs, node by node.
+
+        The category of a node or edge is the index of the largest of its K dequantized entries.
 
         Args:
             latents: "nodes", "edges" and "order", whose shapes `to_latents` describes.
@@ -533,9 +535,10 @@ class GraphAFModel(StochasticModel):
             generator: Random generator of the valency check, which draws edges again.
 
         Returns:
-            The graphs, with nodes in the ordering of "order". With the valency check, a node
-            without an edge to an earlier one ends its graph, which then has fewer nodes than its
-            mask.
+            The graphs; the node that is decoded first gets the first number of "order", and so on,
+            which restores the ordering of the graphs that were encoded. In a model with the
+            valency check (see `GraphAFModel`), a node without an edge to an earlier one ends its
+            graph, which then has fewer nodes than its mask.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape

@@ -64,8 +64,8 @@ def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
 
     Returns:
         For each graph a pair. The first entry lists the categories of its nodes. The second has,
-        for each node, the dictionary `{neighbour: edge category}`, neighbours ascending. Of several
-        rings of one size, the search for rings finds those that come first in this order.
+        for each node, the dictionary `{neighbour: edge category}`, neighbours ascending. Their
+        order matters: by it `rings` chooses among several rings of one size.
     """
     sizes, types = batch.node_counts.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]

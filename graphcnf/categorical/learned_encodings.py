@@ -310,11 +310,27 @@ class LinearFlowEncoding(MixtureEncoding):
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
-        """Map noise e (M, D) by the flow g_x of its category; see `MixtureEncoding.shape_noise`."""
+        """Map noise by the flow of its category: u = g_x(e).
+
+        Args:
+            e: Standard logistic noise, (M, D).
+            x: Categories, (M,) long.
+
+        Returns:
+            u, (M, D), and log|det dg_x/de|, (M,) nats.
+        """
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
-        """Invert `shape_noise` for u (M, D); see `MixtureEncoding.recover_noise`."""
+        """Invert `shape_noise`: e = g_x^-1(u).
+
+        Args:
+            u: Output of `shape_noise`, (M, D).
+            x: Categories, (M,) long.
+
+        Returns:
+            e, (M, D), and log|det dg_x^-1/du|, (M,) nats.
+        """
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 

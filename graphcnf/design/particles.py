@@ -670,7 +670,8 @@ class Progress:
             x: Values of its V variables, in the order of `DepthFirstCode`, (P, V) long.
             node: Its number in the fragment, `FREE` for a free node, (P,) long.
             enters: True for an entry, (P,) bool.
-            alive: True for structures that remain alive, (P, S) bool.
+            alive: True for the structures of the fragment with which the particle, this node
+                included, still agrees, (P, S) bool.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE

@@ -417,10 +417,10 @@ class ColumnMLP(AutoregressiveNetwork):
 
         Args:
             mask: False for columns that are marginalised, (B, N) bool.
-            level: Group of each column, (B, N) long: those of group 0, such as conditions, come
-                first, then those of group 1, then those of group 2. None for a single group.
-            number: Order within a group: 0 for the network's own order; any other number for a
-                random order, which is the same whenever this number is given.
+            level: When a column comes, (B, N) long: those of level 0, such as conditions, first,
+                then those of level 1, then those of level 2. None if all are of one level.
+            number: Order within a level: 0 for the network's own order; any other number for a
+                random order, the same for all rows and whenever this number is given.
 
         Returns:
             Numbers of the columns in order, (B, N) long.
@@ -640,7 +640,10 @@ class ColumnMLP(AutoregressiveNetwork):
         return low, high
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all columns that are not masked in one step, for scoring.
+        """Yield exactly one step, which scores all columns that are not masked.
+
+        Since all values are known, each column is given those before it at once; drawing has a step
+        for each column instead.
 
         Args:
             x: Categories (B, N, 1): integers, or floats k + u, where u is the place of a number in

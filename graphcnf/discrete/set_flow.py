@@ -583,14 +583,17 @@ class GroupNetwork(AutoregressiveNetwork):
     def groups_after(
         self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor, own: Tensor
     ) -> tuple[Tensor, ...]:
-        """Compute the hidden state of M groups before their first element, from earlier groups.
+        """Compute the hidden state of M groups from all groups before them.
+
+        It is the state before the first element of a group is decided. Elements of earlier groups
+        enter it by two embeddings: one goes through the blocks of the network here, the other one
+        is added up further while the elements of the group are decided, by `next_hidden`.
 
         Args:
-            values: Sum of the embeddings (table `self.values`) of the elements in earlier groups,
-                (M, C).
-            decided: Sum of the embeddings (table `self.decided`) of the same elements, (M, C).
+            values: Sums of the first embedding, of the elements in earlier groups, (M, C).
+            decided: Sums of the second embedding, of the same elements, (M, C).
             before: Number of elements in earlier groups, (M,) long.
-            after: Number of elements in this group and later ones, (M,) long.
+            after: Number of elements in this group and all later ones, (M,) long.
             own: Number of elements in this group, (M,) long.
 
         Returns:
@@ -770,8 +773,9 @@ class GroupCoupling(Bijection):
 
         Args:
             z: Base latents, (B, L, 2), of which the first, the sorting latent, stays as it is.
-            context: Its mask (B, L) says which elements are real. A temperature below 1 sharpens
-                the conditional probabilities.
+            context: Its mask (B, L) says which elements are real. With a temperature below 1, the
+                probabilities of the categories, which the map makes the widths of intervals, are
+                sharpened.
 
         Returns:
             Latents (B, L, 2), and the log-det of this inverse map, (B,) nats.

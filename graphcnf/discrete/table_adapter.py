@@ -1122,12 +1122,12 @@ class TableAdapter(Adapter):
             flow: Trained flow.
             count: Number of rows.
             seed: Seed of the draws.
-            known: The conditions that are a single value, as one encoded row, masked in all other
-                columns; from the method `given`.
-            event: The conditions that are lists or intervals, (N, C, 2), from the method `given`;
-                None for none.
-            given: All conditions as the user gave them, `{label of a column: condition}`; values
-                are copied from it, without rounding errors.
+            known: The conditions that are a single value, as one encoded row; its mask is True for
+                their columns only. It is the first result of the method `given`.
+            event: The conditions that are lists or intervals, (N, C, 2), the second result of the
+                method `given`; None for none.
+            given: All conditions as the user gave them, `{label of a column: condition}`. Single
+                values are copied from it to the result, without the rounding of bins.
 
         Returns:
             `count` rows in the type of the training data.

@@ -426,14 +426,14 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
     A molecule's features count pairs of atom neighbourhoods of equal radius, by radius and distance
     of their centres (both up to 4), hashed into 2^16 bins and scaled to unit length (Costa & De
     Grave 2010, computed by EDeN). The labels are those of GDSS, so that values compare with
-    published ones: an atom's element, without its charge, and the integer part of a bond's order,
-    by which aromatic bonds count as single.
+    published ones: the element of an atom, without its charge, and the order of a bond, cut to a
+    whole number, so that aromatic bonds (1.5) count as single.
 
     Args:
         mols: Sanitized molecules.
 
     Returns:
-        (65538,) float64; the last entry is the number of molecules.
+        (65538,) float64: the sums of EDeN's 2^16 + 1 features, then the number of molecules.
 
     Raises:
         Unavailable: The package eden-kernel is not installed.

@@ -402,14 +402,16 @@ def score_chunk(
     Args:
         wanted: Statistics of the strictly valid molecules to compute.
         states: None to take the molecules as they are. A set, even an empty one, to standardize
-            them first (`parse_standardized`); the groups that it names, such as "acid" and "amine",
-            are then written charged. Molecules that cannot be standardized are taken as they are.
+            them first (`parse_standardized`): acids are then written charged if it contains "acid",
+            amines if it contains "amine". Molecules that cannot be standardized are taken as they
+            are.
         marked: True to count stereo marks.
-        chunk: Number of the first record, places and SMILES of all, as `Records.chunks` yields
-            them.
+        chunk: Tuple (number of the first record, places, SMILES), as `Records.chunks` yields it. A
+            place says where a record stands, for messages: "line 7 of a.smi".
 
     Returns:
-        The summary; its `sums` also count "came_back" and "unreadable".
+        The summary. Its `sums` also count "came_back", the valid molecules that a graph represents
+        without loss, and "unreadable", the records that are no molecule.
     """
     first, places, given = chunk
     smiles = list(given)

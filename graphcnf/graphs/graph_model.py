@@ -380,12 +380,18 @@ class StochasticModel(GraphModel):
 
     @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Draw a lower bound on log p(graph | number of nodes), (B,) nats.
+        """Draw a lower bound on log p(graph | number of nodes).
+
+        It is the logarithm of the mean of exp(`bounds`) over some draws of the model's latent
+        variables, and in expectation at most log p.
 
         Args:
             batch: B graphs that `knows` accepts, in the node order that the model needs.
-            samples: Number of draws whose probabilities are averaged, at least 1.
+            samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
             noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            (B,) nats.
 
         Raises:
             UserError: if `samples` is out of range.

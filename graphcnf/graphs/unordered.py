@@ -103,13 +103,16 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
 class RoundNetwork(PathNetwork):
     """`PathNetwork` whose attention blocks are evaluated once for several nodes of a graph.
 
-    A round has `max_nodes` / `rounds` nodes, rounded up. At its start the blocks are evaluated for
-    all nodes of the previous round at once. Within the round, nodes are still decided one after the
-    other: the input of each has the current path, and goes through one more block, which attends to
-    the outputs of the other blocks for the rounds before.
+    The nodes of a graph are cut into rounds of `max_nodes` / `rounds` nodes, rounded up. What costs
+    time are the attention blocks:
+
+    1. At the start of a round they are evaluated once, for all nodes of the round before.
+    2. Within the round, nodes are still decided one after the other. The input of each, which
+       describes the path before it, goes through one cheap further block only. This block attends
+       to what step 1 gave for all rounds before.
 
     Args:
-        code: Map from graphs to V categories for each node, which the network learns to predict.
+        code: `DepthFirstCode`, by which a graph is V categories for each node.
         support: Rules that say which values of these categories are possible at all.
         max_nodes: Largest number of nodes of a graph.
         rounds: Largest number of rounds of a graph.

@@ -245,10 +245,11 @@ def has_marks(mol: Chem.Mol | str) -> bool:
     """Return True if a SMILES or RDKit molecule has stereo marks, at atoms or double bonds.
 
     Args:
-        mol: A molecule or SMILES, readable.
+        mol: A molecule, or a SMILES that RDKit can read. A SMILES is searched for marks as a text;
+            only one with a CXSMILES extension ("... |...|") is parsed.
 
     Raises:
-        UnparsableSmiles: A SMILES with a CXSMILES extension cannot be read.
+        UnparsableSmiles: if such an extended SMILES cannot be read.
     """
     if isinstance(mol, str):
         if "|" not in mol:

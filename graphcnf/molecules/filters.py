@@ -197,13 +197,13 @@ class Filters:
 
     @property
     def identity(self) -> dict[str, str]:
-        """JSON values that differ if filters differ, so that no run goes on with other filters.
+        """A fingerprint of the filters, which a run saves, and compares when it is continued.
 
         Returns:
-            `{name of a filter: what the name does not say}`, with the names of `checks`. For most
-            filters the value is "". It is a SHA-256 of the molecules to compare with, or of the
-            list of reactive groups; for a comparison of predicted properties it identifies the
-            predictors.
+            JSON `{name of a filter in checks: text}`. The text tells filters of one name apart: a
+            SHA-256 of the molecules that others are compared with or of the reactive groups, and
+            the model for predicted properties. It is "" where the name says all, for example
+            `{"no pains alert": "", "similarity >= 0.5": "9f86d0..."}`.
         """
         found = dict.fromkeys(self.checks, "")
         if REACTIVE in self.alerts:

@@ -1,6 +1,8 @@
 """What the model "path" measures in training graphs: how long codes are, and what edges nodes have.
 
 - The *code* of a graph (`DepthFirstCode`) has a largest backtrack and largest lengths of closures.
+- Categories may be *merged*: environments do not tell them apart, and each has a *representative*,
+  the first category that it is merged with.
 - The edges of nodes are limited by their *environments* (`Environments`: a node's category, and
   those of its edges and neighbours), or by the largest *sum of edge weights* at a node.
 """
@@ -167,7 +169,7 @@ def neighbours_of(known: Environments, node: int) -> list[int]:
 
     Args:
         known: The known environments.
-        node: The category.
+        node: The category, any one.
 
     Returns:
         Representatives of the neighbours' categories, each once, ascending.

@@ -257,13 +257,14 @@ class AttentionBiases(nn.Module):
         Drawing evaluates one position at a time; `forward` gives all of them at once.
 
         Args:
-            on_path: Positions that hold the nodes on the last levels of the path before the next
-                node, the deepest level first; 0 for no node, (B, SEEN_LEVELS) long.
+            on_path: For the last levels of each path, the deepest first, the position that holds
+                the node there, (B, SEEN_LEVELS) long. Node i is held by position i + 1, since
+                position i holds what is known before node i; 0 for no node.
             number: Number of the next position, from 0.
 
         Returns:
-            (number + 1, B, H); the first index is the position that it attends to: an earlier one,
-            or itself.
+            (number + 1, B, H), for the H heads of all blocks; the first index is the position that
+            it attends to: an earlier one, or itself.
         """
         # The level of the node that each position holds; `SEEN_LEVELS` if it is not on the path.
         level = on_path.new_full((number + 1, len(on_path)), SEEN_LEVELS)
