@@ -3,10 +3,10 @@
 - A *transform* maps data ``x`` to latents ``z`` (`forward`), and back (`inverse`). `forward` also
   returns the *log term*, one number for each sample, such that
   ``p(x) = E[exp(log p(z) + log_term)]``.
-- The log term of a *bijection* is ``log|det dz/dx|``, and the expectation is over nothing. A
-  *stochastic step* draws ``z`` at random (dequantization, categorical encoding): ``log p(z)`` plus
-  its log term is one draw of a lower bound on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS
-  2020, arXiv 2007.02731).
+- The log term of a *bijection* is ``log|det dz/dx|``, and needs no expectation. A *stochastic step*
+  draws ``z`` at random (dequantization, categorical encoding): ``log p(z)`` plus its log term is
+  one draw of a lower bound on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
+  2007.02731).
 - Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of *entries* (positions of a
   sequence, rows and columns of an image), and D *channels*.
 - A *mask* ``(B, ...)`` is True at *real* entries. The others are padding: they are 0 in every
