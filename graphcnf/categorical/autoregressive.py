@@ -11,7 +11,7 @@
 - The *hidden state* of a variable is what the network knows when it decides the variable. It may be
   any object; only the network reads it.
 - A variable that an earlier one determines is *omitted*: it is 0 with probability 1. (A node that
-  closes no first ring has no second one.) `AutoregressiveNetwork.embed` says which these are.
+  closes no first ring has no second one.) `AutoregressiveNetwork.next_hidden` says which these are.
 - The *place* of a variable is its index in x: rows, positions, and the number of the variable.
 - The *interval* of a category is a part of (0, 1) as wide as the probability of the category.
 
@@ -125,8 +125,8 @@ class AutoregressiveNetwork(nn.Module):
     A subclass writes
 
     - `start`, the order of the positions in drawing;
-    - `logits`, the distribution of the next variable of a position, and `embed`, how the hidden
-      state changes once this variable is decided (not needed with V = 1);
+    - `logits`, the distribution of the next variable of a position, and `next_hidden`, how the
+      hidden state changes once this variable is decided (not needed with V = 1);
     - mostly `steps` as well, to evaluate all positions at once in scoring.
 
     From these follow `log_prob`, `log_probs`, `intervals`, `draw` and `invert`. A hidden state may
@@ -164,7 +164,7 @@ class AutoregressiveNetwork(nn.Module):
         """
         return hidden.to(log_term_dtype(hidden))
 
-    def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
+    def next_hidden(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
         """Go on from a decided variable to the next one of the same positions.
 
         A subclass with V > 1 writes it. `variables` calls it after each variable but the last.
@@ -248,7 +248,7 @@ class AutoregressiveNetwork(nn.Module):
             yield place, hidden
             if variable == last:
                 return
-            hidden, kept = self.embed(hidden, x[place])
+            hidden, kept = self.next_hidden(hidden, x[place])
             if kept is not None:
                 rows = rows[kept]
                 positions = positions[kept]
@@ -366,8 +366,8 @@ class InSequence:
 
     Rows leave the batch once they are complete. For this they are sorted by length, the longest
     first: the rows that have a next position are then always the first ones of the batch. In its
-    own `step`, the state calls `next`. If this is True, it computes the hidden state of the first
-    `count` rows at `position`, and returns `step(hidden)`; else it returns None.
+    own `step`, the state calls `advance`. If this is True, it computes the hidden state of the
+    first `count` rows at `position`, and returns `make_step(hidden)`; else it returns None.
 
     Args:
         mask: Real positions, (B, N) bool; those of each row come first.
@@ -387,24 +387,19 @@ class InSequence:
         self.count = 0
         self._sort(mask.sum(1))
 
-    def _sort(self, sizes: Tensor) -> Tensor:
-        """Set `rows`, `sizes` and `counts` for rows of the lengths `sizes` (B,).
-
-        Returns:
-            Indices into `sizes`, the longest row first, (B,) long.
-        """
+    def _sort(self, sizes: Tensor) -> None:
+        """Set `rows`, `sizes` and `counts` for rows of the lengths `sizes` (B,)."""
         self.sizes, self.rows = sizes.sort(descending=True, stable=True)
         number = torch.arange(self.length, device=sizes.device)
         self.counts = (sizes[:, None] > number).sum(0).tolist()
-        return self.rows
 
-    def next(self) -> bool:
+    def advance(self) -> bool:
         """Go on to the next position; return True if some row has one, False at the end."""
         self.position += 1
         self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0
 
-    def step(self, hidden: Any) -> Step:
+    def make_step(self, hidden: Any) -> Step:
         """Build the `Step` of the current position in the `count` rows that have it.
 
         Args:
@@ -427,8 +422,10 @@ class InSequence:
             Index for tensors of the caller whose first axis is in the order of the attribute
             `rows`, such as hidden states: `tensor[index]` is in the new order of it. (R,) long.
         """
-        previous = self.rows.argsort()[rows]
-        return previous[self._sort(self.sizes[previous])]
+        place = self.rows.argsort()  # place[r]: where row r stands now
+        kept = place[rows]
+        self._sort(self.sizes[kept])
+        return kept[self.rows]
 
 
 AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)

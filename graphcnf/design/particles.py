@@ -50,7 +50,7 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.depth_first import (
     BACKTRACK,
     CATEGORY,
-    COMMON,
+    COMMON_VARIABLES,
     LENGTHS,
     PARENT_EDGE,
     DepthFirstCode,
@@ -638,7 +638,7 @@ class Progress:
         if k == 1:
             return fits & (placements.enters[:, None] | enough)
         own = sums[previous[CATEGORY]] - self.weights[previous[PARENT_EDGE]]
-        for j in range(COMMON, k, 2):
+        for j in range(COMMON_VARIABLES, k, 2):
             own = own - self.weights[previous[j]]
         enough = enough & (self.weights <= (own - rest)[:, None])
         return fits & (enough | (previous[-1] == 0)[:, None])
@@ -911,7 +911,7 @@ class ParticleSampler:
             assert step is not None
             order = step.rows
             hidden = step.hidden[order.argsort()]
-            nodes = hidden.undecided
+            nodes = hidden.nodes
             progress.update_tables(nodes.state[:, network.support.pad :])
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
             state.update(known[order, i])
@@ -1133,7 +1133,7 @@ class ParticleSampler:
                 x = torch.where(torch.isinf(mass[inside]), 0, x.clamp(max=cardinality - 1))
                 drawn[inside] = x
                 if k + 1 < len(network.cardinalities):
-                    part, kept = network.embed(part, x)
+                    part, kept = network.next_hidden(part, x)
                     inside = inside if kept is None else inside[kept]
             previous.append(drawn)
             masses.append(mass)

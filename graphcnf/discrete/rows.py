@@ -280,7 +280,7 @@ class CausalState:
             A `Step` for the M rows that have such a position, the longest ones. Its `hidden` are
             the logits of the categories there, (M, C). None if all rows are complete.
         """
-        if not self.order.next():
+        if not self.order.advance():
             return None
         net = self.network
         count = self.order.count
@@ -290,7 +290,7 @@ class CausalState:
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.next_position(h, bias, self.cache))
-        return self.order.step(net.logits_of(h, net.starts(before[:, 0])))
+        return self.order.make_step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:
         """Append the categories that were drawn at the current position, in place.

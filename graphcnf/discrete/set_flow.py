@@ -617,7 +617,7 @@ class GroupNetwork(AutoregressiveNetwork):
         shift = self.after(after).chunk(2, -1)[1]
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
-    def embed(self, hidden, x):
+    def next_hidden(self, hidden, x):
         """Add a decided element to the hidden state of M groups.
 
         Args:
@@ -718,11 +718,11 @@ class GroupState:
             A `Step` for the M sets that have such a group, with its hidden state before the first
             element. None if all sets are complete.
         """
-        if not self.order.next():
+        if not self.order.advance():
             return None
         parts = (*self.sums, self.before, self.after, self.elements[:, self.order.position])
         groups = self.network.groups_after(*(part[: self.order.count] for part in parts))
-        return self.order.step(groups)
+        return self.order.make_step(groups)
 
     def update(self, x: Tensor) -> None:
         """Append the drawn elements of the current group to the M sets of the last `Step`.

@@ -557,7 +557,7 @@ class GrowthNetwork(AutoregressiveNetwork):
         pairs = (_within(features[a], a) * _size(b) + _within(features[b], b) for a, b in COUNTED)
         return torch.stack([together, *pairs], -1) + self.starts
 
-    def embed(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
+    def next_hidden(self, hidden: NewNodes, x: Tensor) -> tuple[NewNodes, Tensor | None]:
         """Go on from a decided variable of M new nodes to their next one.
 
         If the variable is an edge, it is added to `hidden.grown`, in place. A node that has decided
@@ -675,7 +675,7 @@ class GrowthState:
             A step of the M graphs that have another node, whose `hidden` is a `NewNodes`; None once
             all graphs are complete.
         """
-        if not self.order.next():
+        if not self.order.advance():
             return None
         net = self.network
         count = self.order.count
@@ -692,7 +692,7 @@ class GrowthState:
             h = net.norm(net.blocks.next_position(h, bias.transpose(0, 1), self.cache))
             self.nodes[:count, last] = net.as_node(h)
         self.grown = net.growing(links, graph, torch.full_like(graph, number))
-        return self.order.step(net.new_nodes(self.grown, self.nodes, graph, h))
+        return self.order.make_step(net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
         """Receive the variables that were drawn for the node of the last `step`, and add its edges.

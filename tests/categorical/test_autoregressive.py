@@ -147,8 +147,8 @@ def test_rows_leave_when_they_are_complete_and_multiply():
     order = InSequence(mask)
 
     def next_step():
-        assert order.next()
-        step = order.step(hidden := object())
+        assert order.advance()
+        step = order.make_step(hidden := object())
         assert step.hidden is hidden and len(step.rows) == order.count
         return step.rows.tolist(), step.positions.tolist()
 
@@ -157,7 +157,7 @@ def test_rows_leave_when_they_are_complete_and_multiply():
     assert order.select(torch.tensor([0, 3, 3, 1])).tolist() == [0, 1, 1, 2]
     assert order.rows.tolist() == [3, 1, 2, 0] and order.sizes.tolist() == [4, 3, 3, 2]
     assert next_step() == ([3, 1, 2], [2] * 3) and next_step() == ([3], [3])
-    assert not order.next() and order.count == 0
+    assert not order.advance() and order.count == 0
 
 
 def test_what_does_not_fit_is_refused():

@@ -207,9 +207,9 @@ class BitState:
         self.before = torch.zeros(len(mask))
 
     def step(self):
-        if not self.order.next():
+        if not self.order.advance():
             return None
-        return self.order.step(self.network.hidden(self.before[: self.order.count]))
+        return self.order.make_step(self.network.hidden(self.before[: self.order.count]))
 
     def update(self, x):
         self.before[: len(x)] += x[:, 0]

@@ -275,8 +275,7 @@ class CompletingSupport(Support):
         which, label, category = fits.nonzero(as_tuple=True)
         own = self.states.first[category]
         edges = self._edges(new, row[which], column[which], own, label)
-        goes_on = self._fourth_condition(new, edges)
-        fits[which, label, category] = self._completes(new, edges, goes_on)
+        fits[which, label, category] = self._completes(new, edges, to_parent=True)
         return fits
 
     def _closures(self, new: UndecidedNodes) -> Tensor:
@@ -294,8 +293,7 @@ class CompletingSupport(Support):
         row, length, label = row[length > 0], length[length > 0], label[length > 0]
         column = self.parent_column(some)[row, 0] + 1 - length
         edges = self._edges(some, row, column, some.own_state[row], label)
-        every = torch.ones_like(row, dtype=torch.bool)
-        fits[row, length, label] = self._completes(some, edges, every)
+        fits[row, length, label] = self._completes(some, edges, to_parent=False)
         fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
         return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
 
@@ -322,7 +320,8 @@ class CompletingSupport(Support):
             new: The M new nodes.
             row: Which of them gets the edge, (K,) long.
             column: Where the other node stands in `UndecidedNodes.state`, (K,) long.
-            own: States of the new nodes before the edge, (K,) long.
+            own: States of the new nodes before the edge, (K,) long. At an edge to the parent, which
+                is looked at before the category is decided, those of the category without edges.
             label: Labels of the edges, (K,) long.
 
         Returns:
@@ -330,6 +329,8 @@ class CompletingSupport(Support):
         """
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
+        # `_free` has taken off the ends of `new.own_state`, not of `own`. Before the category of
+        # the new node is decided this is `NO_NODE`, of which no ends are taken off.
         more_ends = self.needed.ends[own_after] - self.needed.ends[new.own_state[row]]
         more_ends = more_ends + self.needed.ends[other_after] - self.needed.ends[other]
         return PossibleEdges(
@@ -341,32 +342,33 @@ class CompletingSupport(Support):
             closures_left=self.entries - 1 - new.variable.edge_number,
         )
 
-    def _completes(self, new: UndecidedNodes, edges: PossibleEdges, fits: Tensor) -> Tensor:
-        """Return after which edges of M new nodes conditions 1 to 3 hold.
+    def _completes(self, new: UndecidedNodes, edges: PossibleEdges, *, to_parent: bool) -> Tensor:
+        """Return after which of K edges of M new nodes the conditions hold, (K,) bool.
 
         Args:
             new: The M new nodes.
             edges: The K edges.
-            fits: Which of them to look at, (K,) bool.
-
-        Returns:
-            (K,) bool; False for the edges that are not looked at.
+            to_parent: True for edges to parents, for which all four conditions are looked up; False
+                for closures, for which the fourth is not.
         """
-        fits = fits.clone()
-        # The second one takes longest, and comes last, for the edges that are left.
-        for condition in (self._first_condition, self._third_condition, self._second_condition):
+        if to_parent:
+            fits = self._can_attach_next(new, edges)
+        else:
+            fits = torch.ones_like(edges.row, dtype=torch.bool)
+        # That of the nodes above takes longest, and comes last, for the edges that are left.
+        for condition in (self._serves_other_and_below, self._serves_new, self._serves_above):
             k = fits.nonzero()[:, 0]
             fits[k] = condition(new, edges[k])
         return fits
 
-    def _first_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+    def _serves_other_and_below(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 1 holds: nodes from the other one down, (K,) bool."""
         # The largest rest in each column and all to its right:
         largest = self.needed.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
         return below.maximum(self.needed.rest[edges.other_state]) <= edges.free
 
-    def _second_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+    def _serves_above(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 2 holds: nodes above the other one, (K,) bool."""
         # The largest rest in each column and all to its left, and the last column that has it:
         largest, its_column = self.needed.rest[new.state].cummax(1)
@@ -378,7 +380,7 @@ class CompletingSupport(Support):
         fits[k] = self._lowers_rest(edges.own_state[k], waiting)
         return fits
 
-    def _third_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+    def _serves_new(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 3 holds: the new node itself, (K,) bool."""
         short = self.needed.rest[edges.own_state] - edges.free
         fits = short <= 0
@@ -389,7 +391,7 @@ class CompletingSupport(Support):
         fits[k] = self._lowers_rest(above, edges.own_state[k, None]).sum(1) >= short[k]
         return fits
 
-    def _fourth_condition(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+    def _can_attach_next(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges to parents condition 4 holds: a next node, (K,) bool."""
         least = self.needed.to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
@@ -415,70 +417,80 @@ class CompletingSupport(Support):
 class QuickCompletingSupport(CompletingSupport):
     """The same support, in less time: most values are possible for a reason that is quick to see.
 
-    There are three such reasons:
-
-    - *Many nodes are free.* An edge to a parent changes these two nodes alone, and lowers `free` by
-      `NeededEdges.used`. If `free` is at least `enough_free` plus the largest rest on the path,
-      what is left of it covers the rest of every node (conditions 1 to 3), whatever the edge. It
-      nearly always attaches another node, too, but need not: condition 4 is not looked up then.
-    - *All other nodes are complete.* Then only the new node and its parent can break a condition,
-      and a table by their states, `attaches_alone`, says whether some edge breaks none.
-    - *A closure changes little.* It changes its two ends alone: `free` falls by at most the further
-      ends that these need, and each of the two has at most `largest_rest_next` missing edges,
-      counted with that. If no node on the path has more than `free`, conditions 1 to 3 hold.
-
-    The arguments are those of `CompletingSupport`.
+    Where one of three reasons holds, the conditions are not looked up: many nodes are free
+    (`_has_enough_free`), all other nodes are complete (`_unsure_backtracks`), or a closure changes
+    little (`_unsure_closures`). The arguments are those of `CompletingSupport`.
 
     Attributes:
         enough_free: So many free nodes are many, if all nodes of the path are complete.
         attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
             state s so that these two meet all conditions, without further closures, and with the
             room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool.
-        largest_rest_next: Largest number of missing edges of a node in each state after at most one
+        most_needed_next: Largest number of missing edges of a node in each state after at most one
             further edge, less its ends before, (S,) long.
     """
 
     attaches_alone: Tensor
-    largest_rest_next: Tensor
+    most_needed_next: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, edge_weights, environments)
         after = self.states.after
         leaf = self.leaf
-        used = self.needed.used
+        needed = self.needed
         # After the edge, both nodes meet conditions 1 to 3 if so many nodes are free.
-        larger_rest = self.needed.rest[after].maximum(self.needed.rest[leaf])
-        self.enough_free = max(1, int((used + larger_rest)[self.attaches[0]].max()))
-        to_go_on = self.needed.to_attach[after].minimum(self.needed.to_attach[leaf])
+        larger_rest = needed.rest[after].maximum(needed.rest[leaf])
+        self.enough_free = max(1, int((needed.used + larger_rest)[self.attaches[0]].max()))
+        to_go_on = needed.to_attach[after].minimum(needed.to_attach[leaf])
         # Axes: free + 1, state of the parent, label of the edge, category of the new node.
-        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - used
+        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - needed.used
         alone = (free_after >= larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
         alone = (alone[:, None] & self.attaches).flatten(3).any(3)
-        missing = (self.needed.ends + self.needed.rest)[after] - self.needed.ends[:, None, None]
+        missing_next = (needed.ends + needed.rest)[after] - needed.ends[:, None, None]
         # An edge of label 0 changes nothing.
-        largest = torch.where(after != UNKNOWN, missing, 0).amax((1, 2))
-        set_tables(self, attaches_alone=alone, largest_rest_next=largest)
+        most = torch.where(after != UNKNOWN, missing_next, 0).amax((1, 2))
+        set_tables(self, attaches_alone=alone, most_needed_next=most)
 
     def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
-        """Return whether M new nodes can be attached wherever `Support` allows it, (M,) bool."""
+        """Return whether M new nodes can be attached wherever `Support` allows it, (M,) bool.
+
+        An edge to a parent changes these two nodes alone, and lowers `free` by `NeededEdges.used`.
+        If `free` is at least `enough_free` plus the largest rest on the path, what is left of it
+        covers the rest of every node (conditions 1 to 3), whatever the edge. It nearly always
+        attaches another node, too, but need not: condition 4 is not looked up then.
+        """
         return self._free(new) >= self.enough_free + self._largest_rest(new)
 
     def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
+        """Return which of the backtracks `fits` (M, U) of M new nodes to look up, (M, U) bool.
+
+        If all nodes of the path are complete, only the new node and its parent can break a
+        condition. The table `attaches_alone` says by the parent's state whether some edge and
+        category break none.
+        """
         unsure = fits & ~self._has_enough_free(new)[:, None]
         row, back = unsure.nonzero(as_tuple=True)
         column = self.backtrack_columns(new)[row, back]
         free = self._free(new).clamp(-1, self.enough_free)[row]
         room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        alone = (self._largest_rest(new) == 0)[row]
-        unsure[row, back] = ~(alone & self.attaches_alone[free + 1, room, new.state[row, column]])
+        complete = (self._largest_rest(new) == 0)[row]
+        possible = self.attaches_alone[free + 1, room, new.state[row, column]]
+        unsure[row, back] = ~(complete & possible)
         return unsure
 
     def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
+        """Return of which of M new nodes to look up the edge to the parent, (M,) bool."""
         return ~self._has_enough_free(new)
 
     def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
-        largest = self.largest_rest_next[new.state].amax(1)
-        return largest.maximum(self.largest_rest_next[new.own_state]) > self._free(new)
+        """Return of which of M new nodes to look up the closures, (M,) bool.
+
+        A closure changes its two ends alone. It lowers `free` by at most the further ends that
+        these two need. Conditions 1 to 3 hold after any closure if `free` is at least
+        `most_needed_next` of every node, which counts these ends as well.
+        """
+        most = self.most_needed_next[new.state].amax(1)
+        return most.maximum(self.most_needed_next[new.own_state]) > self._free(new)
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:

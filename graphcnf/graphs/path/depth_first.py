@@ -29,7 +29,7 @@ BACKTRACK, PARENT_EDGE, CATEGORY = range(3)
 LENGTHS = slice(3, None, 2)
 CLOSING_EDGES = slice(4, None, 2)
 
-COMMON = 4
+COMMON_VARIABLES = 4
 """Number of variables that every node has: up to the length of its first closure. If that is 0, all
 later variables are 0."""
 

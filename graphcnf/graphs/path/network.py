@@ -89,17 +89,17 @@ class Folded:
         self.embeddings: FoldedEmbeddings = network.features.fold()
         self.weight, self.bias = network.heads.fold()
 
-    def hidden_state(self, attended: Tensor, undecided: UndecidedNodes) -> NodeHidden:
+    def hidden_state(self, attended: Tensor, nodes: UndecidedNodes) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
 
         Args:
             attended: Output of the attention, (M, D).
-            undecided: What `Support` knows of them.
+            nodes: What `Support` knows of them.
 
         Returns:
             The state that the output heads read for the first variable, the backtrack.
         """
-        return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, undecided)
+        return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, nodes)
 
 
 class PathNetwork(AutoregressiveNetwork):
@@ -264,9 +264,9 @@ class PathNetwork(AutoregressiveNetwork):
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
-        undecided = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
+        nodes = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
         rows, positions = mask.nonzero(as_tuple=True)
-        yield Step(rows, positions, folded.hidden_state(h[mask], undecided))
+        yield Step(rows, positions, folded.hidden_state(h[mask], nodes))
 
     def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
         """Return the embeddings of the node before each node of complete graphs.
@@ -303,16 +303,16 @@ class PathNetwork(AutoregressiveNetwork):
         """
         levels, neighbours = path.last_levels(len(remaining))
         h = self.features(levels, neighbours, before, number, remaining, folded.embeddings)
-        return h, levels.number
+        return h, levels.position
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, context.condition_values)
 
     def logits(self, hidden: NodeHidden) -> Tensor:
         logits = super().logits(self.heads.logits(hidden))
-        return logits.masked_fill(~self.support.allowed(hidden.undecided), -math.inf)
+        return logits.masked_fill(~self.support.allowed(hidden.nodes), -math.inf)
 
-    def embed(self, hidden: NodeHidden, x: Tensor) -> tuple[NodeHidden, Tensor | None]:
+    def next_hidden(self, hidden: NodeHidden, x: Tensor) -> tuple[NodeHidden, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.
 
         After a closure of length 0, all further variables of a node are 0, so that the node leaves
@@ -327,14 +327,14 @@ class PathNetwork(AutoregressiveNetwork):
             None if all have.
         """
         rows = None
-        if hidden.undecided.variable.role is VariableRole.LENGTH:
+        if hidden.nodes.variable.role is VariableRole.LENGTH:
             rows = x.nonzero()[:, 0]
             # From here on, heads are evaluated one by one.
             hidden = replace(hidden, common=None)[rows]
             x = x[rows]
-        decided = self.heads.decide(hidden, x)
-        undecided = self.support.add(hidden.undecided, x)
-        return NodeHidden(hidden.attended, hidden.common, decided, undecided), rows
+        embedded = self.heads.embed(hidden, x)
+        nodes = self.support.add(hidden.nodes, x)
+        return NodeHidden(hidden.attended, hidden.common, embedded, nodes), rows
 
 
 class PathState:
@@ -373,7 +373,7 @@ class PathState:
             A `Step` for the M graphs that have another node, whose `hidden` is a `NodeHidden`; None
             once all are complete.
         """
-        if not self.order.next():
+        if not self.order.advance():
             return None
         net = self.network
         count = self.order.count
@@ -387,8 +387,8 @@ class PathState:
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         states = self.path.levels.state[:count, : net.support.pad + number + 1]
-        undecided = net.support.new_nodes(states, self.path.depth[:count], remaining - 1)
-        return self.order.step(self.folded.hidden_state(h, undecided))
+        nodes = net.support.new_nodes(states, self.path.depth[:count], remaining - 1)
+        return self.order.make_step(self.folded.hidden_state(h, nodes))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.

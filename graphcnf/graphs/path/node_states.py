@@ -34,10 +34,12 @@ from graphcnf.errors import UserError
 NEIGHBOUR_BASE = 256
 """Node categories are below it, see `packed_neighbour`."""
 UNKNOWN = 0
-"""State of a node with edges that it may not have."""
+"""State of a node with edges that it may not have: it may get no edge, has no room for other nodes,
+and needs nothing more, so that it never blocks drawing."""
 NO_NODE = UNKNOWN
 """State where no node is: in columns beside the path, and in place of the parent of a first node.
-It is the same number, since neither may get an edge."""
+It is the same number, since all that is said of `UNKNOWN` holds. In one table, `Support.attaches`,
+its row holds more: the entries of label 0 say which first nodes are possible."""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000
@@ -259,39 +261,47 @@ class Environments:
         Raises:
             UserError: if there are more than `MOST_STATES` (50,000) states.
         """
-        number = self._numbered_parts()
+        state_of = self._numbered_parts()
         sums = torch.zeros(len(self.node_representatives), dtype=torch.long)
         for node, neighbours in self.known:
             weight = sum(edge_weights[unpacked_neighbour(k)[0]] for k in neighbours)
             sums[node] = max(int(sums[node]), weight)
-        shape = len(number) + 1, len(self.edge_representatives), len(self.node_representatives)
-        after = torch.full(shape, UNKNOWN)
-        category = torch.zeros(len(after), dtype=torch.long)
-        complete = torch.zeros(len(after), dtype=torch.bool)
+        category = torch.zeros(len(state_of) + 1, dtype=torch.long)
+        complete = torch.zeros(len(category), dtype=torch.bool)
         complete[UNKNOWN] = True
         whole = set(self.merged(self.known))
-        for (node, neighbours), state in number.items():
+        for (node, neighbours), state in state_of.items():
             category[state] = node
             complete[state] = (self.node_representatives[node], neighbours) in whole
-            for k in range(len(neighbours)):
-                before = number[node, neighbours[:k] + neighbours[k + 1 :]]
-                after[before, *unpacked_neighbour(neighbours[k])] = state
-        # A category that is merged with another one leads to the states of its representative.
-        after = after[:, self.edge_representatives][..., self.node_representatives]
         categories = range(len(self.node_representatives))
-        first = torch.tensor([number.get((node, ()), UNKNOWN) for node in categories])
-        same = torch.arange(len(after))[:, None, None].expand(-1, 1, len(first))
         return NodeStates(
             weights=torch.tensor([0, *edge_weights]),
-            first=first,
-            after=torch.cat([same, after], 1),
+            first=torch.tensor([state_of.get((node, ()), UNKNOWN) for node in categories]),
+            after=self._states_after(state_of),
             complete=complete,
             category=category,
             sums=sums,
         )
 
+    def _states_after(self, state_of: dict[Environment, int]) -> Tensor:
+        """Return the table `NodeStates.after`, (S, E + 1, C) long.
+
+        Args:
+            state_of: State of each part of a known environment.
+        """
+        shape = len(state_of) + 1, len(self.edge_representatives), len(self.node_representatives)
+        after = torch.full(shape, UNKNOWN)
+        for (node, neighbours), state in state_of.items():
+            for k in range(len(neighbours)):
+                before = state_of[node, neighbours[:k] + neighbours[k + 1 :]]
+                after[before, *unpacked_neighbour(neighbours[k])] = state
+        # A category that is merged with another one leads to the states of its representative.
+        after = after[:, self.edge_representatives][..., self.node_representatives]
+        same = torch.arange(len(after))[:, None, None].expand(-1, 1, after.shape[2])
+        return torch.cat([same, after], 1)
+
     def _numbered_parts(self) -> dict[Environment, int]:
-        """Return all parts of the known environments with their states, from 1 on.
+        """Return the state of each part of a known environment: numbers from 1 on.
 
         Raises:
             UserError: if there are more than `MOST_STATES` (50,000).

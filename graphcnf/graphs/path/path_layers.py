@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.transformer import HIDDEN, ReadOut, zero_init
-from graphcnf.graphs.path.depth_first import COMMON
+from graphcnf.graphs.path.depth_first import COMMON_VARIABLES
 from graphcnf.graphs.path.node_states import unpacked_neighbour
 from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels
 from graphcnf.graphs.path.support import UndecidedNodes
@@ -68,7 +68,7 @@ def level_codes(levels: Levels) -> Tensor:
     """
     code = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
     code = code * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
-    return torch.where(levels.number > 0, code * 2 + levels.on_ring + 1, 0)
+    return torch.where(levels.position > 0, code * 2 + levels.on_ring + 1, 0)
 
 
 @dataclass
@@ -285,24 +285,24 @@ class NodeHidden:
 
     Attributes:
         attended: Output of the attention, (M, D).
-        common: First layer of the heads of the first `COMMON` (4) variables, which every node has,
-            by one matrix product, (M, COMMON * G). None once these are decided, as only some of the
-            nodes have further variables, whose heads are evaluated one by one.
-        decided: Sum of the embeddings of the variables so far, (M, G); None before the first one.
-        undecided: Their variables so far, and what `Support` needs to tell which values are
+        common: First layers of the heads of the first `COMMON_VARIABLES` (4) variables, which every
+            node has, (M, 4 * G): one matrix product gives them all. None once these are decided, as
+            only some of the nodes have further variables, whose heads are evaluated one by one.
+        embedded: Sum of the embeddings of the variables so far, (M, G); None before the first one.
+        nodes: The variables of the nodes so far, and what `Support` needs to tell which values are
             possible.
     """
 
     attended: Tensor
     common: Tensor | None
-    decided: Tensor | None
-    undecided: UndecidedNodes
+    embedded: Tensor | None
+    nodes: UndecidedNodes
 
     def __getitem__(self, rows: Tensor) -> NodeHidden:
         """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
         common = None if self.common is None else self.common[rows]
-        decided = None if self.decided is None else self.decided[rows]
-        return NodeHidden(self.attended[rows], common, decided, self.undecided[rows])
+        embedded = None if self.embedded is None else self.embedded[rows]
+        return NodeHidden(self.attended[rows], common, embedded, self.nodes[rows])
 
 
 class NodeHeads(nn.Module):
@@ -329,47 +329,48 @@ class NodeHeads(nn.Module):
         self.last = nn.ModuleList(zero_init(ReadOut(hidden, c)) for c in cardinalities)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Put the first layers of the heads of the first `COMMON` variables into one layer.
+        """Put the first layers of the heads of the first `COMMON_VARIABLES` (4) into one layer.
 
         One matrix product is faster than several. To be called once for every batch, after the last
         change of the weights.
 
         Returns:
-            Weights (COMMON * G, D) and biases (COMMON * G,) of that layer.
+            Weights (4 * G, D) and biases (4 * G,) of that layer.
         """
-        weights: list[Tensor] = [layer.get_parameter("weight") for layer in self.first[:COMMON]]
-        biases: list[Tensor] = [layer.get_parameter("bias") for layer in self.first[:COMMON]]
+        layers = self.first[:COMMON_VARIABLES]
+        weights: list[Tensor] = [layer.get_parameter("weight") for layer in layers]
+        biases: list[Tensor] = [layer.get_parameter("bias") for layer in layers]
         return torch.cat(weights), torch.cat(biases)
 
-    def logits(self, nodes: NodeHidden) -> Tensor:
+    def logits(self, hidden: NodeHidden) -> Tensor:
         """Return logits of the next variable of nodes, also of values that are impossible.
 
         `PathNetwork.logits` sets those of impossible values to -inf.
 
         Args:
-            nodes: Hidden state of M new nodes, whose `undecided` says which variable is next.
+            hidden: Hidden state of M new nodes, whose `nodes` say which variable is next.
 
         Returns:
             (M, number of values of the variable).
         """
-        k = nodes.undecided.count
-        if nodes.common is not None:
-            channels = nodes.common[:, k * self.hidden : (k + 1) * self.hidden]
+        k = hidden.nodes.count
+        if hidden.common is not None:
+            channels = hidden.common[:, k * self.hidden : (k + 1) * self.hidden]
         else:
-            channels = self.first[k](nodes.attended)
-        if nodes.decided is not None:
-            channels = channels + self.gains[k] * nodes.decided
+            channels = self.first[k](hidden.attended)
+        if hidden.embedded is not None:
+            channels = channels + self.gains[k] * hidden.embedded
         return self.last[k](F.relu(channels))
 
-    def decide(self, nodes: NodeHidden, x: Tensor) -> Tensor:
+    def embed(self, hidden: NodeHidden, x: Tensor) -> Tensor:
         """Add the embedding of a variable that was decided to those of the variables before it.
 
         Args:
-            nodes: Hidden state of M new nodes before the variable.
+            hidden: Hidden state of M new nodes before the variable.
             x: The variable of each, (M,) long; not the last variable of a node.
 
         Returns:
-            The sum, (M, G), which becomes `NodeHidden.decided`.
+            The sum, (M, G): `embedded` of the next hidden state.
         """
-        embedded = self.decided[nodes.undecided.count](x)
-        return embedded if nodes.decided is None else embedded + nodes.decided
+        embedding = self.decided[hidden.nodes.count](x)
+        return embedding if hidden.embedded is None else hidden.embedded + embedding

@@ -26,7 +26,8 @@ class Levels(NamedTuple):
     """What is known of the nodes at some levels of some paths: long tensors of one shape.
 
     Attributes:
-        number: Number of the node in its graph plus 1; 0 for no node.
+        position: Position of the attention that holds the node, which is the number of the node in
+            its graph plus 1; 0 for no node.
         category: Category of the node.
         weight: Sum of the weights of its edges so far.
         degree: Number of its edges so far.
@@ -34,7 +35,7 @@ class Levels(NamedTuple):
         state: State of the node, an index of the tables of `NodeStates`.
     """
 
-    number: Tensor
+    position: Tensor
     category: Tensor
     weight: Tensor
     degree: Tensor
@@ -175,7 +176,7 @@ class Path:
         """
         zero = torch.zeros_like(category)
         node = Levels(
-            number=zero + number + 1,
+            position=zero + number + 1,
             category=category,
             weight=zero,
             degree=zero,

@@ -74,7 +74,8 @@ class UndecidedNodes:
             the path have it, too.
         room_above_parent: Column by column, the `room_above_parent` of this module if the parent of
             the new node stood there, (M, W) long: the sum of the rooms of the `reach` - 1 nodes
-            above it.
+            above it, before the new node has any edge. It serves to choose the parent. Closures
+            change rooms, so that `Support` adds them up anew for these.
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
@@ -150,6 +151,17 @@ def room_index(room: Tensor) -> Tensor:
         Indices, of the same shape: up to 7 the number itself, else the index of `ENDLESS`.
     """
     return room.clamp(0, len(ROOMS) - 1)
+
+
+def _sums_before(values: Tensor, count: int) -> Tensor:
+    """Return in each column the sum of up to `count` columns before it: (M, W) as `values`.
+
+    With `count` = 2, the row 1, 2, 3, 4 becomes 0, 1, 3, 5. None are added up if `count` < 1.
+    """
+    up_to = values.cumsum(1)
+    before = F.pad(up_to, (1, 0))[:, :-1]
+    too_far = F.pad(up_to, (max(count, 0) + 1, 0))[:, : values.shape[1]]
+    return before - too_far
 
 
 class Support(nn.Module):
@@ -261,21 +273,16 @@ class Support(nn.Module):
         """
         column = torch.arange(state.shape[1], device=state.device)
         state = torch.where(column <= depth[:, None] + self.pad, state, NO_NODE)
-        # The `reach` - 1 levels above each one: the difference of two cumulative sums.
-        up_to = self.room[state].cumsum(1)
-        above = F.pad(up_to, (1, 0))[:, :-1]
-        beyond_reach = F.pad(up_to, (self.reach, 0))[:, : state.shape[1]]
-        undecided = torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device)
+        empty = torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device)
         new = UndecidedNodes(
             state=state,
-            # Without backtracks no level is in reach, and the difference is a room below 0.
-            room_above_parent=(above - beyond_reach).clamp(min=0),
+            room_above_parent=_sums_before(self.room[state], self.reach - 1),
             depth=depth,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
-            backtracks=undecided,
-            choices=undecided,
-            closures=undecided,
+            backtracks=empty,
+            choices=empty,
+            closures=empty,
         )
         return replace(new, backtracks=self._backtracks(new))
 
