@@ -82,7 +82,8 @@ class SearchSettings:
 
     Attributes:
         batch: Molecules to score in a round.
-        first: Molecules that the policy draws for the first round.
+        first: Molecules that the policy draws for the first round, and for later ones as long as
+            all scores are equal.
         every: The policy draws molecules and is trained only in every `every`-th round (8: in
             rounds 0, 8, 16, ...), since both are slow.
         sampled: How many graphs the policy draws in such a round, as a multiple of the molecules
@@ -374,7 +375,7 @@ class Search:
         waiting = [s for s in self.start if s not in self.memory.known]
         if waiting:
             return [(s, "start") for s in waiting[:count]]
-        if not len(self.memory.best(1)):
+        if self._is_blind:
             wanted = min(count, settings.first)
             return self._marked([(s, "model") for s in self._sampled(2 * wanted)[:wanted]])
         wanted = min(count, settings.batch)
@@ -389,6 +390,18 @@ class Search:
         if len(pool) < least and self.round % settings.every:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         return self._marked([(s, pool[s]) for s in self._chosen(list(pool), wanted)])
+
+    @property
+    def _is_blind(self) -> bool:
+        """True if no score tells which molecules are good: `propose` then asks the policy alone.
+
+        So it is before the first score, and as long as all scores, `first` of them or more, are
+        equal: a pattern that no molecule has had gives only zeros. Offspring of parents that are
+        not chosen would drift away from real molecules, which are more likely to have the pattern.
+        """
+        scores = np.array(self.memory.scores)
+        scores = scores[np.isfinite(scores)]
+        return not len(scores) or (len(scores) >= self.settings.first and np.ptp(scores) == 0)
 
     def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Draw marks at all unmarked stereo elements of proposals, in a search with stereo.
@@ -427,7 +440,7 @@ class Search:
         """
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)
-        if self.settings.steps and self.round % self.settings.every == 0:
+        if self.settings.steps and self.round % self.settings.every == 0 and not self._is_blind:
             self._train()
         self.round += 1
 
@@ -454,6 +467,8 @@ class Search:
         if self.fragment:
             return self._new(self.policy.grow(count, self.fragment, seed))
         good = [self.memory.smiles[k] for k in self.memory.best(self.settings.replay)]
+        if self._is_blind:  # a pattern is found sooner in large molecules, which have more of them
+            good = sorted(good, key=lambda s: parse(s).GetNumAtoms())[-len(good) // 10 :]
         return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
 
     def _new(self, molecules: Iterable[str]) -> list[str]:

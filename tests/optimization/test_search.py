@@ -24,6 +24,7 @@ from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize, prescreen
 from graphcnf.optimization.search import (
     ReplayMemory,
+    Search,
     SearchSettings,
     offspring,
     rank_probabilities,
@@ -50,6 +51,10 @@ def flow(zinc):
 
 def size(mol):
     return mol.GetNumHeavyAtoms() + 0.01 * len(Chem.MolToSmiles(mol))
+
+
+def heavy(smiles):
+    return Chem.MolFromSmiles(smiles).GetNumHeavyAtoms()
 
 
 def test_offspring_are_a_function_of_the_seed_and_are_molecules(zinc):
@@ -213,6 +218,28 @@ def test_what_to_start_from_comes_first(flow):
         optimize(size, model=flow, workers=-1)
     with pytest.raises(UserError, match="starting molecule 2: not a SMILES"):
         optimize(size, model=flow, start=["C", "C1"])
+
+
+def test_the_model_draws_all_molecules_while_scores_are_equal(flow, zinc):
+    search = Search(Policy(flow, learning_rate=1e-3, sigma=60.0), SMALL, seed=0)
+    search.learn([(smiles, "model") for smiles in zinc[:40]], [0.0] * 40)
+    unchanged = search.policy.model.state_dict().items()
+    assert all(torch.equal(flow.model.state_dict()[name], value) for name, value in unchanged)
+    blind = search.propose(20)
+    assert blind and {source for _, source in blind} == {"model"}
+    search.memory.add("CCCCO", "model", 1.0)
+    assert "genetic" in {source for _, source in search.propose(20)}
+
+
+def test_unknown_patterns_are_looked_for_in_large_molecules(flow, zinc, monkeypatch):
+    policy = Policy(flow, learning_rate=1e-3, sigma=60.0)
+    search = Search(policy, SMALL, seed=0)
+    search.learn([(smiles, "model") for smiles in zinc[:40]], [0.0] * 40)
+    asked, sizes = [], policy.sizes
+    monkeypatch.setattr(policy, "sizes", lambda good: asked.extend(good) or sizes(good))
+    search.propose(20)
+    replayed = zinc[: SMALL.replay]  # of equal scores the first ones
+    assert sorted(map(heavy, asked)) == sorted(map(heavy, replayed))[-len(replayed) // 10 :]
 
 
 def test_a_prescreen_costs_the_search_nothing(flow, zinc, tmp_path):
