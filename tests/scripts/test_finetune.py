@@ -93,10 +93,8 @@ def test_features_that_no_sample_has_a_value_of_are_left_empty():
     bits = dict.fromkeys(("bits_per_molecule", "bits_per_node"), {"before": 1.0, "after": 1.0})
     feature = {"name": "logp", "share": False, "before": math.nan, "after": 2.0, "data": 1.0}
     shown = _table({"folds": 0, "evaluated": 9, **bits, "features": [feature]})
-    assert (
-        "nan" not in shown
-        and shown.splitlines()[-1].split() == "| logp | - | 2.000 | 1.000 |".split()
-    )
+    assert "nan" not in shown
+    assert shown.splitlines()[-1].split() == "| logp | - | 2.000 | 1.000 |".split()
 
 
 def test_killed_at_any_step_the_same_command_goes_on(

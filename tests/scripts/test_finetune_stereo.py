@@ -102,9 +102,8 @@ def test_a_later_fine_tuning_starts_from_the_marks_of_the_first(tuned, surroundi
     flat = [s.replace("[C@H]", "C") for s in LEFT]
     (surroundings / "flat.smi").write_text("\n".join(flat))
     flow = MoleculeFlow.from_pretrained(folder)
-    second = finetune(
-        flow, load_smiles_file("flat.smi"), "second", settings={"steps": 1}, samples=0
-    )
+    data, options = load_smiles_file("flat.smi"), {"settings": {"steps": 1}, "samples": 0}
+    second = finetune(flow, data, "second", **options)
     assert share_of_left(MoleculeFlow.from_pretrained("second")) == share_of_left(second.flow)
     assert share_of_left(second.flow) == pytest.approx(share_of_left(result.flow))
 

@@ -79,9 +79,8 @@ def table_of(path):
 )  # fmt: skip
 def test_every_format_holds_the_same(generate, options):
     text, _ = generate(*options, "--json")
-    names = [
-        f"x.{kind}" for kind in ("csv", "csv.gz", "jsonl", "jsonl.gz", "parquet", "sdf", "smi")
-    ]
+    kinds = ("csv", "csv.gz", "jsonl", "jsonl.gz", "parquet", "sdf", "smi")
+    names = [f"x.{kind}" for kind in kinds]
     for name in names:
         assert generate(*options, "--out", name)[0] == ""
     assert sorted(os.listdir()) == names and Path("x.jsonl").read_text() == text
@@ -162,9 +161,8 @@ def test_python_writes_the_file_of_the_command(generate, model_folder, surroundi
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     model = GraphModel.from_pretrained(model_folder)
     stereo = model_digest(shipped_stereo(model.metadata["dataset"]))
-    recipe = Recipe(
-        2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False, stereo=stereo
-    )
+    options = {"kind": "csv", "columns": columns_of("csv"), "everything": False, "stereo": stereo}
+    recipe = Recipe(2, 1.0, (2, 4), **options)
     drawn = sample.Sample(model, recipe, range(10_000), 20)
     drawn.save(surroundings / "python.csv")
     files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]

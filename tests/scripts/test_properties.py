@@ -78,9 +78,8 @@ def test_fine_tuning_keeps_what_may_be_asked(run, trained):
     before, after = (GraphModel.from_pretrained(folder) for folder in (trained, "own/model"))
     assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
-    name = next(
-        n for n, _ in after.named_parameters() if n.endswith("condition_embedding.leave.bias")
-    )
+    names = [name for name, _ in after.named_parameters()]
+    name = next(name for name in names if name.endswith("condition_embedding.leave.bias"))
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
     assert len(MoleculeFlow(after).sample(3, properties={"weight": 150.0})) == 3
 
@@ -106,9 +105,8 @@ def test_what_is_asked_reaches_the_file(run, trained):
         out, _ = run(*arguments, *options)
         tables.append(out)
     assert tables[0] != tables[1] == tables[2]
-    sample = MoleculeFlow.from_pretrained(trained).sample(
-        140, seed=0, properties={"weight": 90.0, "logp": 1.5}, best_of=1
-    )
+    flow, asked = MoleculeFlow.from_pretrained(trained), {"weight": 90.0, "logp": 1.5}
+    sample = flow.sample(140, seed=0, properties=asked, best_of=1)
     valid = [line.split(",")[1] for line in tables[1].splitlines()[1:] if ",True," in line]
     assert [s for s in sample.smiles if s is not None] == valid
     _, err = run(*arguments, *ASKED, "--shard", "all/1", "--out", "some.csv")
@@ -194,9 +192,8 @@ def test_the_best_of_several_is_the_nearest_of_them(run, trained):
     kept = flow.sample(10, properties=asked, best_of=4)
     assert np.allclose([distance(s) for s in kept], raw.min(1))
     # The command keeps the same ones, wherever its sample begins.
-    out, _ = run(
-        "generate", "--model", trained, "-n", 7, "--first", 3, "--all", "--best-of", 4, *ASKED
-    )
+    some = ("-n", 7, "--first", 3, "--all", "--best-of", 4)
+    out, _ = run("generate", "--model", trained, *some, *ASKED)
     lines = [line.split(",") for line in out.splitlines()[1:]]
     assert [int(line[0]) for line in lines] == list(range(3, 10))
     found = [line[1] if line[2] == "True" else None for line in lines]

@@ -32,7 +32,6 @@ def test_the_card_is_printed_and_nothing_sent(hub, run, refused, model_folder):
     assert out.startswith('---\nlicense: "mit"\n') and "| valid | 0.5 |" in out
     assert hub.asked == []
     Path("figures.json").write_text("[]")
-    assert "figures.json: must hold the figures of one sample" in refused(
-        "push", model_folder, *options
-    )
+    err = refused("push", model_folder, *options)
+    assert "figures.json: must hold the figures of one sample" in err
     assert "no model 'nosuch'" in refused("push", "nosuch", "me/tiny", "--licence", "mit")

@@ -57,9 +57,7 @@ def has_figures(table):
 def test_every_table_of_figures_has_a_marker(tables):
     of_figures = [table for table in tables if has_figures(table)]
     assert len(of_figures) > 60
-    lacking = [
-        f"{table.page}: {' | '.join(table.cells[0])}" for table in of_figures if not table.marker
-    ]
+    lacking = [f"{one.page}: {' | '.join(one.cells[0])}" for one in of_figures if not one.marker]
     assert not lacking, "no marker (see CONTRIBUTING.md) above " + "\n".join(lacking)
 
 
@@ -132,10 +130,8 @@ def test_shares_are_of_as_many_samples_as_the_marker_says(tables):
         (row,) = reproduce.judge(marked, [({}, [printed])], True)
         verdicts[found] = row["verdict"]
     assert verdicts == {0.97: "", 0.89: "OUT"}
-    assert (
-        reproduce.Table("", "table t: weights, 1 minute\na -n 7\nquick: b", []).samples(True)
-        == 1000
-    )
+    unsaid = reproduce.Table("", "table t: weights, 1 minute\na -n 7\nquick: b", [])
+    assert unsaid.samples(True) == 1000
 
 
 def test_a_name_that_no_output_has_is_not_passed_over(bench, tmp_path, monkeypatch):
@@ -184,9 +180,8 @@ def test_figures_of_cells():
 
 def test_samples_of_the_documentation_are_those_of_the_shipped_weights(graphcnf):
     folder, page = reproduce.ROOT / "docs" / "samples", reproduce.ROOT / "docs" / "reproducing.md"
-    names = {
-        path.parent.name for path in (reproduce.ROOT / "graphcnf/weights").glob("*/config.json")
-    }
+    weights = (reproduce.ROOT / "graphcnf/weights").glob("*/config.json")
+    names = {path.parent.name for path in weights}
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != CALLS}
     assert set(files) == {f"{name}.smi.gz" for name in names - {"zinc250k-stereo"}}
     assert sum(map(len, files.values())) < 2e6
