@@ -12,6 +12,10 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
   number lies; a number in bin k is passed as the float k + u. The density of a place is
   1 + s (2 u - 1), with a *slope* s from -1 to 1. The *parts* of a bin are its number of different
   places, if there are finitely many.
+- A column is *ordinal* if its categories are in an order, such as bins. Its *curves* are the
+  Legendre polynomials of degrees 1 to 3 of the *position* of a category in it, a number from -1
+  for the lower end of the first category to 1 for the upper end of the last; all categories are
+  equally wide.
 - *Counts* and *regression* (both in `graphcnf.discrete.counts`) give probabilities of a column
   without a neural network.
 - *Perceptrons* are neural networks with one hidden layer that add to the logits by counts. The
@@ -57,6 +61,9 @@ from graphcnf.flows.transform import Context, with_mask
 from graphcnf.limits import check_temperature
 from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
+
+DEGREE = 3
+"""Highest degree of the polynomials that are the curves of an ordinal column."""
 
 PRIOR = 20
 """Rows with the weight of all columns together that are added to those which weigh a column."""
@@ -129,15 +136,20 @@ class Perceptron(nn.Module):
 
     The logit of the category with slot c, of column i, is
 
-        a_c + r_i l_c + sum_h v_ch relu(b_h + sum_j (w_jh + t_j s_jh)) + sum_j d_jc
+        a_c + r_i l_c + sum_h v_ch z_h + sum_j d_jc + sum_q f_q(c) (sum_h y_qh z_h + sum_k e_kq g_k)
+        with z_h = relu(b_h + sum_j w_jh + sum_k x_kh g_k)
 
-    The sums run over the hidden units h and over the slots j of the known categories.
+    The sums run over the hidden units h, the slots j of the known categories, the curves k of the
+    known columns, and the curves q of column i.
 
     - l_c is the log-probability by counts, with a weight r_i that begins at 1.
-    - t_j is the place in the bin of slot j, minus 0.5. It is 0 if the category is no bin.
     - d_jc are the direct weights. There are none for more than 1024 slots.
+    - f_q(c) is the value of curve q at category c.
+    - g_k is the value of curve k at the known category, and in a bin at the place in it.
+    - e_kq are direct weights between curves.
 
-    All letters but l and t are learned.
+    All letters but f, g and l are learned. By the curves, what is learned of a category holds for
+    its neighbours.
 
     Args:
         owner: Column of each slot, (S,) long.
@@ -148,6 +160,8 @@ class Perceptron(nn.Module):
             masks: every logit depends on all categories that the caller says are known (orderless
             NADE; Uria et al. 2014, arXiv 1310.1757).
         placed: Slots of the categories that are bins, (K,) long; None if there are none.
+        curves: Values of R curves, `DEGREE` of each ordinal column, at each category, (S, R); 0 in
+            other columns.
 
     Attributes:
         share: Weight of this perceptron in the mixture with the regression, by column, (N,).
@@ -155,6 +169,10 @@ class Perceptron(nn.Module):
         seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
         told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
         earlier: 1 where the logit of the second slot depends on the first slot, else 0, (S, S).
+        curve_owner: Column of each curve, (R,) long.
+        curve_seen: As `seen`, of curves, (R, width).
+        curve_told: As `told`, of curves, (R, width).
+        curve_earlier: As `earlier`, of curves, (R, R).
     """
 
     share: Tensor
@@ -163,18 +181,32 @@ class Perceptron(nn.Module):
     told: Tensor
     earlier: Tensor
     placed: Tensor | None
+    curves: Tensor
+    curve_owner: Tensor
+    curve_seen: Tensor
+    curve_told: Tensor
+    curve_earlier: Tensor
 
-    def __init__(self, owner: Tensor, width: int, rank: Tensor | None, placed: Tensor | None):
+    def __init__(
+        self,
+        owner: Tensor,
+        width: int,
+        rank: Tensor | None,
+        placed: Tensor | None,
+        curves: Tensor,
+    ):
         super().__init__()
         total, columns = len(owner), int(owner[-1]) + 1
         # Unit u sees the columns of the ranks 0 to u % (N - 1).
         last = torch.arange(width) % max(columns - 1, 1)
-        own = owner if rank is None else rank[owner]
-        seen, told, earlier = own[:, None] <= last, last < own[:, None], own[:, None] < own
-        for name, mask in {"seen": seen, "told": told, "earlier": earlier}.items():
-            kept = torch.ones_like(mask) if rank is None else mask
-            # As floats, whose products are faster than those with bool.
-            self.register_buffer(name, kept.float(), persistent=False)
+        curve_owner = owner[curves.abs().argmax(0)]
+        for name, column in {"": owner, "curve_": curve_owner}.items():
+            own = column[:, None] if rank is None else rank[column][:, None]
+            masks = {"seen": own <= last, "told": last < own, "earlier": own < own.T}
+            for of, mask in masks.items():
+                kept = torch.ones_like(mask) if rank is None else mask
+                # As floats, whose products are faster than those with bool.
+                self.register_buffer(name + of, kept.float(), persistent=False)
         self.enter = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
         self.bias = nn.Parameter(torch.empty(width).uniform_(-1, 1) * total**-0.5)
         self.leave = nn.Parameter(torch.zeros(total, width))
@@ -186,34 +218,48 @@ class Perceptron(nn.Module):
         self.register_buffer("share", torch.ones(columns))
         self.register_buffer("placed", placed, persistent=False)
         if placed is not None:
-            self.slope = nn.Parameter(torch.empty(total, width).uniform_(-1, 1) * total**-0.5)
             self.tilt = nn.Parameter(torch.zeros(total, width))
+        count = curves.shape[1]
+        self.register_buffer("curves", curves, persistent=False)
+        self.register_buffer("curve_owner", curve_owner, persistent=False)
+        self.curve_enter = nn.Parameter(torch.empty(count, width).uniform_(-1, 1) * total**-0.5)
+        self.curve_leave = nn.Parameter(torch.zeros(count, width))
+        self.curve_direct = nn.Parameter(torch.zeros(count, count))
 
-    def hidden(self, number: Tensor, known: Tensor, shift: Tensor) -> Tensor:
+    def hidden(self, rows: Inputs, known: Tensor) -> Tensor:
         """Compute the hidden units from the known categories of B rows, and the places in them.
 
         Args:
-            number: Slots of the categories of the rows, one for each column, (B, N) long.
+            rows: The rows.
             known: 1 for known columns, else 0, (B, N).
-            shift: Places of numbers in their bins, minus 0.5, (B, N); 0 where there is no bin.
 
         Returns:
             Hidden units, (B, width).
         """
-        h = self.bias + weighted_sum(self.enter * self.seen, number, known)
-        if self.placed is not None:
-            h = h + weighted_sum(self.slope * self.seen, number, known * shift)
-        return F.relu(h)
+        h = self.bias + weighted_sum(self.enter * self.seen, rows.number, known)
+        return F.relu(h + self.known_curves(rows, known) @ (self.curve_enter * self.curve_seen))
+
+    def known_curves(self, rows: Inputs, known: Tensor) -> Tensor:
+        """Return the values g_k of the curves of B rows, 0 for those of unknown columns.
+
+        Args:
+            rows: The rows.
+            known: 1 for known columns, else 0, (B, N).
+
+        Returns:
+            (B, R).
+        """
+        return (rows.curves * known[:, self.curve_owner]).to(self.bias)
 
     def forward(
-        self, h: Tensor, start: Tensor, number: Tensor, known: Tensor, slots: slice = slice(None)
+        self, h: Tensor, start: Tensor, rows: Inputs, known: Tensor, slots: slice = slice(None)
     ) -> Tensor:
         """Return the logits of the categories in a range of slots, given the hidden units.
 
         Args:
             h: Hidden units of B rows, as `hidden` returns them, (B, width).
             start: Log-probabilities by counts of the C categories in `slots`, (B, C) nats.
-            number: Slots of the categories of the rows, one for each column, (B, N) long.
+            rows: The rows.
             known: 1 for known columns, else 0, (B, N).
             slots: The C slots whose logits are wanted, those of a column; all by default.
 
@@ -224,8 +270,11 @@ class Perceptron(nn.Module):
         logits = logits + start * self.trust[self.owner[slots]]
         if self.direct.numel():
             direct = self.direct[:, slots] * self.earlier[:, slots]
-            logits = logits + weighted_sum(direct, number, known)
-        return logits
+            logits = logits + weighted_sum(direct, rows.number, known)
+        of_curves = F.linear(h, self.curve_leave * self.curve_told)
+        direct = self.curve_direct * self.curve_earlier
+        of_curves = of_curves + self.known_curves(rows, known) @ direct
+        return logits + F.linear(of_curves, self.curves[slots])
 
     def tilts(self, h: Tensor, slots: slice | None = None) -> Tensor:
         """Return the slope s of the density 1 + s (2 u - 1) of the place u in each category.
@@ -244,6 +293,20 @@ class Perceptron(nn.Module):
         if slots is None:
             found = found.new_zeros(len(h), len(self.tilt)).index_copy(1, chosen, found)
         return found
+
+
+def curves_at(position: Tensor) -> Tensor:
+    """Return the curves of ordinal columns, Legendre polynomials times the square root of 3.
+
+    Args:
+        position: Positions in the columns, (..., N), between -1 and 1.
+
+    Returns:
+        (..., N, DEGREE).
+    """
+    t = position
+    polynomials = torch.stack([t, (3 * t**2 - 1) / 2, (5 * t**3 - 3 * t) / 2], -1)
+    return polynomials * 3**0.5  # t has variance 1/3
 
 
 def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
@@ -325,6 +388,8 @@ class ColumnMLP(AutoregressiveNetwork):
         parts: Number of different places in each category, S numbers, by slot. It is n for a bin of
             n integers, 0 for a bin of real numbers, 1 for a category that is no bin. None if no
             category is a bin.
+        ordinal: For each column the number of its categories that are in an order, the first ones;
+            0 if there are none. None for 0 in all columns.
         counts: Dict as `Counts.arguments` returns it: "order", the numbers of the columns in order;
             and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
         width: Hidden units of each perceptron.
@@ -342,6 +407,8 @@ class ColumnMLP(AutoregressiveNetwork):
         weights: Weights of the regression, `Counts.weights`, (S, S).
         parts: The argument `parts`, (S,) long, if it is not None.
         divided: True if some category is a bin, that is, if `parts` is not None.
+        ordinal: Numbers of the ordinal columns, (O,) long.
+        sizes: Number of categories of each of them that are in an order, (O,) long.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -354,6 +421,8 @@ class ColumnMLP(AutoregressiveNetwork):
     tree: Tensor
     weights: Tensor
     parts: Tensor
+    ordinal: Tensor
+    sizes: Tensor
 
     def __init__(
         self,
@@ -361,6 +430,7 @@ class ColumnMLP(AutoregressiveNetwork):
         *,
         counts: Mapping[str, Any],
         parts: Sequence[int] | None = None,
+        ordinal: Sequence[int] | None = None,
         width: int = 512,
     ):
         super().__init__()
@@ -385,10 +455,37 @@ class ColumnMLP(AutoregressiveNetwork):
             self.register_buffer("parts", torch.tensor(parts), persistent=False)
         owner = self.counts.owner
         placed = (self.parts != 1).nonzero()[:, 0] if self.divided else None
-        self.ordered = Perceptron(owner, width, self.rank, placed)
-        self.free = Perceptron(owner, width, None, placed)
+        curves = self._set_ordinal([0] * len(known) if ordinal is None else ordinal, known)
+        self.ordered = Perceptron(owner, width, self.rank, placed, curves)
+        self.free = Perceptron(owner, width, None, placed, curves)
         self.register_buffer("tree", torch.zeros_like(self.free.direct))
         self.register_buffer("weights", torch.zeros_like(self.free.direct))
+
+    def _set_ordinal(self, ordinal: Sequence[int], cardinalities: Tensor) -> Tensor:
+        """Set the attributes `ordinal` and `sizes`.
+
+        Args:
+            ordinal: The argument of the constructor.
+            cardinalities: Number of categories of each column, (N,) long.
+
+        Returns:
+            Curves at all categories, (S, R), for `Perceptron`.
+
+        Raises:
+            ValueError: if `ordinal` does not fit the columns.
+        """
+        sizes = torch.tensor(ordinal)
+        if len(sizes) != len(cardinalities) or (sizes < 0).any() or (sizes > cardinalities).any():
+            raise ValueError(
+                f"ordinal must be from 0 to the number of categories, got {list(ordinal)}"
+            )
+        self.register_buffer("ordinal", sizes.nonzero()[:, 0], persistent=False)
+        self.register_buffer("sizes", sizes[self.ordinal], persistent=False)
+        curves = torch.zeros(int(cardinalities.sum()), len(self.ordinal), DEGREE)
+        for k, (column, size) in enumerate(zip(self.ordinal, self.sizes, strict=True)):
+            category = torch.arange(int(size))
+            curves[self.slot[column, category], k] = curves_at(2 * (category + 0.5) / size - 1)
+        return curves.flatten(1)
 
     @torch.no_grad()
     def start_from(self, counts: Counts, regression: bool = True) -> None:
@@ -451,12 +548,16 @@ class ColumnMLP(AutoregressiveNetwork):
         x, place = split(torch.where(context.mask, x, 0))
         column, rank = torch.arange(self.columns, device=x.device), context.order.argsort(1)
         number = self.slot[column, x]
-        if not self.divided:
-            return Inputs(x, number, torch.zeros_like(place), rank, start)
-        parts = self.parts[number]
-        middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
-        shift = torch.where(parts > 1, middle, place) - 0.5
-        return Inputs(x, number, torch.where(parts == 1, 0.0, shift), rank, start)
+        if self.divided:
+            parts = self.parts[number]
+            middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
+            place = torch.where(parts == 1, 0.5, torch.where(parts > 1, middle, place))
+        else:
+            place = place + 0.5
+        inside = (x + place)[:, self.ordinal]
+        # Curves are 0 at the category of missing entries, which comes after those in order.
+        curves = curves_at(2 * inside / self.sizes - 1) * (inside < self.sizes)[..., None]
+        return Inputs(x, number, curves.flatten(1), rank, start)
 
     def from_counts(
         self, rows: Inputs, known: Tensor | None = None
@@ -480,9 +581,10 @@ class ColumnMLP(AutoregressiveNetwork):
         if start is None:
             start = self.counts(rows.x, rank, counted=self.training)
         start = start.to(net.share)
-        seen = torch.ones_like(rows.shift, dtype=start.dtype) if known is None else known.to(start)
-        h = net.hidden(rows.number, seen, rows.shift)
-        logits = net(h, start, rows.number, seen)
+        seen = torch.ones_like(rows.x) if known is None else known
+        seen = seen.to(start)
+        h = net.hidden(rows, seen)
+        logits = net(h, start, rows, seen)
         if known is not None and self.tree.numel():
             logits = logits + weighted_sum(self.tree, rows.number, seen)
         return start, normalised(logits, self.counts.owner), net.tilts(h)
@@ -538,7 +640,7 @@ class ColumnMLP(AutoregressiveNetwork):
             return start
         weights, owner = self.weights[:, slots], self.counts.owner[slots]
         if known is None:
-            known = torch.ones_like(rows.shift)
+            known = torch.ones_like(rows.number, dtype=start.dtype)
         else:
             weights = (weights + self.weights[slots].T) / 2 + self.tree[:, slots]
         linear = weighted_sum(weights, rows.number, known)
@@ -583,8 +685,8 @@ class ColumnMLP(AutoregressiveNetwork):
             part = rows[chosen]
             known = (part.rank < part.rank[:, k : k + 1]).to(log_p.dtype)
             start = self.counts(part.x, part.rank, k).to(log_p.dtype)
-            h = net.hidden(part.number, known, part.shift)
-            logits = net(h, start, part.number, known, slots)
+            h = net.hidden(part, known)
+            logits = net(h, start, part, known, slots)
             if net is self.free and self.tree.numel():
                 logits = logits + weighted_sum(self.tree[:, slots], part.number, known)
             seen = known if net is self.free else None
@@ -683,8 +785,8 @@ class Inputs:
     Attributes:
         x: Categories, (B, N) long.
         number: Slots of these categories, (B, N) long.
-        shift: Places of numbers in their bins, minus 0.5, (B, N) float64; 0 where the category is
-            no bin. In a bin of n integers, the middle of the integer's part stands for its place.
+        curves: Values of the curves at these categories and at the places in bins, (B, R) float64;
+            0 for missing entries.
         rank: Rank of each column in the order of its row, (B, N) long.
         start: Log-probabilities of all categories by counts in the network's order, (B, S) nats;
             None if they have to be looked up.
@@ -692,7 +794,7 @@ class Inputs:
 
     x: Tensor
     number: Tensor
-    shift: Tensor
+    curves: Tensor
     rank: Tensor
     start: Tensor | None = None
 
@@ -702,7 +804,7 @@ class Inputs:
         Args:
             chosen: Indices of the rows, or a mask (B,) bool.
         """
-        parts = (self.x, self.number, self.shift, self.rank)
+        parts = (self.x, self.number, self.curves, self.rank)
         return Inputs(*(part[chosen] for part in parts))
 
 

@@ -215,6 +215,17 @@ class Column:
         parts = [1 if n < 0 else n if n <= 1000 else 0 for n in known]
         return parts + [1] * (self.cardinality - len(parts))
 
+    @property
+    def ordinal(self) -> int:
+        """Number of categories that are in an order, the first ones, for `ordinal` of `ColumnMLP`.
+
+        These are numbers, times and pandas categories that are numbers or in an order. 0 for all
+        other columns, and for fewer than three categories, whose order says nothing.
+        """
+        dtype, ordered = self.categories or (self.dtype, False)
+        count = len(self.values)
+        return count if count > 2 and (ordered or is_numeric(dtype)) else 0
+
     def encode(self, series: pd.Series) -> np.ndarray:
         """Encode the entries of a column.
 
@@ -416,7 +427,7 @@ class TableAdapter(Adapter):
     kind = "table"
     flow_class = ColumnFlow
     arguments = (ColumnMLP,)
-    fixed = ("cardinalities", "parts", "counts")
+    fixed = ("cardinalities", "parts", "ordinal", "counts")
     settings = {
         "batch_size": 32,
         "learning_rate": 2e-3,
@@ -631,13 +642,16 @@ class TableAdapter(Adapter):
             self.settings = {**self.settings, **larger}  # type: ignore[misc]
         placed = any(column.rare for column in self.columns) or set(parts) != {1}
         own: dict[str, Any] = {"parts": parts} if placed else {}
+        ordinal = [column.ordinal for column in self.columns]
         if sum(self.cardinalities) > max(LARGEST_PAIRS, SPARSE * len(self.columns)):
             network = {"width": WIDTH_OF_WIDE, **network}
         x = rows.values.numpy()[chosen].astype(int)
         self.counts = Counts.of(x, self.cardinalities, first=first)
         if len(rows) * sum(self.cardinalities) <= LARGEST_STARTS:
             rows.start = self.counts.starts(rows.values.long(), chosen)
-        flow = ColumnFlow(self.cardinalities, counts=self.counts.arguments, **own, **network)
+        flow = ColumnFlow(
+            self.cardinalities, counts=self.counts.arguments, ordinal=ordinal, **own, **network
+        )
         flow.start_from(self.counts)
         return flow
 

@@ -34,6 +34,9 @@ COMPLEMENT = dict(zip("ACGU", "UGCA", strict=True))
 STEM, WHOLE = 12, 60
 """Bases of the stem of a hairpin, and of the whole string."""
 
+TAGS, DEEPEST = ("list", "item", "name", "note"), 3
+"""Names of XML elements, and how deep these are nested."""
+
 Strings = tuple[list[str], np.ndarray]
 """Strings, and the bits of each of them."""
 
@@ -127,11 +130,32 @@ def hairpins(count: int, seed: int) -> Strings:
     return items, np.full(count, 2 * (WHOLE - STEM) + np.log2(17))
 
 
+def xml(count: int, seed: int) -> Strings:
+    """Draw nested elements, `DEEPEST` at most inside each other; arguments are those of `brackets`.
+
+    An element has up to two others inside, or if it has none, a number of two digits.
+    """
+    random = np.random.default_rng(seed)
+
+    def element(depth: int) -> tuple[str, float]:
+        tag, own = TAGS[random.integers(len(TAGS))], np.log2(len(TAGS))
+        inside = int(random.integers(3)) if depth < DEEPEST else 0
+        own += np.log2(3) * (depth < DEEPEST)
+        parts = [element(depth + 1) for _ in range(inside)]
+        parts = parts or [(f"{random.integers(100):02}", np.log2(100))]
+        text = "".join(part for part, _ in parts)
+        return f"<{tag}>{text}</{tag}>", own + sum(bits for _, bits in parts)
+
+    items, bits = zip(*(element(1) for _ in range(count)), strict=True)
+    return list(items), np.array(bits)
+
+
 SETS: dict[str, Callable[[int, int], Strings]] = {
     "brackets": brackets,
     "arithmetic": arithmetic,
     "palindromes": palindromes,
     "hairpins": hairpins,
+    "xml": xml,
 }
 
 METHODS = {"n-grams": ngrams, "LSTM": lstm, "model": model}

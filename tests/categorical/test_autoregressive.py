@@ -36,7 +36,9 @@ def network_of(kind, most):
     counts.count((torch.rand(40, most) * torch.tensor(UNLIKE[:most])).long())
     sizes = counts.counts.sizes
     own = {"order": list(range(most)), "parents": parents, "factors": factors, "sizes": sizes}
-    network = ColumnMLP(UNLIKE[:most], counts=own, width=24)
+    # All categories of some columns are in an order, or all but the last.
+    ordinal = [3, 0, 5, 0, 3, 3, 0, 0, 3, 0, 4, 0][:most]
+    network = ColumnMLP(UNLIKE[:most], counts=own, ordinal=ordinal, width=24)
     network.counts = counts
     network.weights.copy_(torch.randn(network.weights.shape) * network.ordered.earlier)
     network.ordered.share.copy_(torch.rand(most))

@@ -1,3 +1,4 @@
+import math
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ import torch
 from graphcnf import CategoricalModel
 from graphcnf.discrete import RowFlow
 from graphcnf.discrete.categorical_model import experiment_of
+from graphcnf.discrete.columns import ColumnFlow
+from graphcnf.discrete.counts import Counts
+from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
 
@@ -182,6 +186,29 @@ def test_binned_numbers_come_back_as_numbers():
     assert np.isfinite(model.log_prob(drawn)).all()
     with pytest.raises(UserError, match="column 'weight' holds numbers, not"):
         model.log_prob(drawn.assign(weight="heavy"))
+
+
+def test_categories_in_an_order_share_weights():
+    """Five rows for each category: what is learned of one has to come from its neighbours."""
+    x = torch.randint(1, 39, (1200, 1), generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x, x + torch.arange(1200)[:, None] % 3 - 1], 1)
+    counts = Counts.of(x[:1].numpy(), [40, 40])
+    uniform = torch.full((200, 80), -math.log(40))  # instead of the counts of one row
+
+    batch = Rows(x[:200], x[:200] >= 0, uniform)
+
+    def nats(ordinal):
+        torch.manual_seed(0)
+        flow = ColumnFlow([40, 40], counts=counts.arguments, ordinal=ordinal, width=64)
+        flow.start_from(counts)
+        optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            flow.train().training_loss(batch)[0].backward()
+            optimizer.step()
+        return -flow.log_prob(x[200:]).mean().item()
+
+    assert nats([40, 40]) < nats([0, 0]) - 0.2
 
 
 def test_distances():

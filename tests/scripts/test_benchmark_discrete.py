@@ -5,12 +5,14 @@ import importlib.util
 import itertools
 import json
 import math
+from xml.etree import ElementTree
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from frequencies import assert_frequencies
 
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.images import PARTS, ImageDataset
@@ -99,6 +101,17 @@ def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, mo
     bench("sequences", "palindromes", "--minutes", 0.01, "--out", "x.json")
     (row,) = json.loads((surroundings / "x.json").read_text())
     assert row["entropy"] < row["model"] < row["LSTM"] + 20 and row["n-grams"] < 100
+
+
+def test_xml_elements_are_nested_and_have_their_entropy():
+    items, bits = sequences.xml(3000, 0)
+    counts = [one.count("</") for one in items]
+    assert max(counts) == 7  # one, two and four elements
+    for one in items[:100]:
+        assert ElementTree.fromstring(one).tag in sequences.TAGS
+    plain = np.array([n == 1 for n in counts])
+    assert_frequencies([plain.sum(), (~plain).sum()], [1 / 3, 2 / 3])
+    np.testing.assert_allclose(bits[plain], np.log2(len(sequences.TAGS) * 3 * 100))
 
 
 def test_table_of_digits(surroundings, bench, monkeypatch):
