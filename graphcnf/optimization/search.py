@@ -377,7 +377,9 @@ class Search:
             return [(s, "start") for s in waiting[:count]]
         if self._is_blind:
             wanted = min(count, settings.first)
-            return self._marked([(s, "model") for s in self._sampled(2 * wanted)[:wanted]])
+            # Some of the first may be invalid; later, the smaller half would be kept.
+            drawn = wanted if self.memory.known else 2 * wanted
+            return self._marked([(s, "model") for s in self._sampled(drawn)[:wanted]])
         wanted = min(count, settings.batch)
         drawn = math.ceil(settings.sampled * settings.every * wanted)
         pool: dict[str, str] = {}
