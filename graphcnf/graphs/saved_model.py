@@ -141,8 +141,7 @@ class SavedGraphModel(Pretrained):
         `from_pretrained` calls it before it reads the weights.
 
         Args:
-            config: Arguments of the constructor by name, and "architecture", which names the class;
-                without it, the class is this one.
+            config: Arguments of the constructor by name, and "architecture", which names the class.
 
         Returns:
             A model with initial weights, of the class that the architecture names.

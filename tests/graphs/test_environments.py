@@ -89,9 +89,9 @@ def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
     start = path.levels.state[real], path.depth[real], to_come.flatten()[real]
     news = [quick.new_nodes(*start), whole.new_nodes(*start)]
     for value in x.flatten(0, 1)[real].unbind(1):
-        assert torch.equal(*(new.backtracks for new in news))
-        assert torch.equal(*(new.choices for new in news))
-        assert torch.equal(*(new.closures for new in news))
+        assert torch.equal(*(new.possible_backtracks for new in news))
+        assert torch.equal(*(new.possible_choices for new in news))
+        assert torch.equal(*(new.possible_closures for new in news))
         news = [quick.add(news[0], value), whole.add(news[1], value)]
 
 

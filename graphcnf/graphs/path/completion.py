@@ -90,7 +90,7 @@ class NeededEdges(nn.Module):
         ends: Least number of missing edges to ends, (S,) long; `NEVER` for a state that new nodes
             alone cannot complete.
         rest: Number of the other missing edges, (S,) long.
-        some: 1 if edges are missing, else 0, (S,) long.
+        is_incomplete: 1 if edges are missing, else 0, (S,) long.
         used: By how much `free` falls once a new node is decided, indexed like `attaches`, (S, E +
             1, C) long; -1 for an end that was missing.
         lowered: Entry [s, label, c] is True if an edge with this label to a node of category c
@@ -117,7 +117,7 @@ class NeededEdges(nn.Module):
 
     ends: Tensor
     rest: Tensor
-    some: Tensor
+    is_incomplete: Tensor
     used: Tensor
     lowered: Tensor
     to_attach: Tensor
@@ -138,7 +138,7 @@ class NeededEdges(nn.Module):
             self,
             ends=ends,
             rest=rest,
-            some=(missing > 0).long(),
+            is_incomplete=(missing > 0).long(),
             used=ends[after] + ends[leaf] - ends[:, None, None],
             lowered=has_less_rest & needs_no_more_ends & (after != UNKNOWN),
         )
@@ -237,7 +237,7 @@ class CompletingSupport(Support):
         parent = self.backtrack_columns(new)
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=parent.device)
-        last_incomplete = (self.needed.some[new.state] * column).amax(1)
+        last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
         fits = possible & (parent >= last_incomplete[:, None])
         row, back = self._unsure_backtracks(new, fits).nonzero(as_tuple=True)
         if len(row):
@@ -415,14 +415,20 @@ class CompletingSupport(Support):
 
 
 class QuickCompletingSupport(CompletingSupport):
-    """The same support, in less time: most values are possible for a reason that is quick to see.
+    """Nearly the same support, in less time: most values are possible for a reason quick to see.
 
-    Where one of three reasons holds, the conditions are not looked up: many nodes are free
-    (`_has_enough_free`), all other nodes are complete (`_unsure_backtracks`), or a closure changes
-    little (`_unsure_closures`). The arguments are those of `CompletingSupport`.
+    Where one of three reasons holds, the conditions are not looked up:
+
+    - many nodes are free (`_has_enough_free`); this proves conditions 1 to 3, and leaves out the
+      fourth, which nearly always holds then;
+    - no other node has a rest (`_unsure_backtracks`); a table then has all four conditions;
+    - a closure changes little (`_unsure_closures`); this proves conditions 1 to 3, all that are
+      looked up for closures.
+
+    The arguments are those of `CompletingSupport`.
 
     Attributes:
-        enough_free: So many free nodes are many, if all nodes of the path are complete.
+        enough_free: So many free nodes are many, if no node of the path has a rest.
         attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
             state s so that these two meet all conditions, without further closures, and with the
             room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool.
@@ -464,18 +470,18 @@ class QuickCompletingSupport(CompletingSupport):
     def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
         """Return which of the backtracks `fits` (M, U) of M new nodes to look up, (M, U) bool.
 
-        If all nodes of the path are complete, only the new node and its parent can break a
-        condition. The table `attaches_alone` says by the parent's state whether some edge and
-        category break none.
+        If no node of the path has a rest, only the new node and its parent can break a condition:
+        ends that nodes still need are taken off `free` already. The table `attaches_alone` says by
+        the parent's state whether some edge and category break none.
         """
         unsure = fits & ~self._has_enough_free(new)[:, None]
         row, back = unsure.nonzero(as_tuple=True)
         column = self.backtrack_columns(new)[row, back]
         free = self._free(new).clamp(-1, self.enough_free)[row]
         room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        complete = (self._largest_rest(new) == 0)[row]
+        has_no_rest = (self._largest_rest(new) == 0)[row]
         possible = self.attaches_alone[free + 1, room, new.state[row, column]]
-        unsure[row, back] = ~(complete & possible)
+        unsure[row, back] = ~(has_no_rest & possible)
         return unsure
 
     def _unsure_choices(self, new: UndecidedNodes) -> Tensor:

@@ -79,12 +79,12 @@ class UndecidedNodes:
         depth: Level of the previous node, (M,) long; -1 before the first one.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        backtracks: Which backtracks are possible, (M, U) bool.
-        choices: Which edges to the parent are possible, and with each which categories of the new
-            node, (M, E + 1, C) bool; empty, (M, 0, 0), before the backtrack is decided.
-        closures: Which lengths of the next closure are possible, and with each which labels of its
-            edge, (M, L, E + 1) bool; length 0 and label 0 stand for no further closure. Empty
-            before the category is decided.
+        possible_backtracks: Which backtracks are possible, (M, U) bool.
+        possible_choices: Which edges to the parent are possible, and with each which categories of
+            the new node, (M, E + 1, C) bool; empty, (M, 0, 0), before the backtrack is decided.
+        possible_closures: Which lengths of the next closure are possible, and with each which
+            labels of its edge, (M, L, E + 1) bool; length 0 and label 0 stand for no further
+            closure. Empty before the category is decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -93,9 +93,9 @@ class UndecidedNodes:
     depth: Tensor
     to_come: Tensor
     own_state: Tensor
-    backtracks: Tensor
-    choices: Tensor
-    closures: Tensor
+    possible_backtracks: Tensor
+    possible_choices: Tensor
+    possible_closures: Tensor
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
@@ -280,11 +280,11 @@ class Support(nn.Module):
             depth=depth,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
-            backtracks=empty,
-            choices=empty,
-            closures=empty,
+            possible_backtracks=empty,
+            possible_choices=empty,
+            possible_closures=empty,
         )
-        return replace(new, backtracks=self._backtracks(new))
+        return replace(new, possible_backtracks=self._backtracks(new))
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -298,15 +298,15 @@ class Support(nn.Module):
         every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                fits = new.backtracks
+                fits = new.possible_backtracks
             case VariableRole.PARENT_EDGE:
-                fits = new.choices.any(2)
+                fits = new.possible_choices.any(2)
             case VariableRole.CATEGORY:
-                fits = new.choices[every_row, new.parent_label]
+                fits = new.possible_choices[every_row, new.parent_label]
             case VariableRole.LENGTH:
-                fits = new.closures.any(2)
+                fits = new.possible_closures.any(2)
             case VariableRole.CLOSING_EDGE:
-                fits = new.closures[every_row, new.closure_lengths[-1]]
+                fits = new.possible_closures[every_row, new.closure_lengths[-1]]
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
         # No value is possible only if an earlier one was already impossible, as when a graph
@@ -443,7 +443,7 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.BACKTRACK:
-                return replace(decided, choices=self._choices(decided))
+                return replace(decided, possible_choices=self._choices(decided))
             case VariableRole.CATEGORY:
                 alone = replace(decided, own_state=self.states.first[x])
                 decided = self._with_edge(alone, decided.parent_label, torch.ones_like(x))
@@ -453,7 +453,7 @@ class Support(nn.Module):
                 return decided
         if decided.count == len(self.cardinalities):
             return decided
-        return replace(decided, closures=self._closures(decided))
+        return replace(decided, possible_closures=self._closures(decided))
 
     def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
