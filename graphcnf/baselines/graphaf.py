@@ -95,10 +95,10 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 
 
 class SubGraph(NamedTuple):
-    """Features of the sub-graphs before S nodes of each of B graphs, given which these are drawn.
+    """Features by which nodes and their edges are drawn: of S nodes in each of B graphs.
 
-    The sub-graph before a node has all nodes with smaller numbers in breadth-first order, and their
-    edges. The window is its last `window` nodes.
+    Each node that is drawn has a sub-graph of its own: all nodes with smaller numbers in
+    breadth-first order, and their edges. The window is its last `window` nodes.
 
     Attributes:
         whole: One vector for each sub-graph, (B, S, W).

@@ -554,13 +554,16 @@ class PartialGraph:
         """
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
-    def fixed(self, k: int) -> Site:
+    def fixed(self, k: int) -> tuple[int, ...]:
         """Return the nodes of cluster k that it shares with other clusters, in ascending order.
 
         They are numbered as in the cluster of the vocabulary, not as in the graph.
 
         Args:
             k: Number of the cluster in the tree.
+
+        Returns:
+            Node numbers, any number of them; () if the cluster shares none.
         """
         return tuple(sorted({v for v, _ in self.attached[k]}))
 

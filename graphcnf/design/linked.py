@@ -53,15 +53,16 @@ class LinkedFragment(GraphFragment):
 
     @property
     def closed_ring(self) -> int:
-        """Least size of a ring that the linker must close over the fragment; 0 for none.
+        """Size of the largest ring that the linker cannot avoid to close; 0 for none.
 
         A model whose training data has no ring of that size cannot draw the linker, so this is
         checked before.
 
-        A component with several attachments makes rings. Such a ring runs through the fragment from
-        one attachment to the nearest other one, and back through at least one node of the linker.
-        It has two nodes of the linker if both attachments are at one fragment node. For each
-        attachment the smallest such ring is taken, and the largest of these is returned.
+        A component with several attachments makes rings: from one attachment through the fragment
+        to another one, and back through the linker. For each attachment, the smallest ring is that
+        to the nearest other one, with one linker node; for example, two attachments that are three
+        edges apart make a ring of four fragment nodes and a linker node, 5. (Two attachments at one
+        node make a ring of this node and two of the linker, 3.) The largest of these is returned.
         """
         attached = self.attachments > 0
         near = torch.eye(len(self), dtype=torch.bool)

@@ -825,10 +825,10 @@ class ParticleSampler:
 
     @property
     def expected(self) -> Tensor:
-        """Log-probability that placing each fragment node is expected to have, (U,) float64, nats.
+        """Log-probability of the placement of each fragment node, as learnt so far, (U,) nats.
 
-        It is the weighted mean of `Particles.log_probs` over the draws learnt from, and `-UNSEEN`
-        before the first one.
+        It is the weighted mean of `Particles.log_probs` over all draws that were given to `learn`.
+        Before the first of these it is `-UNSEEN`, a low value, for every node.
 
         When particles are resampled, it is added to the log-weight for each node that is still to
         be placed. Otherwise particles that have placed few fragment nodes, and so have paid little

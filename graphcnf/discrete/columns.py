@@ -766,7 +766,15 @@ class ColumnMLP(AutoregressiveNetwork):
         yield Step(row, column, (logits, parts[1]))
 
     def logits(self, hidden) -> Tensor:
-        """Return the logits, (M, C), of a hidden state, which is a pair of logits and slopes."""
+        """Return the logits of M pairs of a row and a column, the first part of their hidden state.
+
+        Args:
+            hidden: Pair of logits and slopes, (M, C) each, as `steps` yields it.
+
+        Returns:
+            (M, C), where C is the largest number of categories of a column; -inf beyond those of
+            the pair's own column.
+        """
         return super().logits(hidden[0])
 
     def start(self, context: Context) -> ColumnState:

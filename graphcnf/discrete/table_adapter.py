@@ -259,7 +259,9 @@ class Column:
 
     @property
     def means(self) -> np.ndarray | None:
-        """Mean number of each category in `values`, as an array; None if they are no numbers.
+        """The number that each entry of `values` stands for; None if they are no numbers.
+
+        For a bin it is the mean of the numbers in it.
 
         Times in bins are in the unit of their `Bins`. Times that are categories count as no
         numbers.

@@ -125,11 +125,12 @@ class NodeStates(nn.Module):
     def least_cost(self, least: Tensor, cost: Tensor) -> Tensor:
         """Find the cheapest further edges, any number of them, for a node in each state.
 
-        With a cost of 1 for each edge and of `NEVER` for states that are not complete, this is the
-        least number of edges that complete a node.
+        It is a shortest path: edges lead from state to state, at a cost each, and stopping in a
+        state has a cost as well. With a cost of 1 for each edge, 0 for stopping in a complete state
+        and `NEVER` for stopping elsewhere, it is the least number of edges that complete a node.
 
         Args:
-            least: Cost of a node that is left in each state, (S,) long.
+            least: Cost of stopping in each state, (S,) long.
             cost: Cost of one more edge, by the state before it, its label and the category of the
                 neighbour, (S, E + 1, C) long.
 

@@ -109,8 +109,10 @@ class PathFeatures(nn.Module):
         no_node: What stands for the node before the first one, (D,).
         variables: Embedding of each variable of the node before, V of (cardinality, D).
         number, to_come: Embeddings of a node's number, and of how many nodes are to come.
-        category_weight, degree_ring, neighbours: Embeddings of the two halves of a level code, and
-            of the neighbours of the node at a level; they add up to the channels of the level.
+        category_weight: Embedding of the first half of a level code: category and sum of weights.
+        degree_ring: Embedding of its second half: number of edges, and whether on a ring.
+        neighbours: Embedding of each neighbour of the node at a level, by its category and the edge
+            to it. Together these three add up to the channels of the level.
         levels: Layer that turns the channels of the last `SEEN_LEVELS` levels into D channels.
         ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into D
             channels.
