@@ -53,7 +53,7 @@ SAME = {
 }
 
 Site = tuple[int, ...]
-"""Nodes that a cluster shares with another: one, or both ends of an edge; or any nodes."""
+"""Nodes that a cluster shares with another one: one node, or both ends of an edge."""
 
 
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:

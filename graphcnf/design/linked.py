@@ -77,18 +77,7 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, missing: MissingEdges) -> LinkedProgress:
-        """Return P particles without nodes, a `LinkedProgress`.
-
-        Args:
-            sizes: Number of nodes of each graph, (P,) long.
-            missing: Tables of what nodes in each state still need, for this fragment and a model.
-
-        Returns:
-            The particles, which `ParticleSampler.draw` advances node by node.
-
-        Raises:
-            UserError: A graph is too small for the fragment.
-        """
+        """Return P particles without nodes, of this fragment's class; see `GraphFragment.start`."""
         return LinkedProgress(sizes, missing)
 
     @property

@@ -77,7 +77,8 @@ class GraphFragment:
         structures: True for the labels that each edge may have in each of S structures, (S, E, edge
             categories + 1) bool. A graph must agree with at least one structure.
         valence: Free degree of each node, (U,) long.
-        attachments: Number of attachments of each node, beside its free degree, (U,) long.
+        attachments: Number of attachments of each node, (U,) long; they come in addition to its
+            free degree.
         plain: True for the labels that edges between fragment nodes and free nodes may have, (edge
             categories + 1,) bool.
         rings: True if free nodes may close rings over fragment nodes.
@@ -646,10 +647,11 @@ class Progress:
     def narrow(self, placements: Placements, previous: list[Tensor]) -> None:
         """Rule out structures that contradict the variable drawn last, in place.
 
-        Only a variable that is the label of an edge of the fragment can contradict one.
+        Only a variable that is the label of an edge of the fragment can contradict a structure.
 
         Args:
-            placements: R placements, whose `alive` changes.
+            placements: R placements. Their `alive`, (R, S) bool, becomes False for structures with
+                another label at this edge.
             previous: Values of the variables drawn so far, (R,) long each; the last one is new.
         """
         role, number = Variable.at(len(previous) - 1)

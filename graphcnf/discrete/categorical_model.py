@@ -435,9 +435,9 @@ class CategoricalModel(nn.Module):
 
         Returns:
             (M,) nats, float64; -inf for items with probability 0: `reasons` says why. Categories
-            and integers contribute a log-probability; a real number in a table a log-density per
-            unit of the column; a time one per the largest unit (days, hours, ...) of which all
-            times of the column in training are multiples.
+            and integers contribute a log-probability, a real number in a table a log-density per
+            unit of the column. A time contributes a log-density per day, hour, minute, ...: the
+            largest of these units of which all times of the column in training are multiples.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data,

@@ -538,11 +538,12 @@ class ColumnMLP(AutoregressiveNetwork):
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary where masked.
             context: Mask and orders, as `ColumnContext.of` returns them.
-            start: Log-probabilities of all categories by counts in the network's own order, (B, S)
-                nats; None to look them up when they are needed.
+            start: Log-probabilities of all categories by the counts (`Rows.start`), (B, S) nats,
+                by slot, in the network's own order: looked up once before training. None to look
+                them up when they are needed.
 
         Returns:
-            Categories, slots, places and ranks of the columns of the B rows.
+            Categories, slots, curves and ranks of the columns of the B rows.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))

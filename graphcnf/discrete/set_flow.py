@@ -741,10 +741,12 @@ class GroupState:
 class GroupCoupling(Bijection):
     """Autoregressive map of the latents of a set, one random group of elements after another.
 
-    An element has two latents: the sorting latent, which does not change, and the latent of
-    `IntervalEncoding`. Elements are sorted by the first; the element of rank r belongs to group
-    r mod G. An `AutoregressiveCoupling` maps the second latents. So drawing computes the hidden
-    state at most G times, however many elements there are.
+    An element has two latents: the sorting latent, which does not change, and one that stands for
+    its category (`IntervalEncoding`: an interval of numbers for each category). Elements are sorted
+    by the first; the element of rank r belongs to group r mod G. The second is mapped so that the
+    interval of a category becomes as wide as its probability given the elements before
+    (`AutoregressiveCoupling`). The network computes a hidden state once for a group, so that
+    drawing needs it at most G times, however many elements there are.
 
     Args:
         network: Autoregressive distribution of the categories, for G groups.

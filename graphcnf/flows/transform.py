@@ -94,10 +94,13 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Map latents to data; a stochastic step draws the data, or takes the most probable ones.
+        """Map latents to data.
+
+        A bijection undoes `forward`. A stochastic step either draws the data, by the generator of
+        the context, or takes the most probable ones: its class says which.
 
         Args:
-            z: latents, ``(B, ..., D')``.
+            z: latents, ``(B, ..., D')``. D' differs from D in steps that add or drop channels.
             context: mask and other inputs, those that `forward` would get.
 
         Returns:

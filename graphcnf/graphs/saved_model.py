@@ -132,8 +132,6 @@ class SavedGraphModel(Pretrained):
         model.companions = load_companions(folder, model.metadata.get("companions", []))
         return model
 
-    # `from_pretrained` calls these two.
-
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
         """Build an untrained model from the `config` of another one.

@@ -148,8 +148,8 @@ class Policy:
                 the seed, `sizes` and the weights.
 
         Returns:
-            Canonical SMILES without stereo marks: at most `count`, and fewer where graphs are equal
-            or not valid; [] if none is valid.
+            Canonical SMILES without stereo marks, sorted by the number of atoms drawn: at most
+            `count`, and fewer where graphs are equal or not valid; [] if none is valid.
         """
         molecules: dict[str, None] = {}
         for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):

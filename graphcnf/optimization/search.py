@@ -377,7 +377,8 @@ class Search:
             return [(s, "start") for s in waiting[:count]]
         if self._is_blind:
             wanted = min(count, settings.first)
-            # Some of the first may be invalid; later, the smaller half would be kept.
+            # At first twice as many, since some may be invalid. Later not: they come sorted by
+            # size, and the larger half, which is wanted then, would be thrown away.
             drawn = wanted if self.memory.known else 2 * wanted
             return self._marked([(s, "model") for s in self._sampled(drawn)[:wanted]])
         wanted = min(count, settings.batch)

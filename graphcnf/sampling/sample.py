@@ -239,7 +239,9 @@ def asked_text(figures: dict[str, Any]) -> str:
         figures: What `SampleCounts.figures` returned.
 
     Returns:
-        A phrase on each property with a target, with "; " before it; "" without such properties.
+        A phrase on each property with a target, such as "; logp=2.5 requested, mean 2.48, mean
+        absolute error 0.11", and how many draws each molecule is the nearest of; "" without such
+        properties.
     """
     asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "

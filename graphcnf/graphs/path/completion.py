@@ -52,7 +52,7 @@ counted. A node counts for condition 4 although it may be out of reach of backtr
 condition is not checked for closures.
 
 `CompletingSupport` looks up the conditions for every value. Models use `QuickCompletingSupport`,
-which looks them up only where it is not plain that they hold. Of 820,000 decisions in graphs that
+which looks them up only where it is not plain that they hold. Of 850,000 decisions in graphs that
 two of the shipped models drew, none was another; a test compares some of them.
 """
 

@@ -188,8 +188,8 @@ class PathNetwork(AutoregressiveNetwork):
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for all positions of complete graphs.
 
-        A subclass that adds something to it also overrides `PathState.attend`, which does the same
-        for the next position in drawing.
+        A subclass that adds something to it does the same for the next position in drawing: it
+        overrides `PathState.attend`, and `start`, which makes the state.
 
         Args:
             h: Input channels, (B, N, D).

@@ -64,13 +64,14 @@ def packed_neighbour(edge: Any, category: Any) -> Any:
 
 
 def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
-    """Undo `packed_neighbour`.
+    """Split the number of a neighbour into edge and category, as `packed_neighbour` put them.
 
     Args:
         packed: What it returned: a number, or a long tensor.
 
     Returns:
-        The label or category of the edge, and the category of the neighbour, of the same shape.
+        What it was given for the edge, a label or a category, and the category of the neighbour,
+        both of the shape of `packed`.
     """
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 

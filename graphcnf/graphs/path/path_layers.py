@@ -310,6 +310,9 @@ class NodeHidden:
 class NodeHeads(nn.Module):
     """Output heads of the V variables of a node.
 
+    With the output h of the attention and the variables x_0, ..., x_(k - 1) that are decided, the
+    logits of variable k are last_k(relu(first_k(h) + gains_k * (decided_0[x_0] + ... ))).
+
     Args:
         cardinalities: Number of values of each variable, V of them.
         width: Channels D of the attention.
@@ -317,9 +320,8 @@ class NodeHeads(nn.Module):
 
     Attributes:
         first, last: The two layers of each head: D to G channels, and G channels to logits.
-        decided: Embedding of each variable but the last one, V - 1 of (cardinality, G). Heads of
-            later variables add them up.
-        gains: Factors of these sums in the head of each variable, (V, G).
+        decided: Embedding of each variable but the last one, V - 1 of (cardinality, G).
+        gains: Factors of the sums of embeddings, one row for each variable, (V, G).
     """
 
     def __init__(self, cardinalities: Sequence[int], width: int, hidden: int):

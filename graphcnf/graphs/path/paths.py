@@ -91,7 +91,7 @@ class Path:
 
     @property
     def levels(self) -> Levels:
-        """What is known of all columns, views (R, W) of `table`."""
+        """What is known of the nodes in all W columns of R paths: views (R, W) of `table`."""
         return Levels(*self.table.unbind())
 
     @property
