@@ -136,7 +136,6 @@ class SetSummation(SetShuffling):
 
     @property
     def optimum(self) -> float:
-        """Lowest bits per variable that a model can reach: `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
     @cached_property

@@ -168,6 +168,8 @@ def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 class GraphAFModel(StochasticModel):
     """GraphAF as a graph model: log p(graph) as a sum over nodes and edges in breadth-first order.
 
+    The terms of `bounds` are "nodes" and "edges".
+
     Args:
         node_categories: Number M of node categories.
         edge_categories: Number R of edge categories.
@@ -411,19 +413,6 @@ class GraphAFModel(StochasticModel):
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the lower bound on log p(graph | number of nodes).
-
-        The valency check is not part of the density.
-
-        Args:
-            batch: The graphs.
-            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
-                new ones.
-
-        Returns:
-            `{"nodes": Bound, "edges": Bound}` with (B,) nats each. Their sum is one draw of the
-            bound of each graph.
-        """
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -460,22 +449,12 @@ class GraphAFModel(StochasticModel):
             `{"nodes": (B, N, M), "edges": (B, N, window, R + 1), "order": (B, N) long}`. "edges"
             are those from a node to the `window` nodes before it, the farthest one first. "order"
             holds the node numbers in the batch, so that `from_latents` can restore the node
-            ordering.
+            ordering; in latents of `base_sample` it is 0, 1, ..., N - 1.
         """
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw latents from the base density, for `from_latents`.
-
-        Args:
-            mask: Real nodes, (B, N) bool.
-            generator: None, a torch generator, or a list of one numpy generator per graph.
-
-        Returns:
-            "nodes", "edges" and "order", whose shapes `to_latents` describes; "order" is 0, 1, ...,
-            N - 1.
-        """
         real, dtype = self._window(mask)[1], self.node_encoding.like.dtype
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)

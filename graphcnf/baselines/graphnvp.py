@@ -357,7 +357,8 @@ class NodeCouplings(OneByOne):
 class GraphNVPModel(StochasticModel):
     """GraphNVP as a graph model: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
-    Nothing keeps drawn graphs connected, or the edges of a node within what the training data have.
+    The terms of `bounds` are "adjacency" and "nodes". Nothing keeps drawn graphs connected, or the
+    edges of a node within what the training data have.
 
     Args:
         node_categories: Number M of node categories.
@@ -430,17 +431,6 @@ class GraphNVPModel(StochasticModel):
         return {"pairs": pairs, "nodes": nodes}, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the lower bound on log p(graph | number of nodes).
-
-        Args:
-            batch: The graphs.
-            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
-                new ones.
-
-        Returns:
-            `{"adjacency": Bound, "nodes": Bound}` with (B,) nats each. Their sum is one draw of the
-            bound of each graph.
-        """
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -459,15 +449,6 @@ class GraphNVPModel(StochasticModel):
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw latents from the base density, for `from_latents`.
-
-        Args:
-            mask: Real nodes, (B, N) bool.
-            generator: None, a torch generator, or a list of one numpy generator per graph.
-
-        Returns:
-            "pairs" and "nodes", whose shapes `to_latents` describes.
-        """
         dtype, pair_mask = self.node_encoding.like.dtype, later_pairs(mask)
         draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         pairs = draw((*pair_mask.shape, self.pair_encoding.latent_dim), mask=pair_mask)

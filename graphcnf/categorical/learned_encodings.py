@@ -322,15 +322,6 @@ class LinearFlowEncoding(MixtureEncoding):
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
-        """Invert `shape_noise`: e = g_x^-1(u).
-
-        Args:
-            u: Output of `shape_noise`, (M, D).
-            x: Categories, (M,) long.
-
-        Returns:
-            e, (M, D), and log|det dg_x^-1/du|, (M,) nats.
-        """
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 

@@ -485,7 +485,6 @@ class QuickCompletingSupport(CompletingSupport):
         return unsure
 
     def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
-        """Return of which of M new nodes to look up the edge to the parent, (M,) bool."""
         return ~self._has_enough_free(new)
 
     def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
