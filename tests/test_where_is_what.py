@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_package import CORE, ROOT, WINGS, folder
 
 import graphcnf
+from graphcnf.graphs.saved_model import GRAPH_MODELS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = (DOCS / "where-is-what.md").read_text()
@@ -55,6 +57,30 @@ def test_hops_are_made_in_this_order(flow, number):
     finally:
         sys.setprofile(None)
     assert [names[codes.index(code)] for code in called] == names
+
+
+def test_every_folder_file_at_the_top_and_registry_is_on_the_page():
+    rows = {line.split("`")[1]: line for line in PAGE.splitlines() if line.startswith("| `")}
+    places = {part: str(folder(part).relative_to(ROOT)) for part in (*CORE, *WINGS)}
+    needed = [(one, places[wing]) for wing, others in WINGS.items() for one in others]
+    tops = {path.stem for path in (ROOT / "graphcnf").glob("[!_]*.py")} - {"testing"}
+    needed += [(name, "graphcnf/*.py") for name in sorted(tops)]
+    models = [re.match(r"graphcnf\.graphs\.(\w+)", text) for text in GRAPH_MODELS.own.values()]
+    needed += [(found[1], "graphcnf/graphs") for found in models if found]
+    lacking = [f"a row of `{place}`" for place in places.values() if place not in rows]
+    lacking += [
+        f"`{name}` in the row of `{row}`"
+        for name, row in needed
+        if not re.search(f"`{re.escape(name)}/?`", rows.get(row, ""))
+    ]
+    code = [
+        path.read_text()
+        for top in ("graphcnf", "datasets", "scripts")
+        for path in (ROOT / top).rglob("*.py")
+    ]
+    tables = re.findall(r"^(\w+) = Registry\(", "\n".join(code), flags=re.MULTILINE)
+    lacking += [f"the table `{name}`" for name in tables if f"`{name}`" not in PAGE]
+    assert lacking == [], f"docs/where-is-what.md lacks {'; '.join(lacking)}"
 
 
 @pytest.mark.parametrize("page", [*DOCS.rglob("*.md")], ids=lambda page: page.stem)
