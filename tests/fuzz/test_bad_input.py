@@ -11,7 +11,7 @@ import pytest
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL, commands, usual
-from badinput.datafiles import BAD_RECORDS, READERS, SCORED, cut_records
+from badinput.datafiles import BAD_RECORDS, READERS, SCORED, WORDS, cut_records
 
 
 def test_bad_input_is_refused(stage, case, record_property):
@@ -31,6 +31,16 @@ def test_good_input_is_taken(stage, path):
     """What the cases change is right before: it is the change that is refused."""
     outcome = stage.play(Case(" ".join(path), (*path, *usual(path))))
     assert outcome.code == 0, f"`USUAL` needs a line for {' '.join(path)}: {outcome}"
+
+
+@pytest.mark.parametrize("command", [name for name in READERS if name not in SCORED])
+def test_a_command_that_takes_bad_records_is_named(stage, command):
+    line = tuple(a.replace("{file}", "words.smi") for a in READERS[command])
+    outcome = stage.play(Case(command, line, prepare=written("words.smi", WORDS["words.smi"])))
+    cure = (
+        f"refuse a file without molecules, or name {command!r} in SCORED of badinput/datafiles.py"
+    )
+    assert outcome.code, f"{cure}: {outcome}"
 
 
 @pytest.mark.parametrize("kind", BAD_RECORDS)
