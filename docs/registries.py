@@ -25,6 +25,7 @@ from graphcnf.categorical.learned_encodings import ENCODINGS
 from graphcnf.datasets import MOLECULES
 from graphcnf.evaluation import METRICS
 from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import parameters_of
 from graphcnf.registry import Registry
@@ -45,7 +46,7 @@ COMMAND_PAGES = {
     "evaluate": "evaluation", "train": "training", "plot": "training", "finetune": "finetuning",
     "merge": "clusters", "push": "hub", "datasets": "training", "images": "images",
 }  # fmt: skip
-"""The page about a command; one without a page has its `--help`."""
+"""The page about a command."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def of_metric(name: str, metric: Any) -> tuple[str, ...]:
     return f"`{name}`", metric.title, definition_of_metric(name), metric.better, needs
 
 
+def of_property(name: str, function: Any) -> tuple[str, ...]:
+    """Return the cells of a property of molecules."""
+    low, high = (f"{end:g}".replace("inf", "∞") for end in RANGES[name])
+    kind = "integer" if name in COUNTS else "number"
+    return f"`{name}`", definition(function), f"{kind}, {low} to {high}"
+
+
 def of_score(name: str, score: Any) -> tuple[str, ...]:
     """Return the cells of a score."""
     parameters = ", ".join(f"`{one}`" for one in parameters_of(score))
@@ -111,7 +119,7 @@ def of_score(name: str, score: Any) -> tuple[str, ...]:
 def of_command(name: str, command: Any) -> tuple[str, ...]:
     """Return the cells of a command."""
     page = COMMAND_PAGES.get(name)
-    return f"`{name}`", definition(command), f"[{page}]({page}.md)" if page else "`--help`"
+    return f"`{name}`", definition(command), f"[{page}]({page}.md)" if page else ""
 
 
 def of_thing(name: str, thing: Any) -> tuple[str, ...]:
@@ -141,6 +149,7 @@ def kinds() -> dict[str, Kind]:
     metric = ("Metric", "Title", "Definition", "Better", "Needs")
     return {
         "metrics": Kind(own(METRICS), metric, of_metric),
+        "properties": Kind(PROPERTIES, ("Property", "What it is", "Values"), of_property),
         "scores": Kind(own(SCORES), ("Score", "Parameters", "What it is"), of_score),
         "commands": Kind(own(COMMANDS), ("Command", "What it does", "Page"), of_command),
         "data sets": Kind(own(MOLECULES), ("Data set", "What it is"), of_thing),

@@ -1,11 +1,12 @@
 """What is found by name is documented and tested: what was forgotten is named.
 
-docs/registries.py makes the tables of the documentation from the registries (metrics, scores,
-commands, data sets, graph models, encodings, and the bijections that `graphcnf.flows` exports). The
-tests of each kind are in a folder of their own, in which every name stands.
+docs/registries.py makes the tables of the documentation from the registries (metrics, properties,
+scores, commands, data sets, graph models, encodings, and the bijections that `graphcnf.flows`
+exports). The tests of each kind are in a folder of their own, in which every name stands.
 """
 
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -13,18 +14,26 @@ from pathlib import Path
 import pytest
 from installed import installed
 from rdkit import Chem
+from test_docstrings import module_of
 
+import graphcnf.flows
+from graphcnf.categorical.learned_encodings import ENCODINGS, Encoding
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
+from graphcnf.evaluation.metrics import Metric
 from graphcnf.evaluation.statistics import compare
-from graphcnf.molecules.descriptors import qed
+from graphcnf.graphs import GraphModel
+from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.images.image_model import IMAGE_MODELS, ImageModel
+from graphcnf.molecules.descriptors import PROPERTIES, qed
 from graphcnf.optimization import SCORES
-from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.objectives import Goal, parameters_of
 from graphcnf.scripts.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "metrics": "evaluation",
+    "properties": "optimization",
     "scores": "optimization",
     "commands": "scripts images training stereo",
     "data sets": "datasets",
@@ -55,7 +64,8 @@ def test_everything_with_a_name_has_a_definition(kind):
     for name, thing in KINDS[kind].things.items():
         cells = KINDS[kind].cells(name, thing)
         lacking = [title for title, cell in zip(KINDS[kind].head, cells, strict=True) if not cell]
-        assert lacking == [], f"{name!r} of {kind} lacks {lacking}: write its docstring"
+        cure = "write its docstring (a Page: in COMMAND_PAGES of docs/registries.py)"
+        assert lacking == [], f"{name!r} of {kind} lacks {lacking}: {cure}"
 
 
 def test_every_kind_has_its_table_in_one_page():
@@ -81,6 +91,77 @@ def test_everything_with_a_name_is_tested(kind):
         if not re.search(mention.format(re.escape(name)), text)
     ]
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def is_metric(thing):
+    return isinstance(thing, Metric)
+
+
+def compares_sets(thing):
+    """Whether a thing is a function of the statistics of two sets, as those of metrics are."""
+    return inspect.isfunction(thing) and [*parameters(thing)][:2] == ["generated", "reference"]
+
+
+def is_score(thing):
+    """Whether a thing is a function of a molecule, or makes one from keyword-only arguments."""
+    if not inspect.isfunction(thing):
+        return False
+    makes = {one.kind for one in parameters(thing).values()} == {inspect.Parameter.KEYWORD_ONLY}
+    numbers = thing.__annotations__.get("return") in ("float", "int")
+    return makes or (numbers and [*parameters(thing)] in (["mol"], ["smiles"]))
+
+
+def parameters(function):
+    return inspect.signature(function).parameters
+
+
+FUNCTIONS = [getattr(metric.function, "func", metric.function) for metric in METRICS.values()]
+EXPORTED = [getattr(graphcnf.flows, name) for name in graphcnf.flows.__all__]
+PLACES = [
+    ("evaluation/metrics.py", is_metric, METRICS.values(), "METRICS of evaluation/__init__.py"),
+    ("evaluation/metrics.py", compares_sets, FUNCTIONS, "a Metric of the same file"),
+    ("optimization", is_score, SCORES.values(), "SCORES of graphcnf/optimization/__init__.py"),
+    ("molecules/descriptors.py", is_score, PROPERTIES.values(), "TABLE of the same file"),
+    ("graphs", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphcnf/graphs/saved_model.py"),
+    ("baselines", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphs/saved_model.py"),
+    ("images", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of graphcnf/images/image_model.py"),
+    ("baselines", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of images/image_model.py"),
+    ("categorical", Encoding, ENCODINGS.values(), "ENCODINGS of categorical/learned_encodings.py"),
+    ("flows", graphcnf.flows.Transform, EXPORTED, "the exports of graphcnf/flows/__init__.py"),
+]
+"""A folder or file, what is looked for in it, what a table names, and where the table is."""
+
+
+@pytest.mark.parametrize(("place", "kind", "named", "where"), PLACES)
+def test_what_a_folder_holds_is_named_in_its_table(place, kind, named, where):
+    path = ROOT / "graphcnf" / place
+    modules = map(module_of, sorted(path.rglob("*.py")) if path.is_dir() else [path])
+    things = {
+        name: thing
+        for module in modules
+        for name, thing in vars(module).items()
+        if name[0] != "_" and getattr(thing, "__module__", "").startswith("graphcnf.")
+    }
+    lacking = sorted(name for name, thing in things.items() if is_forgotten(thing, kind, named))
+    assert lacking == [], f"{', '.join(lacking)} of graphcnf/{place}: name it in {where}"
+
+
+def is_forgotten(thing, kind, named):
+    """Whether a thing is of a kind, and neither named nor a base of a class that is."""
+    if not inspect.isclass(kind):
+        return kind(thing) and thing not in named
+    if not (inspect.isclass(thing) and issubclass(thing, kind)):
+        return False
+    return not any(issubclass(one, thing) for one in named if inspect.isclass(one))
+
+
+def test_no_property_or_score_has_a_second_name(zinc_smiles):
+    molecules = [(Chem.MolFromSmiles(text), text) for text in zinc_smiles[:50]]
+    known = {}
+    for name in [name for name in SCORES.own if not parameters_of(SCORES[name])]:
+        goal = Goal.of(name)
+        first = known.setdefault(tuple(goal(*one)[0] for one in molecules), name)
+        assert first == name, f"the scores {first!r} and {name!r} are the same: leave one out"
 
 
 def test_no_page_counts_the_metrics():
