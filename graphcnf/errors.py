@@ -1,7 +1,8 @@
 """Errors that users see, and parts of their messages.
 
 `UserError` is for wrong input of a user: in a command, a file, or an argument of a public method.
-`ValueError` is for arrays and objects that do not fit, a mistake in the code that calls.
+`ValueError` is for values that do not fit: arrays and objects, which is a mistake in the code that
+calls, or data of which a figure cannot be computed (`Unavailable`).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _GUARD = threading.Lock()
 
 @contextmanager
 def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Return a context in which new tensors are on the CPU, whatever the user's defaults.
+    """Return a context in which new tensors have one type and are on the CPU.
 
     Torch has one default type for all threads: the user's is restored when the last thread leaves
     the context.

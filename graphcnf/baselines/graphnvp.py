@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.categorical_flow import Bound
-from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
@@ -79,7 +79,9 @@ class OneHotDequantization(Encoding):
         u = draw_noise(context.noise, one_hot.shape, device=x.device)
         z = one_hot + NOISE * u.to(one_hot)
         log_q = torch.full_like(z[..., 0], -self.cardinalities * math.log(NOISE))
-        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
+        return Encoded.of_variables(
+            z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask
+        )
 
     def decode(self, z, context=Context(), *, sample=False):
         """Return the categories of latents: the index of the largest of the K entries.

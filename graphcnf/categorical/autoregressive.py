@@ -43,9 +43,9 @@ from torch import Tensor, nn
 from graphcnf.categorical.categorical_flow import Bound, CategoricalFlow
 from graphcnf.categorical.encoding import (
     IntervalEncoding,
-    expand,
     interval_bounds,
     interval_category,
+    mask_of_variables,
 )
 from graphcnf.flows.transform import (
     Bijection,
@@ -428,6 +428,13 @@ class InSequence:
         return kept[self.rows]
 
 
+FREE_SHARES = {torch.float64: 1e-9, torch.float32: 1e-5}
+"""Share of an interval that latents keep free at either end once they are mapped back, by their
+type: enough that rounding does not change the category."""
+
+LEAST = 1e-15
+"""Distance that float64 numbers in (0, 1) keep from 0 and 1, so that their logits are finite."""
+
 AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
 
 
@@ -478,7 +485,7 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
         category = self.categories(z, context.mask)
         source = self._intervals_of_encoding(category)
         target = self.network.intervals(category, _with_mask_of_positions(context))
-        return _map_intervals(z, source, target, expand(context.mask, z))
+        return _map_intervals(z, source, target, mask_of_variables(context.mask, z))
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
@@ -497,9 +504,8 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
         u = torch.sigmoid(z.double())
         category, source = self.network.invert(u, _with_mask_of_positions(context))
         target = self._intervals_of_encoding(category)
-        # Far enough from the ends that rounding to the type of z keeps the category.
-        margin = 1e-9 if z.dtype == torch.float64 else 1e-5
-        return _map_intervals(z, source, target, expand(context.mask, z), margin)
+        margin = FREE_SHARES.get(z.dtype, FREE_SHARES[torch.float32])
+        return _map_intervals(z, source, target, mask_of_variables(context.mask, z), margin)
 
     def _intervals_of_encoding(self, category: Tensor) -> Intervals:
         """Return the intervals of `IntervalEncoding` of categories (B, N, V) long."""
@@ -525,7 +531,8 @@ def _map_intervals(
     """
     u = torch.sigmoid(z.double())
     share = ((u - source.lower) / source.log_width.exp()).clamp(margin, 1 - margin)
-    moved = (target.lower + target.log_width.double().exp() * share).clamp(1e-15, 1 - 1e-15)
+    moved = target.lower + target.log_width.double().exp() * share
+    moved = moved.clamp(LEAST, 1 - LEAST)
     # du'/du, du/dz = u (1 - u), dz'/du' = 1 / (u' (1 - u'))
     log_det = target.log_width - source.log_width + torch.log(u) + torch.log1p(-u)
     log_det = log_det - torch.log(moved) - torch.log1p(-moved)
@@ -549,7 +556,7 @@ def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)
     # The last possible category takes what rounding leaves.
-    category = (u[:, None].minimum(upper[:, -1:] * (1 - 1e-15)) >= upper).sum(-1, keepdim=True)
+    category = (u[:, None].minimum(upper[:, -1:] * (1 - LEAST)) >= upper).sum(-1, keepdim=True)
     log_width = log_all.gather(-1, category)[:, 0]
     return category[:, 0], upper.gather(-1, category)[:, 0] - log_width.exp(), log_width
 

@@ -56,6 +56,28 @@ class Encoded:
     log_encoder: Tensor
     correct: Tensor
 
+    @classmethod
+    def of_variables(
+        cls, z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
+    ) -> Encoded:
+        """Build it from the terms of single variables, which are summed over the real ones.
+
+        Args:
+            z: Latents, (B, L, D), which are set to 0 where masked.
+            log_p: log p(x_i|z_i) of each variable i, (B, L) or (B, L, V) nats.
+            log_q: log q(z_i|x_i) of each variable i, of the same shape, nats.
+            correct: True where the most probable category is the encoded one, of the same shape.
+            mask: True at real positions, (B, L), or at real variables, of the shape of `log_p`;
+                None if all are real.
+
+        Returns:
+            The latents with their terms. A row without real variables has 1 as its `correct`.
+        """
+        real = torch.ones_like(correct) if mask is None else mask_of_variables(mask, correct)
+        wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
+        p, q = (sum_log_term(terms, mask).to(log_term_dtype(z)) for terms in (log_p, log_q))
+        return cls(masked(z, mask), p, q, (1 - wrong).to(z))
+
 
 class Encoding(Transform):
     """Base class of encodings: an encoder q(z|x) of categories, with a factorized posterior p(x|z).
@@ -112,7 +134,7 @@ class Encoding(Transform):
                     f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
                     f"got {mask.dtype} of shape {tuple(mask.shape)}"
                 )
-            wrong = wrong & expand(mask, x)
+            wrong = wrong & mask_of_variables(mask, x)
         if wrong.any():
             value = int(x[wrong][0])
             limit = int(limits.expand_as(x)[wrong][0])
@@ -165,7 +187,7 @@ class Encoding(Transform):
         return self.decode(z, context)
 
 
-def expand(mask: Tensor, like: Tensor) -> Tensor:
+def mask_of_variables(mask: Tensor, like: Tensor) -> Tensor:
     """Turn a mask of positions into one of variables: all V variables of a position get its value.
 
     Args:
@@ -177,30 +199,6 @@ def expand(mask: Tensor, like: Tensor) -> Tensor:
         Mask of the shape of `like`.
     """
     return mask if mask.dim() == like.dim() else mask.unsqueeze(-1).expand_as(like)
-
-
-def assemble(
-    z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
-) -> Encoded:
-    """Build the result of `Encoding.encode` from terms of single variables.
-
-    The terms are summed over the real variables, and masked latents are set to 0.
-
-    Args:
-        z: Latents, (B, L, D).
-        log_p: log p(x_i|z_i) of each variable i, (B, L) or (B, L, V) nats.
-        log_q: log q(z_i|x_i) of each variable i, of the same shape, nats.
-        correct: True where the most probable category is the encoded one, of the same shape.
-        mask: True at real positions, (B, L), or at real variables, of the shape of `log_p`; None if
-            all are real.
-
-    Returns:
-        The latents, the two sums (B,) in nats, and the share of `correct` among the real variables.
-    """
-    real = torch.ones_like(correct) if mask is None else expand(mask, correct)
-    wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
-    p, q = (sum_log_term(terms, mask).to(log_term_dtype(z)) for terms in (log_p, log_q))
-    return Encoded(masked(z, mask), p, q, (1 - wrong).to(z))
 
 
 def interval_category(u: Tensor, cardinalities: Sequence[int]) -> Tensor:
@@ -282,7 +280,7 @@ class IntervalEncoding(Encoding):
         log_q = -torch.log(width) - math.log1p(-2 * MARGIN) + torch.log(u) + torch.log1p(-u)
         z = torch.logit(u).to(self.like.dtype)
         right = interval_category(torch.sigmoid(z.double()), self.known) == x
-        return assemble(z, torch.zeros_like(log_q), log_q, right, context.mask)
+        return Encoded.of_variables(z, torch.zeros_like(log_q), log_q, right, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
         """Return the categories (B, L, V) or (B, L) long of latents (B, L, V); 0 where masked.

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.transformer import zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform, logistic_log_density, logistic_quantile
@@ -229,7 +229,7 @@ class MixtureEncoding(Encoding):
             log_q = logistic_log_density(e).sum(-1) - log_det
             log_p = self.log_posterior(z)
         own = log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
-        return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
+        return Encoded.of_variables(z, own, log_q, log_p.argmax(-1) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
         """Return the most probable categories (B, L) long of latents z (B, L, D), or draw them.
@@ -435,7 +435,9 @@ class ArgmaxEncoding(Encoding):
         z = torch.where(digits.bool(), size, -size)
         # d softplus(a) / da = sigmoid(a)
         log_q = (logistic_log_density(e) - log_scale - F.logsigmoid(a)).sum(-1)
-        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
+        return Encoded.of_variables(
+            z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask
+        )
 
     def code(self, z: Tensor) -> Tensor:
         """Read the signs of latents as the binary digits of a number.
@@ -508,7 +510,9 @@ class DequantizationEncoding(Encoding):
         z = self.scale * (point - self.cardinalities / 2)
         # The scale contributes -log s to log q(z|x), the noise the rest.
         log_scale = torch.full_like(z[..., 0], math.log(self.scale))
-        encoded = assemble(z, torch.zeros_like(log_scale), -log_scale, self.decode(z) == x, mask)
+        encoded = Encoded.of_variables(
+            z, torch.zeros_like(log_scale), -log_scale, self.decode(z) == x, mask
+        )
         return replace(encoded, log_encoder=encoded.log_encoder - log_term)
 
     def _point(self, z: Tensor) -> Tensor:

@@ -54,10 +54,10 @@ def zero_init(layer: Layer) -> Layer:
 class Block(nn.Module):
     """Transformer block: layer norm, then attention and feed-forward part in parallel.
 
-    It starts as the identity. Both parts read the same normalised input, and their outputs are
-    added: two matrix products instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al.
-    2022, arXiv 2204.02311). The feed-forward part has a squared ReLU (So et al. 2021, arXiv
-    2109.08668).
+    Both parts read the same normalised input, and their outputs are added: two matrix products
+    instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
+    feed-forward part has a squared ReLU (So et al. 2021, arXiv 2109.08668). The weights of the last
+    layer are 0 at first, so that a deep network starts near the identity.
 
     Args:
         width: Channels D.

@@ -21,6 +21,7 @@ rest of the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -315,5 +316,5 @@ def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
         ``(B,)``, real numbers of the type `log_term_dtype`.
     """
     if mask is None:
-        return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)
-    return mask[:, None].flatten(1).sum(-1).to(log_term_dtype(x))
+        return zero_log_term(x) + math.prod(x.shape[1:-1])
+    return mask.reshape(len(mask), -1).sum(-1).to(log_term_dtype(x))

@@ -23,6 +23,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -215,14 +216,23 @@ def block_start(number: int) -> int:
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
 
 
-Batches = Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]
-"""Batches of R records each: numbers of the records (R,), their numbers of nodes (R,), both int64,
-and their R random generators."""
+class RecordBatch(NamedTuple):
+    """R records that are drawn together.
+
+    Attributes:
+        records: Numbers of the records, (R,) int64.
+        node_counts: Their numbers of nodes, (R,) int64.
+        generators: Their R random generators, whose first number has given the number of nodes.
+    """
+
+    records: np.ndarray
+    node_counts: np.ndarray
+    generators: list[np.random.Generator]
 
 
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
-) -> Batches:
+) -> Iterator[RecordBatch]:
     """Yield the batches that must be drawn to get some records of the sample of a seed.
 
     Args:
@@ -235,19 +245,19 @@ def record_batches(
             where several are.
 
     Yields:
-        For each batch that has a wanted record: the numbers of all its R records, (R,) int64; their
-        numbers of nodes, (R,) int64; and their R random generators, whose first number has been
-        used to draw the number of nodes.
+        Each batch that has a wanted record, with all its records.
     """
     for block in blocks(wanted.start, together):
         if block.start >= wanted.stop:
             return
-        for drawn in batches_of_block(block, prior, seed, size * together):
-            if ((drawn[0] >= wanted.start) & (drawn[0] < wanted.stop)).any():
-                yield drawn
+        for batch in batches_of_block(block, prior, seed, size * together):
+            if ((batch.records >= wanted.start) & (batch.records < wanted.stop)).any():
+                yield batch
 
 
-def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: int) -> Batches:
+def batches_of_block(
+    block: range, prior: np.ndarray, seed: int | tuple, size: int
+) -> Iterator[RecordBatch]:
     """Draw the numbers of nodes of the records of a block, and cut it into batches of similar size.
 
     Each record has a random generator of its own, made of the seed and its number, so that it does
@@ -261,13 +271,12 @@ def batches_of_block(block: range, prior: np.ndarray, seed: int | tuple, size: i
         size: Number of graphs of a batch; the last batch may have fewer.
 
     Yields:
-        For each batch, the smallest graphs first: the numbers of its R records, (R,) int64; their
-        numbers of nodes, (R,) int64; and their R random generators.
+        The batches, the smallest graphs first.
     """
     generators = record_generators(seed, block.start, len(block))
     sizes = draw_sizes(prior, generators)
     for chosen in batches(sizes, size):
-        yield block.start + chosen, sizes[chosen], [generators[k] for k in chosen]
+        yield RecordBatch(block.start + chosen, sizes[chosen], [generators[k] for k in chosen])
 
 
 @contextmanager
