@@ -148,15 +148,17 @@ class Policy:
                 the seed, `sizes` and the weights.
 
         Returns:
-            Canonical SMILES without stereo marks, sorted by the number of atoms drawn: at most
-            `count`, and fewer where graphs are equal or not valid; [] if none is valid.
+            Canonical SMILES without stereo marks, in the order of their records, so that the first
+            ones are as large as all: at most `count`, and fewer where graphs are equal or not
+            valid; [] if none is valid.
         """
-        molecules: dict[str, None] = {}
-        for _, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
+        drawn: dict[int, str | None] = {}
+        for records, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
             graphs = self.model.sample(torch.as_tensor(atoms), generator=generators).to_packed()
             smiles = strict_smiles(graphs, self.prior.vocabulary)
-            molecules |= dict.fromkeys(s for s in smiles if s is not None)
-        return list(molecules)
+            drawn |= zip(records.tolist(), smiles, strict=True)
+        molecules = (drawn[record] for record in sorted(drawn))
+        return list(dict.fromkeys(s for s in molecules if s is not None))
 
     @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:

@@ -53,7 +53,7 @@ from graphcnf.stereo.marks import isomeric_smiles, split_stereo
 from graphcnf.stereo.stereo_flow import StereoFlow
 from graphcnf.torch_state import own_modes
 
-MUTATION = 0.1
+MUTATION = 0.4
 """Share of the offspring that are mutations of one parent; the others have two parents."""
 
 CHILD_MUTATION = 0.01
@@ -111,7 +111,7 @@ class SearchSettings:
     first: Positive = 100
     every: Positive = 8
     sampled: Number = 0.8
-    bred: Number = 4.0
+    bred: Number = 6.0
     parents: Positive = 200
     replay: Positive = 200
     steps: Count = 4
@@ -377,10 +377,8 @@ class Search:
             return [(s, "start") for s in waiting[:count]]
         if self._is_blind:
             wanted = min(count, settings.first)
-            # At first twice as many, since some may be invalid. Later not: they come sorted by
-            # size, and the larger half, which is wanted then, would be thrown away.
-            drawn = wanted if self.memory.known else 2 * wanted
-            return self._marked([(s, "model") for s in self._sampled(drawn)[:wanted]])
+            drawn = self._sampled(2 * wanted)  # twice as many, since some may be invalid or known
+            return self._marked([(s, "model") for s in drawn[:wanted]])
         wanted = min(count, settings.batch)
         drawn = math.ceil(settings.sampled * settings.every * wanted)
         pool: dict[str, str] = {}
