@@ -377,8 +377,9 @@ class Search:
             return [(s, "start") for s in waiting[:count]]
         if self._is_blind:
             wanted = min(count, settings.first)
-            drawn = self._sampled(2 * wanted)  # twice as many, since some may be invalid or known
-            return self._marked([(s, "model") for s in drawn[:wanted]])
+            # Twice as many are drawn, since some may be invalid or known.
+            molecules = self._sampled(2 * wanted)[:wanted]
+            return self._marked([(s, "model") for s in molecules])
         wanted = min(count, settings.batch)
         drawn = math.ceil(settings.sampled * settings.every * wanted)
         pool: dict[str, str] = {}
