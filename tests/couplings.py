@@ -167,7 +167,9 @@ def conditionals_sum_to_one_and_see_earlier_steps_only(make_case: MakeCase):
             )
             changed = torch.where(later[..., None] & case.mask, change, x)
             got = case.log_probs(changed)
-            assert torch.equal(got[order <= number], expected[order <= number])
+            # Not equal to the bit: matrix products of other sizes add up in another order.
+            past = order <= number
+            torch.testing.assert_close(got[past], expected[past], rtol=0, atol=1e-12)
             seen += (got[later] - expected[later]).nan_to_num(0, 0, 0).abs().sum()
         assert seen > 0.1, "no step sees another one: the test would be empty"
 

@@ -317,4 +317,4 @@ def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return zero_log_term(x) + math.prod(x.shape[1:-1])
-    return mask.reshape(len(mask), -1).sum(-1).to(log_term_dtype(x))
+    return mask.reshape(len(mask), math.prod(mask.shape[1:])).sum(-1).to(log_term_dtype(x))

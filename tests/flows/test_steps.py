@@ -167,6 +167,7 @@ def test_log_term_sums():
     assert count_entries(values).tolist() == [3, 3]
     assert count_entries(values, mask).tolist() == [2, 0]
     assert count_entries(torch.zeros(2, 5)).tolist() == [1, 1]
+    assert count_entries(values[:0], mask[:0]).shape == (0,)
     assert log_term_dtype(torch.zeros(1, dtype=torch.long)) == torch.float32
 
 
