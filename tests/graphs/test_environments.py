@@ -63,6 +63,16 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
     assert nodes < 3 or 0 < len(wanted) < 0.1 * len(every)
 
 
+class AllLookedUp(CompletingSupport):
+    """The same support without the rules that save time: all conditions are looked up."""
+
+    def _has_enough_free(self, new):
+        return torch.zeros_like(new.to_come, dtype=torch.bool)
+
+    def _attaches_alone(self, new):
+        return torch.zeros_like(new.possible[..., 0])
+
+
 @pytest.mark.parametrize("nodes", [2, 3, 4])
 def test_what_is_not_looked_up_is_possible(environments, nodes):
     # Beside node 2, which must get node 1, a node that others can be attached to.
@@ -71,7 +81,7 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
     code = DepthFirstCode(4, [3, 3], **SIZES)
     quick = support_with_rules(code, [1, 1], None, arguments)
     assert quick.attaches_alone.any() and not quick.attaches_alone.all()
-    whole = CompletingSupport(code, [1, 1], Environments.of(arguments, 3, 2))
+    whole = AllLookedUp(code, [1, 1], Environments.of(arguments, 3, 2))
     codes = every_code(whole, code.cardinalities, nodes)
     assert torch.equal(codes, every_code(quick, code.cardinalities, nodes))
 
@@ -80,7 +90,7 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
 def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
     model = GraphModel.from_pretrained(weights)
     quick = model.network.support
-    whole = CompletingSupport(model.code, quick.states.weights[1:].tolist(), quick.environments)
+    whole = AllLookedUp(model.code, quick.states.weights[1:].tolist(), quick.environments)
     batch = sample_records(model, range(64), seed=3)
     x, _ = model.code.encode(GraphBatch.collate(batch))
     path = Path.before_each(x, quick.states, quick.pad)
@@ -89,9 +99,34 @@ def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
     start = path.levels.state[real], path.depth[real], to_come.flatten()[real]
     news = [quick.new_nodes(*start), whole.new_nodes(*start)]
     for value in x.flatten(0, 1)[real].unbind(1):
-        assert torch.equal(*(new.possible_backtracks for new in news))
-        assert torch.equal(*(new.possible_choices for new in news))
-        assert torch.equal(*(new.possible_closures for new in news))
+        assert torch.equal(*(new.possible for new in news))
+        enough = quick._has_enough_free(news[0])
+        assert enough.any() and not enough.all()
+        news = [quick.add(news[0], value), whole.add(news[1], value)]
+
+
+@pytest.mark.parametrize("weights", [None, "zinc250k", "moses"])
+def test_rules_are_the_same_on_paths_of_any_states(environments, weights):
+    code, shipped = DepthFirstCode(4, [3, 3], **SIZES), None
+    if weights is not None:
+        model = GraphModel.from_pretrained(weights)
+        code, shipped = model.code, model.network.support
+        environments = shipped.environments
+    edge_weights = [1, 1] if shipped is None else shipped.states.weights[1:].tolist()
+    quick, whole = (c(code, edge_weights, environments) for c in (CompletingSupport, AllLookedUp))
+    generator = torch.Generator().manual_seed(0)
+    rows, levels = 2_000, 5
+    state = torch.randint(1, len(quick.room), (rows, quick.pad + levels + 1), generator=generator)
+    state[:, : quick.pad] = 0
+    depth = torch.randint(levels, (rows,), generator=generator)
+    to_come = torch.randint(20, (rows,), generator=generator)
+    news = [support.new_nodes(state, depth, to_come) for support in (quick, whole)]
+    for _ in code.cardinalities:
+        assert torch.equal(*(new.possible for new in news))
+        enough = quick._has_enough_free(news[0])
+        assert enough.any() and not enough.all()
+        allowed = quick.allowed(news[0]).float()
+        value = torch.multinomial(allowed, 1, generator=generator)[:, 0]
         news = [quick.add(news[0], value), whole.add(news[1], value)]
 
 

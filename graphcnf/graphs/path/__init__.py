@@ -13,14 +13,25 @@ Only some models load the other files: `sum_states`, the states of models withou
 `contributions`, of models with conditions; `data_rules`, which measures a training set; `orders`,
 which adds up several node orders.
 
-For example, a triangle of the nodes 0, 1 and 2, and a node 3 that hangs on node 1:
+For example, acetamide, CC(N)=O, of the node categories c, n and o (0, 1, 2):
 
-    node              0   1   2   3
-    backtrack         0   0   0   1    node 3 goes one level back, from node 2 to node 1
-    label of edge     0   1   1   2    category of the edge to the parent plus 1; 0: no parent
-    category          1   0   0   2
-    length            0   0   2   0    node 2 closes a ring with the node two levels above, node 0
-    label of closure  0   0   1   0
+    node              0 c   1 c   2 n   3 o
+    backtrack         0     0     0     1      node 3 goes one level back, from node 2 to node 1
+    label of edge     0     1     1     2      category of the edge to the parent plus 1; 0: none
+    category          0     0     1     2
+    length            0     0     0     0      2, if node 2 closed a ring with node 0
+    label of closure  0     0     0     0      then 1
+
+Before node 3, the path is c-c-n, and what is known of its nodes stands in columns (`paths`):
+
+    level             0     1     2
+    position          1     2     3            number of the node plus 1; 0: no node
+    category          0     0     1
+    weight            1     2     1            sum of the weights of its edges, here their labels
+    degree            1     2     1
+    state             c: c  c: c, n  n: c      what edges it has
+
+`support` and `completion` go on with this example: which values are possible for node 3.
 
 The words of these files:
 

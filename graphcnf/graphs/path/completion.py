@@ -1,7 +1,8 @@
 """Support with environments: an edge is possible only if all nodes can still be completed.
 
-A node must not be left before its state is complete. Before an edge is allowed, two questions are
-therefore asked: what does each node still need, and can the nodes to come bring it?
+`Support` says which edges nodes may get in their states. With environments, a node must besides not
+be left before its state is complete. Before an edge is allowed, `CompletingSupport` therefore asks
+two questions: what does each node still need, and can the nodes to come bring it?
 
 *What a node needs* follows from its state (`NeededEdges`):
 
@@ -27,38 +28,41 @@ possible if after it
        new node can lower it;
     3. rest <= free + the number of later closures that can lower it, for the new node;
     4. free = 0, when only ends are to come, or a free node can be attached: `to_attach` <= free for
-       a node on the path. It counts the free node and those that then complete it and its parent.
+       the new node, its parent or a node above. It counts the free node and those that then
+       complete it and its parent. This is asked of edges to parents only.
 
-For example, let nodes n be known only with three edges, to two nodes a and to a node o; nodes a
-with one edge or two, so that an a need not be an end; and nodes o with one edge, so that an o is
-an end. After the path a-n, let one node follow the new one: `to_come` is 1. So far n has one edge
-to an a; its ends and its rest are 1 each, and no node is free.
+For example, let nodes get only the edges that they have in acetamide, CC(N)=O, whose nodes are c,
+c, n and o; n and o are ends. After the path c-c, with one node to come after the new one:
 
-    new node, attached to n    a                 o
-    edges of n                 a, a              a, o
-    ends, rest of n            1, 0              0, 1
-    free                       1 - 1 = 0         1 - 0 = 1
-    to_attach of n             impossible        1
+    node, with its edges    c: c          c: c          free
+    ends, rest              0, 0          0, 0
+    after an n at level 1   0, 0          1, 0 (an o)   1 - 1 = 0    possible
+    after an o at level 1   0, 0          1, 0 (an n)   1 - 1 = 0    possible
 
-Both are possible: after an a, the last node must be an o at n, and after an o, an a at n. With no
-node to come after the new one, neither is: `free` would be -1 after an a, and 0 after an o, where
-n still needs one.
+With no node to come after the new one, `free` would be -1 after both: neither is possible, since
+the second c cannot be completed any more.
 
 The conditions are necessary, but not sufficient: drawing may come to a node that it cannot
 complete, which is then left as it is. They never rule out a graph whose environments are known;
 `Support` does only where its `ROOMS` say so. They could be stricter. Of the nodes above, only the
 last of those with the largest rest is looked at. Nodes that must follow a node to come are not
-counted. A node counts for condition 4 although it may be out of reach of backtracks, and this
-condition is not checked for closures.
+counted. A node counts for condition 4 although it may be out of reach of backtracks.
 
-`CompletingSupport` looks up the conditions for every value. Models use `QuickCompletingSupport`,
-which looks them up only where it is not plain that they hold. Of 850,000 decisions in graphs that
-two of the shipped models drew, none was another; a test compares some of them.
+To look up the conditions for every edge takes long, and most edges meet them because many nodes are
+to come. So each stage of a new node goes the same way (`CompletingSupport`):
+
+    what `Support` allows -> where many nodes are free, all of it     `_has_enough_free`
+                             else what meets the conditions           `_complete_backtracks`, ...
+                          -> if that is nothing, what `Support` allows
+
+The first rule is only there to save time. It allows nothing that the conditions rule out, as its
+docstring proves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +77,10 @@ from graphcnf.graphs.path.node_states import (
     NodeStates,
     set_tables,
 )
-from graphcnf.graphs.path.support import Support, UndecidedNodes, room_index
+from graphcnf.graphs.path.support import Support, UndecidedNodes
+
+MOST_ALONE = 7
+"""Largest number of free nodes for which `CompletingSupport.attaches_alone` has entries."""
 
 
 class NeededEdges(nn.Module):
@@ -95,24 +102,10 @@ class NeededEdges(nn.Module):
             1, C) long; -1 for an end that was missing.
         lowered: Entry [s, label, c] is True if an edge with this label to a node of category c
             lowers the rest of a node in state s and does not raise its ends, (S, E + 1, C) bool.
+        larger_rest: Larger rest of the new node and its parent after their edge, indexed likewise.
         to_attach: Least number of free nodes with which one of them can be attached to a node, (S,)
             long: itself, and those that then complete it and its parent. 0 if an end can follow
             before that.
-
-    Examples:
-        The nodes a, n and o of this module's docstring are the categories 0, 1 and 2:
-
-        >>> code = DepthFirstCode(3, [], node_categories=3, edge_categories=1)
-        >>> # Each row: a category, then the categories of each edge and its neighbour.
-        >>> known = [[1, 0, 0, 0, 0, 0, 2], [0, 0, 1], [0, 0, 1, 0, 1], [2, 0, 1]]
-        >>> support = CompletingSupport(code, [1], Environments([0, 1, 2], [0], known))
-        >>> one_a = support.states.after[support.states.first[1], 1, 0]
-        >>> two_a, a_and_o = support.states.after[one_a, 1, [0, 2]]
-        >>> for state in (one_a, two_a, a_and_o):
-        ...     print(int(support.needed.ends[state]), int(support.needed.rest[state]))
-        1 1
-        1 0
-        0 1
     """
 
     ends: Tensor
@@ -120,6 +113,7 @@ class NeededEdges(nn.Module):
     is_incomplete: Tensor
     used: Tensor
     lowered: Tensor
+    larger_rest: Tensor
     to_attach: Tensor
 
     def __init__(self, states: NodeStates, attaches: Tensor, leaf: Tensor, closures: int):
@@ -141,26 +135,16 @@ class NeededEdges(nn.Module):
             is_incomplete=(missing > 0).long(),
             used=ends[after] + ends[leaf] - ends[:, None, None],
             lowered=has_less_rest & needs_no_more_ends & (after != UNKNOWN),
+            larger_rest=rest[after].maximum(rest[leaf]),
         )
         # Each of its closures brings the new node one edge.
-        larger_rest = rest[after].maximum(rest[leaf] - closures)
-        self._set_to_attach(states, attaches, larger_rest)
-
-    def _set_to_attach(self, states: NodeStates, attaches: Tensor, larger_rest: Tensor) -> None:
-        """Set `to_attach`.
-
-        Args:
-            states: The states.
-            attaches: As of the class.
-            larger_rest: The larger rest of the new node and its parent after the edge, indexed like
-                `attaches`.
-        """
+        rest_to_come = rest[after].maximum(rest[leaf] - closures)
         is_free = attaches & (self.used >= 0)
-        least = torch.where(is_free, 1 + self.used + larger_rest, NEVER).amin((1, 2))
-        least[UNKNOWN] = NEVER
+        to_attach = torch.where(is_free, 1 + self.used + rest_to_come, NEVER).amin((1, 2))
+        to_attach[UNKNOWN] = NEVER
         # Or ends that were missing come first, for which no free node is needed.
         cost_of_ends = torch.where(attaches & (self.used < 0), 0, NEVER)
-        set_tables(self, to_attach=states.least_cost(least, cost_of_ends))
+        set_tables(self, to_attach=states.least_cost(to_attach, cost_of_ends))
 
 
 @dataclass
@@ -183,17 +167,6 @@ class PossibleEdges:
     free: Tensor
     closures_left: int
 
-    def __getitem__(self, k: Tensor) -> PossibleEdges:
-        """Return some of the edges; `k` are their indices, long."""
-        return PossibleEdges(
-            row=self.row[k],
-            column=self.column[k],
-            own_state=self.own_state[k],
-            other_state=self.other_state[k],
-            free=self.free[k],
-            closures_left=self.closures_left,
-        )
-
 
 class CompletingSupport(Support):
     """Support of a model that knows environments: a node is left only when it is complete.
@@ -210,7 +183,37 @@ class CompletingSupport(Support):
     Attributes:
         environments: The known environments.
         needed: What nodes in each state still need.
+        enough_free: So many free nodes are many, if no node has a rest.
+        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
+            state s so that these two meet all conditions, without further closures, and with the
+            room `ROOMS[r]`, (`MOST_ALONE` + 2, ROOMS, S) bool.
+
+    Examples:
+        Acetamide before its last node; the nodes c, n and o are the categories 0, 1 and 2:
+
+        >>> from graphcnf.graphs.path.paths import Path
+        >>> code = DepthFirstCode(3, [2], node_categories=3, edge_categories=2)
+        >>> # Each row: a category, then the categories of each edge and its neighbour.
+        >>> known = [[0, 0, 0], [0, 0, 0, 0, 1, 1, 2], [1, 0, 0], [2, 1, 0]]
+        >>> support = CompletingSupport(code, [1, 2], Environments([0, 1, 2], [0, 1], known))
+        >>> path = Path.start(1, 4, support.pad)
+        >>> for number, x in enumerate([[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]):
+        ...     path.add(number, torch.tensor([x]), support.states)
+        >>> new = support.new_nodes(path.levels.state, path.depth, to_come=torch.tensor([0]))
+        >>> state = new.state[0, support.pad :][:3]
+        >>> [table[state].tolist() for table in (support.needed.ends, support.needed.rest)]
+        [[0, 1, 0], [0, 0, 0]]
+
+        The c at level 1 misses an end. It must not be left, so that only a backtrack of 1 is
+        possible, and then only label 2, the double edge, with category 2:
+
+        >>> support.allowed(new).tolist()
+        [[False, True, False]]
+        >>> support.add(new, torch.tensor([1])).possible.nonzero().tolist()
+        [[0, 2, 2]]
     """
+
+    attaches_alone: Tensor
 
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
@@ -218,6 +221,96 @@ class CompletingSupport(Support):
         self.needed = NeededEdges(
             self.states, self.attaches[0], self.leaf, closures=self.entries - 1
         )
+        self.enough_free = max(1, self._enough_for_parents(), self._enough_for_closures())
+        self._set_attaches_alone()
+
+    def _enough_for_parents(self) -> int:
+        """Return how many free nodes are enough to attach a new node, see `_has_enough_free`."""
+        # A node with more room than ends takes a free node, perhaps after its ends. `to_attach` is
+        # `NEVER` if such a node could not be completed: then no number is enough.
+        takes_free = self.room > self.needed.ends
+        to_attach = self.needed.to_attach[takes_free].amax() if takes_free.any() else 0
+        enough = self.needed.used + self.needed.larger_rest.clamp(min=to_attach)
+        return int(enough[self.attaches[0]].max())
+
+    def _enough_for_closures(self) -> int:
+        """Return how many free nodes are enough for a closure, see `_has_enough_free`."""
+        after = self.states.after
+        ends = self.needed.ends
+        more_ends = (ends[after] - ends[:, None, None]).clamp(min=0)
+        more_ends = torch.where(after == UNKNOWN, 0, more_ends)
+        return int((more_ends + self.needed.rest[after]).max()) + int(more_ends.max())
+
+    def _set_attaches_alone(self) -> None:
+        """Set `attaches_alone`: the conditions of the new node and its parent, by the state."""
+        needed = self.needed
+        to_go_on = needed.to_attach[self.states.after].minimum(needed.to_attach[self.leaf])
+        # Axes: free + 1, state of the parent, label of the edge, category of the new node.
+        free_after = torch.arange(-1, MOST_ALONE + 1)[:, None, None, None] - needed.used
+        alone = (free_after >= needed.larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
+        set_tables(self, attaches_alone=(alone[:, None] & self.attaches).flatten(3).any(3))
+
+    def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, U, 1) bool; see `Support`."""
+        possible = super()._possible_backtracks(new)
+        # All nodes below the parent are left for good.
+        column = torch.arange(new.state.shape[1], device=possible.device)
+        last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
+        leaves_complete = self._parent_columns(new) >= last_incomplete[:, None]
+        fits = possible & leaves_complete[..., None]
+        return _if_any(self._completing(new, fits, self._complete_backtracks), possible)
+
+    def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible edges to parents, and categories with them; see `Support`."""
+        possible = super()._possible_attachments(new)
+        return _if_any(self._completing(new, possible, self._complete_attachments), possible)
+
+    def _possible_closures(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible lengths of closures, and labels with them; see `Support`."""
+        possible = super()._possible_closures(new)
+        return _if_any(self._completing(new, possible, self._complete_closures), possible)
+
+    def _completing(
+        self,
+        new: UndecidedNodes,
+        possible: Tensor,
+        look_up: Callable[[UndecidedNodes], Tensor],
+    ) -> Tensor:
+        """Rule out the values after which a condition of this module does not hold.
+
+        Args:
+            new: M new nodes.
+            possible: Values of the variables of a stage that `Support` allows, (M, ., .) bool.
+            look_up: Function of some of the new nodes, with these values as `possible`. It returns
+                which of them meet the conditions.
+
+        Returns:
+            Those that meet the conditions, (M, ., .) bool; in some rows perhaps none.
+        """
+        unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
+        if not len(unsure):
+            return possible
+        fits = look_up(replace(new, possible=possible)[unsure])
+        return possible.index_copy(0, unsure, fits)
+
+    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
+        """Return where all that `Support` allows M new nodes meets the conditions, (M,) bool.
+
+        Let `free` be at least `enough_free` plus the largest rest now, R. An edge changes what its
+        two nodes need. All others have at most the rest R:
+
+        - An edge to a parent lowers `free` by `used`. `enough_free` is at least `used` plus the
+          larger rest of the two after it (`_enough_for_parents`), so that conditions 1 to 3 hold.
+          Condition 4 holds, too. `Support` leaves room for all nodes to come at the new node, its
+          parent and those above. These are more than the ends, as long as `free` is above 0, so
+          that one of these nodes has more room than ends: it takes a free node. `enough_free` is
+          also at least `used` plus the largest `to_attach` of such a node.
+        - A closure lowers `free` by at most the ends that it adds to its two nodes. `enough_free`
+          is at least the sum of the largest number of ends that an edge adds to one node, and of
+          the largest number that it adds to one together with the rest that this one has then
+          (`_enough_for_closures`). So conditions 1 to 3 hold, all that are asked of closures.
+        """
+        return self._free(new) >= self.enough_free + self._largest_rest(new)
 
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.
@@ -228,105 +321,90 @@ class CompletingSupport(Support):
         return new.to_come - self.needed.ends[new.state].sum(1) - self.needed.ends[new.own_state]
 
     def _largest_rest(self, new: UndecidedNodes) -> Tensor:
-        """Return the largest rest of a node on the path before each of M new nodes, (M,) long."""
-        return self.needed.rest[new.state].amax(1)
+        """Return the largest rest of a node on the path or of the new node itself, (M,) long."""
+        return self.needed.rest[new.state].amax(1).maximum(self.needed.rest[new.own_state])
 
-    def _backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, U) bool; see `Support`."""
-        possible = super()._backtracks(new)
-        parent = self.backtrack_columns(new)
-        # All nodes below the parent are left for good.
-        column = torch.arange(new.state.shape[1], device=parent.device)
-        last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
-        fits = possible & (parent >= last_incomplete[:, None])
-        row, back = self._unsure_backtracks(new, fits).nonzero(as_tuple=True)
-        if len(row):
-            rows, which = row.unique_consecutive(return_inverse=True)
-            choices = self._completing_choices(new[rows], which, parent[row, back])
-            fits[row, back] = choices.flatten(1).any(1)
-        return _if_any(fits, possible)
-
-    def _choices(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible edges to parents, and categories with them; see `Support`."""
-        possible = super()._choices(new)
-        unsure = self._unsure_choices(new).nonzero()[:, 0]
-        if not len(unsure):
-            return possible
-        some = new[unsure]
-        every = torch.arange(len(unsure), device=unsure.device)
-        fits = self._completing_choices(some, every, self.parent_column(some)[:, 0])
-        fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
-        return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
-
-    def _completing_choices(self, new: UndecidedNodes, row: Tensor, column: Tensor) -> Tensor:
-        """Return with which edges and categories new nodes may be attached.
+    def _complete_backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return which of the possible backtracks leave an edge that meets the conditions.
 
         Args:
-            new: M new nodes without edges.
-            row: Which of them, K times, (K,) long.
-            column: Columns of their parents in `UndecidedNodes.state`, (K,) long.
+            new: M new nodes in the stage of the backtrack.
 
         Returns:
-            By label and category, (K, E + 1, C) bool.
+            (M, U, 1) bool.
         """
-        parent = new.state[row, column]
-        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        fits = self.attaches[room, parent]
-        which, label, category = fits.nonzero(as_tuple=True)
-        own = self.states.first[category]
-        edges = self._edges(new, row[which], column[which], own, label)
-        fits[which, label, category] = self._completes(new, edges, to_parent=True)
+        unsure = new.possible[..., 0] & ~self._attaches_alone(new)
+        row, backtrack = unsure.nonzero(as_tuple=True)
+        attached = new[row]
+        attached = replace(attached, column=attached.column - backtrack)
+        attached = replace(attached, possible=super()._possible_attachments(attached))
+        fits = new.possible.clone()
+        fits[row, backtrack, 0] = self._complete_attachments(attached).flatten(1).any(1)
         return fits
 
-    def _closures(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible lengths of closures, and labels with them; see `Support`."""
-        possible = super()._closures(new)
-        unsure = self._unsure_closures(new).nonzero()[:, 0]
-        if not len(unsure):
-            return possible
-        fits = possible[unsure]
+    def _attaches_alone(self, new: UndecidedNodes) -> Tensor:
+        """Return which backtracks are possible for what the parent needs alone, (M, U) bool.
+
+        If no node has a rest, only the new node and its parent can break a condition: ends that
+        nodes still need are taken off `free` already. Where `attaches_alone` is True, some edge and
+        category break none. Where it is False, edges have to be looked up.
+        """
+        free = self._free(new)
+        in_table = (free >= -1) & (free <= MOST_ALONE) & (self._largest_rest(new) == 0)
+        row = free.clamp(-1, MOST_ALONE)[:, None] + 1
+        parent = self._parent_columns(new)
+        room = self._room_needed(new, parent)
+        return in_table[:, None] & self.attaches_alone[row, room, new.state.gather(1, parent)]
+
+    def _complete_attachments(self, new: UndecidedNodes) -> Tensor:
+        """Return after which of the possible edges to parents the conditions hold.
+
+        Args:
+            new: M new nodes in the stage of the attachment.
+
+        Returns:
+            By label and category, (M, E + 1, C) bool.
+        """
+        row, label, category = new.possible.nonzero(as_tuple=True)
+        alone = self.states.first[category]
+        edges = self._edges(new, row, alone, label, length=torch.ones_like(row))
+        fits = new.possible.clone()
+        fits[row, label, category] = self._can_attach_next(new, edges) & self._serves(new, edges)
+        return fits
+
+    def _complete_closures(self, new: UndecidedNodes) -> Tensor:
+        """Return after which of the possible closures, or without one, the conditions hold.
+
+        Args:
+            new: M new nodes in the stage of a closure.
+
+        Returns:
+            By length and label, (M, L, E + 1) bool.
+        """
         # Without a further closure, things stay as they are.
-        some = new[unsure]
-        rest = self._largest_rest(some).maximum(self.needed.rest[some.own_state])
-        fits[:, 0, 0] = rest <= self._free(some)
-        row, length, label = fits.nonzero(as_tuple=True)
-        row, length, label = row[length > 0], length[length > 0], label[length > 0]
-        column = self.parent_column(some)[row, 0] + 1 - length
-        edges = self._edges(some, row, column, some.own_state[row], label)
-        fits[row, length, label] = self._completes(some, edges, to_parent=False)
-        fits = _if_any(fits.flatten(1), possible[unsure].flatten(1))
-        return possible.index_copy(0, unsure, fits.unflatten(1, possible.shape[1:]))
-
-    # Which values the conditions have to be looked up for; the others meet them.
-
-    def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
-        """Return which of the backtracks `fits` (M, U) of M new nodes to look up, (M, U) bool."""
+        without = self._largest_rest(new) <= self._free(new)
+        row, length, label = new.possible[:, 1:].nonzero(as_tuple=True)
+        length = length + 1
+        edges = self._edges(new, row, new.own_state[row], label, length)
+        fits = new.possible.clone()
+        fits[:, 0, 0] = without
+        fits[row, length, label] = self._serves(new, edges)
         return fits
-
-    def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
-        """Return of which of M new nodes to look up the edge to the parent, (M,) bool."""
-        return torch.ones_like(new.depth, dtype=torch.bool)
-
-    def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
-        """Return of which of M new nodes to look up the closures, (M,) bool."""
-        return torch.ones_like(new.depth, dtype=torch.bool)
 
     def _edges(
-        self, new: UndecidedNodes, row: Tensor, column: Tensor, own: Tensor, label: Tensor
+        self, new: UndecidedNodes, row: Tensor, own: Tensor, label: Tensor, length: Tensor
     ) -> PossibleEdges:
         """Return how things stand after each of K possible edges of M new nodes.
 
         Args:
             new: The M new nodes.
             row: Which of them gets the edge, (K,) long.
-            column: Where the other node stands in `UndecidedNodes.state`, (K,) long.
             own: States of the new nodes before the edge, (K,) long. At an edge to the parent, which
                 is looked at before the category is decided, those of the category without edges.
             label: Labels of the edges, (K,) long.
-
-        Returns:
-            The K edges.
+            length: Their lengths, (K,) long; 1 to the parent.
         """
+        column = new.column[row] - length
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
         # `_free` has taken off the ends of `new.own_state`, not of `own`. Before the category of
@@ -342,24 +420,10 @@ class CompletingSupport(Support):
             closures_left=self.entries - 1 - new.variable.edge_number,
         )
 
-    def _completes(self, new: UndecidedNodes, edges: PossibleEdges, *, to_parent: bool) -> Tensor:
-        """Return after which of K edges of M new nodes the conditions hold, (K,) bool.
-
-        Args:
-            new: The M new nodes.
-            edges: The K edges.
-            to_parent: True for edges to parents, for which all four conditions are looked up; False
-                for closures, for which the fourth is not.
-        """
-        if to_parent:
-            fits = self._can_attach_next(new, edges)
-        else:
-            fits = torch.ones_like(edges.row, dtype=torch.bool)
-        # That of the nodes above takes longest, and comes last, for the edges that are left.
-        for condition in (self._serves_other_and_below, self._serves_new, self._serves_above):
-            k = fits.nonzero()[:, 0]
-            fits[k] = condition(new, edges[k])
-        return fits
+    def _serves(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
+        """Return after which of K edges of M new nodes conditions 1 to 3 hold, (K,) bool."""
+        below = self._serves_other_and_below(new, edges)
+        return below & self._serves_above(new, edges) & self._serves_new(new, edges)
 
     def _serves_other_and_below(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 1 holds: nodes from the other one down, (K,) bool."""
@@ -414,90 +478,6 @@ class CompletingSupport(Support):
         return (takes & self.needed.lowered[other, :, category[own]]).any(-1)
 
 
-class QuickCompletingSupport(CompletingSupport):
-    """Nearly the same support, in less time: most values are possible for a reason quick to see.
-
-    Where one of three reasons holds, the conditions are not looked up:
-
-    - many nodes are free (`_has_enough_free`); this proves conditions 1 to 3, and leaves out the
-      fourth, which nearly always holds then;
-    - no other node has a rest (`_unsure_backtracks`); a table then has all four conditions;
-    - a closure changes little (`_unsure_closures`); this proves conditions 1 to 3, all that are
-      looked up for closures.
-
-    The arguments are those of `CompletingSupport`.
-
-    Attributes:
-        enough_free: So many free nodes are many, if no node of the path has a rest.
-        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
-            state s so that these two meet all conditions, without further closures, and with the
-            room `ROOMS[r]`, (`enough_free` + 2, ROOMS, S) bool.
-        most_needed_next: Largest number of missing edges of a node in each state after at most one
-            further edge, less its ends before, (S,) long.
-    """
-
-    attaches_alone: Tensor
-    most_needed_next: Tensor
-
-    def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
-        super().__init__(code, edge_weights, environments)
-        after = self.states.after
-        leaf = self.leaf
-        needed = self.needed
-        # After the edge, both nodes meet conditions 1 to 3 if so many nodes are free.
-        larger_rest = needed.rest[after].maximum(needed.rest[leaf])
-        self.enough_free = max(1, int((needed.used + larger_rest)[self.attaches[0]].max()))
-        to_go_on = needed.to_attach[after].minimum(needed.to_attach[leaf])
-        # Axes: free + 1, state of the parent, label of the edge, category of the new node.
-        free_after = torch.arange(-1, self.enough_free + 1)[:, None, None, None] - needed.used
-        alone = (free_after >= larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
-        alone = (alone[:, None] & self.attaches).flatten(3).any(3)
-        missing_next = (needed.ends + needed.rest)[after] - needed.ends[:, None, None]
-        # An edge of label 0 changes nothing.
-        most = torch.where(after != UNKNOWN, missing_next, 0).amax((1, 2))
-        set_tables(self, attaches_alone=alone, most_needed_next=most)
-
-    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
-        """Return whether M new nodes can be attached wherever `Support` allows it, (M,) bool.
-
-        An edge to a parent changes these two nodes alone, and lowers `free` by `NeededEdges.used`.
-        If `free` is at least `enough_free` plus the largest rest on the path, what is left of it
-        covers the rest of every node (conditions 1 to 3), whatever the edge. It nearly always
-        attaches another node, too, but need not: condition 4 is not looked up then.
-        """
-        return self._free(new) >= self.enough_free + self._largest_rest(new)
-
-    def _unsure_backtracks(self, new: UndecidedNodes, fits: Tensor) -> Tensor:
-        """Return which of the backtracks `fits` (M, U) of M new nodes to look up, (M, U) bool.
-
-        If no node of the path has a rest, only the new node and its parent can break a condition:
-        ends that nodes still need are taken off `free` already. The table `attaches_alone` says by
-        the parent's state whether some edge and category break none.
-        """
-        unsure = fits & ~self._has_enough_free(new)[:, None]
-        row, back = unsure.nonzero(as_tuple=True)
-        column = self.backtrack_columns(new)[row, back]
-        free = self._free(new).clamp(-1, self.enough_free)[row]
-        room = room_index(new.to_come[row] - new.room_above_parent[row, column])
-        has_no_rest = (self._largest_rest(new) == 0)[row]
-        possible = self.attaches_alone[free + 1, room, new.state[row, column]]
-        unsure[row, back] = ~(has_no_rest & possible)
-        return unsure
-
-    def _unsure_choices(self, new: UndecidedNodes) -> Tensor:
-        return ~self._has_enough_free(new)
-
-    def _unsure_closures(self, new: UndecidedNodes) -> Tensor:
-        """Return of which of M new nodes to look up the closures, (M,) bool.
-
-        A closure changes its two ends alone. It lowers `free` by at most the further ends that
-        these two need. Conditions 1 to 3 hold after any closure if `free` is at least
-        `most_needed_next` of every node, which counts these ends as well.
-        """
-        most = self.most_needed_next[new.state].amax(1)
-        return most.maximum(self.most_needed_next[new.own_state]) > self._free(new)
-
-
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:
-    """Return `fits` (M, Q) bool, but rows of `others` where it allows nothing."""
-    return torch.where(fits.any(1, keepdim=True), fits, others)
+    """Return `fits` (M, ., .) bool, but rows of `others` where it allows nothing."""
+    return torch.where(fits.flatten(1).any(1)[:, None, None], fits, others)

@@ -357,7 +357,7 @@ class NodeHeads(nn.Module):
         Returns:
             (M, number of values of the variable).
         """
-        k = hidden.nodes.count
+        k = len(hidden.nodes.x)
         if hidden.common is not None:
             channels = hidden.common[:, k * self.hidden : (k + 1) * self.hidden]
         else:
@@ -376,5 +376,5 @@ class NodeHeads(nn.Module):
         Returns:
             The sum, (M, G): `embedded` of the next hidden state.
         """
-        embedding = self.decided[hidden.nodes.count](x)
+        embedding = self.decided[len(hidden.nodes.x)](x)
         return embedding if hidden.embedded is None else hidden.embedded + embedding

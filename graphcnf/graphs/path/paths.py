@@ -1,9 +1,7 @@
 """Paths of partly drawn graphs, and what is known of each node on them.
 
-The *path* of a graph is its nodes from the first one to the last one that was added, each the
-parent of the next; the *level* of a node is its place on it, from 0. The *label* of an edge is its
-category plus 1; each label has a *weight*. The *state* of a node says what edges it may still get
-(`NodeStates`). `graphcnf.graphs.path` has an example.
+The words path, level, label and state are those of `graphcnf.graphs.path`, which has an example.
+Each label has a *weight*.
 """
 
 from __future__ import annotations

@@ -1,35 +1,40 @@
 """Support of the density: which values of a new node's variables are possible.
 
-A *new node* is the one whose variables are decided now, one after the other; a value is possible
-if some graph can follow from it. The *state* of a node says what edges it may still get
-(`NodeStates`), the *label* of an edge is its category plus 1, and the other words are those of
-`graphcnf.graphs.path`. What else matters is that the nodes to come find a parent:
+The words path, level, label and state are those of `graphcnf.graphs.path`. A *new node* is the one
+whose variables are decided now. They are decided in stages, of one variable or of two that belong
+together; `UndecidedNodes.possible` has what is possible in the stage at hand:
 
-- The *possible parents* of the next node are the last node of the path and the `reach` nodes above
-  it, since a backtrack leads up at most so far.
+    stage        variables                            `possible`      made by
+    backtrack    backtrack                            (M, U, 1)       `_possible_backtracks`
+    attachment   label of the edge to the parent,
+                 category                             (M, E + 1, C)   `_possible_attachments`
+    closure      length, label of the edge            (M, L, E + 1)   `_possible_closures`
+
+The last stage is repeated for each closure. `Support.new_nodes` begins the first stage,
+`Support.add` takes the value of a variable and begins the next stage, `Support.allowed` reads
+`possible`.
+
+What is possible follows from the states of the new node and the node at the other end of the edge,
+and from the number of nodes to come, which must find a parent:
+
 - The *room* of a node is the largest number of later nodes that can be attached to it, to nodes
-  attached to it, and so on. `ENDLESS` stands for any number. With limits on sums of edge weights, a
-  node that takes a further edge has endless room, since a chain can follow. With environments, room
-  can be a small number: a node that only takes two nodes without further edges has room for 2.
-- `room_above_parent` is the room of the possible parents of the next node other than the new node
-  and its parent, added up.
+  attached to it, and so on; `ENDLESS` stands for any number.
+- The *possible parents* of the next node are the last node of the path and the `reach` nodes above
+  it, since a backtrack leads up at most so far. Their rooms are added up.
 
-For example, let nodes a have up to 4 edges and nodes b one, all of weight 1, and let a backtrack
-lead up at most 2 levels. After the path a-a-a-b, with one node to come after the next one:
+For example, acetamide, CC(N)=O, has the nodes c, c, n and o. Let nodes get only the edges that they
+have in it (`Environments`). Before its last node, the path is c-c-n:
 
-    level                                    0        1        2        3
-    node                                     a        a        a        b
-    room                                     ENDLESS  ENDLESS  ENDLESS  0
-    room_above_parent, if the parent is here 0        ENDLESS  ENDLESS  ENDLESS
+    level of the node       0           1           2
+    node, with its edges    c: c        c: c, n     n: c
+    room                    2: n and o  1: o        0
+    backtrack to it         2           1           0
+    possible                yes         yes         no: n gets no further edge
 
-To level 3 nothing can be attached, since b takes no further edge, and level 0 is out of reach. To
-level 2, an a or a b can be attached. With a b, the node at level 2 has one of its four edges left;
-had it none, level 1 would still have room. An a that is attached to level 2 may also close a ring
-with level 1 or 0, by a closure of length 2 or 3, since nodes with room are left.
-
-If nodes a had only up to 2 edges, `room_above_parent` would be 0 at the a of the path b-a. A new
-node b would take its last edge and leave no room for the node to come, so that it must be another
-a.
+Backtrack 1 is decided. In the next stage only label 2 (the double edge) with category o is
+possible. Had there been another node to come, backtrack 1 would have been impossible with a `reach`
+of 1: the next node could be attached neither to o nor to the full node at level 1, and the node at
+level 0 would be out of reach.
 """
 
 from __future__ import annotations
@@ -41,10 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.graphs.path.depth_first import (
-    BACKTRACK,
-    CATEGORY,
     LENGTHS,
-    PARENT_EDGE,
     DepthFirstCode,
     Variable,
     VariableRole,
@@ -68,100 +70,44 @@ Longer chains without endless room count less than they hold, which makes the ru
 class UndecidedNodes:
     """M new nodes while their variables are decided one after the other.
 
+    Nodes of the path stand in columns, `Support.pad` of `NO_NODE` first, then level 0, 1, ...; an
+    edge of length l leads to the node l columns before the new one (1 for the parent).
+
     Attributes:
-        state: State of the node at each level of the path, (M, W) long, with the edges of the new
-            node that are decided; `Support.pad` columns of `NO_NODE` come first, and levels beyond
-            the path have it, too.
-        room_above_parent: Column by column, the `room_above_parent` of this module if the parent of
-            the new node stood there, (M, W) long: the sum of the rooms of the `reach` - 1 nodes
-            above it, before the new node has any edge. It serves to choose the parent. Closures
-            change rooms, so that `Support` adds them up anew for these.
-        depth: Level of the previous node, (M,) long; -1 before the first one.
+        state: State of the node in each column, (M, W) long, with the edges of the new node that
+            are decided; `NO_NODE` from the column of the previous node plus 1 on.
+        column: Column in which the new node will stand, (M,) long. Before the backtrack is decided,
+            that with backtrack 0.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        possible_backtracks: Which backtracks are possible, (M, U) bool.
-        possible_choices: Which edges to the parent are possible, and with each which categories of
-            the new node, (M, E + 1, C) bool; empty, (M, 0, 0), before the backtrack is decided.
-        possible_closures: Which lengths of the next closure are possible, and with each which
-            labels of its edge, (M, L, E + 1) bool; length 0 and label 0 stand for no further
-            closure. Empty before the category is decided.
+        possible: Which values of the variables of this stage are possible: of the first one by the
+            second axis, and of the second one with it by the third, (M, ., .) bool. See the table
+            of this module.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
     state: Tensor
-    room_above_parent: Tensor
-    depth: Tensor
+    column: Tensor
     to_come: Tensor
     own_state: Tensor
-    possible_backtracks: Tensor
-    possible_choices: Tensor
-    possible_closures: Tensor
+    possible: Tensor
     x: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
-        tensors = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors, x=tuple(value[rows] for value in self.x))
-
-    @property
-    def count(self) -> int:
-        """Number of the variables that are decided."""
-        return len(self.x)
+        return UndecidedNodes(
+            self.state[rows],
+            self.column[rows],
+            self.to_come[rows],
+            self.own_state[rows],
+            self.possible[rows],
+            tuple(value[rows] for value in self.x),
+        )
 
     @property
     def variable(self) -> Variable:
-        """The variable that is decided next, after the `count` ones that are.
-
-        `Variable` (`graphcnf.graphs.path.depth_first`) says what it describes, and of which edge.
-        """
-        return Variable.at(self.count)
-
-    @property
-    def backtrack(self) -> Tensor:
-        """Backtrack of the new node, (M,) long."""
-        return self.x[BACKTRACK]
-
-    @property
-    def parent_label(self) -> Tensor:
-        """Label of the edge to the parent, (M,) long."""
-        return self.x[PARENT_EDGE]
-
-    @property
-    def category(self) -> Tensor:
-        """Category of the new node, (M,) long."""
-        return self.x[CATEGORY]
-
-    @property
-    def closure_lengths(self) -> tuple[Tensor, ...]:
-        """Lengths of its closures that are decided.
-
-        Returns:
-            (M,) long for each closure so far.
-        """
-        return self.x[LENGTHS]
-
-
-def room_index(room: Tensor) -> Tensor:
-    """Return the index in `ROOMS` of the smallest room that is enough.
-
-    Args:
-        room: Numbers of nodes for which room is needed, of any shape; below 0 like 0.
-
-    Returns:
-        Indices, of the same shape: up to 7 the number itself, else the index of `ENDLESS`.
-    """
-    return room.clamp(0, len(ROOMS) - 1)
-
-
-def _sums_before(values: Tensor, count: int) -> Tensor:
-    """Return in each column the sum of up to `count` columns before it: (M, W) as `values`.
-
-    With `count` = 2, the row 1, 2, 3, 4 becomes 0, 1, 3, 5. None are added up if `count` < 1.
-    """
-    up_to = values.cumsum(1)
-    before = F.pad(up_to, (1, 0))[:, :-1]
-    too_far = F.pad(up_to, (max(count, 0) + 1, 0))[:, : values.shape[1]]
-    return before - too_far
+        """The variable that is decided next."""
+        return Variable.at(len(self.x))
 
 
 class Support(nn.Module):
@@ -183,7 +129,8 @@ class Support(nn.Module):
         reach: Largest backtrack.
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
-        pad: Number of columns of zeros in `Path.table`, enough for every backtrack and closure.
+        pad: Number of columns before that of the first node, enough for every backtrack and
+            closure.
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
@@ -261,30 +208,63 @@ class Support(nn.Module):
         return room
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
-        """Return M new nodes of which no variable is decided.
+        """Return M new nodes of which no variable is decided, in the stage of the backtrack.
 
         Args:
             state: State of the node in each column of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: Number of nodes of the graph after the new one, (M,) long.
-
-        Returns:
-            The nodes; which backtracks are possible is already known of them.
         """
+        new_column = depth + self.pad + 1
         column = torch.arange(state.shape[1], device=state.device)
-        state = torch.where(column <= depth[:, None] + self.pad, state, NO_NODE)
-        empty = torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device)
         new = UndecidedNodes(
-            state=state,
-            room_above_parent=_sums_before(self.room[state], self.reach - 1),
-            depth=depth,
+            state=torch.where(column < new_column[:, None], state, NO_NODE),
+            column=new_column,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
-            possible_backtracks=empty,
-            possible_choices=empty,
-            possible_closures=empty,
+            possible=torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device),
         )
-        return replace(new, possible_backtracks=self._backtracks(new))
+        return replace(new, possible=self._possible_backtracks(new))
+
+    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
+        """Return M new nodes with one more variable decided, and what is possible after it.
+
+        The new node itself joins the path by `Path.add`, once all its variables are decided.
+
+        Args:
+            new: The M new nodes, with the variables that are decided; it stays as it is.
+            x: The next variable of each, (M,) long, one that is possible.
+        """
+        decided = replace(new, x=(*new.x, x))
+        match new.variable.role:
+            case VariableRole.BACKTRACK:
+                # The clamp only matters for impossible values, which lead beyond the first node.
+                moved = replace(decided, column=(new.column - x).clamp(min=self.pad))
+                return replace(moved, possible=self._possible_attachments(moved))
+            case VariableRole.CATEGORY:
+                alone = replace(decided, own_state=self.states.first[x])
+                joined = self._joined(alone, label=new.x[-1], length=torch.ones_like(x))
+            case VariableRole.CLOSING_EDGE:
+                joined = self._joined(decided, label=x, length=new.x[-1])
+            case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
+                return decided  # The stage has a second variable.
+        if len(joined.x) == len(self.cardinalities):
+            return joined
+        return replace(joined, possible=self._possible_closures(joined))
+
+    def _joined(self, new: UndecidedNodes, *, label: Tensor, length: Tensor) -> UndecidedNodes:
+        """Return M new nodes after one more edge to an earlier node.
+
+        Args:
+            new: The M new nodes.
+            label: Label of the edge, (M,) long; 0 for none.
+            length: Its length, 1 for the edge to the parent, (M,) long.
+        """
+        column = (new.column - length)[:, None]
+        earlier = new.state.gather(1, column)[:, 0]
+        own_after, earlier_after = self.states.joined(new.own_state, earlier, label)
+        state = new.state.scatter(1, column, earlier_after[:, None])
+        return replace(new, state=state, own_state=own_after)
 
     def allowed(self, new: UndecidedNodes) -> Tensor:
         """Return which values of the next variable are possible.
@@ -295,110 +275,106 @@ class Support(nn.Module):
         Returns:
             (M, Q) bool, for the Q values of this variable; at least one in each row is possible.
         """
-        every_row = torch.arange(len(new.depth), device=new.depth.device)
         match new.variable.role:
-            case VariableRole.BACKTRACK:
-                fits = new.possible_backtracks
-            case VariableRole.PARENT_EDGE:
-                fits = new.possible_choices.any(2)
-            case VariableRole.CATEGORY:
-                fits = new.possible_choices[every_row, new.parent_label]
-            case VariableRole.LENGTH:
-                fits = new.possible_closures.any(2)
-            case VariableRole.CLOSING_EDGE:
-                fits = new.possible_closures[every_row, new.closure_lengths[-1]]
+            case VariableRole.CATEGORY | VariableRole.CLOSING_EDGE:
+                # The second variable of the stage: what is possible with the value of the first.
+                every_row = torch.arange(len(new.column), device=new.column.device)
+                fits = new.possible[every_row, new.x[-1]]
+            case _:
+                fits = new.possible.any(2)
         # Values that lead beyond the first node were left out.
-        fits = F.pad(fits, (0, self.cardinalities[new.count] - fits.shape[1]))
+        fits = F.pad(fits, (0, self.cardinalities[len(new.x)] - fits.shape[1]))
         # No value is possible only if an earlier one was already impossible, as when a graph
         # outside of the support is scored. Its probability is 0 already; logits of -inf alone
         # would make it nan.
         return fits | ~fits.any(1, keepdim=True)
 
-    def backtrack_columns(self, new: UndecidedNodes) -> Tensor:
-        """Return the columns of the nodes to which backtracks 0, 1, 2, ... lead.
-
-        Args:
-            new: The M new nodes.
-
-        Returns:
-            Columns in `UndecidedNodes.state`, (M, U) long.
-        """
-        most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
-        back = torch.arange(most, device=new.depth.device)
-        return new.depth[:, None] - back + self.pad
-
-    def parent_column(self, new: UndecidedNodes) -> Tensor:
-        """Return the column of the parent of each new node.
-
-        Args:
-            new: The M new nodes, whose backtracks are decided.
-
-        Returns:
-            Columns in `UndecidedNodes.state`, (M, 1) long.
-        """
-        return (new.depth - new.backtrack).clamp(min=-1)[:, None] + self.pad
-
-    def _backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, U) bool.
+    def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
+        """Return the possible backtracks of M new nodes, (M, U, 1) bool.
 
         A first node has no parent, and the backtrack 0.
         """
-        column = self.backtrack_columns(new)
-        state = new.state.gather(1, column)
-        first = new.depth[:, None].lt(0) & (column == new.depth[:, None] + self.pad)
-        # The new node and its parent must have room for the nodes that do not fit elsewhere.
-        needed = room_index(new.to_come[:, None] - new.room_above_parent.gather(1, column))
-        return ((state != NO_NODE) | first) & self.attaches_at[needed, state]
+        parent = self._parent_columns(new)
+        state = new.state.gather(1, parent)
+        is_first = (new.column == self.pad)[:, None] & (parent == self.pad - 1)
+        fits = self.attaches_at[self._room_needed(new, parent), state]
+        return (fits & ((state != NO_NODE) | is_first))[..., None]
 
-    def _choices(self, new: UndecidedNodes) -> Tensor:
-        """Return which edges and categories are possible once parents are decided.
+    def _parent_columns(self, new: UndecidedNodes) -> Tensor:
+        """Return the columns to which the backtracks 0, 1, ... of new nodes lead, (M, U) long."""
+        most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
+        backtrack = torch.arange(most, device=new.column.device)
+        return new.column[:, None] - 1 - backtrack
 
-        Args:
-            new: The M new nodes.
-
-        Returns:
-            (M, E + 1, C) bool, as in `UndecidedNodes`.
-        """
-        column = self.parent_column(new)
-        needed = room_index(new.to_come - new.room_above_parent.gather(1, column)[:, 0])
-        return self.attaches[needed, new.state.gather(1, column)[:, 0]]
-
-    def edge_columns(self, new: UndecidedNodes, length: Tensor) -> Tensor:
-        """Return the columns of the nodes to which edges of new nodes lead.
+    def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
+        """Return by which edges, with which categories, M new nodes may be attached.
 
         Args:
             new: The M new nodes, whose backtracks are decided.
-            length: Lengths of the edges, (M, L) long; 1 for that to the parent.
 
         Returns:
-            Columns in `UndecidedNodes.state`, (M, L) long.
+            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool.
         """
-        return self.parent_column(new) + 1 - length
+        parent = new.column[:, None] - 1
+        state = new.state.gather(1, parent)
+        return self.attaches[self._room_needed(new, parent), state][:, 0]
 
-    def _closures(self, new: UndecidedNodes) -> Tensor:
-        """Return which lengths of the next closure, and which labels of its edge, are possible.
+    def _room_needed(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
+        """Return how much room new nodes and their parents need together.
+
+        It is for the nodes to come that do not fit at the other possible parents of the next node.
 
         Args:
             new: The M new nodes.
+            parent: Columns of K parents that each of them may get, (M, K) long.
 
         Returns:
-            (M, L, E + 1) bool, as in `UndecidedNodes`. Going without a further closure,
-            length 0 and label 0, is always possible.
+            Indices in `ROOMS` of the smallest room that is enough, (M, K) long; if more than 7 is
+            needed, that of `ENDLESS`.
         """
-        most = min(self.cardinalities[new.count], new.state.shape[1] - self.pad)
-        length = torch.arange(most, device=new.depth.device).expand(len(new.depth), -1)
-        other = new.state.gather(1, self.edge_columns(new, length))
-        own_takes = self.takes[new.own_state[:, None], self.states.category[other]]
-        possible = own_takes & self.takes[other, new.category[:, None]] & (length >= 2)
-        if new.closure_lengths:
+        room = new.to_come[:, None] - self._room_above(new, parent, self.reach - 1)
+        return room.clamp(0, len(ROOMS) - 1)
+
+    def _room_above(self, new: UndecidedNodes, column: Tensor, count: int) -> Tensor:
+        """Return the rooms of the `count` nodes above some columns, added up.
+
+        Args:
+            new: The M new nodes.
+            column: K columns of the path of each, (M, K) long.
+            count: Number of nodes; below 0 like 0.
+
+        Returns:
+            (M, K) long.
+        """
+        before = F.pad(self.room[new.state].cumsum(1), (1, 0))  # [:, c]: all columns before c
+        first = (column - max(count, 0)).clamp(min=0)
+        return before.gather(1, column) - before.gather(1, first)
+
+    def _possible_closures(self, new: UndecidedNodes) -> Tensor:
+        """Return which lengths of the next closure, and which labels of its edge, are possible.
+
+        Args:
+            new: The M new nodes, whose categories and earlier closures are decided.
+
+        Returns:
+            By length and label, (M, L, E + 1) bool. Going without a further closure, length 0 and
+            label 0, is always possible.
+        """
+        most = min(self.cardinalities[len(new.x)], new.state.shape[1] - self.pad)
+        length = torch.arange(most, device=new.column.device).expand(len(new.column), -1)
+        other = new.state.gather(1, new.column[:, None] - length)
+        own = new.own_state[:, None]
+        category = self.states.category
+        fits = self.takes[own, category[other]] & self.takes[other, category[own]] & (length >= 2)
+        if lengths := new.x[LENGTHS]:
             # Lengths increase, and after a length of 0 all are 0.
-            previous = new.closure_lengths[-1][:, None]
-            possible = possible & (length > previous) & (previous > 0)
-        closures = possible[..., None].repeat(1, 1, self.leaf.shape[1])
-        row, at_length = possible.nonzero(as_tuple=True)
-        closures[row, at_length] = self._closing_labels(new, row, other[row, at_length], at_length)
-        closures[:, 0, 0] = True
-        return closures
+            previous = lengths[-1][:, None]
+            fits = fits & (length > previous) & (previous > 0)
+        possible = fits[..., None].repeat(1, 1, self.leaf.shape[1])
+        row, at_length = fits.nonzero(as_tuple=True)
+        possible[row, at_length] = self._closing_labels(new, row, other[row, at_length], at_length)
+        possible[:, 0, 0] = True
+        return possible
 
     def _closing_labels(
         self, new: UndecidedNodes, row: Tensor, other: Tensor, length: Tensor
@@ -415,56 +391,12 @@ class Support(nn.Module):
             By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
         own_after, other_after = self.states.joined(new.own_state[row], other, slice(None))
-        # For nodes to come, room must be left at the other nodes and both ends together. Another
-        # end above the reach of the next backtrack is no possible parent.
+        # For nodes to come, room must be left at the new node and the possible parents above it.
+        # The other end of the closure is one of these if the next backtrack can lead to it.
         in_reach = (length <= self.reach)[:, None]
-        room = self._room_of_others(new)[row, None] + self.room[own_after]
+        room = self._room_above(new, new.column[:, None], self.reach)[row] + self.room[own_after]
         room = room + torch.where(in_reach, self.room[other_after] - self.room[other][:, None], 0)
         known = (other_after != UNKNOWN) & (own_after != UNKNOWN)
         fits = known & (room >= new.to_come[row, None])
         fits[:, 0] = False
         return fits
-
-    def _room_of_others(self, new: UndecidedNodes) -> Tensor:
-        """Return the rooms of the next node's possible parents but the new node, added up, (M,)."""
-        above = self.parent_column(new) - torch.arange(new.state.shape[1], device=new.state.device)
-        in_reach = (above >= 0) & (above < self.reach)
-        return torch.where(in_reach, self.room[new.state], 0).sum(1)
-
-    def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
-        """Return M new nodes with one more variable decided, and what is possible after it.
-
-        The new node itself joins the path by `Path.add`, once all its variables are decided.
-
-        Args:
-            new: The M new nodes, with the variables that are decided; it stays as it is.
-            x: The next variable of each, (M,) long, one that is possible.
-        """
-        decided = replace(new, x=(*new.x, x))
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
-                return replace(decided, possible_choices=self._choices(decided))
-            case VariableRole.CATEGORY:
-                alone = replace(decided, own_state=self.states.first[x])
-                decided = self._with_edge(alone, decided.parent_label, torch.ones_like(x))
-            case VariableRole.CLOSING_EDGE:
-                decided = self._with_edge(decided, x, new.closure_lengths[-1])
-            case _:
-                return decided
-        if decided.count == len(self.cardinalities):
-            return decided
-        return replace(decided, possible_closures=self._closures(decided))
-
-    def _with_edge(self, new: UndecidedNodes, label: Tensor, length: Tensor) -> UndecidedNodes:
-        """Return M new nodes after one more edge to an earlier node.
-
-        Args:
-            new: The M new nodes.
-            label: Label of the edge, (M,) long; 0 for none.
-            length: Its length, 1 for the edge to the parent, (M,) long.
-        """
-        column = self.edge_columns(new, length[:, None])
-        earlier = new.state.gather(1, column)[:, 0]
-        own_after, earlier_after = self.states.joined(new.own_state, earlier, label)
-        state = new.state.scatter(1, column, earlier_after[:, None])
-        return replace(new, state=state, own_state=own_after)
