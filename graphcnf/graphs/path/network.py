@@ -1,19 +1,23 @@
 """The network of the graph model "path": causal attention over the nodes in depth-first order.
 
-Each node is one *position* of the attention, and one *step* of drawing. It is described by the V
-variables of `DepthFirstCode` (backtrack, edge to the parent, category, closures), which are decided
-one after the other. On the way, in this order:
+Each node is one *position* of the attention, and one *step* of drawing. Scoring evaluates all nodes
+of complete graphs at once; drawing goes node by node, with cached keys and values. Both go the same
+way, and give the same logits:
 
-1. `PathFeatures` turns what is known before a node into channels;
-2. the attention blocks see those of all earlier nodes, with `AttentionBiases`;
-3. `NodeHeads` turns their output into logits of one variable after the other;
-4. `Support` says which values are possible.
+                            scoring                          drawing
+                            `PathNetwork.steps`              `PathState.step`
+    paths before the nodes  `Path.before_each`               `PathState.path`
+    inputs                  `PathNetwork.inputs`             `PathNetwork.inputs`
+    conditions, if any      `PathNetwork.embed_conditions`   `PathNetwork.embed_conditions`
+    attention               `PathNetwork.attend`, `norm`     `PathState.attend`, `norm`
+    hidden state            `PathNetwork.hidden`             `PathNetwork.hidden`
+
+The V variables of a node (`DepthFirstCode`: backtrack, edge to the parent, category, closures) are
+then decided one after the other: `PathNetwork.logits` gives the logits of the next one, of which
+`Support` says which values are possible, and `PathNetwork.next_hidden` adds its value.
 
 *Conditions* are numbers of a whole graph, such as logP; each node and edge has a learned
 *contribution* to them (`Contributions`), so that the network knows what is still missing.
-
-`PathNetwork.steps` evaluates all nodes of complete graphs at once, for training and scoring;
-`PathState` draws node by node, with cached keys and values. Both give the same logits.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from graphcnf.graphs.path.path_layers import (
     PathFeatures,
 )
 from graphcnf.graphs.path.paths import Path
-from graphcnf.graphs.path.support import Support, UndecidedNodes
+from graphcnf.graphs.path.support import Support
 
 if TYPE_CHECKING:
     from graphcnf.graphs.conditions import ConditionEmbedding
@@ -88,18 +92,6 @@ class Folded:
     def __init__(self, network: PathNetwork):
         self.embeddings: FoldedEmbeddings = network.features.fold()
         self.weight, self.bias = network.heads.fold()
-
-    def hidden_state(self, attended: Tensor, nodes: UndecidedNodes) -> NodeHidden:
-        """Return the hidden state of M new nodes of which no variable is decided.
-
-        Args:
-            attended: Output of the attention, (M, D).
-            nodes: What `Support` knows of them.
-
-        Returns:
-            The state that the output heads read for the first variable, the backtrack.
-        """
-        return NodeHidden(attended, F.linear(attended, self.weight, self.bias), None, nodes)
 
 
 class PathNetwork(AutoregressiveNetwork):
@@ -185,55 +177,6 @@ class PathNetwork(AutoregressiveNetwork):
         """
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
-    def attend(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return the output of the attention blocks for all positions of complete graphs.
-
-        A subclass that adds something to it does the same for the next position in drawing: it
-        overrides `PathState.attend`, and `start`, which makes the state.
-
-        Args:
-            h: Input channels, (B, N, D).
-            bias: Attention biases, (B, layers * heads, N, N).
-
-        Returns:
-            Output channels, (B, N, D).
-        """
-        return self.blocks(h, bias)
-
-    def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
-        """Embed the conditions of graphs, for M positions each.
-
-        Args:
-            conditions: Values of the P conditions of B graphs, each in its own unit, (B, P); nan
-                where unknown.
-            so_far: Contributions of all nodes before each position, (B, M, P), in the units of the
-                conditions.
-
-        Returns:
-            Channels that are added to the inputs of the positions, (B, M, D).
-        """
-        assert self.condition_embedding is not None and self.contributions is not None
-        conditions = conditions.to(self.norm.weight.dtype)
-        embedded = self.condition_embedding(conditions)[:, None]
-        return embedded + self.contributions(conditions, so_far)
-
-    def contribution(self, x: Tensor, path: Path) -> Tensor:
-        """Return the contributions of R nodes and their edges to the conditions.
-
-        Args:
-            x: Variables of the nodes, (R, V) long.
-            path: Its first R paths are those before these nodes.
-
-        Returns:
-            Contributions, (R, P), in the units of the conditions.
-
-        Raises:
-            ValueError: if the model was trained without conditions.
-        """
-        if self.contributions is None:
-            raise ValueError("this model was trained without conditions")
-        return self.contributions.of(x, self.contributions.links(x, path))
-
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of complete graphs in one step, for training and scoring.
 
@@ -264,9 +207,9 @@ class PathNetwork(AutoregressiveNetwork):
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
-        nodes = self.support.new_nodes(path.levels.state, path.depth, remaining[mask] - 1)
         rows, positions = mask.nonzero(as_tuple=True)
-        yield Step(rows, positions, folded.hidden_state(h[mask], nodes))
+        hidden = self.hidden(h[mask], path.levels.state, path.depth, remaining[mask], folded)
+        yield Step(rows, positions, hidden)
 
     def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
         """Return the embeddings of the node before each node of complete graphs.
@@ -304,6 +247,74 @@ class PathNetwork(AutoregressiveNetwork):
         levels, neighbours = path.last_levels(len(remaining))
         h = self.features(levels, neighbours, before, number, remaining, folded.embeddings)
         return h, levels.position
+
+    def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
+        """Embed the conditions of graphs, for M positions each.
+
+        Args:
+            conditions: Values of the P conditions of B graphs, each in its own unit, (B, P); nan
+                where unknown.
+            so_far: Contributions of all nodes before each position, (B, M, P), in the units of the
+                conditions.
+
+        Returns:
+            Channels that are added to the inputs of the positions, (B, M, D).
+        """
+        assert self.condition_embedding is not None and self.contributions is not None
+        conditions = conditions.to(self.norm.weight.dtype)
+        embedded = self.condition_embedding(conditions)[:, None]
+        return embedded + self.contributions(conditions, so_far)
+
+    def contribution(self, x: Tensor, path: Path) -> Tensor:
+        """Return the contributions of R nodes and their edges to the conditions.
+
+        Args:
+            x: Variables of the nodes, (R, V) long.
+            path: Its first R paths are those before these nodes.
+
+        Returns:
+            Contributions, (R, P), in the units of the conditions.
+
+        Raises:
+            ValueError: if the model was trained without conditions.
+        """
+        if self.contributions is None:
+            raise ValueError("this model was trained without conditions")
+        return self.contributions.of(x, self.contributions.links(x, path))
+
+    def attend(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Return the output of the attention blocks for all positions of complete graphs.
+
+        A subclass that adds something to it does the same for the next position in drawing: it
+        overrides `PathState.attend`, and `start`, which makes the state.
+
+        Args:
+            h: Input channels, (B, N, D).
+            bias: Attention biases, (B, layers * heads, N, N).
+
+        Returns:
+            Output channels, (B, N, D).
+        """
+        return self.blocks(h, bias)
+
+    def hidden(
+        self, attended: Tensor, state: Tensor, depth: Tensor, remaining: Tensor, folded: Folded
+    ) -> NodeHidden:
+        """Return the hidden state of M new nodes of which no variable is decided.
+
+        Args:
+            attended: Normalised output of the attention, (M, D).
+            state: State of the node in each column of `Path.table`, (M, W) long.
+            depth: Level of the previous node, (M,) long; -1 before the first one.
+            remaining: How many nodes of the graph are to come, these included, (M,) long.
+            folded: Rearranged parameters.
+
+        Returns:
+            The state that the output heads read for the first variable, the backtrack.
+        """
+        nodes = self.support.new_nodes(state, depth, remaining - 1)
+        common = F.linear(attended, folded.weight, folded.bias)
+        return NodeHidden(attended, common, None, nodes)
 
     def start(self, context: Context) -> PathState:
         return PathState(self, context.mask, context.condition_values)
@@ -386,9 +397,9 @@ class PathState:
             so_far = self.so_far[:count, None]
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
-        states = self.path.levels.state[:count, : net.support.pad + number + 1]
-        nodes = net.support.new_nodes(states, self.path.depth[:count], remaining - 1)
-        return self.order.make_step(self.folded.hidden_state(h, nodes))
+        state = self.path.levels.state[:count, : net.support.pad + number + 1]
+        hidden = net.hidden(h, state, self.path.depth[:count], remaining, self.folded)
+        return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for the next position of every row.
