@@ -169,7 +169,8 @@ def test_no_file_name_stands_twice():
         # A command has the name of its wing's function, and benchmarks that of what they measure.
         if not path.name.startswith("__") and path.parent.name not in ("scripts", "benchmarks")
     ]
-    assert [name for name, count in Counter(files).items() if count > 1] == []
+    twice = [name for name, count in Counter(files).items() if count > 1]
+    assert twice == [], f"{', '.join(twice)}: a file of this name is already there, choose another"
 
 
 @pytest.mark.parametrize("part", ALLOWED)
@@ -336,4 +337,5 @@ def test_no_two_classes_have_one_name():
         for node in parsed(path).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
-    assert [name for name, count in counts.items() if count > 1] == []
+    twice = [name for name, count in counts.items() if count > 1]
+    assert twice == [], f"{', '.join(twice)}: a class of this name is already there, choose another"

@@ -78,7 +78,8 @@ def test_every_parameter_that_may_name_a_file_says_what_is_done_with_it():
             # The arguments of interpolate are molecules, those of images interpolate are files.
             text = name in TEXTS or "scripts.interpolate" in one.callback.__module__
             is_text = "str" in str(hints[name])
-            assert not is_text or role is not None or text, f"{one.callback}: {name}"
+            lacking = f"{name} of the command {one.callback.__name__} needs a Role, as in _files.py"
+            assert not is_text or role is not None or text, lacking
     unsaid = typer.Typer()
 
     @unsaid.command()
