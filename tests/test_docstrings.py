@@ -65,6 +65,16 @@ def public(body, prefix=""):
             yield f"{prefix}{node.name}", node
 
 
+def constructors(body):
+    """Constructors of the public classes of a module, with the docstring of their class."""
+    for one in body:
+        if isinstance(one, ast.ClassDef) and one.name[0] != "_":
+            for function in one.body:
+                if isinstance(function, ast.FunctionDef):
+                    if function.name in ("__init__", "__post_init__"):
+                        yield one.name, function, ast.get_docstring(one)
+
+
 def own_nodes(node):
     """All nodes of a function but those of functions and classes in it."""
     for child in ast.iter_child_nodes(node):
@@ -91,8 +101,8 @@ def test_docstrings_say_what_is_returned_and_raised():
     for path in ALL:
         if path.relative_to(ROOT).parts[0] == "scripts":
             continue
-        for name, function in public(parsed(path).body):
-            said = ast.get_docstring(function)
+        functions = [(n, f, ast.get_docstring(f)) for n, f in public(parsed(path).body)]
+        for name, function, said in [*functions, *constructors(parsed(path).body)]:
             if said is None:  # An override, whose base class says it.
                 continue
             if gives_several(function) and "Returns:" not in said and "Yields:" not in said:

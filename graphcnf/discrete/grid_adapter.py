@@ -52,6 +52,9 @@ class GridAdapter(Adapter):
         tensor: True if the training data were a torch tensor.
         vocabulary: Map from values to categories.
         cardinality: Number of categories C.
+
+    Raises:
+        ValueError: if `dtype` is not a type of integers or bool.
     """
 
     kind = "grids"
