@@ -571,10 +571,13 @@ class Growth:
             for own, total, group in zip(weights, sums, groups.values(), strict=True)
         ])  # fmt: skip
         self._groups.append(np.stack([sums, atoms]))
-        # Accept one of `particles` particles, counting only the share that passes the filters.
+        # Accept one of `particles` particles, counting only those that are within the limits on
+        # what is added and that pass the filters. Within very tight limits, where a round has fewer
+        # than `particles`, accept one in a round: the search would take long otherwise.
         recent = self._groups[-ROUNDS:]
+        within = max(self.valid / self.placed, self.particles / ROUND)
         passed = self.outcomes[""] / max(self.outcomes.total(), 1)
-        count = passed * len(recent) * ROUND / self.particles
+        count = within * passed * len(recent) * ROUND / self.particles
         log_weights, sizes = np.concatenate(recent, 1)
         tilt = size_tilt(log_weights, sizes, count, self._weighted()[1])
         threshold = log_threshold(log_weights + tilt * sizes, count)

@@ -11,7 +11,7 @@ from rdkit.Chem.rdMolDescriptors import CalcNumRotatableBonds
 import graphcnf
 from graphcnf.design import growing as growth
 from graphcnf.design import particles as fragments
-from graphcnf.design.additions import ROTATABLE, added
+from graphcnf.design.additions import ROTATABLE, AddedLimits, added
 from graphcnf.design.fragments import atom_could_be, bond_could_be, read_fragment
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec
@@ -243,6 +243,16 @@ def test_what_is_added_is_within_limits(flow, task, fragment, limits):
         assert any(
             all(low <= one[name] <= high for name, (low, high) in names.items()) for one in each
         )
+
+
+def test_molecules_beyond_a_limit_leave_the_choice_as_strict(flow):
+    """One of 4 particles within the limits is taken, however many others there are."""
+    limits = AddedLimits(rotatable=(0, 1))
+    part = read_fragment("[*:1]CO.[*:2]C#N", "link", flow.vocabulary, limits)
+    drawn = growth.Growth(flow.model, flow.vocabulary, part, atoms=(8, 11), particles=4)
+    taken = sum(len(drawn._accepted(number)) for number in range(16))
+    assert drawn.valid < drawn.placed / 2
+    assert taken < 1.2 * drawn.valid / 4
 
 
 def test_new_atoms_and_rings_are_counted():
