@@ -37,8 +37,10 @@ EXAMPLES = {
     "hemiaminal or hemiacetal": ("CC(O)NC", "OCC1OC(O)CC1O"),
     "aminal": ("CN(C)C(C)NC(C)=O", "CC(=O)NCNC(C)=O"),
     "enol": ("CC(O)=CC", "CC(O)=CC(C)=O"),
+    "enamine": ("CC=CN1CCOCC1", "CC(=O)C=CN1CCOCC1"),
     "imine": ("CC=NC", "C1CN=C(C)C1"),
-    "polyene": ("CC=CC=CC=CC", "CC=CC=CC"),
+    "imidate": ("COC(C)=NC", "CC1=NCCO1"),
+    "diene": ("CC=CC=CC", "CC=CC=CC(=O)NC"),
 }
 
 
@@ -47,7 +49,7 @@ def refusal(smiles, given=Given()):  # noqa: B008
 
 
 def test_every_reactive_group_has_an_example():
-    assert [name for name, _ in reactive_alerts()] == list(EXAMPLES) and len(EXAMPLES) <= 25
+    assert [name for name, _ in reactive_alerts()] == list(EXAMPLES) and len(EXAMPLES) <= 27
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -63,12 +65,49 @@ def test_a_neighbour_activates_a_tertiary_halide():
     assert refusal("CC1(Cl)CCCCC1") == ""
 
 
+def test_an_acceptor_makes_an_enamine_stable():
+    for enamine in ("C1CCC(=CC1)N1CCOCC1", "CC=C(OC)N(C)C", "C=C1CCCN1C", "CN(C)C=Cc1ccccc1"):
+        assert refusal(enamine) == "no reactive alert: enamine"
+    for acceptor in ("C#N", "[N+](=O)[O-]", "S(C)(=O)=O", "c1ccccn1", "C=CC(N)=O"):
+        assert refusal(f"CN(C)C=C{acceptor}") == ""
+    assert refusal("CC=CNC(C)=O") == "" == refusal("CN1C=CCC1")  # an amide; one ring
+
+
+def test_iminium_ions_are_imines_and_amidines_are_not():
+    for imine in ("CC=[N+](C)C", "CC(C)=[NH+]C", "CC=[NH2+]", "CC=N"):
+        assert refusal(imine) == "no reactive alert: imine"
+    for stable in ("CN=CN(C)C", "CC(N)=[NH+]C", "CC=[N+]([O-])C", "CC=NO", "CC=NNC(C)=O"):
+        assert refusal(stable) == ""
+
+
+def test_an_imidate_with_an_acyl_group_is_an_anhydride():
+    assert refusal("COC(C)=[NH2+]") == "no reactive alert: imidate"
+    assert refusal("CC(=NN(C)C)OC(C)=O") == "no reactive alert: anhydride"
+    for stable in ("CC(=NC)[O-]", "COC(C)=NOC", "COC(=NC)NC"):
+        assert refusal(stable) == ""
+
+
+def test_a_hemiaminal_is_stable_in_a_lactam_only():
+    assert refusal("CC(=O)NC(C)O") == "no reactive alert: hemiaminal or hemiacetal"
+    assert refusal("OC1CCC(=O)N1C") == ""
+
+
+def test_an_acyl_group_does_not_make_a_chain_of_three_stable():
+    assert refusal("CC(=O)N(O)N(C)C") == "no reactive alert: hydrazine or chain of N and O"
+    assert refusal("CC(=O)N(C)N(C)C(C)=O") == "" == refusal("CC(=O)N(O)C")
+
+
 def test_drugs_pass():
     for smiles in (
         "CC(=O)Oc1ccccc1C(=O)O", "C=CC(=O)N1CCCC(C1)n1nc(-c2ccccc2)c2c(N)ncnc12",
         "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc12", "CC1(C)SC2C(NC(=O)Cc3ccccc3)C(=O)N2C1C(=O)O",
         "OCC(O)C1OC(=O)C(O)=C1O", "CNC(=C[N+](=O)[O-])NCCSCc1ccc(CN(C)C)o1",
         "OCC(=O)C1(O)CCC2C3CCC4=CC(=O)C=CC4(C)C3C(O)CC12C", "OCC1OC(O)C(O)C(O)C1O",
+        "COC(=O)C1=C(C)NC(C)=C(C(=O)OC)C1c1ccccc1[N+](=O)[O-]", "CN(C)CCC=C1c2ccccc2CCc2ccccc12",
+        "C=CC1=C(C(=O)O)N2C(=O)C(NC(=O)C(=NOCC(=O)O)c3csc(N)n3)C2SC1",
+        "CNC1=Nc2ccc(Cl)cc2C(c2ccccc2)=[N+]([O-])C1", "O=C1Nc2ccc(Cl)cc2C(c2ccccc2)=NC1O",
+        "CN(CC=CC#CC(C)(C)C)Cc1cccc2ccccc12", "Cc1ccc(N=CN(C)C=Nc2ccc(C)cc2C)c(C)c1",
+        "CC(O)=C(C#N)C(=O)Nc1ccc(C(F)(F)F)cc1", "CC1=C(C(=O)O)N2C(=O)C(NC(=O)C(N)c3ccccc3)C2SC1",
     ):  # fmt: skip
         assert refusal(smiles) == ""
 
