@@ -748,7 +748,10 @@ class CategoricalModel(nn.Module):
             if flow.config.get(fixed) != getattr(adapter, fixed, None):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise UserError(f"{source}: unreadable vocabulary ({error})") from None
+            raise UserError(
+                f"{source}: unreadable vocabulary ({error}): damaged, or saved by another version; "
+                "fit the model anew"
+            ) from None
         return cls()._learned(adapter, flow)
 
 

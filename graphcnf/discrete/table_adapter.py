@@ -53,7 +53,6 @@ from graphcnf.discrete.numbers import (
     MAX_DISTINCT,
     Bins,
     as_numbers,
-    default_bins,
     is_numeric,
     time_kind,
 )
@@ -171,7 +170,7 @@ class Column:
             and is_numeric(dtype)
             and (bins is not None or _is_many(present) or types.is_timedelta64_dtype(dtype))
         ):
-            found = Bins.of(present, default_bins(len(series)) if bins is None else bins)
+            found = Bins.of(present, bins)
             return cls(name, str(dtype), list(range(len(found.edges))), missing, bins=found)
         else:
             try:

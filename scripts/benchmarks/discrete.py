@@ -61,6 +61,15 @@ HIDDEN = 384
 RATES = (1e-3, 4e-3)
 """Learning rates of the LSTM, of which the better one is used."""
 
+TUNED = tuple(product((128, 256, 384), (3e-3, 8e-3)))
+"""Hidden units and learning rates of the LSTM of English text, of which the best are used."""
+
+TRIALS = 0.3
+"""Share of the CPU time that trials of these take."""
+
+WARMUP = 50
+"""Steps in which the learning rate of the LSTM of English text rises."""
+
 
 def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, float]]:
     """Train and score methods one after the other, on one thread.
@@ -708,8 +717,8 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
     note = (
         f"{len(held_out):,} held-out chunks of {LENGTH} characters, {len(known):,} to learn from; "
         f"{minutes:g} minutes of training, seconds of CPU time with scoring. The n-grams are those "
-        f"that the model starts from; LSTM: two layers of {HIDDEN} units, "
-        f"the better of the learning rates {RATES[0]:g} and {RATES[1]:g}."
+        f"that the model starts from; LSTM: two layers, the best of {len(TUNED)} pairs of hidden "
+        f"units and learning rate, whose trials take {TRIALS:.0%} of its minutes."
     )
     _write(out, OF_TEXT, "character", 3, (known, held_out, seed, minutes), note)
 
@@ -742,17 +751,28 @@ def ngrams(known: list[str], held_out: list[str], seed: int, minutes: float) -> 
     return -CategoricalModel.for_data(known).log_prob(held_out) / np.log(2)
 
 
-def lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np.ndarray:
+def lstm(
+    known: list[str],
+    held_out: list[str],
+    seed: int,
+    minutes: float,
+    choices: Sequence[tuple[int, float]] | None = None,
+    trials: float = 0.2,
+    warmup: int = 200,
+) -> np.ndarray:
     """Return the bits of held-out strings by an LSTM over characters and an end symbol.
 
-    A tenth of the CPU time goes to each of two trials of the learning rates `RATES`, on nine tenths
-    of the strings; the rate that is better for the other tenth is that of the whole training.
+    Choices of hidden units and learning rate are tried on nine tenths of the strings; those that
+    are best for the other tenth are used for the whole training.
 
     Args:
         known: Strings to learn from.
         held_out: M held-out strings.
         seed: Seed of the training.
         minutes: CPU time in all.
+        choices: Pairs of hidden units and learning rate; None for `HIDDEN` with each of `RATES`.
+        trials: Share of the time that goes to the trials, equally to each.
+        warmup: Steps in which the learning rate rises.
 
     Returns:
         -log2 p of each string, (M,) float64.
@@ -774,10 +794,10 @@ def lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np
             for chosen in torch.randperm(len(x)).split(BATCH):
                 yield nats(net, x[chosen]).sum() / (x[chosen] >= 0).sum()
 
-    def trained(x: Tensor, rate: float, minutes: float) -> TokenLSTM:
+    def trained(x: Tensor, hidden: int, rate: float, minutes: float) -> TokenLSTM:
         torch.manual_seed(seed)
-        net = TokenLSTM(count + 1, count, HIDDEN)
-        train_lstm(net, losses(net, x), minutes, rate)
+        net = TokenLSTM(count + 1, count, hidden)
+        train_lstm(net, losses(net, x), minutes, rate, warmup)
         return net
 
     @torch.no_grad()
@@ -785,16 +805,24 @@ def lstm(known: list[str], held_out: list[str], seed: int, minutes: float) -> np
         return torch.cat([nats(net, part).sum(1) for part in x.split(256)]) / np.log(2)
 
     x, cut = padded(known), len(known) // 10
-    trials = {r: bits(trained(x[cut:], r, 0.1 * minutes), x[: min(cut, 2000)]) for r in RATES}
-    best = min(RATES, key=lambda rate: float(trials[rate].mean()))
-    say(f"LSTM: learning rate {best:g}")
-    net = trained(x, best, (1 - 0.1 * len(RATES)) * minutes)
+    choices, found = choices or [(HIDDEN, rate) for rate in RATES], {}
+    for choice in choices:
+        net = trained(x[cut:], *choice, trials * minutes / len(choices))
+        found[choice] = float(bits(net, x[: min(cut, 2000)]).mean())
+    best = min(found, key=lambda choice: found[choice])
+    say(f"LSTM: {best[0]} hidden units, learning rate {best[1]:g}")
+    net = trained(x, *best, (1 - trials) * minutes)
     return bits(net, padded(held_out)).numpy()
+
+
+def _tuned_lstm(*data: Any) -> np.ndarray:
+    """Return what `lstm` returns, tuned in width and rate; for its first four arguments."""
+    return lstm(*data, choices=TUNED, trials=TRIALS, warmup=WARMUP)
 
 
 OF_TEXT = {
     name: lambda *data, score=score: score(*data) / LENGTH
-    for name, score in {"n-grams": ngrams, "LSTM": lstm, "CategoricalModel": model}.items()
+    for name, score in {"n-grams": ngrams, "LSTM": _tuned_lstm, "CategoricalModel": model}.items()
 }
 
 

@@ -134,17 +134,18 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
 @one_thread(torch.device("cpu"))
 def train_lstm(
-    model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float
+    model: nn.Module, losses: Iterator[Tensor], minutes: float, rate: float, warmup: int = 200
 ) -> tuple[int, float]:
     """Train a model with AdamW on one thread, for a given CPU time.
 
-    The learning rate rises for 200 steps, and falls with a cosine to 1 % of the largest one.
+    The learning rate rises for `warmup` steps, and falls with a cosine to 1 % of the largest one.
 
     Args:
         model: The model, which is changed in place.
         losses: Iterator that computes the loss of the next batch each time.
         minutes: CPU time.
         rate: The largest learning rate.
+        warmup: Number of steps in which the learning rate rises.
 
     Returns:
         (steps, minutes): number of steps, and the CPU time that they took.
@@ -154,7 +155,7 @@ def train_lstm(
     step = 0
     while (spent := (time.process_time() - start) / 60) < minutes:
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
-        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 200) * cosine
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / warmup) * cosine
         loss = next(losses)
         optimizer.zero_grad()
         loss.backward()

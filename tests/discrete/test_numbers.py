@@ -31,8 +31,66 @@ def test_bins_cover_the_line_and_come_back(x):
         code = bins.encode(numbers)
         inside = (code >= 0) | (numbers < 0)
         assert inside.all() and ((code < 0).any() == (x.min() >= 0 > numbers.min()))
-        np.testing.assert_allclose(bins.decode(code[code >= 0]), numbers[code >= 0], rtol=1e-7)
+        np.testing.assert_allclose(bins.decode(code[code >= 0]), numbers[code >= 0], rtol=1e-5)
     assert 8 <= len(bins.edges) <= 24
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_outer_bins_and_tails_have_the_numbers_of_an_exponential_distribution(sign):
+    x = np.random.default_rng(1).exponential(size=(2, 20_000)) * sign - 3
+    bins = Bins.of(pd.Series(x[0]))
+    k, place = np.divmod(bins.encode(pd.Series(x[1])), 1)
+    # By halves, outer bins get narrow where there is little: new numbers are even inside.
+    last = np.argsort(sign * bins.low)[-3]
+    assert 10 < (k == last).sum() < 80 and 0.3 < place[k == last].mean() < 0.7
+    # Beyond any number the mean distance from it is 1, in a tail as well.
+    tail, end = (-1, bins.low[-1]) if sign == 1 else (0, bins.high[0])
+    assert abs(bins.means[tail] - end) == pytest.approx(1, rel=0.6)
+    assert (Bins.of(pd.Series(x[0]), 8).parts == 0).sum() == 8
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_halves_of_outer_bins_hold_twenty_numbers_beside_a_frequent_one(whole):
+    x = np.random.default_rng(2).exponential(size=2_000)
+    x = pd.Series(np.append(np.zeros(8_000), (x * 1e6).round().astype(int) if whole else x))
+    bins = Bins.of(x.astype(int) if whole else x)
+    counts = np.bincount(bins.encode(x).astype(int), minlength=len(bins.edges))
+    assert counts[(bins.parts >= 0) & (bins.low > 0)].min() >= 19
+    assert len(bins.edges) > 2_000 / 10_000**0.6  # there are halves
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+@pytest.mark.parametrize("numbers", [[2**53], [-(2**53)], [0], [-3], [5, 9], [-9, -5, -9]], ids=str)
+def test_tails_beside_few_numbers_have_a_density_that_integrates_to_one(dtype, numbers):
+    x = pd.Series(numbers * 8, dtype=dtype)
+    bins = Bins.of(x)
+    assert np.isfinite(bins.log_density(bins.encode(x))).all()
+    for tail in np.flatnonzero(bins.parts < 0):
+        ends = bins.decode(tail + np.array([0, 0.999]))
+        if bins.whole and abs(ends).max() < 2**53:
+            values, width = np.arange(ends.min(), ends.max() + 1), 1.0
+        elif not bins.whole:
+            values, width = np.linspace(ends.min(), ends.max(), 100_000, retstep=True)
+        else:
+            continue  # not all numbers that far are float64
+        code = bins.encode(pd.Series(values))
+        p = np.exp(bins.log_density(code[code >= tail])) * width
+        assert p.sum() == pytest.approx(1, abs=2e-3)
+
+
+def test_a_model_with_bins_of_another_version_is_refused_in_one_line(tmp_path):
+    model = CategoricalModel.for_data(pd.DataFrame({"x": FLOATS}), width=16)
+    model.save_pretrained(tmp_path)
+    model.flow.metadata["data"]["columns"][0]["bins"]["former"] = 1.0
+    model.flow.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="unreadable vocabulary .*fit the model anew$") as found:
+        CategoricalModel.from_pretrained(tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_numbers_beyond_the_largest_are_refused():
+    with pytest.raises(UserError, match="row 5, column 'x': the number 1e.308 is beyond 1e.300"):
+        CategoricalModel.for_data(pd.DataFrame({"x": [*range(5), 1e308]}, dtype=float))
 
 
 def test_the_density_of_a_mixed_table_integrates_to_one(double):

@@ -55,7 +55,7 @@ def test_table_of_texts(surroundings, bench, monkeypatch):
     """A text of 0 and 1 in turn has no bits; a half of the chunks begins with each."""
     monkeypatch.setattr(discrete, "_chunks", lambda: ["01" * 8, "10" * 8] * 150)
     monkeypatch.setattr(discrete, "LENGTH", 16)
-    monkeypatch.setattr(discrete, "HIDDEN", 16)
+    monkeypatch.setattr(discrete, "TUNED", [(16, 1e-3), (16, 4e-3)])
     bench("english_text", "--minutes", 0.02, "--out", "x.json")
     rows = json.loads((surroundings / "x.json").read_text())
     assert [row["model"] for row in rows] == ["n-grams", "LSTM", "CategoricalModel"]
