@@ -142,7 +142,8 @@ def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
     Returns:
         For each parameter its type and its default range. The type is the annotation, else that of
         the default value. The range applies to numbers whose annotation has no `Range`: above 0, or
-        from 0 if the default value is 0, up to `LARGEST_SIZES`.
+        from 0 if the default value is 0, up to what `LARGEST_SIZES` says for the name, else up to
+        100,000 (`LARGEST_SIZE`).
     """
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
@@ -203,9 +204,9 @@ def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
 
 
 def _usable(value: Any) -> bool:
-    """Return False for a number outside 0 to `LARGEST_SIZE`, or text with a zero character.
+    """Return False for a number outside 0 to 100,000 (`LARGEST_SIZE`).
 
-    Of a table or list, also if one of its values is such.
+    Also False for text with a zero character. A table or list is usable if all its values are.
     """
     if isinstance(value, Mapping | list | tuple):
         return all(map(_usable, value.values() if isinstance(value, Mapping) else value))

@@ -102,7 +102,8 @@ def gunzip(data: bytes) -> bytes:
         The unpacked bytes.
 
     Raises:
-        NotUnpacked: if the file is damaged, or would unpack to more than `unpacked_limit`.
+        NotUnpacked: if the file is damaged, or would unpack to more than 64 MiB and more than a
+            hundred times its size (`unpacked_limit`).
     """
     limit = unpacked_limit(data)
     try:

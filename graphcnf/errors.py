@@ -22,7 +22,7 @@ class UserError(Exception):
 class Unavailable(ValueError):
     """A figure of a table that cannot be computed; the message is one line that says why.
 
-    Who makes the table leaves this figure out, says why, and goes on with the others.
+    The code that makes the table leaves this figure out, says why, and goes on with the others.
     """
 
 

@@ -82,7 +82,7 @@ class Range:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
-    """Check that a value is an integer (of Python or numpy, no bool) in a range.
+    """Check that a value is an integer (of Python or numpy, but no bool) in a range.
 
     Args:
         name: Name of the value, for the message.

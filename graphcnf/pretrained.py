@@ -89,8 +89,8 @@ def config_file(content: dict[str, Any]) -> bytes:
     """Return the bytes of a `config.json`, with a new checksum.
 
     Args:
-        content: The three entries of the file: "format" (`FORMAT`), "model" (the config) and
-            "metadata", JSON values. A checksum that is there is replaced.
+        content: The three entries of the file: "format" (the number `FORMAT`), "model" (the config)
+            and "metadata", JSON values. A checksum that is there is replaced.
     """
     # The checksum is that of the file's content, where keys are strings.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
@@ -139,8 +139,8 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     """Load a model from its folder.
 
     Nothing in the folder is trusted. First `config.json` is read and checked. Then the model is
-    built with initial weights, and refused if it has many more parameters than the file of weights
-    can hold. Then this file is read.
+    built with initial weights, and refused if it has 2^24 (`SPARE`) more parameters than the file
+    of weights can hold. Then this file is read.
 
     Args:
         cls: Class of the model. Its `rebuild` builds the model from the config, and may choose a
@@ -152,7 +152,8 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         The model in evaluation mode, an instance of `cls` or of a subclass.
 
     Raises:
-        UserError: if configuration or weights are missing or damaged, or do not fit together.
+        UserError: if configuration or weights are missing or damaged, or do not fit together, or
+            the device cannot be used.
     """
     source = inside(folder, "config.json")
     weights = inside(folder, "model.safetensors")
@@ -231,8 +232,8 @@ def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model
     """Refuse a config from a file whose numbers are so large that a model would take all memory.
 
     `Pretrained.rebuild` calls it before a model is built. Every number in the config, at any depth,
-    is limited as if it were a size: to `LARGEST_SIZE`, or to what `LARGEST_SIZES` says for its
-    name. Lists may hold whole numbers only.
+    is limited as if it were a size: to 100,000 (`LARGEST_SIZE`), or to what `LARGEST_SIZES` says
+    for its name. Lists may hold whole numbers only.
 
     Args:
         config: The config; in calls of itself, a value in it.
@@ -327,7 +328,7 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
 
     Raises:
         OSError: if there is no such file, or it is not a regular file.
-        ValueError: if the file is damaged, or has more than `LARGEST_TENSORS` tensors.
+        ValueError: if the file is damaged, or has more than 20,000 tensors (`LARGEST_TENSORS`).
     """
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
@@ -489,6 +490,7 @@ class Pretrained(nn.Module):
             The model in evaluation mode.
 
         Raises:
-            UserError: if there is no such model, or its files are damaged.
+            UserError: if there is no such model, its files are damaged, or the device cannot be
+                used.
         """
         return load_model(cls, model_folder(folder), device)

@@ -31,6 +31,10 @@ def load(address: str) -> Any:
     Args:
         address: "module:name". It must come from code or an entry point, never from a file: the
             module's code is run.
+
+    Raises:
+        ImportError: if there is no such module, or it cannot be imported.
+        AttributeError: if the module has no such name.
     """
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)
@@ -40,10 +44,10 @@ class Registry(Mapping[str, Any]):
     """Mapping from short names to classes or functions, each imported when it is looked up.
 
     Args:
-        kind: What they are, in the plural; the last part of the group of entry points: "models" for
-            "graphcnf.models".
-        own: Addresses of those of this package, by name. An entry point of the same name is
-            ignored.
+        kind: What the names stand for, in the plural, such as "models". Entry points of the group
+            "graphcnf.models" are then in the registry, too.
+        own: `{name: address}` of what this package has; an address is a text "module:name". An
+            entry point of the same name is ignored.
 
     Examples:
         >>> table = Registry("examples", {"root": "math:sqrt"})

@@ -261,10 +261,10 @@ def assert_mask_invariance(
     rtol: float = 1e-5,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check that padding is 0 in every output, and changes no other output and no gradient.
+    """Check that padding (entries outside the mask) is 0 in every output, and changes nothing else.
 
     `forward` and `inverse` are called with several values at padding, infinity and NaN among them,
-    and with longer padding.
+    and with longer padding. Real entries of the output, log term and gradients must stay the same.
 
     Args:
         transform: The transform.
@@ -510,8 +510,8 @@ def assert_normalised(
             log-probabilities or bounds, ``(B,)`` nats, with fresh noise in every call.
         space: All B elements of the space, each exactly once, in any form that ``log_prob`` takes.
         samples: Number K of draws of a bound, which is passed to ``log_prob``.
-        repeats: Number of calls at first. More follow until the error, which is `Z_SCORE` standard
-            errors of the mean, is at most ``max_error``.
+        repeats: Number of calls at first. More follow until the error, which is 4 (`Z_SCORE`)
+            standard errors of the mean, is at most ``max_error``.
         most_repeats: Number of calls after which the check gives up, and fails.
         max_error: Largest error with which the check may pass.
         atol: Deviation from 1 that is allowed in addition to the error.
@@ -557,7 +557,7 @@ def assert_lower_bound(
         samples: Numbers K of draws, increasing.
         repeats: Number of calls for each K, at least 2.
         exact: Exact log-probabilities of the samples, ``(B,)`` nats; None if they are not known.
-        atol: Deviation that is allowed in addition to `Z_SCORE` standard errors, in nats.
+        atol: Deviation that is allowed in addition to 4 (`Z_SCORE`) standard errors, in nats.
 
     Raises:
         AssertionError: if the mean falls, or exceeds the mean of ``exact``.

@@ -39,8 +39,8 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     the context.
 
     Args:
-        dtype: Default type in the context, unless the user's is float32, which is left as it is:
-            models in float64 compute with that, too.
+        dtype: Default type in the context. It is ignored if the user's default type is float32,
+            with which models in float64 compute correctly, too.
     """
     with _GUARD:
         before = torch.get_default_dtype()
@@ -67,7 +67,7 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     Gradients are on, torch's inference mode is off, and new tensors are on the CPU.
 
     Args:
-        dtype: Default type in the context, unless the user's is float32, see `default_type`.
+        dtype: Default type in the context; ignored if the user's is float32, see `default_type`.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
         yield
@@ -82,7 +82,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     precision).
 
     Args:
-        model: The model.
+        model: Any module; the type of its first parameter counts.
     """
     training = [module for module in model.modules() if module.training]
     like = next(model.parameters(), torch.empty(0, dtype=torch.float32))

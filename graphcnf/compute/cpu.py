@@ -60,7 +60,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         device: Device of the computation, such as "cpu" or "cuda:1".
 
     Returns:
-        - "versions": `{package: version}` for each of `PACKAGES`.
+        - "versions": `{package: version}` of graphcnf, numpy, rdkit and torch (`PACKAGES`).
         - "processor": two strings: the name of the GPU, or `device` if that is not a GPU; and the
           capability of the CPU, such as "AVX512".
     """

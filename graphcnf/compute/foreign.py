@@ -14,7 +14,8 @@ class Contained:
     What the function prints, or a program that it starts, would otherwise get between the data that
     a command writes to stdout. At the end, the working directory is restored, too. Stdout and
     working directory belong to all threads: the first thread in the context changes them, and the
-    last one restores them.
+    last one restores them. So there is one object for the whole process, `contained`; write
+    `with contained:`.
     """
 
     def __init__(self) -> None:

@@ -208,8 +208,8 @@ def ordered_map(
 ) -> Iterator[Iterator[Any]]:
     """Context with an iterator over `function(chunk)` for every chunk, in the order of the chunks.
 
-    Up to `workers * AHEAD` results are computed before they are requested. Leaving the context
-    stops all work. If this process dies, each child ends after its current chunk.
+    Up to three results per worker (`AHEAD`) are computed before they are requested. Leaving the
+    context stops all work. If this process dies, each child ends after its current chunk.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
@@ -295,6 +295,8 @@ def _in_order(
 class Worker:
     """A child process that applies one function to one chunk at a time.
 
+    Call `apply` any number of times, then `close`.
+
     Args:
         function: The function, pickled and packed by `framed`.
 
@@ -357,7 +359,7 @@ class Worker:
         self._ending()
 
     def _ending(self) -> str:
-        """Wait for the end of the process, and kill it after `GRACE` seconds.
+        """Wait for the end of the process, and kill it after 10 seconds (`GRACE`).
 
         Returns:
             How it ended, for a message, such as "exit code 1".
@@ -559,19 +561,24 @@ def check_cluster(cluster: str) -> None:
 
 @contextmanager
 def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Workers]:
-    """Return a context with the workers of a cluster, or with `workers` where `cluster` is None.
+    """Return a context with a connection to a Dask cluster, or without one if `cluster` is None.
+
+    At the end, the connection is closed, and a local cluster is stopped.
 
     Args:
-        cluster: "local" for processes of this machine, the address of a scheduler, or the .json
-            file that a scheduler has written; None for no cluster.
-        workers: Number of processes, without a cluster or of a local one; None for one per core. A
-            remote cluster has workers of its own: for it, None.
+        cluster: "local" to start a cluster of processes on this machine; the address of the
+            scheduler of a running cluster, or the .json file that its scheduler has written; None
+            for no cluster.
+        workers: Number of processes of a local cluster, or those to use if there is no cluster;
+            None for one per core. A running cluster has its own workers, and the number is ignored.
 
     Yields:
-        What to pass on as the argument `workers`: a `Cluster`, or the number as it was given.
+        The value for the argument `workers` of `parallel_map` and the like: a `Cluster`; without a
+        cluster the given `workers`, unchanged.
 
     Raises:
-        UserError: The cluster cannot be reached or started.
+        UserError: The name of the cluster is misspelt, Dask is not installed, or the scheduler
+            cannot be reached.
     """
     if cluster is None:
         yield workers

@@ -112,7 +112,8 @@ class Reference:
     """Training and held-out molecules that samples are compared with.
 
     `evaluate` makes it of a name. Make one yourself to evaluate several samples: what has been
-    computed from the data set is kept in it.
+    computed from the data set is kept in it. `evaluate` calls `load` first, and passes the data set
+    that it returns to the other methods.
 
     Attributes:
         name: A data set of `MOLECULES` ("zinc250k", "moses", "qm9"), "none", or a file of training
@@ -150,7 +151,7 @@ class Reference:
             - The data set; None without one.
 
         Raises:
-            UserError: The data set is unknown, or the model has categories that it lacks.
+            UserError: The data set is unknown, or the model has other categories than it.
         """
         name = "zinc250k" if self.name is None else self.name
         if self.name is None and model is not None:
@@ -254,19 +255,22 @@ class Reference:
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
-        """Compute the distribution metrics of the samples of each seed, and of training molecules.
+        """Compare the samples of each seed with held-out molecules, by the distribution metrics.
 
-        All are compared with the same held-out molecules.
+        Training molecules are compared with the same held-out molecules. Their values are the best
+        that can be expected of samples: the *floor*, or train-vs-test reference.
 
         Args:
-            dataset: The data set.
-            summaries: Summary of the samples of each seed, with the statistics of the metrics.
-            training: SMILES of training molecules, for the floor. About as many of them are
-                compared as there are strictly valid samples of the first seed.
-            test: SMILES of the held-out molecules.
+            dataset: The data set that `load` returned.
+            summaries: Summary of the samples of each seed, at least one, with the statistics that
+                the method `statistics` names.
+            training: SMILES of training molecules, as `data_row` returns them. Used are about as
+                many as there are strictly valid samples of the first seed, since distances depend
+                on the number.
+            test: SMILES of held-out molecules, as `held_out` returns them.
 
         Returns:
-            Values of the metrics for the samples of each seed, and the floor.
+            The metrics, with their values for the samples of each seed and for training molecules.
         """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
@@ -491,8 +495,8 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     """Return the share of stereoisomers that are no training molecules of ZINC250k.
 
     To parse all of ZINC250k would take minutes, so this is an estimate. Molecules are looked at in
-    their order, until `MEASURED` of them have a graph that is among the training molecules. Of the
-    data set, only lines with the composition of one of these are parsed.
+    their order, until 2,000 of them (`MEASURED`) have a graph that is among the training molecules.
+    Of the data set, only lines with the composition of one of these are parsed.
 
     Args:
         summary: Summary of the molecules, with `isomers`.
@@ -713,7 +717,8 @@ def _held_out_figures(
         notes: Footnotes, to which further ones are appended.
 
     Returns:
-        The figures named in `ON_HELD_OUT`, None where they were not measured.
+        "reconstruction" and the fields that `bits` returns, with the number of molecules of each
+        (the names in `ON_HELD_OUT`); None where they were not measured.
     """
     figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:

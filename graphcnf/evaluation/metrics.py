@@ -338,7 +338,7 @@ _MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
 
 
 def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Return Morgan fingerprints of molecules, of `RADIUS` and `BITS`, without chirality.
+    """Return Morgan fingerprints of molecules, of radius 2 and 1,024 bits, without chirality.
 
     Args:
         mols: M sanitized molecules.
@@ -357,7 +357,8 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
     """Return the mean similarity to the nearest reference molecule: SNN of MOSES.
 
     The Tanimoto similarity of each generated molecule to its most similar reference molecule,
-    averaged over the generated ones. In [0, 1], higher is better; copies of the reference have 1.
+    averaged over the generated ones, of which the first 30,000 (`COMPARED`) count. In [0, 1],
+    higher is better; copies of the reference have 1.
 
     Args:
         generated: Packed `fingerprints`, (M, 128) uint8.
@@ -376,9 +377,9 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
     published IntDiv_2, takes the root per molecule. For p = 1 both agree.
 
     Args:
-        generated: Packed `fingerprints`, (M, 128) uint8.
+        generated: Packed `fingerprints`, (M, 128) uint8; the first 30,000 (`COMPARED`) count.
         reference: Not used; it is there since every metric is called with both sets.
-        power: The p.
+        power: The exponent p, 1 or 2.
     """
     chosen = generated[:COMPARED]
 

@@ -162,7 +162,8 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
 
     Returns:
         For each reason its text as "reason"; "count", the number of molecules; and "pictures", a
-        list of up to `PER_REASON` of them with drawings (`Shown`), [] after the first `REASONS`.
+        list of up to four of them with drawings (`Shown`, `PER_REASON`), which is empty after the
+        first six reasons (`REASONS`).
     """
     failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[Shown]] = defaultdict(list)

@@ -286,7 +286,8 @@ def chunk_statistics(
 
     Args:
         wanted: The statistics to compute.
-        chunk: Number of the part, from 0, each of `CHUNK` molecules; and its SMILES.
+        chunk: Number of the part, from 0; and the SMILES in it. All parts but the last have 500
+            molecules (`CHUNK`).
 
     Returns:
         Statistics of the part alone, which `SetStatistics.add` adds to those of other parts.

@@ -133,8 +133,9 @@ class Summary:
             A dictionary with these keys:
 
             - "samples": number of records; "connected": share of connected ones;
-            - "strict_validity", "uniqueness", "novelty", "vun": shares by the convention "strict";
-              "strict_valid", "strict_unique", "strict_novel": the counts;
+            - "strict_validity", "uniqueness", "novelty", "vun" (distinct, valid and novel molecules
+              among all samples): shares by the convention "strict"; "strict_valid",
+              "strict_unique", "strict_novel": the counts;
             - the same for every other convention with its name in front, such as
               "largest_fragment_uniqueness";
             - "largest_fragment_atom_share": mean share of atoms in a valid largest fragment;
@@ -374,7 +375,7 @@ class Records:
         return cls(name, [Path(name)], len(smiles), records=records)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all records in chunks of up to `CHUNK`; a chunk does not span two files.
+        """Yield all records in chunks of up to 500 (`CHUNK`); a chunk does not span two files.
 
         Yields:
             - Number of the chunk's first record among all records, from 0.

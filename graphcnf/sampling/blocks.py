@@ -29,16 +29,17 @@ from graphcnf.messages import say
 
 
 class Record(NamedTuple):
-    """A drawn record.
+    """A drawn record: one graph of a sample, and what is written of it.
 
     Attributes:
         number: Its number in the sample.
         strict: True for a connected valid molecule.
         refusal: Name of the filter that a valid molecule fails (`Filters.refusal`); "" if none.
-        hash: `protonation_hash` of a molecule that passes; None if it does not, or if repeats are
-            written.
-        text: What is written of it; "" for a graph that is not written.
-        reached: `{property: (target, value)}` of the properties that were asked for.
+        hash: 64-bit hash of a molecule that passes all filters, by which repeats are found
+            (`protonation_hash`). None for other graphs, and if repeats are written, too.
+        text: What is written of it, in the format of the file; "" for a graph that is not written.
+        reached: `{property: (target, value)}` of the properties that were asked for. Values that
+            are not finite are left out.
     """
 
     number: int
@@ -64,11 +65,11 @@ class Record(NamedTuple):
 
 
 class DrawnBlock(NamedTuple):
-    """A block that was drawn.
+    """A block, records that were drawn together.
 
     Attributes:
         records: Its records, at least one, in the order of their numbers.
-        seconds: Wall time that drawing took since the block before it was finished, in seconds.
+        seconds: Wall time from the end of the block before to the end of this one, in seconds.
     """
 
     records: list[Record]
@@ -81,14 +82,17 @@ class DrawnBlock(NamedTuple):
 
 
 class Blocks:
-    """The finished blocks of the sample that is drawn into the file `out`.
+    """The finished blocks (records drawn together) of the sample that is drawn into the file `out`.
 
-    They are in a hidden folder beside `out`, which is there from the first `put` on. Only the
-    process that holds the `output_lock` of `out` may use this object.
+    `Sample.save` calls `get` for each block in turn, draws those that are missing, stores them by
+    `put`, and calls `clear` once `out` is complete. The blocks are in a hidden folder beside `out`,
+    which is there from the first `put` on. Only the process that holds the `output_lock` of `out`
+    may use this object.
 
     Args:
         out: The file.
-        manifest: JSON values that determine the records.
+        manifest: JSON values that determine the records. Blocks that were stored with another
+            manifest belong to another sample.
         force: True to delete the blocks of another sample, if there are any.
 
     Attributes:
@@ -148,7 +152,7 @@ class Blocks:
         """Write a block. Once this returns, the block survives if the process is killed.
 
         Args:
-            block: The block.
+            block: The block, whose file is named by the numbers of its records.
 
         Raises:
             OSError: It cannot be written.

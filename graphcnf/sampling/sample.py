@@ -74,11 +74,11 @@ class Recipe:
         columns: Names of the values that are written of a record.
         everything: True to write invalid graphs and repeats as well.
         properties: Properties of molecules to compute, which are also among the columns.
-        targets: Target value of each condition of the model, in their order and units, None for no
-            target; None instead of the tuple for no targets at all.
+        targets: Target value of each condition of the model, in their order and units; the value is
+            None for a condition without a target. None instead of the tuple for no targets at all.
         best_of: Number of graphs that are drawn for each record, of which the one nearest to the
             targets is kept.
-        filters: Filters of the molecules.
+        filters: What a valid molecule has to meet to be written, such as bounds of properties.
         stereo: Digest of the model that draws stereo marks; "" to draw none.
     """
 
@@ -113,8 +113,8 @@ class SampleCounts:
 
     Attributes:
         sampled: Number of records.
-        valid: Number of these that are valid.
-        written: Number of these that are written.
+        valid: Number of records that are connected valid molecules.
+        written: Number of records that are written.
         seconds: Wall time of drawing in seconds, over all interrupted runs.
         outcomes: Counter of the valid molecules by the filter that refused them, `{refusal:
             number}`; the key "" counts those that pass. See `Filters.refusal`.
@@ -549,11 +549,11 @@ def molecule_log_likelihoods(
         block: Numbers of the records.
         strict: True for records that are valid molecules, (M,) bool.
         seed: Seed of the noise.
-        targets: Target value of each condition of the model, None for no target; None instead of
-            the sequence for no targets at all.
+        targets: Target value of each condition of the model; the value is None for a condition
+            without a target. None instead of the sequence for no targets at all.
 
     Returns:
-        Nats, rounded to four decimals, or None, (M,) object.
+        Nats, rounded to four decimals, or None, (M,) object. None also where a bound is not finite.
     """
     with one_thread(model.device):
         nats = log_prob_in_batches(

@@ -62,7 +62,7 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
     with `everything`, "record" comes after it. Other files begin with "record", "smiles".
 
     Args:
-        kind: Plain kind.
+        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
         more: Further columns, at the end.
         everything: True to add "strict", "largest_fragment" and "atoms", which tell valid from
             invalid graphs.
@@ -89,7 +89,7 @@ def header(kind: str, columns: Sequence[str]) -> str:
     A .csv file has one; a .smi file of several columns has a comment in place of one.
 
     Args:
-        kind: Plain kind.
+        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
         columns: Names of the columns.
 
     Returns:
@@ -162,7 +162,7 @@ def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator
 
     Args:
         lines: Lines of the file with their line breaks, the header included.
-        kind: Plain kind.
+        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
         columns: Names of the columns, "smiles" among them.
 
     Yields:
