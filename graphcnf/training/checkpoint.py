@@ -76,7 +76,7 @@ class Best:
         first: metrics of the first evaluation, before the first step.
         metrics: metrics of the evaluation whose weights are kept.
         step: steps before that evaluation; -1 as long as there was none.
-        least: lowest value of the headline so far.
+        least: lowest value so far of the headline, the metric that the run minimises.
         worse: number of evaluations since the kept one.
     """
 
@@ -96,9 +96,9 @@ class Best:
     ) -> bool:
         """Record an evaluation of the averaged weights, and decide whether they are to be kept.
 
-        They are kept if the headline is lower than ever. Otherwise it must be lower than in the
-        first evaluation and, besides, either lie within the tolerance or come with few copies. A
-        headline that is not finite counts as infinite. The first evaluation is always kept.
+        The first evaluation is always kept. A later one is kept if its headline is lower than ever.
+        It is also kept if its headline is lower than in the first evaluation, and either within the
+        tolerance or with few copies. A headline that is not finite counts as infinite.
 
         Args:
             step: steps taken before the evaluation.
@@ -178,6 +178,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         path: the file, in a folder that exists.
         state: `{name: entry}`; entries are tensors, numbers, texts, and lists and dictionaries of
             them.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)

@@ -86,8 +86,8 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     """Return a model that takes the measured columns of a data set as conditions.
 
     The model ignores new conditions until it is trained with them. Columns that it knows already
-    keep their mean and standard deviation. The data of the columns' surrogates are stored in its
-    metadata.
+    keep their mean and standard deviation. The data of the columns' surrogates (Gaussian processes
+    that predict the columns) are stored in the metadata of the returned model.
 
     Args:
         model: A model that draws atom by atom.
@@ -127,8 +127,9 @@ def learn_columns(
         model: Folder of the model, which draws molecules like those of `data`.
         data: The molecules, with the names of the measured columns as `columns`.
         folder: Folder of the run, in which the model at its start is saved as well.
-        given: Settings of the fine-tuning by name. Those in `TAKEN` are used; all others are chosen
-            here.
+        given: Settings of the fine-tuning by name. Used are "seed", "threads", "accelerator",
+            "devices", "bf16", and "steps" if it is below 250 (`TAKEN`, `STEPS`). All others are
+            chosen here.
         say: Function that prints a line of text.
 
     Returns:
@@ -184,8 +185,8 @@ def _plan(given: dict[str, Any]) -> TrainingSettings:
     """Return the settings of the training of conditions.
 
     Args:
-        given: Settings of the fine-tuning by name; those in `TAKEN` replace the ones of this
-            module.
+        given: Settings of the fine-tuning by name. Those in `TAKEN` replace the ones of this
+            module, but "steps" can only lower the number.
     """
     given = {key: given[key] for key in TAKEN if key in given}
     steps = min(given.pop("steps", STEPS), STEPS)
@@ -246,7 +247,10 @@ def _with_samples(
 def _batches(
     data: MoleculeDataset, columns: Sequence[int], size: int, epoch: int, seed: int, start: int
 ) -> Iterator[GraphBatch]:
-    """Yield the training batches of an epoch, in which all values of the columns are as frequent.
+    """Yield the training batches of an epoch, where all values of the columns are equally common.
+
+    If there are several conditions, some are hidden at random (NaN), so that the model learns to
+    draw by any part of them.
 
     Args:
         data: Molecules whose targets are the conditions.
@@ -270,8 +274,8 @@ def _batches(
 def _held_out(data: MoleculeDataset, columns: Sequence[int], size: int) -> Iterator[GraphBatch]:
     """Yield batches of held-out molecules with all conditions that are known.
 
-    All values are as frequent as in training: most molecules have values near the mean, which say
-    little, so that other batches would hardly show what is learned.
+    All values come equally often, as in training: most molecules have values near the mean, which
+    say little, so that other batches would hardly show what is learned.
 
     Args:
         data: Molecules whose targets are the conditions.
@@ -301,8 +305,9 @@ def _batch(data: MoleculeDataset, rows: np.ndarray, values: np.ndarray) -> Graph
 def _chances(values: np.ndarray) -> np.ndarray:
     """Return probabilities by which molecules are drawn, so that all values come equally often.
 
-    Each column's range is cut into `BINS` intervals, and a molecule's probability is inversely
-    proportional to the number of molecules in its interval, summed over the columns.
+    Each column's range is cut into 12 intervals (`BINS`). A column's weight of a molecule is one by
+    the number of molecules in its interval, which counts as 20 (`FEWEST_IN_BIN`) if it is lower.
+    Probabilities are proportional to the sum of the weights over columns.
 
     Args:
         values: Values of the columns, NaN where unknown, (M, P).
@@ -374,7 +379,8 @@ def column_figures(
         flow: The trained model.
         data: The molecules, with the names of the measured columns as `columns`.
         out: Folder of the run.
-        samples: Number of samples at most; 0 for none.
+        samples: Number of samples with a target, and of samples without one; at most 200 (`ASKED`)
+            are drawn. 0 for none.
         seed: Seed of the samples.
 
     Returns:
@@ -385,9 +391,10 @@ def column_figures(
         - "r2", the cross-validated R² of the surrogate; "covered", `{probability such as "80%":
           share of the values in the predicted interval of this probability}`; "sentence", which
           says whether the column can be predicted;
-        - with samples "target", the high value that was asked for; "without" and "asked", the mean
-          predictions for samples drawn without the target and with it; "outside", the share of
-          samples with the target that lie outside the surrogate's domain.
+        - with samples "target", the value that was asked for, the 0.95 quantile of the values
+          (`HIGH`); "without" and "asked", the mean predictions for samples drawn without the target
+          and with it; "outside", the share of samples with the target that lie outside the
+          surrogate's domain: they are less similar to the molecules than these are to each other.
     """
     found, surrogates = [], surrogates_of(flow.model)
     for name in data.columns:

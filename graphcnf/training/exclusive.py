@@ -22,7 +22,7 @@ def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     context, torch's modes and default type are those of `graphcnf.torch_state.own_modes`.
 
     Args:
-        dtype: Default type of floating-point tensors in the context, in place of another one than
+        dtype: Default type of floating-point tensors in the context; ignored if the user's is
             float32, see `graphcnf.torch_state.default_type`.
     """
     with _ONE_AT_A_TIME, own_modes(dtype):

@@ -193,7 +193,7 @@ def _of_molecules(
 
 
 def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> None:
-    """Initialise the conditioning of a model on properties, from at most `FITTED` molecules.
+    """Initialise the conditioning of a model on properties, from up to 10,000 molecules (`FITTED`).
 
     Args:
         model: a `PathModel` with conditions; it is changed.
@@ -210,8 +210,8 @@ def _copies(model: GraphModel) -> list[str]:
     """Say in a sentence how many samples of a trained model are valid, distinct and copies.
 
     Args:
-        model: a model of molecules, which knows the hashes of its training molecules; `SAMPLES`
-            molecules are drawn from it.
+        model: a model of molecules, which knows the hashes of its training molecules; 200 molecules
+            (`SAMPLES`) are drawn from it.
 
     Returns:
         A list of this one sentence, as `Experiment.summarize` returns it.
@@ -348,7 +348,7 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     """Load the molecules that the table `[data]` of a preset names.
 
     Args:
-        name: name of the data set, one of `MOLECULES`.
+        name: name of the data set: "zinc250k", "moses", "qm9" or "smiles_file" (`MOLECULES`).
         data: the other entries of the table, arguments of the loader by name; "smiles_file" needs
             `path`.
 

@@ -305,7 +305,8 @@ def _learn_stereo(
         data: The molecules.
         marked: Those with stereo marks, as `marked_molecules` returns them.
         out: Folder of the run.
-        minutes: Time limit of the whole run, of which this takes `STEREO_SHARE`; None for none.
+        minutes: Time limit of the whole run, of which this takes a fifth (`STEREO_SHARE`); None for
+            none.
         options: Further arguments of `plan`.
 
     Returns:
@@ -414,6 +415,7 @@ def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, 
 
     Returns:
         The enlarged model, with the metadata of the new training, and the data in its categories.
+        If fewer than 30 molecules (`FEW_HELD_OUT`) are held out in `data`, none are in the result.
 
     Raises:
         UserError: There are too few molecules, or the data do not say what is aromatic.
@@ -680,8 +682,8 @@ def _marked(
         say: Function that prints a line.
 
     Returns:
-        The molecules with stereo marks. None if the model has no density of stereo marks, or if no
-        molecules, or fewer than `LEAST`, have marks.
+        The molecules with stereo marks. None if the model has no density of stereo marks, or if
+        fewer than 20 distinct molecules (`LEAST`) have marks.
     """
     if data.isomers is None or data.isomers == data.smiles or flow.stereo is None:
         return None

@@ -201,7 +201,7 @@ class History:
         )
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the curve of each metric that changes, for training and held-out batches.
+        """Draw the curves of up to 12 metrics that change, for training and held-out batches.
 
         The vertical axes fit the values after the first tenth of the steps, so early values may lie
         outside.

@@ -52,8 +52,8 @@ def settings_identity(
 
     Returns:
         `{table: {entry: value}}` of JSON values: the given tables, and "training" with the
-        settings. Entries that may change are left out: those in `FREE`, and of "data" those in
-        `PLACES`.
+        settings. Entries that may change are left out: of "training" those in `FREE`, such as the
+        budget, and of "data" the entries "path" and "workers" (`PLACES`).
     """
     found: dict[str, Any] = {**tables, "training": settings.to_dict()}
     for table, names in (("training", FREE), ("data", PLACES)):
@@ -91,7 +91,7 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
     Args:
         state: Entries of the checkpoint, among them "path", its file, and "run", its identity.
         identity: The identity, or that part of it that `settings_identity` returns. A table that
-            the checkpoint lacks is not compared, unless it is one of `ALWAYS`.
+            the checkpoint lacks is not compared, unless it is "training" or "content" (`ALWAYS`).
 
     Raises:
         UserError: They differ; the message has the first three differences.
@@ -174,8 +174,8 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _data_digest(experiment: Experiment, seed: int) -> str:
     """Return the SHA-256 of an experiment's data, in hexadecimal digits.
 
-    If the experiment does not name its data, its first `COMPARED` training and held-out batches are
-    hashed instead.
+    If the experiment does not name its data, its first eight training batches and its first eight
+    held-out batches (`COMPARED`) are hashed instead.
 
     Args:
         experiment: The experiment.
@@ -200,7 +200,8 @@ def _hash(digest: Any, value: Any, depth: int = 0) -> None:
     Args:
         digest: Object of hashlib, which is updated.
         value: An array, a tensor, text, a number, or an object or collection of them.
-        depth: Number of objects that contain the value; parts below `DEEPEST` do not count.
+        depth: Number of objects that contain the value; from 8 on (`DEEPEST`), of objects and
+            collections nothing counts.
     """
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().flatten()

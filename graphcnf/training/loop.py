@@ -255,7 +255,8 @@ def check_model(model: Any) -> None:
         model: what a user gives as `Experiment.model`.
 
     Raises:
-        UserError: it is none, or its method takes other arguments than that of `Trainable`.
+        UserError: it is no such module, or its method does not take the arguments of
+            `Trainable.training_loss`.
     """
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
@@ -697,8 +698,9 @@ class Run:
             metrics: value of each metric.
 
         Returns:
-            Values by column: `step`, `phase`, `minutes`, `learning_rate`, `beta` and
-            `samples_per_second`, then the metrics.
+            Values by column: `step`, `phase`, `minutes`, `learning_rate`, `beta`,
+            `samples_per_second` (None, which `_after_step` replaces) and `skipped_steps`, then the
+            metrics.
         """
         return {
             "step": self.at.step,

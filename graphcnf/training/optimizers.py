@@ -66,8 +66,8 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """Return the weights of linear layers that Muon optimizes, each once.
 
-    They have at least `SMALLEST` rows and columns. Output layers (of the class `ReadOut`) and
-    weights that are not trained are left out.
+    They have at least 16 rows and 16 columns (`SMALLEST`). Output layers (of the class `ReadOut`)
+    and weights that are not trained are left out.
 
     Args:
         model: the model.

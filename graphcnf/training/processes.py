@@ -43,7 +43,7 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     Args:
         settings: settings of the training, of which `accelerator` and `devices` are used.
         out_dir: folder of the run, which the other processes find by the environment variable
-            `RUN`.
+            GRAPHCNF_RUN (`RUN`).
 
     Yields:
         The Lightning Fabric of this process. It knows the device and the number of the process
@@ -117,11 +117,13 @@ def _fabric(settings: TrainingSettings) -> Fabric:
 
 
 def _without_launcher(devices: int, out_dir: Path) -> dict[str, str]:
-    """Remove `LAUNCHER` from the environment, unless a launcher has started this run's processes.
+    """Remove the variables of another launcher, unless one has started the processes of this run.
+
+    By these variables (`LAUNCHER`) Lightning would take this process for one of several.
 
     Args:
         devices: number of devices; with several, Lightning is going to start processes.
-        out_dir: folder of the run, which these processes find by the variable `RUN`.
+        out_dir: folder of the run, which these processes find by the variable GRAPHCNF_RUN (`RUN`).
 
     Returns:
         The removed variables by name, to be restored; none if Lightning is going to start processes

@@ -204,15 +204,16 @@ class TrainingSettings:
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step: it rises from 0, stays, and falls to 0.
+        """Return the learning rate of a step: it rises linearly, stays, and falls linearly to 0.
 
         It is `learning_rate * min(1, (step + 1) / warmup_steps) * min(1, (1 - progress) /
-        decay_fraction)`.
+        decay_fraction)`; all names but the two arguments are settings. The first factor is left out
+        if `warmup_steps` is 0, the second one if `decay_fraction` is 0.
 
         Args:
             step: number of the step, counted from 0.
-            progress: share of the budget that is spent, as the method `progress` returns it; the
-                rate is 0 from 1 on.
+            progress: share of the budget that was spent before the step, as the method `progress`
+                returns it; a share above 1 counts as 1.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -351,8 +352,8 @@ class Experiment:
 def trainable_here() -> AbstractContextManager[None]:
     """Return a context in which a model too large to be trained on this machine cannot be built.
 
-    Building it raises `UserError`, since training takes `PARAMETER_BYTES` bytes of memory for each
-    parameter.
+    Building it raises `UserError`, since training takes 24 bytes of memory (`PARAMETER_BYTES`) for
+    each parameter.
     """
     reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
     return limited_parameters(memory() // PARAMETER_BYTES, reason)

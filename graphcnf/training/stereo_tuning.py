@@ -68,7 +68,8 @@ def stereo_experiment(
 
     Args:
         stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules. Each marked one is learned in `ORDERS` further orders of its atoms.
+        data: The molecules. Each marked one is learned in 15 further orders of its atoms
+            (`ORDERS`).
         marked: The marked molecules of `data`, as `marked_molecules` returns them. If none of them
             are held out, the training is cross-validated.
         folds: Number of folds of the cross-validation.
