@@ -45,7 +45,8 @@ class Role(Enum):
         FILES: Reads a file, or the files of data that lie in a folder.
         MODEL: Reads the folder of a model or run, or shipped weights with this name.
         OUTPUT: Writes a file or folder.
-        PLOT: Writes a file, which may be one of `CURVES` in the run that the command reads.
+        PLOT: Writes a file, which may be curves.svg or curves.png in the run that the command
+            reads.
         RUN: Writes a run, and continues it if it is there.
     """
 
@@ -275,7 +276,7 @@ def _linked(out: Path, folder: Path) -> set[Any]:
 
 
 def _is_curve(out: Path, runs: Iterable[Path]) -> bool:
-    """Return True if an output is one of the files `CURVES`, directly in the folder of a run.
+    """Return True if an output is curves.svg or curves.png (`CURVES`) in the folder of a run.
 
     Args:
         out: The output.

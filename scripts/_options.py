@@ -839,13 +839,18 @@ def parse_seeds(text: str) -> list[int]:
 def say_deviations(
     smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
 ) -> None:
-    """Print notes on stderr about given molecules that differ from what a model has learned.
+    """Print notes on stderr about what a model ignores in given molecules, and unusual charges.
+
+    Ignored are isotopes, and stereo marks that the model cannot keep. Charges are unusual on acids
+    and amines whose charge state is not that of the training data. Without such, nothing is
+    printed.
 
     Args:
         smiles: SMILES, or SMARTS of fragments.
         states: Which of "acid" and "amine" are charged in the model's training data
-            (`MoleculeFlow.charge_states`); None to ignore charges.
-        marked: True if the model has a density of stereo marks, so that it keeps most given marks.
+            (`MoleculeFlow.charge_states`); None for no notes on charges.
+        marked: True if the model has a density of stereo marks, so that it keeps most given marks;
+            False if it drops all.
     """
     from graphcnf.molecules.standardize import deviation_notes
 

@@ -112,7 +112,8 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
         The kind, such as "smi" or "csv.gz".
 
     Raises:
-        typer.BadParameter: The file's ending is not in `KINDS`, or contradicts --json.
+        typer.BadParameter: The file's ending is none of .smi, .csv, .sdf, .jsonl (also with .gz)
+            and .parquet, or contradicts --json.
     """
     kind = output_kind(out, KINDS, check=False)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
@@ -144,7 +145,7 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 
     Args:
         out: The file; None for stdout.
-        kind: Its kind.
+        kind: Its kind, such as "csv.gz"; "parquet" needs a package.
         force: True if the file may exist already, and is then replaced.
 
     Raises:

@@ -289,7 +289,7 @@ def _settings(assignments: list[str]) -> SearchSettings:
 def _with_routes(
     frame: pd.DataFrame, command: str, folder: Path
 ) -> tuple[pd.DataFrame, str | None]:
-    """Add synthesis routes of the first molecules to a table, and say how many have one.
+    """Add synthesis routes of the first 100 molecules to a table, and say how many have one.
 
     Args:
         frame: The table.
@@ -334,8 +334,8 @@ def _write(frame: pd.DataFrame, kind: str, out: Path | None) -> list[dict[str, A
     """Write what a search has found.
 
     Args:
-        frame: Table of the molecules.
-        kind: Kind of the file.
+        frame: Table of the molecules, a row for each.
+        kind: Ending of the file without the dot, such as "csv.gz".
         out: The file; None for stdout.
 
     Returns:

@@ -149,7 +149,7 @@ def census() -> pd.DataFrame:
     """Draw the rows of the synthetic census, which docs/own-data.md uses as well.
 
     Returns:
-        A table of `CENSUS_ROWS` rows, with a column of integer categories for each entry of
+        A table of 8,000 rows (`CENSUS_ROWS`), with a column of integer categories for each entry of
         `CENSUS`; the same in every call.
     """
     tables, random = np.random.default_rng(7), np.random.default_rng(0)
@@ -212,7 +212,7 @@ def sums(count: int, terms: int, modulus: int) -> pd.DataFrame:
         modulus: Categories of all columns; sums are modulo this number.
 
     Returns:
-        A table of `MADE_ROWS` rows: the count * terms columns, then the sums.
+        A table of 6,667 rows (`MADE_ROWS`): the count * terms columns, then the sums.
     """
     drawn = np.random.default_rng(0).integers(0, modulus, (MADE_ROWS, count, terms))
     whole = [drawn.reshape(MADE_ROWS, -1), drawn.sum(2) % modulus]
@@ -223,7 +223,7 @@ def checkerboard() -> pd.DataFrame:
     """Draw squares of one colour of a checkerboard of 64 x 64 points, in squares of 8 x 8.
 
     Returns:
-        A table of `MADE_ROWS` points with the categorical columns x and y.
+        A table of 6,667 points (`MADE_ROWS`) with the categorical columns x and y.
     """
     x = np.random.default_rng(0).integers(0, 64, (3 * MADE_ROWS, 2))
     drawn = x[(x // 8).sum(1) % 2 == 0][:MADE_ROWS]
@@ -235,10 +235,10 @@ DRAWS, FACES = 6, 12
 
 
 def sorted_numbers() -> pd.DataFrame:
-    """Draw rows of `DRAWS` numbers below `FACES`, each row in ascending order.
+    """Draw rows of six numbers (`DRAWS`) from 0 to 11, each row in ascending order.
 
     Returns:
-        A table of `MADE_ROWS` rows of integers.
+        A table of 6,667 rows (`MADE_ROWS`) of integers.
     """
     drawn = np.random.default_rng(0).integers(0, FACES, (MADE_ROWS, DRAWS))
     return pd.DataFrame(np.sort(drawn, 1)).rename(columns="column {}".format)
@@ -310,7 +310,7 @@ def tables(
 
 
 def _categorical(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of categories: columns with more than `MOST` numbers in quantile bins."""
+    """Return a table of categories: columns with more than 12 numbers in 4 quantile bins."""
     many = [c for c in table.select_dtypes(exclude="category") if table[c].nunique() > MOST]
     binned = {c: pd.qcut(table[c], BINS, duplicates="drop") for c in many}
     return table.assign(**binned).astype("category")
@@ -724,7 +724,7 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
 
 
 def _chunks() -> list[str]:
-    """Return the King James Bible in chunks of `LENGTH` characters.
+    """Return the King James Bible in chunks of 64 characters (`LENGTH`).
 
     Raises:
         UserError: The package that holds it is not installed.
@@ -762,15 +762,16 @@ def lstm(
 ) -> np.ndarray:
     """Return the bits of held-out strings by an LSTM over characters and an end symbol.
 
-    Choices of hidden units and learning rate are tried on nine tenths of the strings; those that
-    are best for the other tenth are used for the whole training.
+    Choices of hidden units and learning rate are tried on nine tenths of the strings. The one that
+    is best for the other tenth, of which up to 2,000 are scored, is used for the whole training.
 
     Args:
         known: Strings to learn from.
         held_out: M held-out strings.
         seed: Seed of the training.
         minutes: CPU time in all.
-        choices: Pairs of hidden units and learning rate; None for `HIDDEN` with each of `RATES`.
+        choices: Pairs of hidden units and learning rate; None for 384 units (`HIDDEN`) with the
+            rates 0.001 and 0.004 (`RATES`).
         trials: Share of the time that goes to the trials, equally to each.
         warmup: Steps in which the learning rate rises.
 
@@ -816,7 +817,7 @@ def lstm(
 
 
 def _tuned_lstm(*data: Any) -> np.ndarray:
-    """Return what `lstm` returns, tuned in width and rate; for its first four arguments."""
+    """Return what `lstm` returns with the choices `TUNED`, for its first four arguments."""
     return lstm(*data, choices=TUNED, trials=TRIALS, warmup=WARMUP)
 
 

@@ -141,7 +141,7 @@ def graphs(
 
 
 def planar(random: np.random.Generator) -> nx.Graph:
-    """Draw a planar graph: the Delaunay triangulation of `NODES` random points in a square.
+    """Draw a planar graph: the Delaunay triangulation of 64 random points (`NODES`) in a square.
 
     Args:
         random: Random generator.
@@ -172,7 +172,7 @@ def block_model(random: np.random.Generator) -> nx.Graph:
 
 
 def tree(random: np.random.Generator) -> nx.Graph:
-    """Draw a uniformly random tree of `NODES` numbered nodes, by its Prüfer sequence.
+    """Draw a uniformly random tree of 64 numbered nodes (`NODES`), by its Prüfer sequence.
 
     Args:
         random: Random generator.
@@ -181,10 +181,11 @@ def tree(random: np.random.Generator) -> nx.Graph:
 
 
 def lobster(random: np.random.Generator) -> nx.Graph:
-    """Draw a lobster: a path, neighbours of its nodes, and neighbours of these.
+    """Draw a lobster of 10 to 100 nodes: a path, neighbours of its nodes, and neighbours of these.
 
-    The path has up to twice `SPINE` nodes. Every node of the path and every neighbour of one gets
-    further neighbours, as long as a uniform number lies below `LEG`.
+    The path has up to 160 nodes (twice `SPINE`). Every node of the path and every neighbour of one
+    gets further neighbours, as long as a uniform number lies below 0.7 (`LEG`). Graphs of other
+    sizes are drawn again.
 
     Args:
         random: Random generator.
@@ -202,19 +203,19 @@ def lobster(random: np.random.Generator) -> nx.Graph:
 
 
 def is_planar(graph: nx.Graph) -> bool:
-    """Return True for a connected planar graph of `NODES` nodes."""
+    """Return True for a connected planar graph of 64 nodes (`NODES`)."""
     return len(graph) == NODES and nx.is_connected(graph) and nx.check_planarity(graph)[0]
 
 
 def is_tree(graph: nx.Graph) -> bool:
-    """Return True for a tree of `NODES` nodes."""
+    """Return True for a tree of 64 nodes (`NODES`)."""
     return len(graph) == NODES and nx.is_tree(graph)
 
 
 def is_lobster(graph: nx.Graph) -> bool:
-    """Return True for a lobster of a possible size.
+    """Return True for a lobster of 10 to 100 nodes (`LOBSTER`).
 
-    It is a tree of which a path is left after its leaves were removed twice.
+    A lobster is a tree of which a path, or nothing, is left after its leaves were removed twice.
 
     Args:
         graph: A graph, which stays as it is.
@@ -231,8 +232,8 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
     """Divide a graph into blocks such that its likelihood under the block model is high.
 
     Starting from communities by modularity (Blondel et al. 2008) at several resolutions, nodes move
-    one by one to the block that raises the likelihood most. Each block costs `PENALTY` log N nats,
-    so that blocks are not split.
+    one by one to the block that raises the likelihood most. Of these divisions the best one is
+    returned, where each block costs 20 log N nats (`PENALTY`), so that blocks are not split.
 
     Args:
         graph: A graph of N nodes, numbered from 0.
@@ -267,9 +268,9 @@ def likely_blocks(graph: nx.Graph) -> np.ndarray:
 def is_block_model(graph: nx.Graph) -> bool:
     """Return True if a graph could come from `block_model`, by SPECTRE's test.
 
-    It is divided by `likely_blocks`. The number of blocks and their sizes must be possible, and the
-    densities of edges, inside of and between blocks, must agree with those of the model: the mean
-    p-value of a Wald test must exceed 0.9.
+    The graph must be connected, and is divided by `likely_blocks`. There must be 2 to 5 blocks of
+    20 to 40 nodes. The densities of edges, inside of and between blocks, must agree with those of
+    the model: the mean p-value of a Wald test must exceed 0.9.
 
     Args:
         graph: The graph.

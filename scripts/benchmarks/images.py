@@ -113,8 +113,9 @@ def _scored(
         path: Folder of the images; None for the digits.
 
     Returns:
-        A row for each preset, with means over seeds; pictures (1 + P, K, C, H, W) uint8, first K
-        held-out images, then K samples of each preset's first run; and footnotes.
+        Three values: a row for each preset, with means over seeds; pictures (1 + P, K, C, H, W)
+        uint8, first K held-out images (up to 16), then K samples of each preset's first run; and
+        footnotes.
     """
     first = str(found[0][0].path)
     data = images_of_model(ImageModel.from_pretrained(first), first, path)
@@ -188,7 +189,7 @@ def learn_features(data: ImageDataset) -> tuple[Features, float]:
         data: The digits.
 
     Returns:
-        (features, accuracy): function from images (M, 1, 28, 28) to their features (M, D) float64;
+        (features, accuracy): function from images (M, 1, 28, 28) to their features (M, 64) float64;
         and the share of test digits that the classifier names right.
     """
     labels = torch.from_numpy(read_digits()[1]).long()
@@ -223,7 +224,8 @@ def learn_features(data: ImageDataset) -> tuple[Features, float]:
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Frechet distance between normal distributions fitted to two sets of features.
 
-    The module has the formula. 0 means equal means and covariances.
+    It is `|m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))` for means m and covariances C; 0 if
+    these are equal.
 
     Args:
         a: Features of a set of images, (N, D) float64.

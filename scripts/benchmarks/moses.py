@@ -197,13 +197,15 @@ def raw_samples(
 def figures(
     frame: pd.DataFrame, dataset: MoleculeDataset, references: dict[str, SetStatistics]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Evaluate the samples of a model by each of `PROTOCOLS`, the one with fewer samples first.
+    """Evaluate the samples of a model by the protocol "graphs", then by "official" (`PROTOCOLS`).
+
+    The first takes the first 25,000 samples, the second the first 30,000.
 
     Args:
         frame: Table of `graphcnf.molecules.conventions.evaluate_records`, a row for each sample.
         dataset: Data set with the training molecules, for novelty.
-        references: Statistics of the held-out molecules that samples are compared with, by the keys
-            of `PARTS`.
+        references: Statistics of the held-out molecules that samples are compared with: "test", the
+            test molecules, and "testsf", those of test scaffolds.
 
     Yields:
         (protocol, row): name of a protocol; and `{name in COLUMNS: figure}`, None for a figure that

@@ -222,8 +222,8 @@ class Searches:
                 figure}`.
 
         Returns:
-            What `figures` returns, and "of_model", the share of the `BEST` best molecules that the
-            model drew (genetic operators made the others), and "minutes" of CPU time.
+            What `figures` returns, and "of_model", the share of the 100 best molecules (`BEST`)
+            that the model drew (genetic operators made the others), and "minutes" of CPU time.
 
         Raises:
             UserError: The file is of a search with another model.
@@ -529,7 +529,7 @@ def constrained(
 
 
 def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
-    """Return the `MOLECULES` molecules with the lowest penalised logP, the lowest first.
+    """Return the 800 molecules (`MOLECULES`) with the lowest penalised logP, the lowest first.
 
     Args:
         smiles: SMILES to choose from; unreadable ones are left out.

@@ -160,7 +160,8 @@ class Table(NamedTuple):
             quick: True for the number of a quick run.
 
         Returns:
-            The number in the marker; without one the first `-n` of its commands, or `SAMPLES`.
+            The number in the marker; without one the first `-n` of its commands; 1,000 (`SAMPLES`)
+            if they have none.
         """
         counted = re.search(rf"^{COUNTED}(\d+), quick (\d+)$", self.marker, re.MULTILINE)
         if counted:
@@ -397,8 +398,8 @@ def allowed(
     """Return the bounds within which a printed figure must lie.
 
     A share has Wilson's interval at three standard errors. A figure with a deviation over seeds has
-    the quantile of Student's distribution that is as rare. Any other figure may differ by the part
-    `SHARE` of itself.
+    the quantile of Student's distribution that is as rare. Any other figure may differ by a tenth
+    of itself (`SHARE`).
 
     Some metrics depend on the number of samples. Where it differs from that of the page, the
     difference of the train-vs-test references is subtracted first; these are one set each, with a

@@ -131,9 +131,16 @@ def hairpins(count: int, seed: int) -> Strings:
 
 
 def xml(count: int, seed: int) -> Strings:
-    """Draw nested elements, `DEEPEST` at most inside each other; arguments are those of `brackets`.
+    """Draw XML elements that are nested up to three levels deep (`DEEPEST`).
 
     An element has up to two others inside, or if it has none, a number of two digits.
+
+    Args:
+        count: Number of strings.
+        seed: Seed of the draws.
+
+    Returns:
+        (strings, bits): the strings, and -log2 p of each, (count,) float64.
     """
     random = np.random.default_rng(seed)
 

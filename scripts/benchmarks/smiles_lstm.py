@@ -109,7 +109,7 @@ class SmilesLSTM(Pretrained, TokenLSTM):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int, batch: int = 500) -> Iterator[str]:
-        """Draw SMILES, some of which may be invalid.
+        """Draw SMILES, some of which may be invalid; each is cut off after 150 tokens.
 
         Args:
             count: Number of SMILES.

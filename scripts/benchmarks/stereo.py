@@ -361,7 +361,7 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
-    """Try to embed a molecule, and its isomers with other marks at the same places.
+    """Try to embed a molecule, and up to eight isomers with other marks at the same atoms.
 
     Args:
         smiles: Isomeric SMILES of the molecule.

@@ -230,8 +230,10 @@ def _figures(
         draw: Function that draws them, timed here; returns a list of blocks of graphs or SMILES.
 
     Returns:
-        By name "parameters", "minutes" and "seen" molecules of training, the rates "training_rate"
-        and "sampling_rate" in molecules per second, and the figures of `SUMMARY` and `METRICS`.
+        By name "parameters"; "seed", "minutes" and "seen" molecules of training; the rates
+        "training_rate" and "sampling_rate" in molecules per second; shares of valid, distinct and
+        novel samples (`SUMMARY`); and if two samples are valid, their distances to held-out
+        molecules (`METRICS`).
     """
     with one_thread(torch.device("cpu")):
         began = time.process_time()

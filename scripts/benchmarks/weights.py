@@ -314,7 +314,8 @@ def _score(
 
     Returns:
         The shares "valid", "unique", "quality" and "holds" (with the fragment), "diversity",
-        "distance" and "seconds"; shares of 0 where the model cannot complete the fragment.
+        "distance" and "seconds". If no attempt succeeds, the first three are 0, and "holds",
+        "diversity" and "distance" are NaN.
     """
     began = time.process_time()
     vocabulary = vocabulary_of(model)
