@@ -31,7 +31,8 @@ from graphcnf.limits import MAX_NODES
 BATCH = 256  # default number of graphs in a batch
 
 Latents = dict[str, Tensor]
-"""Latents of B graphs by name, (B, ..., D) each, such as {"nodes": (B, N, D)}.
+"""Latents of B graphs by name, (B, ..., D) each, such as {"nodes": (B, N, D)} for D latents of each
+of N nodes.
 
 The names are up to the class of the model. The latents are those at the end of the flow, where
 their density is the base density."""
@@ -172,9 +173,9 @@ class PackedGraphs:
             listed twice, both times with the same category, is packed once.
 
         Raises:
-            ValueError: for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
-                not exist, an edge listed twice with different categories, or a category that is not
-                a whole number from 0 to 255.
+            ValueError: for more than 255 nodes (`MAX_NODES`), a self-loop, an edge to a node that
+                does not exist, an edge listed twice with different categories, or a category that
+                is not a whole number from 0 to 255.
         """
         node_types: list[np.ndarray] = []
         edges: list[np.ndarray] = []
@@ -201,6 +202,9 @@ class PackedGraphs:
         Args:
             data: A list, `Batch` or `Dataset` of `Data`, with categories in `x` and `edge_attr`:
                 integers, or one-hot rows. Without `edge_attr` every edge has category 0.
+
+        Returns:
+            As many graphs, in their order.
 
         Raises:
             ValueError: for attributes that are missing or of other shapes, and as in `from_lists`.

@@ -45,7 +45,15 @@ class GraphCode(Protocol):
     cardinalities: list[int]
 
     def part(self, k: int) -> str:
-        """Return which of `PARTS` variable k of a node describes."""
+        """Return which part of a graph variable k of a node describes.
+
+        Args:
+            k: Number of the variable, from 0 to V - 1.
+
+        Returns:
+            "adjacency", "edges" or "nodes", under which `CodedModel.bounds` reports its
+            log-probability.
+        """
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Write graphs as codes, in the node order of the batch.
@@ -71,17 +79,19 @@ class GraphCode(Protocol):
 
 
 class CodedModel(GraphModel, Generic[AnyNetwork]):
-    """p(graph) as a product over the variables of a code, node by node.
+    """Base of graph models whose p(graph) is a product over the variables of a code, node by node.
 
-    What is called p(graph) here is the probability of one code, that of the graph in the node order
-    of the batch: a lower bound on that of the graph, which is the sum over the codes of all its
-    node orders. `log_prob_of_orders` adds up several; `RandomOrder` draws one.
+    A graph has a code for each of its node orders, and its probability is the sum over all codes.
+    This class scores one code only, that of the node order of the batch, which gives a lower bound.
+    `graphcnf.graphs.path.orders` adds up several orders; `RandomOrder` draws an order at random.
 
     Attributes:
         network_classes: Classes whose arguments a preset may set: that of the network, then its
             base class.
-        code: Map from graphs to codes (B, N, V). A graph without a code has probability 0.
-        flow: Flow over codes, which `encode` and `decode` need.
+        code: Map from graphs of up to N nodes to codes (B, N, V), with V categories (variables) for
+            each node. A graph without a code has probability 0.
+        flow: Flow that maps codes to latents and back, for `encode` and `decode`. Its `network`
+            gives the probabilities.
     """
 
     network_classes: ClassVar[tuple[Callable[..., AutoregressiveNetwork], ...]]
@@ -93,13 +103,14 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         """Return the classes whose arguments a preset configures: `network_classes`.
 
         Returns:
-            Classes of the network; the keys of `[model]` are the names of their arguments.
+            Class of the network, then its base class. The keys of the table `[model]` in a preset
+            are the names of their arguments.
         """
         return cls.network_classes
 
     @property
     def network(self) -> AnyNetwork:
-        """Distribution of codes."""
+        """Network that gives the probabilities of codes; it is a part of `flow`."""
         return self.flow.network
 
     def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -109,9 +120,10 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
             batch: B graphs.
 
         Returns:
-            For each of `PARTS` ("adjacency", "edges", "nodes") the log-probability of the
-            variables that it stands for, (B,) nats; together that of the code. They are exact, and
-            -inf for a graph without a code. A key without variables is left out.
+            Terms by name, (B,) nats each, whose sum is the log-probability of the code: that of
+            the variables that say which nodes have an edge ("adjacency"), of the categories of
+            edges ("edges"), and of those of nodes ("nodes"). They are exact, and -inf for a graph
+            without a code. A term of which the code has no variables is left out.
         """
         context = Context(batch.mask, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
@@ -167,8 +179,9 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         Args:
             latents: "nodes" (B, N, V), as `to_latents` and `base_sample` return it.
             mask: Real nodes, (B, N) bool.
-            **draw: `temperature`, `generator`, and `condition_values` (B, P), given which to draw,
-                each in its own unit.
+            **draw: `temperature` (below 1, graphs are more probable), `generator` (source of random
+                numbers) and, if the model has conditions, `condition_values` (B, P), each in its
+                own unit.
 
         Returns:
             B graphs, their nodes numbered in the order of the code.

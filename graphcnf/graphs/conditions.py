@@ -54,8 +54,8 @@ def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[
 def hide_values(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Hide a random part of the values of training graphs, so that any part can be given later.
 
-    A share of the graphs, `UNCONDITIONAL`, loses all values. In the others, the number of values
-    that stay is uniform from 0 to P.
+    A graph loses all values with probability 0.2 (`UNCONDITIONAL`). In the others, the number of
+    values that stay is uniform from 0 to P.
 
     Args:
         values: Values of the P conditions of B graphs, (B, P).

@@ -142,18 +142,19 @@ def _embedded(earlier: Sequence[set[int]]) -> list[list[int]]:
 class GraphsWithFaces(GrowingGraphs):
     """M partly drawn graphs, each with a new node, and the faces in which the new node may lie.
 
-    They are parts of B complete graphs (in scoring, one part for each node; in drawing, B = M).
-    Their faces are listed once for each complete graph, at most F of them.
+    They are parts of B whole graphs of up to N nodes (in scoring, one part for each node; in
+    drawing, B = M). The faces are listed once for each whole graph, at most F of them.
 
     Args:
         links: Adjacency matrices of the M graphs without the new node, (M, N, N) bool.
         number: Number of nodes of each graph, and so the number of the new node, (M,) long.
-        graph: Which of the B complete graphs each of the M graphs is a part of, (M,) long.
+        graph: Which of the B whole graphs each of the M graphs is a part of, (M,) long.
         faces: For each of the B graphs, what `faces_of` returns.
 
     Attributes:
         on_face: True where a node lies on a face, (B, F, N) bool.
-        length: Length of each face, at most `LONGEST`; 0 at the end of shorter lists, (B, F) long.
+        length: Length of each face, (B, F) long: at most 12 (`LONGEST`), so that longer faces count
+            as equally long; 0 where a graph has fewer than F faces.
         graph: As the argument.
         fitting: True for the faces in which a new node may lie: the partly drawn graph has the
             face, and all neighbours that the new node has so far lie on it, (M, F) bool.
@@ -188,8 +189,8 @@ class GraphsWithFaces(GrowingGraphs):
             far: In each of them, the earlier node to which an edge is possible, (R,) long.
 
         Returns:
-            The features of `GrowingGraphs.features`, (R,) long each, and one more, number `FACE`:
-            the length, at most `LONGEST`, of the longest face on which both `far` and all
+            The seven features of `GrowingGraphs.features`, (R,) long each, and one more, the last:
+            the length, at most 12 (`LONGEST`), of the longest face on which both `far` and all
             neighbours lie that the new node has so far; 0 if there is no such face.
         """
         graph = self.graph[at]
@@ -206,10 +207,10 @@ class FaceNetwork(GrowthNetwork):
         **arguments: The arguments of `GrowthNetwork`, by name.
 
     Attributes:
-        faces: Embedding with a row for each pair of the number of edges of the new node and the
-            feature `FACE`.
-        together: Logits, divided by `SCALE`, with a row for each combination of the features in
-            `TOGETHER`.
+        faces: Embedding with a row for each pair of two features: the number of edges that the new
+            node has, and the length of the longest face that fits (0 to 12).
+        together: Table with a row for each combination of the four features in `TOGETHER`. A row,
+            times 10 (`SCALE`), is added to the logits of an edge.
     """
 
     def __init__(self, code, **arguments):

@@ -43,7 +43,7 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
         dtype: Type of the result.
 
     Returns:
-        Features, (B, N, NODE_FEATURES): 7 for the degree, then 8 for the walks.
+        Features, (B, N, 15): 7 for the degree, then 8 for the walks.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -86,7 +86,8 @@ def graph_context(
         mask: Real nodes, (B, N) bool.
         categories: Number C of edge categories; 0 to use only which pairs have an edge.
         dtype: Type of the features.
-        ordered: True if networks may see the node order.
+        ordered: True if networks may see the node order; False leaves out the feature that tells
+            which node of an edge has the smaller number.
 
     Returns:
         A context with the mask and two tensors:

@@ -122,7 +122,7 @@ class GraphModel(SavedGraphModel, ABC):
 
     @abstractmethod
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw base latents for graphs with real nodes `mask` (B, N).
+        """Draw base latents, for `from_latents` to decode to as many graphs.
 
         Args:
             mask: True for real nodes, (B, N) bool.
@@ -249,7 +249,7 @@ class GraphModel(SavedGraphModel, ABC):
         with edges but without the probability of the number of nodes (`size_prior`).
 
         Args:
-            batch: B graphs, in the node order that the model needs.
+            batch: B graphs, in canonical node order if `ordered` is True, else in any.
 
         Returns:
             Natural logarithms of probabilities, (B,).
@@ -271,7 +271,7 @@ class GraphModel(SavedGraphModel, ABC):
         """Encode graphs to base latents, which `decode` turns into graphs.
 
         Args:
-            batch: B graphs, in the node order that the model needs.
+            batch: B graphs, in canonical node order if `ordered` is True, else in any.
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
@@ -332,7 +332,7 @@ class GraphModel(SavedGraphModel, ABC):
             generator: torch generator, or a list of one numpy generator per graph; None for torch's
                 global generator.
             condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
-                P), NaN where unknown; None for none.
+                P), NaN where unknown. None if all are unknown, or for a model without conditions.
 
         Returns:
             B graphs, padded to the largest of the numbers.
@@ -386,7 +386,8 @@ class StochasticModel(GraphModel):
         variables, and in expectation at most log p.
 
         Args:
-            batch: B graphs that `knows` accepts, in the node order that the model needs.
+            batch: B graphs that `knows` accepts, in canonical node order if `ordered` is True, else
+                in any.
             samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
             noise: Tape that records the random draws, or replays them; None for no tape.
 

@@ -285,9 +285,10 @@ class NewNodes:
     Attributes:
         grown: The partly drawn graphs, with the edges of their new nodes; updated in place. It may
             have more graphs than M: those whose new node is complete stay in it.
-        nodes: Channels of the earlier nodes of B graphs, (B, N, 3 * H): H are added to those of the
-            new node for the logits of an edge to this node, H are factors of the new node's
-            channels, and H are added to `ends` once there is an edge to this node.
+        nodes: Channels of the earlier nodes of B graphs, (B, N, 3 * H), in three parts of H. For
+            the logits of an edge to an earlier node, its first part is added to the channels of the
+            new node, and the second multiplies them. Once there is such an edge, the third part is
+            added to `ends`.
         graph: Which of the B graphs of `nodes` each new node belongs to, (M,) long.
         at: Which of the graphs of `grown` each new node belongs to, (M,) long.
         h: Output of the attention blocks for the graphs without the new node, (M, C).
@@ -328,8 +329,9 @@ class GrowthNetwork(AutoregressiveNetwork):
         dropout: Share of the channels that training leaves out.
 
     Attributes:
-        starts: Where parts of the embedding table `counts` begin, (1 + len(COUNTED),) long: first
-            the rows for the features of `TOGETHER`, then those for each pair of `COUNTED`.
+        starts: Where the six parts of the embedding table `counts` begin, (6,) long: first the rows
+            for combinations of the features in `TOGETHER`, then those for each of the five pairs of
+            features in `COUNTED`.
     """
 
     starts: Tensor
@@ -389,7 +391,7 @@ class GrowthNetwork(AutoregressiveNetwork):
         Args:
             x: Variables of M nodes, of any graphs, (M, V) long.
             number: Number of each node in its graph, (M,) long, or an int for all.
-            sizes: Number of nodes that the complete graph of each node will have, (M,) long.
+            sizes: Number of nodes that the whole graph of each node will have, (M,) long.
             edges: Number of edges of each node to earlier nodes, (M,) long.
             pieces: Pieces of each node when its last edge had been decided, (M,) long.
 
@@ -432,18 +434,19 @@ class GrowthNetwork(AutoregressiveNetwork):
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield the nodes of complete graphs for scoring, each given the nodes before it.
+        """Yield the nodes of known graphs for scoring, each given the nodes before it.
 
-        The attention blocks are evaluated once, for all nodes. The features take a matrix (N, N)
-        for every node, though. To bound memory, the nodes are divided into steps whose matrices
-        have at most `CELLS` entries together.
+        The attention blocks are evaluated once, for all nodes. But to count the features of its
+        possible edges, each node needs a matrix (N, N) of the graph before it. To bound memory,
+        a step has only as many nodes as have 2^24 matrix entries together (`CELLS`), at least one.
 
         Args:
-            x: Variables of the nodes, (B, N, V) long.
+            x: Variables of the nodes of B graphs, (B, N, V) long.
             context: Its mask (B, N) says which nodes are real.
 
         Yields:
-            Steps, whose `hidden` is a `NewNodes`; together they have every real node once.
+            Steps, whose `hidden` is a `NewNodes`. Together they have every real node once; the
+            nodes of one graph may be in several steps.
         """
         mask = context.mask
         x = torch.where(mask[..., None], x, 0)
@@ -548,8 +551,8 @@ class GrowthNetwork(AutoregressiveNetwork):
                 long each.
 
         Returns:
-            Numbers of rows of the table, (R, 1 + len(COUNTED)) long: the one of the features in
-            `TOGETHER`, then one for each pair of features in `COUNTED`.
+            Numbers of rows of the table, (R, 6) long: the one of the features in `TOGETHER`, then
+            one for each of the five pairs of features in `COUNTED`.
         """
         together = torch.zeros_like(features[0])
         for name, most in TOGETHER:

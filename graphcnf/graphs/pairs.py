@@ -450,7 +450,7 @@ class PairsModel(StochasticModel):
         order: "canonical" if graphs are numbered canonically, and the networks may see the node
             numbers; "none" if the numbers must have no effect.
         nodes: Arguments of the step "nodes", by name: "couplings", the number of blocks of its flow
-            (default 3), and arguments of `PairNetwork` such as "width".
+            (default 3), and arguments of `PairNetwork` such as "width". None for the defaults.
         edges: The same for the step "edges" (default 3 couplings).
         adjacency: The same for the step "adjacency" (default 6 couplings).
         encoding: How latents encode node and edge categories: "mixture", "linear", "variational" or

@@ -102,7 +102,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
               `from_latents` needs it to give the nodes the numbers that they had.
 
         Raises:
-            ValueError: if a graph has no code in this order.
+            ValueError: if a graph has no code in the drawn order.
         """
         graphs, order, _ = self._renumber(batch, noise)
         uniforms = draw_noise(noise, order.shape, device=order.device)

@@ -73,9 +73,10 @@ def log_prob_in_batches(
 
     Args:
         model: The model.
-        graphs: M graphs, in the node order that the model needs.
-        condition_values: Values of the P conditions, the same for all graphs, each in its own unit;
-            None for an unknown value, or for a model without conditions.
+        graphs: M graphs, in canonical node order if `model.ordered` is True, else in any.
+        condition_values: Values of the P conditions, the same for all graphs, each in its own unit,
+            with None for each unknown value. None in place of the list if all are unknown, or for
+            a model without conditions.
         noise_seed: Seed of the draws of a `StochasticModel`; used with `noise_records`.
         noise_records: Any number for each graph, (M,). A graph's draw is a function of `noise_seed`
             and its number, whatever the batch. None to draw from torch's global generator.
@@ -131,7 +132,8 @@ def sample_records(
         temperature: Below 1, graphs are more probable.
         size_range: Lowest and highest number of nodes; None for all sizes of the training data.
         condition_values: Values of the P conditions, the same for all records, each in its own
-            unit; None for an unknown value, or for no conditions at all.
+            unit, with None for each unknown value. None in place of the list if all are unknown, or
+            for a model without conditions.
 
     Returns:
         The graphs, in the order of `records`.

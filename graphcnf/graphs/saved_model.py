@@ -67,7 +67,8 @@ class SavedGraphModel(Pretrained):
             graphs with n nodes), `dataset` (name of the data set), `training` (settings of the run)
             and more.
         training_hashes: Sorted hashes of the training graphs, (M,) uint64; None if unknown.
-        companions: Companions by their names in `COMPANIONS`; none in a new model.
+        companions: Models of what the graphs leave out, by name: "stereo" for stereo marks. They
+            are saved and loaded with this model. Empty in a new model.
         architecture: Short name of the class, the same as in `GRAPH_MODELS`.
 
     Raises:

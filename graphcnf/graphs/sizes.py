@@ -50,7 +50,8 @@ class SizePrior:
             size_range: Lowest and highest number of nodes; others get the probability 0. If no
                 training graph lies in the range, all sizes in it are equally likely. None for all
                 sizes.
-            condition_values: Values of the conditions of one graph, (1, P); None for none.
+            condition_values: Values of the P conditions of one graph, each in its own unit, (1, P),
+                NaN where unknown; None for the frequencies of the training data.
 
         Returns:
             Probabilities of 0 to `largest` nodes, float64 (largest + 1,); 0 for 0 nodes.
@@ -79,7 +80,7 @@ class SizePrior:
         Args:
             node_counts: Numbers of nodes, (B,) long.
             condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
-                P), NaN where unknown; None for none.
+                P), NaN where unknown; None for the frequencies of the training data.
 
         Returns:
             (B,) nats; -inf for a number that no training graph has.

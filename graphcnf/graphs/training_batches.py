@@ -18,8 +18,8 @@ def size_bucketed_batches(
     """Yield the batches of an epoch: graphs of similar size together, the batches in random order.
 
     All graphs are shuffled and cut into buckets of 20 batches. Each bucket is sorted by size and
-    cut into batches, and all batches are shuffled. So batches need little padding, and are still
-    others in every epoch. They are a function of seed and epoch, so that a run that was stopped in
+    cut into batches, and all batches are shuffled. So batches need little padding, and yet differ
+    from epoch to epoch. They are a function of seed and epoch, so that a run that was stopped in
     the middle of an epoch goes on with the same batches (`first`).
 
     Args:
@@ -30,8 +30,8 @@ def size_bucketed_batches(
         first: Number of batches to skip at the beginning of the epoch.
 
     Yields:
-        A pair for each batch: its number in the epoch, from 0, and the indices of its graphs, int64
-        (`batch_size`,).
+        A pair for each batch: its number in the epoch, from 0, and the indices of its graphs in
+        `node_counts`, int64, at most `batch_size` of them.
     """
     node_counts = np.asarray(node_counts)
     random = np.random.default_rng((seed, epoch))

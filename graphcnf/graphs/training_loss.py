@@ -29,9 +29,9 @@ def training_loss(
 
     Args:
         model: The model.
-        batch: B graphs, in the node order that the model needs. If it has values of conditions, the
-            loss also contains -log p(number of nodes | conditions), which trains the network of
-            sizes.
+        batch: B graphs, in canonical node order if `model.ordered` is True, else in any. If it has
+            values of conditions, the loss also contains -log p(number of nodes | conditions), which
+            trains the network of sizes. A number that no training graph has is left out of it.
         beta: Weight of log p(x|z) in the bound, see `Bound.value`; 1 for the bound itself.
 
     Returns:

@@ -139,7 +139,7 @@ class RoundNetwork(PathNetwork):
     def attend(self, h, bias):
         """Return the outputs of all blocks, for all nodes at once.
 
-        `PathNetwork.steps` calls it to score complete graphs. The last block sees of each node only
+        `PathNetwork.steps` calls it to score known graphs. The last block sees of each node only
         what `RoundState` knows when it draws that node, so that both give the same probabilities.
 
         Args:
@@ -237,8 +237,9 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
             `largest_sums`; 1 each if None.
         largest_sums: For each node category the largest sum of the weights of a node's edges; None
             for no limit.
-        environments: Which combinations of edges and neighbours a node may have, in place of
-            `largest_sums`: `Environments.arguments` returns it. None for no such rule.
+        environments: Which combinations of edges and neighbours a node may have, as
+            `Environments.arguments` returns them. If given, `largest_sums` has no effect. None for
+            no such rule.
         **network: Further arguments of `RoundNetwork`.
 
     Attributes:

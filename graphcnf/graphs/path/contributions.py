@@ -41,8 +41,9 @@ class Contributions(nn.Module):
     for.
 
     Args:
-        cardinalities: Number of categories of each of the V variables of a node.
-        conditions: The P conditions, as `condition_statistics` describes them.
+        cardinalities: Number of values of each of the V variables of a node.
+        conditions: The P conditions: "name", "mean" and "deviation" of each, as
+            `condition_statistics` returns them.
         width: Number of channels of the network.
 
     Attributes:
@@ -80,7 +81,8 @@ class Contributions(nn.Module):
             path: Its first R paths are those before these nodes.
 
         Returns:
-            Hashes, (R, J) long: of the edge to the parent, then of each closure; 0 for no edge.
+            Hashes, (R, J) long: of the edge to the parent, then of each closure that a node may
+                have (so that J is 1 + the number of closures); 0 for no edge.
         """
         parent = (path.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
         new_node = DepthFirstCode.categories(x)
@@ -112,7 +114,8 @@ class Contributions(nn.Module):
 
         Args:
             x: Variables of the nodes, (..., V) long.
-            links: Hashes of their edges, see `links`, (..., J) long.
+            links: Hashes of up to J edges of each node to earlier nodes, as the method `links`
+                returns them, (..., J) long.
 
         Returns:
             Contributions, (..., P), in the units of the conditions.
@@ -145,7 +148,8 @@ class Contributions(nn.Module):
 
         Args:
             x: Variables of the nodes of B graphs, (B, N, V) long.
-            links: Hashes of their edges, see `links`, (B, N, J) long.
+            links: Hashes of up to J edges of each node to earlier nodes, as the method `links`
+                returns them, (B, N, J) long.
             mask: Real nodes, (B, N) bool.
             condition_values: Values of the conditions of the graphs, (B, P), none of them NaN.
         """

@@ -169,7 +169,7 @@ def neighbours_of(known: Environments, node: int) -> list[int]:
 
     Args:
         known: The known environments.
-        node: The category, any one.
+        node: The category; merged categories are told apart here.
 
     Returns:
         Representatives of the neighbours' categories, each once, ascending.
@@ -185,7 +185,7 @@ def has_part(
 
     Args:
         known: The known environments.
-        node: Category of the node.
+        node: Category of the node; merged categories are told apart here.
         around: The given edges: for each, the representative of its category and that of the
             neighbour's category.
         further: Least number of further edges; 0 if these edges may be all.

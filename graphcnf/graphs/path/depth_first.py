@@ -174,7 +174,8 @@ class DepthFirstCode:
         node_categories, edge_categories: As the arguments.
         cardinalities: Number of values of each variable, V of them.
         longest: The largest backtrack, then the entries of `closures`.
-        entries: Largest number J of earlier neighbours of a node: its parent and the closures.
+        entries: Largest number J of edges of a node to earlier ones: 1 to its parent, and one for
+            each entry of `closures`.
 
     Examples:
         A triangle of the nodes 0, 1 and 2, which node 2 closes, and a node that hangs on node 1:
@@ -200,7 +201,7 @@ class DepthFirstCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return to which part of a graph the bits of variable k of a node are reported.
+        """Return under which name the log-probability of variable k of a node is reported.
 
         Args:
             k: Number of the variable, from 0, in the order of the class.
@@ -235,8 +236,9 @@ class DepthFirstCode:
             x: Variables of nodes, (..., V) long.
 
         Returns:
-            Lengths, (..., J) long: 1 for the edge to the parent, then those of the closures; 0 for
-            none.
+            Lengths, (..., J) long for J = 1 + the largest number of closures: 1 for the edge to the
+            parent, then that of each closure, or 0 for no closure. A first node has no parent, but
+            the 1 as well.
         """
         return torch.cat([torch.ones_like(x[..., :1]), x[..., LENGTHS]], -1)
 
@@ -248,7 +250,8 @@ class DepthFirstCode:
             x: Variables of nodes, (..., V) long.
 
         Returns:
-            Labels, (..., J) long: of the edge to the parent, then of the closures; 0 for no edge.
+            Labels, (..., J) long for J = 1 + the largest number of closures: of the edge to the
+            parent, then of the closures; 0 for no edge.
         """
         return torch.cat([x[..., PARENT_EDGE, None], x[..., CLOSING_EDGES]], -1)
 

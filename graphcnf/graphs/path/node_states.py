@@ -50,12 +50,12 @@ Environment = tuple[int, tuple[int, ...]]
 
 
 def packed_neighbour(edge: Any, category: Any) -> Any:
-    """Return a neighbour as one number: `edge * NEIGHBOUR_BASE + category`.
+    """Return a neighbour as one number, 256 * edge + category, so that neighbours can be sorted.
 
     Args:
-        edge: Label of the edge to it in paths, its category in environments and configurations: a
-            number, or a long tensor.
-        category: Category of the neighbour, 0 to `NEIGHBOUR_BASE` - 1 (255), of the same shape.
+        edge: The edge to it, a number or a long tensor: in paths the label (category plus 1), in
+            environments the category.
+        category: Category of the neighbour, 0 to 255, of the same shape.
 
     Returns:
         A number, or a long tensor of that shape.
@@ -124,7 +124,7 @@ class NodeStates(nn.Module):
         set_tables(self, **tables)
 
     def least_cost(self, least: Tensor, cost: Tensor) -> Tensor:
-        """Find the cheapest further edges, any number of them, for a node in each state.
+        """Find the cheapest further edges, at most 12 (`MOST_EDGES`), for a node in each state.
 
         It is a shortest path: edges lead from state to state, at a cost each, and stopping in a
         state has a cost as well. With a cost of 1 for each edge, 0 for stopping in a complete state
@@ -167,9 +167,9 @@ class Environments:
     a model.
 
     Args:
-        nodes: Representative of each node category, where a node of it is a neighbour. Without
-            merged categories 0, 1, 2, ....
-        edges: Representative of each edge category, likewise.
+        nodes: For each node category the first one that it is merged with, its *representative*:
+            neighbours of merged categories are not told apart. [0, 1, 2, ...] if none are merged.
+        edges: The same for each edge category.
         known: The environments, each a list of a node category, then for each edge the
             representatives of the edge and of the neighbour: [node, edge, neighbour, edge,
             neighbour, ...].
@@ -238,6 +238,8 @@ class Environments:
 
     def merged(self, environments: Iterable[Environment]) -> list[Environment]:
         """Replace the category of the node itself by its representative, in each environment.
+
+        Environments of nodes of merged categories then compare equal.
 
         Args:
             environments: Environments, whose edges and neighbours are representatives already.

@@ -26,9 +26,9 @@ def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generato
     """Draw a depth-first node order of a connected graph, close to the order of its node numbers.
 
     The first node is node 0, and at each branch neighbours follow in the order of their numbers.
-    But with the probability `DETOUR` the first node is a random one, and with the same probability
-    the neighbours at a branch are shuffled. The node numbers should be in the order of the training
-    data, since the model finds orders that are close to it the most probable.
+    But with the probability 0.2 (`DETOUR`) the first node is a random one, and with the same
+    probability the neighbours at a branch are shuffled. The node numbers should be in the order of
+    the training data, since the model finds orders that are close to it the most probable.
 
     Args:
         nodes: Number n of nodes.
@@ -90,9 +90,9 @@ def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarr
 def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndarray:
     """Return the log of the summed probabilities of several node orders of each graph.
 
-    p(graph) is the sum over all codes of the graph, so the more orders are summed, the closer is
-    this lower bound; `log_prob` is that of the given order alone. Orders that differ by a symmetry
-    of the graph have the same code, which counts once.
+    p(graph) is the sum over the codes of all its orders. So the result is a lower bound, which is
+    closer the more orders are summed; `PathModel.log_prob` has the given order alone. Orders that
+    differ by a symmetry of the graph have the same code, which counts once.
 
     Args:
         model: A `PathModel`.

@@ -50,7 +50,7 @@ def hashed(key: Tensor, value: Tensor) -> Tensor:
         value: The number to append, of the shape of `key`.
 
     Returns:
-        Hash of each longer sequence, from 0 to `HASH_MODULUS` - 1.
+        Hash of each longer sequence, from 0 to 2^31 - 2.
     """
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
@@ -63,8 +63,8 @@ def level_codes(levels: Levels) -> Tensor:
 
     Returns:
         Level codes, long, of the shape of the levels: 0 for no node, else 1 plus the number of the
-        combination of category, sum of edge weights (below `SEEN_SUMS`), degree (below
-        `SEEN_DEGREES`) and whether the edge to the parent lies on a ring.
+        combination of category, sum of edge weights (11 stands for 11 or more), degree (5 for 5 or
+        more) and whether the edge to the parent lies on a ring.
     """
     code = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
     code = code * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
@@ -80,7 +80,7 @@ class FoldedEmbeddings:
 
     Attributes:
         variables: The embeddings of all V variables of a node, one table under the other, (sum of
-            the cardinalities, D).
+            the cardinalities, D) for D channels.
         offsets: First row of each variable in `variables`, (V,) long.
         level_table: Embedding of every level code, one row for each number that `level_codes` can
             return.
@@ -94,16 +94,17 @@ class FoldedEmbeddings:
 class PathFeatures(nn.Module):
     """Inputs of the attention: embeddings of what is known before each node, added up.
 
-    What is known is the node before it, the last `SEEN_LEVELS` levels of the path with their
-    n-grams, the number of the node, and how many nodes are to come.
+    What is known is the node before it, the nodes at the last 16 levels of the path (`SEEN_LEVELS`)
+    with their n-grams, the number of the node, and how many nodes are to come. An n-gram summarises
+    the nodes at the last n levels; a *level code* summarises one node (`level_codes`).
 
     Args:
         cardinalities: Number of values of each variable of a node, V of them.
         max_nodes: Largest number of nodes of a graph.
         width: Channels D of a position.
         level_width: Channels of a level of the path.
-        table_rows: Rows of the embedding of n-grams, for each n of `NGRAMS`. N-grams are hashed;
-            those that hash to the same row share an embedding.
+        table_rows: Rows of the embedding of n-grams, for each n (2, 3, 4 and 6). N-grams are
+            hashed; those that hash to the same row share an embedding.
 
     Attributes:
         no_node: What stands for the node before the first one, (D,).
@@ -113,7 +114,7 @@ class PathFeatures(nn.Module):
         degree_ring: Embedding of its second half: number of edges, and whether on a ring.
         neighbours: Embedding of each neighbour of the node at a level, by its category and the edge
             to it. Together these three add up to the channels of the level.
-        levels: Layer that turns the channels of the last `SEEN_LEVELS` levels into D channels.
+        levels: Layer that turns the channels of the last 16 levels into D channels.
         ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into D
             channels.
     """
@@ -183,9 +184,9 @@ class PathFeatures(nn.Module):
         Values of conditions are not part of it: the network adds their embeddings to the result.
 
         Args:
-            levels: Last levels of the path before each node, see `Path.last_levels`, (R,
-                SEEN_LEVELS) each.
-            neighbours: Neighbours of the nodes there, (R, SEEN_LEVELS, SEEN_NEIGHBOURS) long.
+            levels: Nodes at the last 16 levels of the path before each node, (R, 16) each, as
+                `Path.last_levels` returns them.
+            neighbours: The first 5 neighbours of each of them, (R, 16, 5) long.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
@@ -218,8 +219,9 @@ class PathFeatures(nn.Module):
 class AttentionBiases(nn.Module):
     """Attention biases: by the distance of two nodes in the node order, and by the path.
 
-    Position i has for position j the bias `by_distance[i - j]`. If the node that position j holds
-    is the k-th last one of the path before node i, `by_level[k]` is added.
+    Each head has biases of its own. Position i has for position j the bias `by_distance[i - j]`. If
+    position j holds the node k levels above the last one of the path before node i, `by_level[k]`
+    is added, for k from 0 to 15.
 
     Args:
         heads: Attention heads H of all blocks together.
@@ -232,11 +234,11 @@ class AttentionBiases(nn.Module):
         self.by_level = nn.Parameter(torch.zeros(heads, SEEN_LEVELS))
 
     def forward(self, on_path: Tensor) -> Tensor:
-        """Return the biases of all positions of complete graphs.
+        """Return the biases of all positions of known graphs.
 
         Args:
-            on_path: Positions that hold the nodes on the last levels of the path before each node,
-                the deepest level first; 0 for no node, (B, N, SEEN_LEVELS) long.
+            on_path: Positions that hold the nodes at the last 16 levels of the path before each
+                node, the deepest level first; 0 for no node, (B, N, 16) long.
 
         Returns:
             (B, H, N, N), by the position that attends and the position that it attends to. No
@@ -259,9 +261,9 @@ class AttentionBiases(nn.Module):
         Drawing evaluates one position at a time; `forward` gives all of them at once.
 
         Args:
-            on_path: For the last levels of each path, the deepest first, the position that holds
-                the node there, (B, SEEN_LEVELS) long. Node i is held by position i + 1, since
-                position i holds what is known before node i; 0 for no node.
+            on_path: For the last 16 levels of each path, the deepest first, the position that holds
+                the node there, (B, 16) long. Node i is held by position i + 1, since position i
+                holds what is known before node i; 0 for no node.
             number: Number of the next position, from 0.
 
         Returns:

@@ -35,9 +35,10 @@ def support_with_rules(
     Args:
         code: The variables of a node.
         edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
-        largest_sums: Limit on the sum of edge weights for each node category; None for none.
-        environments: Environments that nodes may have, in place of `largest_sums`, as
-            `Environments.arguments` returns them; None for none.
+        largest_sums: Limit on the sum of edge weights for each node category; None for no limit.
+        environments: Environments that nodes may have (a node's category with its edges and
+            neighbours), as `Environments.arguments` returns them. If given, `largest_sums` has no
+            effect. None for no such rule.
 
     Returns:
         The rules for the values of each variable of the next node: a `CompletingSupport` with
@@ -68,25 +69,31 @@ def support_with_rules(
 
 
 class PathModel(CodedModel[PathNetwork]):
-    """p(graph) as a product over its nodes in depth-first order.
+    """Graph model whose p(graph) is a product over the nodes in depth-first order.
 
     Args:
         node_categories: Number of node categories.
         edge_categories: Number of edge categories.
         max_nodes: Largest number of nodes of a graph.
-        back: Largest backtrack plus 1, see `DepthFirstCode`.
-        closures: Largest length of the first, second, ... closure of a node, see `DepthFirstCode`.
+        back: By how many nodes of the path the walk may go back before the next node, at most, plus
+            1 (`DepthFirstCode`).
+        closures: A node may close rings by edges to earlier nodes of the path. Entry k is how many
+            levels up the path edge k may reach; a node has at most as many such edges as the list
+            has entries (`DepthFirstCode`).
         edge_weights: Weight of each edge category, by which edges count for `largest_sums`; 1 each
             if None.
         largest_sums: Limit on the sum of the weights of a node's edges, for each node category, see
             `graphcnf.graphs.path.sum_states`; None for no limit.
-        environments: Environments that nodes may have, in place of `largest_sums`, as
-            `Environments.arguments` returns them; None for none.
-        conditions: The conditions, as `condition_statistics` describes them; None for none.
-        **network: Further arguments of `PathNetwork`.
+        environments: Environments that nodes may have (a node's category with its edges and
+            neighbours), as `Environments.arguments` returns them. If given, `largest_sums` has no
+            effect. None for no such rule.
+        conditions: Properties given which graphs can be drawn: "name", "mean" and "deviation" of
+            each, as `condition_statistics` returns them. None for a model without conditions.
+        **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
 
     Raises:
-        UserError: if `edge_weights`, `largest_sums` or `environments` do not fit the categories.
+        UserError: if `edge_weights`, `largest_sums` or `environments` do not fit the categories, or
+            allow no graph of three nodes.
     """
 
     architecture = "path"

@@ -21,16 +21,21 @@ SEEN_NEIGHBOURS = 5
 
 
 class Levels(NamedTuple):
-    """What is known of the nodes at some levels of some paths: long tensors of one shape.
+    """What is known of nodes on paths: one long tensor for each fact, all of the same shape.
+
+    An entry of the tensors stands for the node at one level of one path; in the shape (R, W), rows
+    are paths and columns are levels.
 
     Attributes:
-        position: Position of the attention that holds the node, which is the number of the node in
-            its graph plus 1; 0 for no node.
+        position: Number of the node in its graph plus 1; 0 where there is no node. It is also the
+            position of the network's attention that holds the node.
         category: Category of the node.
         weight: Sum of the weights of its edges so far.
         degree: Number of its edges so far.
-        on_ring: 1 if the edge to its parent lies on a ring, else 0.
-        state: State of the node, an index of the tables of `NodeStates`.
+        on_ring: 1 if the edge to its parent, the node before it on the path, lies on a ring; else
+            0.
+        state: Number that says which edges the node has so far: an index of the tables of
+            `NodeStates`.
     """
 
     position: Tensor
@@ -56,16 +61,16 @@ class Path:
     reads them instead of another path's entries. Leftovers are of nodes that have left the path.
 
     In the *flat* views the rows stand one after the other, so that one index addresses a node of
-    any path: `row * W + pad + level` (`index`). Nodes of different paths are changed at once by it.
+    any path: `row * W + pad + level` (`index`). So nodes at different levels of many paths are read
+    or changed at once.
 
     Attributes:
         depth: Level of the last node, (R,) long; -1 before the first one.
         table: `Levels` of all columns, one of its fields after the other, (6, R, W) long.
-        neighbours: Neighbours so far of the node at each level, in the order in which their edges
-            came, (R, W, SEEN_NEIGHBOURS + 1) long, see `packed_neighbour`; 0 for none. All
-            neighbours after the first `SEEN_NEIGHBOURS` overwrite the last entry, which is never
-            read.
-        pad: Number of columns before that of the first node.
+        neighbours: First 5 neighbours (`SEEN_NEIGHBOURS`) of the node at each level, in the order
+            in which their edges came, (R, W, 6) long: a number for each, as `packed_neighbour`
+            makes it; 0 for none. All later ones overwrite the last entry, which is never read.
+        pad: Number of columns before that of the first node, see `Support.pad`.
     """
 
     depth: Tensor
@@ -80,7 +85,7 @@ class Path:
         Args:
             rows: Number R of graphs.
             nodes: Largest number of nodes that a graph will have.
-            pad: Number of columns before that of the first node.
+            pad: Number of columns before that of the first node, see `Support.pad`.
             device: Device of the tensors.
         """
         depth = torch.full((rows,), -1, device=device)
@@ -99,7 +104,7 @@ class Path:
 
     @property
     def flat_neighbours(self) -> Tensor:
-        """Flat view (R * W, SEEN_NEIGHBOURS + 1) of `neighbours`, to be read and written."""
+        """Flat view (R * W, 6) of `neighbours`, to be read and written by `index`."""
         return self.neighbours.view(-1, self.neighbours.shape[-1])
 
     def select(self, rows: Tensor) -> Path:
@@ -123,15 +128,15 @@ class Path:
         return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> tuple[Levels, Tensor]:
-        """Return what the network sees of paths: their last `SEEN_LEVELS` (16) levels.
+        """Return what the network sees of paths: the nodes at their last 16 levels (`SEEN_LEVELS`).
 
         Args:
-            rows: Number of paths, the first ones.
+            rows: Number of paths to look at: the first `rows` ones, those of unfinished graphs.
 
         Returns:
-            What is known of the levels, the deepest first, (rows, SEEN_LEVELS) each; and the
-            neighbours of the nodes there, (rows, SEEN_LEVELS, SEEN_NEIGHBOURS) long, as in
-            `neighbours`. Where a path is shorter, all is 0, which says "no node".
+            Two values: what is known of these nodes, the deepest level first, (rows, 16) each; and
+            the first 5 neighbours of each (`SEEN_NEIGHBOURS`), (rows, 16, 5) long, as in the
+            attribute `neighbours`. Where a path is shorter, all is 0, which says "no node".
         """
         up = torch.arange(SEEN_LEVELS, device=self.depth.device)
         index = self.index(self.depth[:rows, None] - up)
@@ -218,12 +223,12 @@ class Path:
 
     @classmethod
     def before_each(cls, x: Tensor, states: NodeStates, pad: int) -> Path:
-        """Return the paths before each node of complete graphs, for scoring all nodes at once.
+        """Return the paths before each node of known graphs, for scoring all nodes at once.
 
         Args:
             x: Variables of the nodes of B graphs of up to N nodes, (B, N, V) long.
             states: The states of nodes, and the weights of edges.
-            pad: Number of columns before that of the first node.
+            pad: Number of columns before that of the first node, see `Support.pad`.
 
         Returns:
             B * N paths; row b * N + i is the path before node i of graph b.
