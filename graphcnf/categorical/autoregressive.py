@@ -394,7 +394,11 @@ class InSequence:
         self.counts = (sizes[:, None] > number).sum(0).tolist()
 
     def advance(self) -> bool:
-        """Go on to the next position; return True if some row has one, False at the end."""
+        """Go on to the next position, at the first call to position 0.
+
+        Returns:
+            True if at least one row has a real position there; False once all rows are complete.
+        """
         self.position += 1
         self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0

@@ -32,15 +32,16 @@ possible if after it
        complete it and its parent. This is asked of edges to parents only.
 
 For example, let nodes get only the edges that they have in acetamide, CC(N)=O, whose nodes are c,
-c, n and o; n and o are ends. After the path c-c, with one node to come after the new one:
+c, n and o. What nodes need while they are drawn in this order:
 
-    node, with its edges    c: c          c: c          free
-    ends, rest              0, 0          0, 0
-    after an n at level 1   0, 0          1, 0 (an o)   1 - 1 = 0    possible
-    after an o at level 1   0, 0          1, 0 (an n)   1 - 1 = 0    possible
+    path     node and its edges   ends   rest
+    c        c: none              0      1      a c must follow, which may get further edges
+    c-c      c: c, at either end  0      0      complete, as the c of the methyl group
+    c-c-n    c: c, n, at level 1  1      0      an o must follow, which gets no further edge
 
-With no node to come after the new one, `free` would be -1 after both: neither is possible, since
-the second c cannot be completed any more.
+After the first c, a node must be to come: rest <= free is 1 <= 0 without one. After the path c-c,
+an n at level 1 is possible if another node is to come after it: `free` is 1 - 1 = 0. With none to
+come `free` would be -1, since the c at level 1 could not be completed any more.
 
 The conditions are necessary, but not sufficient: drawing may come to a node that it cannot
 complete, which is then left as it is. They never rule out a graph whose environments are known;

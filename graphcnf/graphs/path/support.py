@@ -58,7 +58,7 @@ ENDLESS = 1000
 """Room of a node that any number of nodes can follow. Rooms are added up: a sum of `ENDLESS` or
 more means any number, as graphs have fewer nodes."""
 ROOMS = (*range(8), ENDLESS)
-"""Rooms that are told apart where a node is attached. If eight or more nodes are to come, only
+"""Rooms that are told apart where a node is attached; `ROOMS[r]` is r but for the last one. If eight or more nodes are to come, only
 endless room is accepted: a graph whose last eight nodes all hang on nodes without it is ruled
 out."""
 ROUNDS = 24
@@ -129,8 +129,8 @@ class Support(nn.Module):
         reach: Largest backtrack.
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
-        pad: Number of columns before that of the first node, enough for every backtrack and
-            closure.
+        pad: Number of columns before that of the first node. They are enough for every backtrack
+            and closure, and for the levels that the network sees (`SEEN_LEVELS`).
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
