@@ -15,7 +15,7 @@ from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path import node_states
-from graphcnf.graphs.path.completion import CompletingSupport
+from graphcnf.graphs.path.completion import CompletingSupport, QuickCompletingSupport
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import Environments
@@ -63,16 +63,6 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
     assert nodes < 3 or 0 < len(wanted) < 0.1 * len(every)
 
 
-class AllLookedUp(CompletingSupport):
-    """The same support without the rules that save time: all conditions are looked up."""
-
-    def _has_enough_free(self, new):
-        return torch.zeros_like(new.to_come, dtype=torch.bool)
-
-    def _attaches_alone(self, new):
-        return torch.zeros_like(new.possible[..., 0])
-
-
 @pytest.mark.parametrize("nodes", [2, 3, 4])
 def test_what_is_not_looked_up_is_possible(environments, nodes):
     # Beside node 2, which must get node 1, a node that others can be attached to.
@@ -81,7 +71,7 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
     code = DepthFirstCode(4, [3, 3], **SIZES)
     quick = support_with_rules(code, [1, 1], None, arguments)
     assert quick.attaches_alone.any() and not quick.attaches_alone.all()
-    whole = AllLookedUp(code, [1, 1], Environments.of(arguments, 3, 2))
+    whole = CompletingSupport(code, [1, 1], Environments.of(arguments, 3, 2))
     codes = every_code(whole, code.cardinalities, nodes)
     assert torch.equal(codes, every_code(quick, code.cardinalities, nodes))
 
@@ -90,7 +80,7 @@ def test_what_is_not_looked_up_is_possible(environments, nodes):
 def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
     model = GraphModel.from_pretrained(weights)
     quick = model.network.support
-    whole = AllLookedUp(model.code, quick.states.weights[1:].tolist(), quick.environments)
+    whole = CompletingSupport(model.code, quick.states.weights[1:].tolist(), quick.environments)
     batch = sample_records(model, range(64), seed=3)
     x, _ = model.code.encode(GraphBatch.collate(batch))
     path = Path.before_each(x, quick.states, quick.pad)
@@ -113,7 +103,9 @@ def test_rules_are_the_same_on_paths_of_any_states(environments, weights):
         code, shipped = model.code, model.network.support
         environments = shipped.environments
     edge_weights = [1, 1] if shipped is None else shipped.states.weights[1:].tolist()
-    quick, whole = (c(code, edge_weights, environments) for c in (CompletingSupport, AllLookedUp))
+    quick, whole = (
+        c(code, edge_weights, environments) for c in (QuickCompletingSupport, CompletingSupport)
+    )
     generator = torch.Generator().manual_seed(0)
     rows, levels = 2_000, 5
     state = torch.randint(1, len(quick.room), (rows, quick.pad + levels + 1), generator=generator)

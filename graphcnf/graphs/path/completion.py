@@ -49,15 +49,10 @@ complete, which is then left as it is. They never rule out a graph whose environ
 last of those with the largest rest is looked at. Nodes that must follow a node to come are not
 counted. A node counts for condition 4 although it may be out of reach of backtracks.
 
-To look up the conditions for every edge takes long, and most edges meet them because many nodes are
-to come. So each stage of a new node goes the same way (`CompletingSupport`):
-
-    what `Support` allows -> where many nodes are free, all of it     `_has_enough_free`
-                             else what meets the conditions           `_complete_backtracks`, ...
-                          -> if that is nothing, what `Support` allows
-
-The first rule is only there to save time. It allows nothing that the conditions rule out, as its
-docstring proves.
+In each stage of a new node, possible is what `Support` allows and what meets the conditions; if
+that is nothing, what `Support` allows. `CompletingSupport` has these rules. To look up the
+conditions for every edge takes long, and most edges meet them because many nodes are to come.
+`QuickCompletingSupport`, which models use, looks up fewer, with the same result.
 """
 
 from __future__ import annotations
@@ -184,10 +179,6 @@ class CompletingSupport(Support):
     Attributes:
         environments: The known environments.
         needed: What nodes in each state still need.
-        enough_free: So many free nodes are many, if no node has a rest.
-        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
-            state s so that these two meet all conditions, without further closures, and with the
-            room `ROOMS[r]`, (`MOST_ALONE` + 2, ROOMS, S) bool.
 
     Examples:
         Acetamide before its last node; the nodes c, n and o are the categories 0, 1 and 2:
@@ -214,42 +205,12 @@ class CompletingSupport(Support):
         [[0, 2, 2]]
     """
 
-    attaches_alone: Tensor
-
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
         self.needed = NeededEdges(
             self.states, self.attaches[0], self.leaf, closures=self.entries - 1
         )
-        self.enough_free = max(1, self._enough_for_parents(), self._enough_for_closures())
-        self._set_attaches_alone()
-
-    def _enough_for_parents(self) -> int:
-        """Return how many free nodes are enough to attach a new node, see `_has_enough_free`."""
-        # A node with more room than ends takes a free node, perhaps after its ends. `to_attach` is
-        # `NEVER` if such a node could not be completed: then no number is enough.
-        takes_free = self.room > self.needed.ends
-        to_attach = self.needed.to_attach[takes_free].amax() if takes_free.any() else 0
-        enough = self.needed.used + self.needed.larger_rest.clamp(min=to_attach)
-        return int(enough[self.attaches[0]].max())
-
-    def _enough_for_closures(self) -> int:
-        """Return how many free nodes are enough for a closure, see `_has_enough_free`."""
-        after = self.states.after
-        ends = self.needed.ends
-        more_ends = (ends[after] - ends[:, None, None]).clamp(min=0)
-        more_ends = torch.where(after == UNKNOWN, 0, more_ends)
-        return int((more_ends + self.needed.rest[after]).max()) + int(more_ends.max())
-
-    def _set_attaches_alone(self) -> None:
-        """Set `attaches_alone`: the conditions of the new node and its parent, by the state."""
-        needed = self.needed
-        to_go_on = needed.to_attach[self.states.after].minimum(needed.to_attach[self.leaf])
-        # Axes: free + 1, state of the parent, label of the edge, category of the new node.
-        free_after = torch.arange(-1, MOST_ALONE + 1)[:, None, None, None] - needed.used
-        alone = (free_after >= needed.larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
-        set_tables(self, attaches_alone=(alone[:, None] & self.attaches).flatten(3).any(3))
 
     def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U, 1) bool; see `Support`."""
@@ -259,19 +220,19 @@ class CompletingSupport(Support):
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
         leaves_complete = self._parent_columns(new) >= last_incomplete[:, None]
         fits = possible & leaves_complete[..., None]
-        return _if_any(self._completing(new, fits, self._complete_backtracks), possible)
+        return _if_any(self._complete(new, fits, self._complete_backtracks), possible)
 
     def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return the possible edges to parents, and categories with them; see `Support`."""
         possible = super()._possible_attachments(new)
-        return _if_any(self._completing(new, possible, self._complete_attachments), possible)
+        return _if_any(self._complete(new, possible, self._complete_attachments), possible)
 
     def _possible_closures(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of closures, and labels with them; see `Support`."""
         possible = super()._possible_closures(new)
-        return _if_any(self._completing(new, possible, self._complete_closures), possible)
+        return _if_any(self._complete(new, possible, self._complete_closures), possible)
 
-    def _completing(
+    def _complete(
         self,
         new: UndecidedNodes,
         possible: Tensor,
@@ -282,36 +243,13 @@ class CompletingSupport(Support):
         Args:
             new: M new nodes.
             possible: Values of the variables of a stage that `Support` allows, (M, ., .) bool.
-            look_up: Function of some of the new nodes, with these values as `possible`. It returns
-                which of them meet the conditions.
+            look_up: Function of new nodes with these values as `possible`. It returns which of them
+                meet the conditions.
 
         Returns:
             Those that meet the conditions, (M, ., .) bool; in some rows perhaps none.
         """
-        unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
-        if not len(unsure):
-            return possible
-        fits = look_up(replace(new, possible=possible)[unsure])
-        return possible.index_copy(0, unsure, fits)
-
-    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
-        """Return where all that `Support` allows M new nodes meets the conditions, (M,) bool.
-
-        Let `free` be at least `enough_free` plus the largest rest now, R. An edge changes what its
-        two nodes need. All others have at most the rest R:
-
-        - An edge to a parent lowers `free` by `used`. `enough_free` is at least `used` plus the
-          larger rest of the two after it (`_enough_for_parents`), so that conditions 1 to 3 hold.
-          Condition 4 holds, too. `Support` leaves room for all nodes to come at the new node, its
-          parent and those above. These are more than the ends, as long as `free` is above 0, so
-          that one of these nodes has more room than ends: it takes a free node. `enough_free` is
-          also at least `used` plus the largest `to_attach` of such a node.
-        - A closure lowers `free` by at most the ends that it adds to its two nodes. `enough_free`
-          is at least the sum of the largest number of ends that an edge adds to one node, and of
-          the largest number that it adds to one together with the rest that this one has then
-          (`_enough_for_closures`). So conditions 1 to 3 hold, all that are asked of closures.
-        """
-        return self._free(new) >= self.enough_free + self._largest_rest(new)
+        return look_up(replace(new, possible=possible))
 
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.
@@ -334,28 +272,13 @@ class CompletingSupport(Support):
         Returns:
             (M, U, 1) bool.
         """
-        unsure = new.possible[..., 0] & ~self._attaches_alone(new)
-        row, backtrack = unsure.nonzero(as_tuple=True)
+        row, backtrack = new.possible[..., 0].nonzero(as_tuple=True)
         attached = new[row]
         attached = replace(attached, column=attached.column - backtrack)
         attached = replace(attached, possible=super()._possible_attachments(attached))
         fits = new.possible.clone()
         fits[row, backtrack, 0] = self._complete_attachments(attached).flatten(1).any(1)
         return fits
-
-    def _attaches_alone(self, new: UndecidedNodes) -> Tensor:
-        """Return which backtracks are possible for what the parent needs alone, (M, U) bool.
-
-        If no node has a rest, only the new node and its parent can break a condition: ends that
-        nodes still need are taken off `free` already. Where `attaches_alone` is True, some edge and
-        category break none. Where it is False, edges have to be looked up.
-        """
-        free = self._free(new)
-        in_table = (free >= -1) & (free <= MOST_ALONE) & (self._largest_rest(new) == 0)
-        row = free.clamp(-1, MOST_ALONE)[:, None] + 1
-        parent = self._parent_columns(new)
-        room = self._room_needed(new, parent)
-        return in_table[:, None] & self.attaches_alone[row, room, new.state.gather(1, parent)]
 
     def _complete_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return after which of the possible edges to parents the conditions hold.
@@ -477,6 +400,103 @@ class CompletingSupport(Support):
         own, other = torch.broadcast_tensors(own, other)
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.needed.lowered[other, :, category[own]]).any(-1)
+
+
+class QuickCompletingSupport(CompletingSupport):
+    """The same support, which looks up fewer conditions: models use it.
+
+    `_has_enough_free` and `_attaches_alone` say what meets the conditions for certain, and why.
+    What is possible is the same, which tests compare.
+
+    Args:
+        code, edge_weights, environments: As of `CompletingSupport`.
+
+    Attributes:
+        enough_free: So many free nodes are many, if no node has a rest.
+        attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
+            state s so that these two meet all conditions, without further closures, and with the
+            room `ROOMS[r]`, (`MOST_ALONE` + 2, ROOMS, S) bool.
+    """
+
+    attaches_alone: Tensor
+
+    def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
+        super().__init__(code, edge_weights, environments)
+        self.enough_free = max(1, self._enough_for_parents(), self._enough_for_closures())
+        self._set_attaches_alone()
+
+    def _enough_for_parents(self) -> int:
+        """Return how many free nodes are enough to attach a new node, see `_has_enough_free`."""
+        # A node with more room than ends takes a free node, perhaps after its ends. `to_attach` is
+        # `NEVER` if such a node could not be completed: then no number is enough.
+        takes_free = self.room > self.needed.ends
+        to_attach = self.needed.to_attach[takes_free].amax() if takes_free.any() else 0
+        enough = self.needed.used + self.needed.larger_rest.clamp(min=to_attach)
+        return int(enough[self.attaches[0]].max())
+
+    def _enough_for_closures(self) -> int:
+        """Return how many free nodes are enough for a closure, see `_has_enough_free`."""
+        after = self.states.after
+        ends = self.needed.ends
+        more_ends = (ends[after] - ends[:, None, None]).clamp(min=0)
+        more_ends = torch.where(after == UNKNOWN, 0, more_ends)
+        return int((more_ends + self.needed.rest[after]).max()) + int(more_ends.max())
+
+    def _set_attaches_alone(self) -> None:
+        """Set `attaches_alone`: the conditions of the new node and its parent, by the state."""
+        needed = self.needed
+        to_go_on = needed.to_attach[self.states.after].minimum(needed.to_attach[self.leaf])
+        # Axes: free + 1, state of the parent, label of the edge, category of the new node.
+        free_after = torch.arange(-1, MOST_ALONE + 1)[:, None, None, None] - needed.used
+        alone = (free_after >= needed.larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
+        set_tables(self, attaches_alone=(alone[:, None] & self.attaches).flatten(3).any(3))
+
+    def _complete(self, new, possible, look_up):
+        """Look up the conditions where there are not many free nodes; see `CompletingSupport`."""
+        unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
+        if not len(unsure):
+            return possible
+        fits = super()._complete(new[unsure], possible[unsure], look_up)
+        return possible.index_copy(0, unsure, fits)
+
+    def _complete_backtracks(self, new):
+        """Look up edges where `_attaches_alone` has no answer; see `CompletingSupport`."""
+        sure = self._attaches_alone(new)[..., None]
+        unsure = replace(new, possible=new.possible & ~sure)
+        return (new.possible & sure) | super()._complete_backtracks(unsure)
+
+    def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
+        """Return where all that `Support` allows M new nodes meets the conditions, (M,) bool.
+
+        Let `free` be at least `enough_free` plus the largest rest now, R. An edge changes what its
+        two nodes need. All others have at most the rest R:
+
+        - An edge to a parent lowers `free` by `used`. `enough_free` is at least `used` plus the
+          larger rest of the two after it (`_enough_for_parents`), so that conditions 1 to 3 hold.
+          Condition 4 holds, too. `Support` leaves room for all nodes to come at the new node, its
+          parent and those above. These are more than the ends, as long as `free` is above 0, so
+          that one of these nodes has more room than ends: it takes a free node. `enough_free` is
+          also at least `used` plus the largest `to_attach` of such a node.
+        - A closure lowers `free` by at most the ends that it adds to its two nodes. `enough_free`
+          is at least the sum of the largest number of ends that an edge adds to one node, and of
+          the largest number that it adds to one together with the rest that this one has then
+          (`_enough_for_closures`). So conditions 1 to 3 hold, all that are asked of closures.
+        """
+        return self._free(new) >= self.enough_free + self._largest_rest(new)
+
+    def _attaches_alone(self, new: UndecidedNodes) -> Tensor:
+        """Return which backtracks are possible for what the parent needs alone, (M, U) bool.
+
+        If no node has a rest, only the new node and its parent can break a condition: ends that
+        nodes still need are taken off `free` already. Where `attaches_alone` is True, some edge and
+        category break none. Where it is False, edges have to be looked up.
+        """
+        free = self._free(new)
+        in_table = (free >= -1) & (free <= MOST_ALONE) & (self._largest_rest(new) == 0)
+        row = free.clamp(-1, MOST_ALONE)[:, None] + 1
+        parent = self._parent_columns(new)
+        room = self._room_needed(new, parent)
+        return in_table[:, None] & self.attaches_alone[row, room, new.state.gather(1, parent)]
 
 
 def _if_any(fits: Tensor, others: Tensor) -> Tensor:
