@@ -425,6 +425,17 @@ class InSequence:
         Returns:
             Index for tensors of the caller whose first axis is in the order of the attribute
             `rows`, such as hidden states: `tensor[index]` is in the new order of it. (R,) long.
+
+        Examples:
+            Rows 0, 1 and 2 have 1, 3 and 2 positions. Row 0 is kept, and row 2 twice:
+
+            >>> order = InSequence(torch.arange(3) < torch.tensor([[1], [3], [2]]))
+            >>> lengths = order.sizes  # a tensor in the order of `rows`
+            >>> order.rows.tolist(), lengths.tolist()
+            ([1, 2, 0], [3, 2, 1])
+            >>> index = order.select(torch.tensor([0, 2, 2]))
+            >>> order.rows.tolist(), index.tolist(), lengths[index].tolist()
+            ([1, 2, 0], [1, 1, 2], [2, 2, 1])
         """
         place = self.rows.argsort()  # place[r]: where row r stands now
         kept = place[rows]

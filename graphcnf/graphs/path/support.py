@@ -58,9 +58,9 @@ ENDLESS = 1000
 """Room of a node that any number of nodes can follow. Rooms are added up: a sum of `ENDLESS` or
 more means any number, as graphs have fewer nodes."""
 ROOMS = (*range(8), ENDLESS)
-"""Rooms that are told apart where a node is attached; `ROOMS[r]` is r but for the last one. If eight or more nodes are to come, only
-endless room is accepted: a graph whose last eight nodes all hang on nodes without it is ruled
-out."""
+"""Rooms that are told apart where a node is attached; `ROOMS[r]` is r, but for the last one. If
+eight or more nodes are to come, only endless room is accepted: a graph whose last eight nodes all
+hang on nodes without it is ruled out."""
 ROUNDS = 24
 """Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
 Longer chains without endless room count less than they hold, which makes the rules stricter."""
