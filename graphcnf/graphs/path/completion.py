@@ -120,6 +120,8 @@ class NeededEdges(nn.Module):
         cost_if_left = torch.where(states.complete, 0, NEVER)
         missing = states.least_cost(cost_if_left, torch.where(attaches, 1, NEVER))
         ends = states.least_cost(cost_if_left, torch.where(attaches, leads_to_end, NEVER))
+        # Each is the least of its own, perhaps of two different ways to complete the node. So
+        # rest <= free says no more than missing <= to_come - ends of the other nodes.
         rest = missing - ends
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]

@@ -1,8 +1,14 @@
 """The network of the graph model "path": causal attention over the nodes in depth-first order.
 
-Each node is one *position* of the attention, and one *step* of drawing. Scoring evaluates all nodes
-of complete graphs at once; drawing goes node by node, with cached keys and values. Both go the same
-way, and give the same logits:
+Each node is one *position* of the attention, and one *step* of drawing:
+
+    position                   0          1          2          ...
+    its input has the node     none       0          1          ... and the path to this node
+    its output decides node    0          1          2          ...
+
+So to attend to node i is to attend to position i + 1. Scoring evaluates all nodes of whole graphs
+at once; drawing goes node by node, with cached keys and values. Both go the same way, and give the
+same logits:
 
                             scoring                          drawing
                             `PathNetwork.steps`              `PathState.step`
@@ -178,7 +184,7 @@ class PathNetwork(AutoregressiveNetwork):
         return Transformer(width, heads, expansion, layers, dropout=dropout)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes of complete graphs in one step, for training and scoring.
+        """Yield all nodes of whole graphs in one step, for training and scoring.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
@@ -212,7 +218,7 @@ class PathNetwork(AutoregressiveNetwork):
         yield Step(rows, positions, hidden)
 
     def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
-        """Return the embeddings of the node before each node of complete graphs.
+        """Return the embeddings of the node before each node of whole graphs.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
@@ -283,7 +289,7 @@ class PathNetwork(AutoregressiveNetwork):
         return self.contributions.of(x, self.contributions.links(x, path))
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return the output of the attention blocks for all positions of complete graphs.
+        """Return the output of the attention blocks for all positions of whole graphs.
 
         A subclass that adds something to it does the same for the next position in drawing: it
         overrides `PathState.attend`, and `start`, which makes the state.

@@ -333,6 +333,7 @@ class Support(nn.Module):
             needed, that of `ENDLESS`.
         """
         room = new.to_come[:, None] - self._room_above(new, parent, self.reach - 1)
+        # Rooms up to 7 are their own indices.
         return room.clamp(0, len(ROOMS) - 1)
 
     def _room_above(self, new: UndecidedNodes, column: Tensor, count: int) -> Tensor:
