@@ -127,12 +127,12 @@ def _counts(smiles: str) -> Counter[tuple[str, str]]:
 def _reactive(molecule: Chem.Mol, given: Given) -> str:
     """Return the name of a reactive group of a molecule that is not given; "" if there is none.
 
-    A group is given if all its atoms lie in a given fragment. The others together must be among
-    those of one given molecule, as many of each.
+    Groups whose atoms all lie in one match of the given fragment do not count. The remaining groups
+    do not count either if one given molecule has them all, and as many of each.
 
     Args:
         molecule: A sanitized molecule.
-        given: What the user gives.
+        given: What the user gave.
     """
     groups = reactive_groups(molecule)
     if not groups:

@@ -42,7 +42,7 @@ LAST_ELEMENT = 118
 """Highest atomic number: RDKit parses [#119], but fails at any question about such an atom."""
 
 quiet = rdBase.BlockLogs
-"""Context without RDKit's log messages."""
+"""Context manager that silences RDKit's log messages."""
 
 _NOT_ASCII = re.compile(r"[^ -~]")
 _CXSMILES = re.compile(r"([^ \t]+)[ \t]+(\|.*)", re.DOTALL)
@@ -81,7 +81,7 @@ class UnparsableSmiles(MoleculeNotRepresentable):
 
 
 def _any_of(*queries: Chem.QueryAtom) -> Chem.QueryAtom:
-    """Return RDKit's query for atoms that match one of several queries, made of the first one."""
+    """Return RDKit's query for atoms that match one of several queries; the first is extended."""
     for other in queries[1:]:
         queries[0].ExpandQuery(other, Chem.CompositeQueryType.COMPOSITE_OR)
     return queries[0]
@@ -196,8 +196,8 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
         The molecule, with its stereo marks and isotopes.
 
     Raises:
-        UnparsableSmiles: RDKit cannot read the SMILES, or it has no atoms, characters beyond ASCII
-            or more than `LONGEST_SMILES` characters.
+        UnparsableSmiles: RDKit cannot read the SMILES; or it has no atoms, an atomic number above
+            118, characters beyond ASCII, or more than 5,000 characters (`LONGEST_SMILES`).
     """
     extension = ""
     read: Callable[[str], Chem.Mol | None] = partial(Chem.MolFromSmiles, sanitize=sanitize)
@@ -217,8 +217,8 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
         kind: What error messages call the text.
 
     Raises:
-        UserError: RDKit cannot read the SMARTS, or it has no atoms, characters beyond ASCII or more
-            than `LONGEST_SMILES` characters.
+        UserError: RDKit cannot read the SMARTS; or it has no atoms, an atomic number above 118,
+            characters beyond ASCII, or more than 5,000 characters (`LONGEST_SMILES`).
     """
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)

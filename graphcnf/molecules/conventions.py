@@ -61,7 +61,8 @@ def valence_only(mol: Chem.Mol) -> str | None:
             fragments.
 
     Returns:
-        The SMILES of all its fragments, with the charges that were added and without stereo marks.
+        The SMILES of all its fragments, with the charges that were added and without stereo marks;
+        None if RDKit still refuses the molecule, or if it has no atoms.
     """
     if not mol.GetNumAtoms():
         return None
@@ -237,8 +238,8 @@ def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
 
     Returns:
         `{reason: indices of the atoms that cause it}`. Reasons are texts such as "C with 5 bonds",
-        "2 fragments", `KEKULIZATION` or "unreadable"; where no single atoms are to blame, the
-        indices are (). {} for a valid molecule.
+        "2 fragments", "aromatic ring without a Kekulé structure" or "unreadable". Where no single
+        atoms are to blame, the indices are (). {} for a valid molecule.
     """
     if mol is None:
         return {"unreadable": ()}

@@ -46,11 +46,13 @@ def draw_grid(
     Args:
         molecules: SMILES or RDKit molecules, at least one.
         path: File to write; its folder is created. The suffix decides the format.
-        legends: Text below each molecule; None for none. Texts are broken at commas into lines that
-            fit, and all cells have the height that the longest legend needs.
-        highlights: For each molecule the indices of the atoms to highlight; None for none.
+        legends: Text below each molecule; None to write nothing. Texts are broken at commas into
+            lines that fit, and all cells have the height that the longest legend needs.
+        highlights: For each molecule the indices of the atoms to highlight, counted from 0; None to
+            highlight no atoms.
 
     Raises:
+        UnparsableSmiles: A SMILES cannot be read.
         UserError: The file cannot be written.
     """
     columns = min(COLUMNS, len(molecules))
@@ -104,7 +106,7 @@ def draw_svg(
 
 
 def _lines(text: str) -> str:
-    """Break a text at commas into lines of at most `LETTERS` letters, where that is possible."""
+    """Break a text at commas into lines of at most 32 letters (`LETTERS`), where possible."""
     lines: list[str] = []
     for word in text.split(", "):
         if lines and len(lines[-1]) + 2 + len(word) <= LETTERS:
@@ -131,7 +133,7 @@ def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
 def numbered_html(smiles: Sequence[str | None]) -> str:
     """Return HTML that shows a sample in a notebook: small drawings with the record numbers below.
 
-    At most `SHOWN` molecules are drawn; a last line says how many more there are.
+    At most 30 molecules (`SHOWN`) are drawn; a last line says how many more there are.
 
     Args:
         smiles: SMILES of each record of the sample, numbered from 0; None for an invalid one, which

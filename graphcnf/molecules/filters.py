@@ -140,8 +140,8 @@ class Filters:
         Returns:
             `{name: function}`. Names are such as "has c1ccccc1", "without [N+](=O)[O-]", "qed >
             0.6", "similarity >= 0.5" and "no pains alert". A function takes a sanitized molecule
-            and what the user gave (`Given`); it returns "" if the molecule passes, else the name;
-            after that of a catalogue stands ": " and the name of the alert.
+            and what the user gave (`Given`). It returns "" if the molecule passes, else the name.
+            For a catalogue, ": " and the name of the alert follow.
 
         Raises:
             UserError: A filter cannot be read, or no molecule can pass.
@@ -200,10 +200,11 @@ class Filters:
         """A fingerprint of the filters, which a run saves, and compares when it is continued.
 
         Returns:
-            JSON `{name of a filter in checks: text}`. The text tells filters of one name apart: a
-            SHA-256 of the molecules that others are compared with or of the reactive groups, and
-            the model for predicted properties. It is "" where the name says all, for example
-            `{"no pains alert": "", "similarity >= 0.5": "9f86d0..."}`.
+            JSON `{name of a filter in checks: text}`. The text tells filters of one name apart. For
+            similarities it is a SHA-256 of the molecules to compare with, for the catalogue
+            "reactive" one of its alerts, for predicted properties the `identity` of the predictor.
+            It is "" where the name says all, as in `{"no pains alert": "", "similarity >= 0.5":
+            "9f86d0..."}`.
         """
         found = dict.fromkeys(self.checks, "")
         if REACTIVE in self.alerts:
@@ -225,8 +226,8 @@ class Filters:
             given: What the user gave, whose reactive groups are not refused.
 
         Returns:
-            "", or one of the names in `checks`; after that of a catalogue stands ": " and the name
-            of the alert, as in "no reactive alert: peroxide".
+            "", or one of the names in `checks`. For a catalogue, ": " and the name of the alert
+            follow, as in "no reactive alert: peroxide".
         """
         return next((why for check in self.checks.values() if (why := check(mol, given))), "")
 
@@ -295,7 +296,7 @@ def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
 
     Returns:
         Text such as "40.0% pass the filters (qed > 0.6 80.0%, no reactive alert 50.0%: removed 2
-        peroxide)"; "" if there are no filters.
+        peroxide)", with at most 8 alerts of a filter (`LISTED`); "" if there are no filters.
     """
     removed, each = removed_by_alerts(outcomes), []
     for name, share in passing_shares(names, outcomes).items():
@@ -316,7 +317,8 @@ class Funnel:
     Args:
         filters: Filters of the search.
         patience: Number of tries in a row; `math.inf` for a search that does not end. While the
-            filters refuse more than half of the molecules, it is `PATIENCE_FACTOR` times as large.
+            filters refuse more than half of the molecules, it is 10 times as large
+            (`PATIENCE_FACTOR`).
         given: What the user gave, whose reactive groups are not refused.
 
     Attributes:
@@ -350,8 +352,8 @@ class Funnel:
     def distinct(self, tries: Iterable[Iterable[tuple[int, Item]]]) -> Iterator[Item]:
         """Yield the new molecules of a search; stop when its patience is exhausted.
 
-        After every `REMINDER` seconds without a new molecule, a line on stderr says how many pass
-        the filters.
+        After every 10 seconds (`REMINDER`) without a new molecule, a line on stderr says how many
+        pass the filters.
 
         Args:
             tries: For each try, the molecules that passed, as pairs of a hash and what is yielded
@@ -490,8 +492,8 @@ def passing(
         draws them.
 
     Raises:
-        UserError: No new molecule has passed in `PATIENCE` records in a row, or `PATIENCE_FACTOR`
-            times as many if the filters refuse more than half.
+        UserError: No new molecule has passed in 10,000 records in a row (`PATIENCE`), or in 10
+            times as many (`PATIENCE_FACTOR`) if the filters refuse more than half.
     """
     funnel = Funnel(filters, PATIENCE)
 

@@ -56,10 +56,10 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
         smiles: A SMILES that RDKit can read.
 
     Returns:
-        (fingerprints, descriptors): the bits of the fingerprint of circular environments, then
-        those of atom pairs, packed eight to a byte, (2 * BITS / 8,) uint8; and D = 18 descriptors
-        (logP, polar surface, numbers of atoms and rings, ...), each divided by about its standard
-        deviation in drug-like molecules, (D,) float32.
+        (fingerprints, descriptors): the 1,024 bits (`BITS`) of the fingerprint of circular
+        environments, then the 1,024 of atom pairs, packed eight to a byte, (256,) uint8; and 18
+        descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
+        its standard deviation in drug-like molecules, (18,) float32.
     """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
@@ -82,17 +82,22 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class GaussianProcess:
-    """Gaussian process fitted to the values of N known molecules.
+    """Gaussian process fitted to the values of N known molecules; `predict` asks it for others.
+
+    Its kernel is a weighted mean of three: Tanimoto kernels of the fingerprints of circular
+    environments (Morgan) and of atom pairs, and a Gaussian kernel of descriptors such as logP. The
+    constructor chooses the weights and the noise for which the given values are most probable.
 
     Args:
         smiles: SMILES of the known molecules, at least two.
-        values: Their values, (N,), finite, in any unit.
+        values: Their values, (N,), finite, in any unit; predictions have the same unit.
         noises: Candidate variances of the noise, for values scaled to variance 1.
-        evidence_size: The evidence of a candidate kernel is computed on at most so many of the
-            known molecules, to save time.
+        evidence_size: Candidates are compared on at most so many of the known molecules, to save
+            time.
 
     Attributes:
-        weights: Chosen weights of the three kernels, one of `MIXTURES`.
+        weights: Chosen weights of the three kernels (Morgan, atom pairs, descriptors), one of the
+            five triples in `MIXTURES`.
         noise: Chosen variance of the noise, one of `noises`.
     """
 
@@ -165,8 +170,8 @@ def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the `features` of M molecules as float32 arrays.
 
     Returns:
-        Fingerprints of circular environments, (M, BITS), and of atom pairs, (M, BITS), and the
-        descriptors, (M, D).
+        Fingerprints of circular environments, (M, 1024), and of atom pairs, (M, 1024), and the
+        descriptors, (M, 18).
     """
     packed, descriptors = zip(*map(features, smiles), strict=True)
     bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
@@ -207,14 +212,15 @@ def _fit(kernels, y, weights, noise):
 
     Args:
         kernels: Kernel matrices (N, N).
-        y: Scores of mean 0 and variance 1, (N,).
+        y: Known values, scaled to mean 0 and variance 1, (N,).
         weights: Weights of the kernels.
         noise: Variance of the noise.
 
     Returns:
-        Logarithm of the evidence without a constant; lower Cholesky factor (N, N) of the mixture;
-        dual coefficients (N,), so that the mean of a proposal is their product with its kernel; and
-        the maximum-likelihood variance that the kernel is multiplied with.
+        (evidence, factor, dual, variance): logarithm of the evidence without a constant; lower
+        Cholesky factor of the mixed kernel plus the noise, (N, N); dual coefficients (N,), whose
+        product with the kernel between a molecule and the known ones is its expected value; and the
+        maximum-likelihood variance by which the kernel is multiplied.
     """
     from scipy.linalg import cho_factor, cho_solve
 

@@ -49,8 +49,8 @@ def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
 class HashSet:
     """A growing set of 64-bit hashes that needs about 8 bytes for each.
 
-    Most hashes are in a sorted array; at least `RECENT` of the last ones are in a Python set before
-    they are merged into the array.
+    Most hashes are in a sorted array. New ones are collected in a Python set, and merged into the
+    array when there are at least 65,536 of them (`RECENT`) and an eighth as many as in the array.
 
     Examples:
         >>> found = HashSet()

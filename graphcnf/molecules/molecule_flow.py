@@ -593,7 +593,8 @@ class MoleculeFlow:
         Returns:
             (latents, mask). The latents are points in the base space of the flow, `{name: tensor
             (B, ..., D)}`; which tensors there are depends on the class of the model, see its method
-            `to_latents`. The mask is True for real atoms, False for padding, (B, N) bool.
+            `to_latents`. The mask is True for real atoms, False for padding, (B, N) bool; N is the
+            number of atoms of the largest molecule.
 
         Raises:
             UserError: There are no molecules, or the model cannot represent one of them.

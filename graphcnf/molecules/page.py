@@ -113,12 +113,13 @@ def write_page(
         title: Title of the page.
         note: Text below the title.
         about: Text above the table.
-        known: SMILES of known molecules; beside the best found ones the nearest of these are drawn.
+        known: SMILES of known molecules. The best molecules of the page are drawn beside the known
+            ones that are nearest to them; unreadable SMILES are passed over.
         training_hashes: Sorted hashes of the training molecules, as
             `graphcnf.molecules.hashing.hash_each` returns them, to show how many molecules are not
             among these; None not to show it.
         highlights: For each row the indices of the atoms to highlight, counted from 0 in the order
-            of the SMILES; None for none.
+            of the SMILES; None to highlight no atoms.
 
     Raises:
         UserError: The file cannot be written.
@@ -294,8 +295,8 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
         found: Their review.
 
     Returns:
-        Dicts of the texts "name", "catalogue", "count" and "share" (of the molecules). The first
-        `EXAMPLES` also have an "example": a `Shown` with the alert's atoms highlighted.
+        Dicts of the texts "name", "catalogue", "count" and "share" (of the molecules). The first 8
+        (`EXAMPLES`) also have an "example": a `Shown` with the alert's atoms highlighted.
     """
     rows: list[dict[str, Any]] = []
     for alert in found.alerts:
@@ -315,7 +316,9 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the best molecules of the first `PAIRS` clusters, each with the nearest known one.
+    """Return the best molecules of the first clusters, each with the nearest known molecule.
+
+    There are at most 12 pairs (`PAIRS`).
 
     Args:
         shown: The molecules.
@@ -342,7 +345,7 @@ def _with_faults(one: Shown, found: Review, number: int) -> Shown:
     Args:
         one: The molecule.
         found: The review of all molecules.
-        number: Number of the molecule in it.
+        number: Number of the molecule in the review, from 0.
     """
     alerts = found.alerted[number]
     atoms = sorted({atom for atoms in alerts.values() for atom in atoms})
@@ -362,7 +365,7 @@ def _with_review(one: Shown, found: Review, number: int) -> Shown:
     Args:
         one: The molecule.
         found: The review of all molecules.
-        number: Number of the molecule in it.
+        number: Number of the molecule in the review, from 0.
     """
     cluster = next(k for k, members in enumerate(found.clusters, 1) if number in members)
     alerts = ", ".join(map(_plain, found.alerted[number]))
@@ -373,7 +376,7 @@ def _with_review(one: Shown, found: Review, number: int) -> Shown:
 
 
 def _text(value: Any) -> str:
-    """Return the text of a value."""
+    """Write a value as text: "" for None and NaN, "yes" or "no", four digits of a float."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):

@@ -117,7 +117,7 @@ def properties_of(
 
     Returns:
         `{name of a property: its value}`: an integer if the property is a count, else a number
-        rounded to `DECIMALS` decimals.
+        rounded to 4 decimals (`DECIMALS`).
 
     Raises:
         Unavailable: This build of RDKit cannot compute a property.
@@ -138,7 +138,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
         label: Text before a progress bar; "" for no bar.
 
     Returns:
-        (M, P) float64, rounded to `DECIMALS` decimals.
+        (M, P) float64, rounded to 4 decimals (`DECIMALS`).
     """
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
@@ -253,7 +253,7 @@ class Requirement:
     def holds(self, mol: Chem.Mol, predictors: Predictors = NO_PREDICTORS) -> bool:
         """Return True if the comparison holds for a molecule.
 
-        Values are rounded to `DECIMALS` decimals first, as they are in files.
+        Values are rounded to 4 decimals (`DECIMALS`) first, as they are in files.
 
         Args:
             mol: A sanitized molecule.

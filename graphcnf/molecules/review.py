@@ -68,7 +68,8 @@ class Review:
         clusters: For each cluster the numbers of its molecules, the best one first. Clusters are
             ordered by their best molecules, the best first.
         alerts: Alerts that some molecule has, the most frequent first.
-        alerted: For each molecule `{name of an alert that it has: indices of its atoms}`.
+        alerted: For each molecule `{name of an alert that it has: indices of the atoms that match
+            the alert}`.
         nearest: For each molecule the nearest known one; [] if no molecules are known.
         accessibility: Synthetic accessibility of each molecule, from 1 (easy) to 10
             (`graphcnf.molecules.descriptors.sa`); None if this build of RDKit lacks it.
@@ -115,6 +116,9 @@ def review(
     Returns:
         The review, in which molecule k is `molecules[k]`.
 
+    Raises:
+        UnparsableSmiles: One of `molecules` cannot be read.
+
     Examples:
         >>> found = review(["CCO", "CCCO", "O=CCl"], known=["CCN"])
         >>> found.clusters, [alert.name for alert in found.alerts]
@@ -155,7 +159,7 @@ def clusters_of(smiles: Sequence[str]) -> list[int]:
     """Divide molecules into clusters of similar ones; return the cluster number of each.
 
     Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of the ECFP4
-    fingerprint of each molecule from that of its cluster's centre is at most `DISTANCE`.
+    fingerprint of each molecule from that of its cluster's centre is at most 0.4 (`DISTANCE`).
 
     Args:
         smiles: Valid SMILES, the best molecule first.

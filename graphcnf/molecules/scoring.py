@@ -172,8 +172,8 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
 def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
     """Store quantiles of the training molecules' bits per atom in a model, for `percentiles`.
 
-    The metadata of the model get the table of `likelihood_quantiles` under that name, in place.
-    Fine-tuning calls it once the weights are final.
+    The table of `likelihood_quantiles` is stored in `flow.model.metadata["likelihood_quantiles"]`,
+    in place. Fine-tuning calls this function once the weights are final.
 
     Args:
         flow: The model.
@@ -187,20 +187,22 @@ def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
 def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:
     """Return the quantiles of the bits per atom of molecules, for each group of neighbouring sizes.
 
-    Sizes are joined in ascending order until a group has at least `GROUP_SIZE` molecules.
+    Sizes are joined in ascending order until a group has at least 100 molecules (`GROUP_SIZE`).
+    Sizes that remain at the end, with fewer molecules together, are joined with the last group. If
+    there are fewer than 100 molecules in all, they are one group.
 
     Args:
-        sizes: Numbers of atoms, integers (M,).
-        bits: Bits per atom given the size, (M,).
+        sizes: Numbers of atoms of M molecules, integers (M,), at least one.
+        bits: Their bits per atom given the size, (M,).
 
     Returns:
         For each group a dict:
 
         - "largest": its largest number of atoms;
-        - "quantiles": `QUANTILES` quantiles of the bits per atom in even steps, from that of the
-          most likely molecule to that of the least likely one;
-        - "tail", in groups of at least `TAIL_SIZE` molecules: [percentile, bits per atom] for each
-          percentile of `TAIL`.
+        - "quantiles": 101 quantiles (`QUANTILES`) of the bits per atom in even steps, from that of
+          the most likely molecule to that of the least likely one;
+        - "tail", only in groups of at least 10,000 molecules (`TAIL_SIZE`): [percentile, bits per
+          atom] for each of the percentiles 0.5, 0.2, ..., 0.01 (`TAIL`), in per cent.
     """
     ends: list[int] = []
     count = 0

@@ -272,8 +272,8 @@ def cut_off(smiles: str, standardized: str) -> str:
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
     """Charge acids and bases of a molecule in place, and return it.
 
-    Bases are charged from the strongest to the weakest, except those less than `APART` bonds from
-    a charged one.
+    Bases are charged from the strongest to the weakest, except those less than 5 bonds (`APART`)
+    from a charged one.
 
     Args:
         mol: A sanitized molecule.

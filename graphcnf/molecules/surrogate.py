@@ -41,7 +41,8 @@ NOISES = (1e-2, 0.1, 0.3, 1.0, 3.0)
 """Candidate variances of the noise: measurements have more of it than computed scores."""
 
 EVIDENCE_SIZE = 1000
-"""Molecules at most on which the evidence of a kernel is computed."""
+"""Largest number of molecules on which the evidence (the marginal likelihood of the values) of a
+candidate kernel is computed."""
 
 MOST = 3000
 """Members at most: time grows with the third power of their number."""
@@ -152,7 +153,10 @@ class Surrogate:
 
     @classmethod
     def of_values(cls, name: str, values: Mapping[str, float], bound: str = "mean") -> Surrogate:
-        """Return the surrogate of molecules with values, of `MOST` random ones if there are more.
+        """Return the surrogate of molecules with values.
+
+        Of more than 3,000 molecules (`MOST`) it takes 3,000 random ones, always the same of equal
+        `values`.
 
         Args:
             name: Name of the column.
@@ -230,8 +234,8 @@ class Surrogate:
     def quality(self) -> Quality:
         """Measure how well the surrogate predicts, by cross-validation.
 
-        The members are divided into `FOLDS` random folds. The values of each fold are predicted by
-        a Gaussian process that is fitted to the other folds.
+        The members are divided into 5 random folds (`FOLDS`). The values of each fold are predicted
+        by a Gaussian process that is fitted to the other folds.
 
         Returns:
             Measured and predicted values of all members, from which R² and other figures follow.
@@ -266,8 +270,8 @@ class Surrogate:
     def least_similarity(self) -> float:
         """Lowest similarity to the nearest member of a molecule in the domain, in [0, 1].
 
-        It is chosen so that the share `WITHIN` of the members lies in the domain, each compared
-        with the other members.
+        It is chosen so that 95 % of the members (`WITHIN`) lie in the domain, each compared with
+        the other members.
         """
         return float(np.quantile(self.nearest(self.smiles), 1 - WITHIN))
 
@@ -290,7 +294,7 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
         quality: What its method `quality` returns.
 
     Returns:
-        A sentence; a second one warns if R² is at most `USELESS`.
+        A sentence; a second one warns if R² is at most 0.1 (`USELESS`).
     """
     covered = ", ".join(f"{share:.0%} in that of {p}" for p, share in quality.intervals().items())
     found = (
@@ -349,7 +353,7 @@ def nearest(
     """Choose from each group of candidates the one whose properties are nearest to the targets.
 
     Distances are Euclidean, in standard deviations of the training data. An invalid molecule is
-    infinitely far. Properties that cannot be computed are predicted by the model's surrogates.
+    infinitely far. Properties for which the model has a surrogate are predicted, others computed.
 
     Args:
         smiles: SMILES of the candidates, None for invalid ones: first `best_of` candidates of the
@@ -387,7 +391,8 @@ def _values(
     Args:
         molecules: M sanitized molecules.
         name: Name of the property, or of a measured column.
-        surrogates: Surrogates of the model by column, which come first.
+        surrogates: Surrogates of the model by column. A property that has one is predicted, even if
+            it could be computed.
 
     Returns:
         (M,) float64.

@@ -115,9 +115,10 @@ def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
             atoms. Their removal is skipped then, which saves time.
 
     Returns:
-        For a valid molecule the sanitized copy without these, and its canonical SMILES as `smiles`
-        and `isomer`. Else `mol` itself, with None for both. A molecule of several fragments, or
-        whose SMILES RDKit cannot read again, is not valid.
+        For a valid molecule its sanitized copy without stereo, isotopes, map numbers and explicit
+        hydrogen atoms, and its canonical SMILES as `smiles` and `isomer`. Else `mol` itself, with
+        None for both. A molecule of several fragments, or whose SMILES RDKit cannot read again, is
+        not valid.
     """
     sanitized = strict_molecule(mol, bare)
     smiles = readable_smiles(sanitized)

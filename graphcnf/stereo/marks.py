@@ -110,8 +110,8 @@ class RingRelation(NamedTuple):
 
     Attributes:
         element: Number of the stereo element that is the earlier bridgehead.
-        kind: `FORCED` where geometry decides, else a number from 2 on that stands for the sizes of
-            the two rings.
+        kind: 1 (`FORCED`) where geometry decides, else a number from 2 on that stands for the sizes
+            of the two rings.
         equal: True if the outer neighbours are on one side when the parities of the two bridgeheads
             are equal; False if they are on one side when the parities differ.
     """
@@ -196,7 +196,7 @@ class Constitution:
             The symmetries; () if there are none.
 
         Raises:
-            MoleculeNotRepresentable: There are `MOST_AUTOMORPHISMS` or more automorphisms.
+            MoleculeNotRepresentable: There are 10,000 (`MOST_AUTOMORPHISMS`) or more automorphisms.
         """
         # Also the images of references, which need not be the lowest neighbours of their atoms.
         classes = self.symmetry_classes
@@ -556,8 +556,8 @@ class Constitution:
             canonical: The canonical configuration of the molecule.
 
         Returns:
-            The configurations, sorted. None where more than `MOST_CONFIGURATIONS` would have to be
-            compared.
+            The configurations, sorted. None where more than 4,096 (`MOST_CONFIGURATIONS`) would
+            have to be compared.
         """
         if not self.ambiguous:
             return [canonical]
@@ -584,7 +584,7 @@ class Constitution:
                 any, (1, 2) for a mark everywhere.
 
         Returns:
-            The configurations. None where more than `MOST_CONFIGURATIONS` would have to be
+            The configurations. None where more than 4,096 (`MOST_CONFIGURATIONS`) would have to be
             compared.
         """
         choices = [values if self.ambiguous or not c else (c,) for c in given]

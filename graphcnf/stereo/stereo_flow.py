@@ -11,7 +11,8 @@ constitution, stereo element, configuration, parity, canonical and template are 
   constitution, categories of the elements before it).
 
 Shapes: B molecules with A atoms and S stereo elements in all; E, the largest number of stereo
-elements of a molecule; C channels of an atom; MOST_NEIGHBOURS neighbours of an atom at most.
+elements of a molecule; C channels of an atom; 4 neighbours of an atom at most (`MOST_NEIGHBOURS`);
+3 categories of a stereo element (`CATEGORIES`).
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ class StereoGraphs:
     Attributes:
         sizes: Number of atoms of each molecule, (B,) long.
         atoms: Category of each atom, (A,) uint8.
-        neighbours: Numbers of its neighbours, ascending, 0 for none, (A, MOST_NEIGHBOURS) uint8.
-        bonds: Categories of the bonds to these, (A, MOST_NEIGHBOURS) uint8.
+        neighbours: Numbers of its (at most four) neighbours, ascending, 0 for none, (A, 4) uint8.
+        bonds: Categories of the bonds to these neighbours, 0 for none, (A, 4) uint8.
         counts: Number of stereo elements of each molecule, (B,) long.
         elements: Numbers of the two atoms of a double bond; of an atom its number and 0, (S, 2)
             uint8.
@@ -132,7 +133,8 @@ class StereoGraphs:
 
         Args:
             constitutions: Constitutions of at most 255 atoms.
-            configurations: Configuration of each, with parities; None for no marks at all.
+            configurations: Configuration of each, with parities; None to leave all elements
+                without a mark.
 
         Returns:
             The batch. Its `categories` are drawing parities.
@@ -253,7 +255,7 @@ def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarra
         constitutions: The molecules, with A atoms in all.
 
     Returns:
-        `neighbours` and `bonds` of `StereoGraphs`, (A, MOST_NEIGHBOURS) uint8 each.
+        `neighbours` and `bonds` of `StereoGraphs`, (A, 4) uint8 each.
     """
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
@@ -312,7 +314,7 @@ class StereoContext(Context):
     """The context of a `StereoNetwork`.
 
     Attributes:
-        mask: `graphs.mask`, (B, E).
+        mask: True for stereo elements, False for padding, (B, E) bool.
         graphs: The molecules whose configurations are drawn or scored.
     """
 
@@ -358,9 +360,9 @@ class Neighbourhood(nn.Module):
         Args:
             h: Hidden states of all atoms, (A, C).
             own: Index in `h` of each of the M atoms, (M,).
-            near: 1 + index in `h` of each of their neighbours, 0 for none, (M, MOST_NEIGHBOURS).
+            near: 1 + index in `h` of each of their neighbours, 0 for none, (M, 4).
             bonds: For each neighbour k the category of the bond to it plus k * `BOND_CATEGORIES`,
-                so that each neighbour has embeddings of its own, (M, MOST_NEIGHBOURS).
+                so that each neighbour has embeddings of its own, (M, 4).
 
         Returns:
             (M, C).
@@ -419,7 +421,7 @@ class StereoNetwork(AutoregressiveNetwork):
                 Only those before the element in its molecule are read.
 
         Returns:
-            (R, CATEGORIES).
+            (R, 3): logits of no mark and of the drawing parities 1 and 2.
         """
         categories, part = known[row], graphs[row]
         # Row 0 of all tables of atoms is that of no atom.
@@ -467,7 +469,7 @@ class StereoNetwork(AutoregressiveNetwork):
 
         Args:
             h: Hidden states of all atoms, (A, C); row 0 stands for no atom.
-            near: Neighbours of each atom, 0 for none, (A, MOST_NEIGHBOURS).
+            near: Neighbours of each atom, 0 for none, (A, 4).
             bonds: Categories of the bonds to these, see `Neighbourhood.forward`.
             ends: The atoms of the current stereo elements, the second 0 for an atom, (R, 2).
 
@@ -502,8 +504,7 @@ class StereoNetwork(AutoregressiveNetwork):
             context: The molecules, with `mask`, (B, E).
 
         Yields:
-            A single `Step` of the S stereo elements. Its hidden state is their logits, (S,
-            CATEGORIES).
+            A single `Step` of the S stereo elements. Its hidden state is their logits, (S, 3).
         """
         row, number = context.mask.nonzero(as_tuple=True)
         known = torch.where(context.mask, x[..., 0], 0)
@@ -547,7 +548,7 @@ class StereoState:
 
         Returns:
             A `Step` for the M molecules with more than k elements. Its hidden state is the logits
-            of the categories themselves, (M, CATEGORIES). None if no molecule has so many.
+            of the categories themselves, (M, 3). None if no molecule has so many elements.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:
@@ -708,9 +709,9 @@ class StereoFlow(Pretrained, nn.Module):
 
         Returns:
             - log p(marks | constitution), nats, (M,) float64.
-            - True where the value is exact, (M,) bool. Where more than `MOST_CONFIGURATIONS` would
-              have to be added, elements without a given mark count as having none, which gives a
-              lower bound.
+            - True where the value is exact, (M,) bool. Where more than 4,096 configurations
+              (`MOST_CONFIGURATIONS`) would have to be added, elements without a given mark count as
+              having none, which gives a lower bound.
         """
         nats, exact = np.zeros(len(constitutions)), np.ones(len(constitutions), dtype=bool)
         todo: list[tuple[int, int, Configuration]] = []
@@ -747,8 +748,8 @@ class StereoFlow(Pretrained, nn.Module):
             have one; the column sums to 1.
 
         Raises:
-            UserError: There are more than `MOST_CONFIGURATIONS` configurations to compare, or more
-                than 255 heavy atoms.
+            UserError: There are more than 4,096 configurations to compare (`MOST_CONFIGURATIONS`),
+                or more than 255 heavy atoms.
             MoleculeNotRepresentable: RDKit cannot read the molecule, or its marks contradict each
                 other.
         """
@@ -826,10 +827,11 @@ class StereoFlow(Pretrained, nn.Module):
         them, since symmetries move marks and `Constitution.dependent` marks depend on others. So
         all possible configurations are compared, and one is drawn.
 
-        Where there are more than `MOST_PARTICLES`, whole configurations are drawn until one has the
-        marks, at most `TRIES` times. Then, as often, only configurations with the marks as given
-        are drawn. Partial configurations are resampled if there are more than `MOST_PARTICLES`,
-        which is exact in the limit of many particles.
+        Where there are more than 729 (`MOST_PARTICLES`), whole configurations are drawn until one
+        has the marks, at most 64 times (`TRIES`). If none has them, up to 64 more are drawn, only
+        of those with the marks as given. Where more than 729 partial configurations (particles) are
+        to be kept, 729 of them are drawn by their probabilities, which is exact in the limit of
+        many particles.
 
         Args:
             constitution: The constitution.
@@ -880,8 +882,8 @@ class StereoFlow(Pretrained, nn.Module):
         Returns:
             M configurations with drawing parities; their log-probabilities (M,) in nats up to a
             constant; and True if these are all configurations that have the marks. It is False if
-            the constitution is not `ambiguous`, where M is 1, and if there are more than
-            `MOST_PARTICLES` configurations.
+            the constitution is not `ambiguous`, where M is 1, and if there are more than 729
+            configurations (`MOST_PARTICLES`).
         """
         graphs = StereoGraphs.of([constitution])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
