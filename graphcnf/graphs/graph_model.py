@@ -60,8 +60,8 @@ class GraphModel(SavedGraphModel, ABC):
         measured_arguments: Names of the constructor's arguments that `measure` returns, which a
             preset therefore cannot set.
         why_unknown: Reason why `knows` rejects a graph, as messages name it.
-        rules_off: Values of the constructor's arguments that switch off rules which are not
-            learned, by name, see `graphcnf.graphs.building`.
+        rules_off: `{argument of the constructor: value}`: the values that switch off the rules of
+            the class, which are measured in training graphs instead of learned.
         redraw_check: Name of the check by which sampling rejects graphs and draws them again; ""
             if there is none, and all samples are as the density says.
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to

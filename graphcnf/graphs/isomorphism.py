@@ -152,7 +152,8 @@ def order_check() -> str:
 
     It is made of the canonical orders of ten fixed graphs. Another version of igraph may number
     graphs otherwise, and a model trained on the one numbering would score the other wrongly. So a
-    model keeps this digest, and refuses to score where it is another one.
+    model keeps the digest of its training, and refuses to score where this function returns another
+    one.
     """
     orders = []
     for size in range(6, 16):

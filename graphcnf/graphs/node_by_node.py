@@ -194,7 +194,7 @@ def edges_of(x: Tensor) -> Tensor:
 
 
 class GrowingGraphs:
-    """M partly drawn graphs, each with a new node and the edges that it has so far.
+    """M partly drawn graphs of up to N nodes, each with a new node and the edges it has so far.
 
     At first the new nodes have no edges; `join` adds them, and keeps all counts up to date.
 
@@ -281,6 +281,8 @@ def _shared(links: Tensor, others: Tensor) -> Tensor:
 @dataclass
 class NewNodes:
     """Hidden state of M new nodes: all that the network knows when it decides their next variable.
+
+    H are the channels of the output head of edges, C those of the attention blocks.
 
     Attributes:
         grown: The partly drawn graphs, with the edges of their new nodes; updated in place. It may

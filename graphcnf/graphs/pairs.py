@@ -62,8 +62,8 @@ class GraphLatents:
     of a graph of the batch. In the step "adjacency", it has all N (N - 1) / 2 pairs.
 
     Attributes:
-        nodes: Latents of the nodes, (B, N, D).
-        pairs: Latents of the pairs, (B, P, E).
+        nodes: D latents of each node, (B, N, D).
+        pairs: E latents of each pair, (B, P, E).
         node_mask: True for nodes that are no padding, (B, N) bool.
         pair_mask: True for pairs that are no padding, (B, P) bool.
         index: Numbers of the two nodes of each pair, the larger one first, (B, P, 2) long.
@@ -361,6 +361,9 @@ START_LOG_SCALE = -1.4
 
 class VirtualEdges(nn.Module):
     """Latents of virtual edges, and the decoder that tells real from virtual edges.
+
+    *Real* edges are the pairs of nodes that have an edge, *virtual* edges all other pairs; P are
+    the pairs that a method gets of each graph.
 
     - The latents of real edges, which the step "edges" gives, are moved by a learned affine map,
       z * scale + shift. It starts with the scale e^-1.4 and the shift -1.5.

@@ -57,9 +57,9 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
     """Draw random depth-first node orders of connected graphs, in which rings come before branches.
 
     The first node is any node, each with the same probability. Then the walk goes on from the node
-    that it visited last, or backtracks to the last one with unvisited neighbours. It chooses among
-    the neighbours to which an edge on a ring leads, or among all unvisited ones if there are none,
-    again with equal probabilities. So a ring is closed before branches grow.
+    that it visited last, or backtracks to the last one with unvisited neighbours. It chooses one of
+    these neighbours, again with equal probabilities: one to which an edge on a ring leads, if there
+    is any. So a ring is closed before branches grow.
 
     Args:
         adjacency: Edges of B graphs, (B, N, N) bool.

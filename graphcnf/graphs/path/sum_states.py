@@ -18,7 +18,9 @@ from graphcnf.graphs.path.node_states import UNKNOWN, NodeStates
 
 
 def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> NodeStates:
-    """Return the states of nodes whose sums of edge weights are limited; all are complete.
+    """Return the states of nodes whose sums of edge weights are limited.
+
+    All of them are complete: nodes of whole graphs may have any of these sums.
 
     Args:
         largest_sums: Limit for each node category.
@@ -49,7 +51,7 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
 
 
 def states_without_rules(node_categories: int, edge_weights: Sequence[int]) -> NodeStates:
-    """Return the only state of all nodes, which any edge leaves as it is.
+    """Return the only state of nodes that may have any edges; a further edge does not change it.
 
     Args:
         node_categories: Number of node categories.
