@@ -31,7 +31,7 @@ class CausalConvolution(nn.Conv2d):
         inputs: Channels of the input.
         outputs: Channels of the output.
         kernel: Height and width of the kernel.
-        axis: `ROWS` or `COLUMNS`, the axis along which it is causal.
+        axis: The axis along which it is causal, `ROWS` (2) or `COLUMNS` (3).
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):

@@ -598,6 +598,9 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
             "interval" and the baselines determine the number themselves: leave it out.
         **options: Further arguments of the class of this encoding, such as `separation`.
 
+    Returns:
+        The untrained encoding. Its attribute `latent_dim` is the number of latents of a position.
+
     Raises:
         UserError: if there is no encoding `name`, an argument is out of range, or the encoding does
             not have it.

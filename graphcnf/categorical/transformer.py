@@ -150,8 +150,8 @@ class Block(nn.Module):
     def next_positions(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
         """Update the next M positions of every row, which attend to the N positions so far.
 
-        The N positions include the M new ones. So a new position attends to all new ones, unless
-        the bias between them is `HIDDEN`.
+        The N positions include the M new ones. So a new position attends to all new ones, also to
+        later ones, unless the bias between them is `HIDDEN` (-30,000).
 
         Args:
             x: Channels of the M new positions, (M, B, D).

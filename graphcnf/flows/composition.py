@@ -97,9 +97,11 @@ class SequentialBijection(Sequential, Bijection):
 
 
 class Inverse(Bijection):
-    """Inverse ``z = f^-1(x)`` of a bijection ``f``.
+    """Inverse ``z = f^-1(x)`` of a bijection ``f``: the same map with its two directions exchanged.
 
-    It maps data as ``f`` maps latents back. Use it where sampling must be the fast direction.
+    `forward` is the inverse of ``f``, and `inverse` is ``f`` itself. Use it to choose which
+    direction is fast: a `MaskedAutoregressive` scores fast and samples slowly, its `Inverse`
+    samples fast and scores slowly.
 
     Args:
         bijection: The bijection f.

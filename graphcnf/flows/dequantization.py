@@ -47,7 +47,7 @@ class Dequantization(Transform):
         levels: number of values that a number can have, such as 256.
 
     Raises:
-        ValueError: if ``levels`` is less than 1 or greater than `MOST_LEVELS`.
+        ValueError: if ``levels`` is less than 1 or greater than 2^18 (`MOST_LEVELS`).
     """
 
     exact = False
@@ -91,7 +91,8 @@ class Dequantization(Transform):
 class UniformDequantization(Dequantization):
     """Dequantization with uniform noise ``u``.
 
-    The log term is constant. The argument is ``levels``, the number of values of a number.
+    The log term is constant. The argument is ``levels``, the number of values that a number can
+    have, such as 256.
     Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
 
@@ -109,7 +110,7 @@ class VariationalDequantization(Dequantization):
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
 
     Args:
-        levels: number of values that a number can have.
+        levels: number of values that a number can have, such as 256.
         flow: the bijection f of ``(B, ..., D)``. It sees x by the features of its context: ``x``
             scaled to (-1, 1), or what ``encoder`` makes of it.
         encoder: network that is called with the scaled ``x (B, ..., D)``, and returns features

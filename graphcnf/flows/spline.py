@@ -148,7 +148,8 @@ class RationalQuadraticCoupling(Coupling):
         Args:
             value: The numbers, ``(..., C)``.
             knots: What `_knots` returns.
-            cuts: The one of `knots` whose scale the numbers have, x or z.
+            cuts: Ends of the bins on the axis of the numbers: the first of `knots` for numbers x,
+                the second for z.
         """
         x, z, slopes = knots
         k = (value[..., None] >= cuts[..., 1:-1]).sum(-1, keepdim=True)

@@ -50,7 +50,8 @@ class Context:
         noise: Tape from which stochastic steps take their random numbers; None for fresh numbers.
         discarded: List for the latents that `Split` factors out: `forward` appends them, `inverse`
             takes them from it. None to drop them, and to draw them anew in `inverse`.
-        temperature: Factor of the latents that are drawn: below 1, samples are more probable.
+        temperature: Below 1, samples are more probable. Latents that are drawn are multiplied by
+            it, or conditional probabilities are sharpened instead (`Transform.tempers`).
         generator: Source of the random numbers of `inverse`.
     """
 

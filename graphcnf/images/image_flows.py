@@ -80,7 +80,8 @@ class Layers:
             levels: Number of values of a pixel, 0 to levels - 1.
             alpha: Share of the unit interval that `Logit` leaves out at its ends, so that its
                 result is finite.
-            kind: Kind of the couplings of variational dequantization.
+            kind: Kind of the couplings of variational dequantization: "additive", "affine" or
+                "mixture-K"; without effect if there are none.
             couplings: Number of these couplings; 0 for uniform noise.
         """
         noise: Transform = UniformDequantization(levels)
@@ -167,7 +168,7 @@ class Layers:
         """Return a coupling of the second half of the channels given the first half.
 
         Args:
-            kind: kind of the coupling, see the class.
+            kind: kind of the coupling: "additive", "affine" or "mixture-K".
             swap: True to transform the first half given the second one.
             **network: arguments of `ConvolutionNetwork` that differ from those of the class.
 

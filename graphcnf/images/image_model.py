@@ -87,8 +87,8 @@ class ImageModel(Pretrained, ABC):
 
     Attributes:
         config: The constructor's arguments, which are saved with the weights.
-        metadata: Facts about the data and the training, as JSON values: `dataset`, `data`,
-            `training`. Training fills it.
+        metadata: Facts that training writes, as JSON values: `dataset` (name of the data set),
+            `data` (how it was loaded), `checksum` and `training` (settings of the run).
         shape: Channels, height and width of the images.
         levels: Number of values of a pixel.
         likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None if there is
@@ -384,11 +384,16 @@ class ImageModel(Pretrained, ABC):
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if a name is that of a saved model of images, as commands need to know.
+    """Return True if a name is that of a saved model of images.
+
+    Commands for molecules call it, to refuse such a model with a message that names the right one.
 
     Args:
         name: Folder of a model, folder of a training run, or "org/name" of the Hugging Face hub,
-            which is downloaded. False if there is none, or none that can be read.
+            which is downloaded.
+
+    Returns:
+        True for a model of images; False for another model, or if there is none that can be read.
     """
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         config = read_json(inside(model_folder(name), "config.json"))

@@ -40,8 +40,8 @@ def score_image_models(
         - `parameters`: number of weights; `training_minutes`; `sampling_milliseconds` per image
         - with a likelihood, `bits_per_dimension` with `draws` draws and `bits_one_draw` with one,
           means over images
-        - with latents, `reconstruction`: share of the first `reconstructed` images that encoding
-          and decoding gives back exactly
+        - with latents, `reconstruction`: share, 0 to 1, of the first images that encoding and
+          decoding gives back exactly; `reconstructed`: number of these images, at most 50
         - if trained on the same data as the first model, `difference`: its mean bits less those of
           the first model
         - `bits_per_dimension_se`, `bits_one_draw_se`, `difference_se`: standard errors of these
