@@ -116,7 +116,7 @@ def read_json(path: str | Path) -> Any:
         path: The file, or a link to it.
 
     Raises:
-        OSError: if the file is missing, larger than `LARGEST_TEXT`, or no regular file.
+        OSError: if the file is missing, larger than 64 MiB (`LARGEST_TEXT`), or no regular file.
         ValueError: if the text is not JSON, or nested too deeply.
     """
     try:

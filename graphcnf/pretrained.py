@@ -262,7 +262,7 @@ def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
     """Check the types of entries of metadata that were read from a file; missing ones pass.
 
     Args:
-        metadata: The metadata.
+        metadata: Metadata of a model, `{name: JSON value}`.
         **kinds: The type that an entry must have, by its name, such as `dataset=str`.
 
     Raises:

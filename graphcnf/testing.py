@@ -267,7 +267,7 @@ def assert_mask_invariance(
     and with longer padding. Real entries of the output, log term and gradients must stay the same.
 
     Args:
-        transform: The transform.
+        transform: The transform, of which both directions are checked.
         x: Data, ``(B, ..., D)``.
         context: Context with a mask that has padding.
         extend: Number of padded entries to add at the end, if ``x`` is ``(B, L, D)`` and the
@@ -403,7 +403,7 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
     the saved ``state_dict`` is loaded into it. Both times the copy must give the same output.
 
     Args:
-        transform: The transform.
+        transform: The transform; a copy of it is changed.
         x: Data, ``(B, ..., D)``.
         context: Context of the data.
 

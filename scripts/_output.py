@@ -145,7 +145,7 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
 
     Args:
         out: The file; None for stdout.
-        kind: Its kind, such as "csv.gz"; "parquet" needs a package.
+        kind: Its kind, such as "csv.gz"; for "parquet", pyarrow must be installed.
         force: True if the file may exist already, and is then replaced.
 
     Raises:
@@ -247,8 +247,8 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 
     Args:
         path: The file; None for stdout.
-        convert: Function that converts the text written to the file's format, such as Parquet; None
-            for none.
+        convert: Function that converts the text (first path) into the file (second path), such as
+            to Parquet; None if the file is the text.
 
     Raises:
         UserError: The file cannot be written.
@@ -272,7 +272,8 @@ def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
 
     Args:
         path: The file.
-        convert: Function that converts the text to the file's format; None for none.
+        convert: Function that converts the text (first path) into the file (second path); None if
+            the file is the text.
 
     Raises:
         UserError: The file cannot be written.

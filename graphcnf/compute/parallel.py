@@ -434,7 +434,7 @@ def parallel_map(
 
 
 def available_cores() -> int:
-    """Return the number of cores that CPU affinity and the container's quota allow."""
+    """Return the number of cores that CPU affinity and the container's quota allow, rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota())))

@@ -20,7 +20,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
         text: "all", "none", or names separated by commas, such as "fcd,snn".
 
     Returns:
-        Names of `METRICS`, in the order of tables.
+        The names, keys of `METRICS`, each once and in the order of tables; () for "none".
 
     Raises:
         UserError: A name is unknown.

@@ -222,7 +222,7 @@ class Reference:
         reach.
 
         Args:
-            dataset: The data set.
+            dataset: The data set that `load` returned.
             count: Number of molecules; at most `graphcnf.evaluation.metrics.COMPARED` (30,000) are
                 taken.
             seed: Seed of the choice of molecules.
@@ -358,8 +358,9 @@ def evaluate(
         reference: Molecules to compare with, or their name: zinc250k, moses, qm9, "none", or a
             file; None for a model's own data, or zinc250k.
         name: Name of a model or a list in tables.
-        standardize: True to evaluate molecules of files and lists as `parse_standardized` writes
-            them, in the charge states of the reference, or neutral without a reference.
+        standardize: True to take the largest organic fragment of each molecule of a file or list,
+            cleaned up (`parse_standardized`), with acids and amines in the charge states of the
+            reference, or neutral without a reference.
         **drawn: For a model, the attributes of `ModelSamples`: `samples` (10,000), `seeds` ((0,)),
             `temperature`, `reconstruct`, `likelihood` and `stereo`.
 
@@ -762,7 +763,7 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     of one ordering, as in publications.
 
     Args:
-        model: The model.
+        model: Model of such graphs, which stays as it is.
         graphs: The graphs, in the node order that the model needs.
 
     Returns:

@@ -26,8 +26,9 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
     """Write a Markdown table, aligned so that it can be read as plain text.
 
     Args:
-        rows: The rows.
-        columns: The columns; those that are empty in all rows are left out.
+        rows: `{name: value}` of each row.
+        columns: Heading of each column, and function from a row to the text of its cell. Columns
+            that are empty in all rows are left out.
         notes: Lines of a list below the table.
 
     Returns:
@@ -51,8 +52,8 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
     """Fill the cells of a table, without the columns that are empty in all rows.
 
     Args:
-        rows: The rows.
-        columns: The columns.
+        rows: `{name: value}` of each row.
+        columns: Heading of each column, and function from a row to the text of its cell.
 
     Returns:
         For each remaining column a list: its heading, then the text of the cell in each row. Empty
@@ -67,8 +68,9 @@ def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row
     """Transpose a table, so that few rows with many figures fit the page.
 
     Args:
-        rows: The rows.
-        columns: The columns; those that are empty in all rows are left out.
+        rows: `{name: value}` of each row.
+        columns: Heading of each column, and function from a row to the text of its cell. Columns
+            that are empty in all rows are left out; one must not be.
 
     Returns:
         - Rows, one for each former column but the first.
@@ -85,8 +87,8 @@ def csv_text(rows: Sequence[Row]) -> str:
     """Write rows as comma-separated values, with a header.
 
     Args:
-        rows: The rows. Every name that one of them has is a column; values that are lists or dicts,
-            which have no place in a cell, are left out.
+        rows: `{name: value}` of each row. Every name that a row has is a column; values that are
+            lists or dicts, which have no place in a cell, are left out.
 
     Returns:
         The text, a header and a line for each row; a cell is empty where the row lacks the name or

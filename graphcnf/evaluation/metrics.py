@@ -523,7 +523,8 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
         reference: Result of `chemnet_sums`.
 
     Raises:
-        Unavailable: A set has fewer than two molecules, or there is no finite distance.
+        Unavailable: A set has fewer than two molecules, there is no finite distance, or fcd_torch
+            is not installed.
     """
     fcd_torch = _fcd_torch()
     moments = [*_moments(generated), *_moments(reference)]
@@ -696,7 +697,7 @@ def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
     """Look up metrics by their names.
 
     Args:
-        names: Names of `METRICS`; None for all.
+        names: Names such as "fcd", keys of `METRICS`; None for all.
 
     Returns:
         `{name: metric}`, in the order of `names`.
@@ -711,7 +712,7 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
     """Return the statistics that some metrics need.
 
     Args:
-        names: Names of `METRICS`; None for all.
+        names: Names such as "fcd", keys of `METRICS`; None for all.
         device: Device of ChemNet, the network of the FCD.
 
     Returns:

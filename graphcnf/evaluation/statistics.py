@@ -130,7 +130,7 @@ def compare(
         generated: The generated molecules: RDKit molecules or SMILES, or what `set_statistics`
             returned for them. Pass the latter if several comparisons share a set.
         reference: The reference molecules, in the same way.
-        metrics: Names of `METRICS`; None for all.
+        metrics: Names such as "fcd", keys of `METRICS`; None for all.
 
     Returns:
         The value of each metric, or the reason why it has none.
@@ -192,7 +192,8 @@ def set_statistics(
 
     Args:
         molecules: Valid molecules or SMILES; stereo is dropped.
-        metrics: Names of the `METRICS` that will be computed; None for all.
+        metrics: Names of the metrics that will be computed, such as "fcd" (keys of `METRICS`); None
+            for all.
         workers: Number of processes, or a cluster; None for one per core. Does not affect the
             result.
         device: Device of ChemNet, the network of the FCD.

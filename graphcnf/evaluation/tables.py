@@ -140,7 +140,7 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
     """Return evaluations as text.
 
     Args:
-        results: The evaluations.
+        results: The evaluation of each set of molecules, at least one.
         kind: "md" for all tables with footnotes, "csv" for the figures of the overview, "json" for
             all figures, one object for one evaluation, a list of objects for several.
 
@@ -192,10 +192,10 @@ def _failure_note(result: Evaluation) -> list[str]:
 
 
 def conventions_agree(figures: Mapping[str, Any]) -> bool:
-    """Return True if every record is the same molecule, or none, in all conventions of validity.
+    """Return True if all conventions of validity count the same records as valid.
 
-    A strictly valid record is the same molecule in every convention. So it suffices to compare how
-    many records are valid in each.
+    A strictly valid record is valid, and the same molecule, in every convention. So it suffices to
+    compare how many records are valid in each.
 
     Args:
         figures: Figures of a set of molecules by name.

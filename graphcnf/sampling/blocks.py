@@ -90,7 +90,7 @@ class Blocks:
     may use this object.
 
     Args:
-        out: The file.
+        out: The file of the sample, which need not exist yet.
         manifest: JSON values that determine the records. Blocks that were stored with another
             manifest belong to another sample.
         force: True to delete the blocks of another sample, if there are any.

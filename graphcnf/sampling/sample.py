@@ -104,7 +104,11 @@ class Recipe:
 
 
 class Exhausted(UserError):
-    """Raised if drawing is given up, since no new molecules appeared for a long time."""
+    """Raised if drawing is given up, since none of many records in a row was a new molecule.
+
+    They are 10,000 (`graphcnf.molecules.filters.PATIENCE`), or ten times as many if the filters
+    refuse most molecules.
+    """
 
 
 @dataclass
@@ -327,7 +331,8 @@ class Sample:
 
         Raises:
             Exhausted: Drawing was given up; what was drawn is kept.
-            UserError: The file cannot be written, or a process died.
+            UserError: The file cannot be written, a process died, or an unfinished sample with
+                other options is there and `force` is False.
         """
         manifest = {
             "model": model_digest(self.model),

@@ -72,7 +72,7 @@ def share_of(records: range, part: int, parts: int) -> range:
     No block is drawn by two parts. The numbers of blocks of the parts differ by at most one.
 
     Args:
-        records: The range.
+        records: Numbers of the records of all parts.
         part: Number of the part, 1 to `parts`.
         parts: Number of parts.
 
@@ -340,7 +340,7 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
     Returns:
         Counts of the whole sample. `seconds` is the sum over shards, also of those that were drawn
         at the same time. A molecule that several shards have written counts once for each in
-        `reached`.
+        `written` and `reached`.
     """
     counts = SampleCounts()
     for _, shard in shards:

@@ -46,7 +46,7 @@ def plain_kind(kind: str) -> str:
     """Return the kind of text from which a file is made.
 
     Args:
-        kind: One of `KINDS`.
+        kind: Ending of the file without the dot, one of `KINDS`.
 
     Examples:
         >>> plain_kind("csv.gz"), plain_kind("parquet")
@@ -199,9 +199,10 @@ def conversion(
     """Return the function that converts text of the plain kind to a file of a kind.
 
     Args:
-        kind: One of `KINDS`.
+        kind: Ending of the file without the dot, one of `KINDS`, such as "csv.gz".
         columns: Names of the columns of the file.
-        types: Types of Parquet columns by name, which override `TYPES`.
+        types: Types of Parquet columns by name, such as "int64"; for other columns those in
+            `TYPES`, else float64. None for none.
 
     Returns:
         Function of the text file and the file to write, both paths. None if the text is the file,
@@ -245,7 +246,8 @@ def to_parquet(
         source: The .jsonl file.
         target: The Parquet file to write.
         columns: Names of the columns.
-        types: Types of columns by name, which override `TYPES`.
+        types: Types of columns by name, such as "int64"; for other columns those in `TYPES`, else
+            float64. None for none.
 
     Raises:
         UserError: pyarrow is not installed.

@@ -474,7 +474,7 @@ def facts(data: MoleculeDataset) -> dict[str, Any]:
     """Return what the metadata of a model say about the molecules that it is trained on.
 
     Args:
-        data: The molecules.
+        data: Data set of the molecules.
 
     Returns:
         JSON values: "dataset", its name; "vocabulary", `{"atoms": ..., "bonds": ...}`;
@@ -784,7 +784,7 @@ def sample_shares(
     """Draw samples, and return the valid ones and the share that copies training molecules.
 
     Args:
-        flow: The model.
+        flow: Model that draws the samples.
         hashes: Hashes of the training molecules, sorted, uint64, as
             `graphcnf.molecules.hashing.hash_each` returns them.
         samples: Number of samples, above 0.

@@ -120,7 +120,7 @@ def fold_experiment(
 
     Args:
         model: The model that is to learn all molecules.
-        data: The molecules.
+        data: The molecules; which of them are held out in this data set does not matter.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.
         held_out: The same molecules in the form in which they are evaluated, such as without

@@ -67,7 +67,7 @@ def run_identity(
     settings: TrainingSettings,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the identity of a run.
+    """Return the identity of a run: all that must be the same when it is continued.
 
     Args:
         experiment: model and data.
@@ -86,12 +86,13 @@ def run_identity(
 
 
 def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that a checkpoint is of a run with the same identity.
+    """Check that a checkpoint is of a run with the same settings, model and data.
 
     Args:
         state: Entries of the checkpoint, among them "path", its file, and "run", its identity.
-        identity: The identity, or that part of it that `settings_identity` returns. A table that
-            the checkpoint lacks is not compared, unless it is "training" or "content" (`ALWAYS`).
+        identity: What `run_identity` returns, or the part of it that `settings_identity` returns. A
+            table that the checkpoint lacks is not compared, unless it is "training" or "content"
+            (`ALWAYS`).
 
     Raises:
         UserError: They differ; the message has the first three differences.
@@ -121,7 +122,7 @@ def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> N
     Args:
         state: Entries of the checkpoint, among them "path", its file, and "model", its weights by
             name.
-        model: The model.
+        model: The model that is to get them.
 
     Raises:
         UserError: They differ; the message has the first difference.

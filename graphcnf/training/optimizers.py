@@ -37,7 +37,7 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
 
     Returns:
         One or two optimizers: AdamW, without weight decay on vectors; with `optimizer = "muon"`,
-        before it Muon for the hidden matrices.
+        before it Muon for the hidden matrices, the weights of linear layers between others.
 
     Raises:
         UserError: Muon is asked for, and there is no hidden matrix.

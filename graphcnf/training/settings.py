@@ -88,11 +88,12 @@ class TrainingSettings:
         eval_batches: held-out batches per evaluation. An evaluation uses at most one batch for
             every eight steps so far, so that early ones are short.
         final_eval_batches: held-out batches of the last evaluation, with the same limit. If it
-            equals `eval_batches`, the limit does not apply; `keep_best` ignores it.
+            equals `eval_batches`, the limit does not apply. With `keep_best`, every evaluation has
+            `eval_batches`, without the limit.
         keep_best: evaluate the starting weights as well, and return the averaged weights of the
             best evaluation instead of the last ones.
         tolerance: with `keep_best`, a later evaluation is preferred to the best one if its headline
-            is at most this share above the lowest one, such as 0.01 for 1 %.
+            is at most this share above the lowest one, such as 0.01 for 1 %, and below the first.
         most_copies: with `keep_best`, a later evaluation that is better than the first one is also
             preferred while its metric `copies` (the share of samples that copy training molecules,
             see `Experiment.measure`) is at most this.

@@ -39,7 +39,7 @@ FEW = {"steps": 1000, "learning_rate": 3e-3, "eval_steps": 50}
 
 
 def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
-    """Return the marked molecules of a user's data, from which a density of marks can learn.
+    """Return the molecules of a user's data that have stereo marks, to learn the marks from.
 
     Args:
         data: The molecules. Their SMILES with stereo marks are `isomers`.

@@ -75,8 +75,8 @@ def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, floa
     """Train and score methods one after the other, on one thread.
 
     Args:
-        methods: `{name: method}`.
-        *data: Arguments of each method: known items, held-out items, seed and minutes.
+        methods: `{name: function}`; a function returns the bits of each held-out item, (M,).
+        *data: Arguments of each function: known items, held-out items, seed and minutes.
 
     Yields:
         (name, bits, seconds): name of a method; its bits of each held-out item, (M,) float64; and
@@ -220,7 +220,7 @@ def sums(count: int, terms: int, modulus: int) -> pd.DataFrame:
 
 
 def checkerboard() -> pd.DataFrame:
-    """Draw squares of one colour of a checkerboard of 64 x 64 points, in squares of 8 x 8.
+    """Draw points of one colour of a checkerboard, which has 8 x 8 squares of 8 x 8 points.
 
     Returns:
         A table of 6,667 points (`MADE_ROWS`) with the categorical columns x and y.

@@ -78,7 +78,7 @@ class PageTables(dict[tuple[str, int], pd.DataFrame]):
     is called `row`.
 
     Args:
-        text: The page.
+        text: Text of the page.
 
     Raises:
         UserError: When a table is looked up that the page does not have.
@@ -145,7 +145,7 @@ def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
     Args:
         tables: Tables of docs/results.md.
         panels: Two axes, which are drawn into.
-        colours: Colours of the theme by what they are for.
+        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
     """
     weights, trained = tables["What goes with which model", 0], tables[EQUAL_TIME, 0]
     points = [
@@ -204,7 +204,7 @@ def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
     Args:
         tables: Tables of docs/results.md.
         panels: Axes, which are drawn into, one for each data set.
-        colours: Colours of the theme by what they are for.
+        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
     """
     for axes, table, title in (
         (panels[0], tables[SPLIT, 0], "ZINC250k, split of the literature"),
@@ -255,7 +255,7 @@ def speed(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
     Args:
         tables: Tables of docs/results.md.
         panels: Axes, which are drawn into.
-        colours: Colours of the theme by what they are for.
+        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
     """
     drawn = {row["row"]: numbers(row["Drawing"])[0] for _, row in tables["Speed", 0].iterrows()}
     _bars(panels[0], drawn, "molecules per second, one core", ".0f", colours)

@@ -184,7 +184,7 @@ class Searches:
     A search that was interrupted is continued, and a finished one is not repeated.
 
     Args:
-        folder: The folder.
+        folder: The folder; each task has a folder in it.
         model: Name of shipped weights, or folder of a model.
         budget: Calls of the score in a search.
         seed: Seed of all searches.
@@ -338,7 +338,8 @@ def of_guacamol(counts: Sequence[int], scores: np.ndarray, budget: int) -> dict[
         budget: Ignored; `of_pmo` has this argument, too.
 
     Returns:
-        A dict: "score", the mean by `top_means`; "calls", the number of calls.
+        A dict: "score", the mean of the k best scores, averaged over the numbers k (`top_means`);
+        "calls", the number of calls.
     """
     return {"score": top_means(scores, counts), "calls": len(scores)}
 

@@ -109,7 +109,8 @@ class Table(NamedTuple):
 
     Attributes:
         page: File of the page, below the root of the repository.
-        marker: Text of its marker; "" without one.
+        marker: Text of the comment above it, with its name and the commands that make it; ""
+            without one.
         cells: The cells as Markdown, a list for each row, the header first.
     """
 
@@ -129,11 +130,12 @@ class Table(NamedTuple):
         return found.groupdict() if found else {}
 
     def commands(self, quick: bool) -> list[tuple[str, dict[str, str]]]:
-        """Return the commands of the marker, each with its other names.
+        """Return the commands of the marker, and how their outputs name its rows and columns.
 
         Args:
-            quick: True for those of a quick run: the lines with "quick: " if there are any, else
-                all of them, made shorter by `quicker`. A line "no quick: why" is no command.
+            quick: True for those of a quick run, with fewer samples or shorter trainings: the lines
+                with "quick: " if there are any, else all of them, made shorter by `quicker`. A line
+                "no quick: why" is no command.
 
         Returns:
             For each command (command, `{printed name of a row or column: its name in the output}`).
@@ -200,7 +202,7 @@ def read_tables(page: str, content: str) -> list[Table]:
 
 
 def all_tables() -> list[Table]:
-    """Return the tables of the README and of all pages."""
+    """Return the tables of the README and of all pages in docs/, also those without a marker."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     names = [str(page.relative_to(ROOT)) for page in pages]
     return [x for name in names for x in read_tables(name, (ROOT / name).read_text("utf-8"))]

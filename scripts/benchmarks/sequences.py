@@ -107,7 +107,7 @@ def palindromes(count: int, seed: int) -> Strings:
 
 
 def hairpins(count: int, seed: int) -> Strings:
-    """Draw a stem, a loop of 4 to 20 bases, the stem's reverse complement, and random bases.
+    """Draw a stem of 12 bases, a loop of 4 to 20, the stem's reverse complement, random bases.
 
     Args:
         count: Number of strings, of 60 bases each.

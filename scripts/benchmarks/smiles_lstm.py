@@ -54,8 +54,8 @@ class TokenLSTM(nn.Module):
         """Read tokens, and return logits of the token that follows each of them.
 
         Args:
-            tokens: Token numbers, (B, L) long.
-            state: State after earlier tokens; None at the start.
+            tokens: Numbers of the L tokens of B sequences, (B, L) long.
+            state: State after earlier tokens, as an earlier call returned it; None at the start.
 
         Returns:
             Logits, (B, L, C); and the state after the last token, two tensors (2, B, hidden).

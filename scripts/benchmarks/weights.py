@@ -100,8 +100,9 @@ def codes(
 def code_shares(model: GraphModel, samples: int) -> dict[str, float]:
     """Return how many valid samples of a model are the canonical code of their molecule.
 
-    Codes that differ in numbering only are equal once both graphs are numbered canonically. All
-    others differ in Kekulé structure or aromatic marks.
+    That is the graph with the numbering of atoms that it would have in the training data. Codes
+    that differ in numbering only are equal once both graphs are numbered canonically. All others
+    differ in Kekulé structure or aromatic marks.
 
     Args:
         model: The model.
