@@ -249,19 +249,19 @@ class RedrawnAnalogs(growth.Growth):
     """Sampler of analogues that retains the core and draws all other atoms from the model.
 
     Make it by `analogs_of`; its `molecules()` yields the analogues, see `Growth.molecules`. With
-    "scaffold" and a lowest similarity, it adapts while it runs. If fewer than `FEW` of the
+    "scaffold" and a lowest similarity, it adapts while it runs. If less than 20 % (`FEW`) of the
     candidates of a round are similar, the next rounds retain half of the substituents as well, then
-    three quarters, and so on. If `MANY` or more are similar, they retain fewer again.
+    three quarters, and so on. If 50 % (`MANY`) or more are similar, they retain fewer again.
 
     Args:
         flow: A model that draws atom by atom.
-        origin: The molecule.
+        origin: The molecule whose analogues are drawn.
         keep: The core to retain, one of `KEEP`: "skeleton", "bonds" or "scaffold".
         **options: Arguments of `graphcnf.design.growing.Growth`, without model, vocabulary,
             fragment and given.
     """
 
-    checks_samples = False  # too little of the model's samples contain a molecule's core
+    checks_samples = False  # too few of the model's samples contain a molecule's core
 
     def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
         model, vocabulary, mol = flow.model, flow.vocabulary, origin.mol
@@ -456,24 +456,24 @@ class NearAnalogs:
 
     Make it by `analogs_of`. It works in rounds, like an evolutionary search:
 
-    1. *Parents* are chosen: the original molecule, and up to `PARENTS` - 1 of the molecules found
-       so far. More probable ones are chosen more often.
+    1. *Parents* are chosen: the original molecule, and up to 15 (`PARENTS` - 1) of the molecules
+       found so far. More probable ones are chosen more often.
     2. One to three neighbouring atoms and bonds of a parent are replaced at random, or all bonds of
        a ring (a *substitution*). Results that are invalid, known or too dissimilar are discarded,
-       up to `TRIES` in a row.
+       up to 40 in a row (`TRIES`). A round ends with at most 96 new molecules (`PROPOSALS`).
     3. The model gives the log-probability of each new molecule. For every `particles` new molecules
        one is yielded, probable ones first.
 
     Args:
         flow: A model that draws atom by atom.
-        origin: The molecule.
+        origin: The molecule whose analogues are drawn.
         keep: "skeleton" to retain which atoms are bonded; "bonds" to retain the bond orders, too.
         seed: Seed of the substitutions.
         temperature: 1 for preferences as the model has them; below 1 for more probable analogues.
-        particles: Number of molecules found for each analogue that is yielded.
+        particles: Number of molecules found for each analogue that is yielded, 1 to 96.
         filters: Filters that every analogue must pass.
         properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None for none.
+            properties as conditions; None to score without targets.
 
     Attributes:
         outcomes: Counter of the similar molecules by the filter that refused them, `{refusal:
@@ -544,8 +544,8 @@ class NearAnalogs:
             nats.
 
         Raises:
-            UserError: No new analogue was found in `PATIENCE` consecutive rounds; the message says
-                what to change.
+            UserError: No new analogue was found in 6 consecutive rounds (`PATIENCE`), or in 60 if
+                the filters refuse more than half; the message says what to change.
         """
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
@@ -573,7 +573,7 @@ class NearAnalogs:
             yield [(protonation_hash(one.smiles), one) for _, one in taken]
 
     def _round(self) -> list[tuple[Substituted, float]]:
-        """Add up to `PROPOSALS` new molecules to the pool, from which parents are drawn.
+        """Add up to 96 new molecules (`PROPOSALS`) to the pool, from which parents are drawn.
 
         Returns:
             Those that pass the filters, with their log-probabilities in nats.
@@ -683,12 +683,12 @@ def analogs_of(
         seed: Seed of the draws.
         temperature: 1 for the model's own distribution; below 1 for more probable analogues.
         atoms: Lowest and highest number of heavy atoms, allowed with "scaffold" only. None for up
-            to `NEAR` more or fewer than the molecule has.
+            to 3 (`NEAR`) more or fewer than the molecule has.
         particles: Number of candidates that are drawn for each analogue that is yielded. With more
             of them, the analogues follow the model's probabilities more closely, and take longer.
         filters: Filters that every analogue must pass.
         properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None for none.
+            properties as conditions; None to draw without targets.
 
     Returns:
         `NearAnalogs` if `similar` is above 0 and `keep` is "skeleton" or "bonds"; else

@@ -114,7 +114,7 @@ def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
 
     Returns:
         The model itself, if it has no environments or knows those of the fragment. Else a copy that
-        also knows those of the fragment, with up to `FURTHER` free neighbours of each node.
+        also knows those of the fragment, with up to 2 free neighbours (`FURTHER`) of each node.
     """
     arguments = model.config.get("environments")
     if arguments is None:
@@ -139,7 +139,8 @@ def _own_environments(
     Args:
         known: The known environments.
         fragment: The fragment.
-        structure: Possible categories plus 1 of its edges, (E, edge categories + 1) bool.
+        structure: True for the labels that each of its E edges may have, (E, edge categories + 1)
+            bool; a label is a category plus 1.
 
     Yields:
         An environment as a list, as `Environments` stores it: the category of the node, then for

@@ -95,8 +95,7 @@ class MoleculeFragment:
             marks.
         open_part: RDKit molecule of the SMILES, dummy atoms included, if the fragment is open and
             was given as SMILES; else None.
-        added: Limits on the numbers of new atoms, rings and rotatable bonds; `NO_LIMITS` by
-            default.
+        added: Limits on the numbers of new atoms, rings and rotatable bonds; none by default.
         linked: True if all new atoms must be one connected part that is at all attachment points.
         mapped: Numbers of the atoms with a map number, whose hydrogens new atoms may replace.
         before: If `mapped` has atoms, the pattern as it was given. (In `query` these atoms match
@@ -610,7 +609,7 @@ def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
         fragment: The fragment of it, with U nodes.
 
     Returns:
-        (G, U) long; None if there are too many.
+        (G, U) long; None if there are too many: 256 matches or more (`STRUCTURES`).
     """
     atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
     every = given.GetSubstructMatches(given, uniquify=False, maxMatches=STRUCTURES)
@@ -623,7 +622,7 @@ def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple[Chem.BondType, ...]]:
-    """Return the Kekulé structures of a molecule, at most `STRUCTURES`.
+    """Return the Kekulé structures of a molecule, at most 256 (`STRUCTURES`).
 
     Args:
         mol: The molecule.

@@ -140,9 +140,8 @@ class Part(NamedTuple):
     Most searches use the same one in every round. Analogues with a retained scaffold vary it.
 
     Attributes:
-        fragment: The fragment.
-        sizes: Probability of each number of atoms of a molecule, from 0 atoms to the largest number
-            that is drawn, (sizes,).
+        fragment: Atoms and bonds that every molecule of the round contains.
+        sizes: Probability of each number of atoms of a molecule, (K,): entry n is that of n atoms.
         sampler: Sampler of graphs that contain the fragment.
     """
 
@@ -164,11 +163,11 @@ class Growth:
         temperature: 1 for the model's own distribution; below 1 for more probable molecules.
         atoms: Lowest and highest number of heavy atoms of a molecule; None for all that the model
             draws and that have room for the fragment.
-        particles: Number of particles that are drawn for each molecule that is accepted, 1 to
-            `ROUND`. With 1, every valid particle is accepted, whatever its weight.
+        particles: Number of particles that are drawn for each molecule that is accepted, 1 to 256
+            (`ROUND`). With 1, every valid particle is accepted, whatever its weight.
         filters: Filters that every molecule must pass.
         properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None for none.
+            properties as conditions; None to draw without targets.
         given: Structure that the user has given, for structural alerts: reactive groups that belong
             to it do not count. None for the fragment.
 
@@ -253,8 +252,8 @@ class Growth:
             A `Result`. Its `log_weight` is the logarithm of the importance weight, in nats.
 
         Raises:
-            UserError: No new molecule was found in `PATIENCE` consecutive rounds; the message says
-                what to change.
+            UserError: No new molecule was found in 8 consecutive rounds (`PATIENCE`), or in 80 if
+                the filters refuse more than half; the message says what to change.
         """
         for one in self._funnel.distinct(map(self._accepted, count())):
             self._yielded.append(len(one.graph[0]))
@@ -620,8 +619,8 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: float) -> float:
     """Find a factor exp(b * atoms) of the weights that gives accepted molecules a wanted size.
 
-    It is found by bisection between -`TILT` and `TILT`. If no b in this range gives the mean, the
-    nearer end is returned.
+    The coefficient b is found by bisection between -0.5 and 0.5 (`TILT`). If no b in this range
+    gives the mean, b is near the end of the range that comes closest.
 
     Args:
         log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.
@@ -630,8 +629,8 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
         mean: Wanted mean number of atoms of the groups that are accepted.
 
     Returns:
-        b, nats per atom, within [-`TILT`, `TILT`]. It is positive if larger molecules must come
-        more often than by their weights.
+        b, nats per atom, within [-0.5, 0.5]. It is positive if larger molecules must come more
+        often than by their weights.
     """
     low, high = -TILT, TILT
     for _ in range(12):
@@ -681,8 +680,8 @@ def grow(
         - Their n SMILES, in the same order.
 
     Raises:
-        UserError: An argument is wrong, or nothing new is found in `PATIENCE` consecutive rounds.
-            Then the molecules found before are lost.
+        UserError: An argument is wrong, or nothing new is found for many rounds, see
+            `Growth.molecules`. Then the molecules found before are lost.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
@@ -732,8 +731,8 @@ def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Resu
         The results of the search, with the marks in their `smiles`.
 
     Raises:
-        UserError: `MOST_LEFT_OUT` molecules in a row cannot have the kept marks, or the search
-            finds nothing new for long.
+        UserError: 1,000 molecules in a row (`MOST_LEFT_OUT`) cannot have the kept marks, or the
+            search finds nothing new for long.
     """
     if not stereo or flow.stereo is None:
         yield from search.molecules()

@@ -137,13 +137,13 @@ def _marked(
 
     Args:
         stereo: Model of the marks.
-        path: SMILES without marks, None for no valid molecule.
+        path: SMILES without marks, None where there is no valid molecule.
         first: SMILES of the first molecule with the marks it shall have.
         last: SMILES of the last molecule with the marks it shall have.
         seed: Seed of the marks that are drawn.
 
     Returns:
-        Isomeric SMILES, None for no valid molecule.
+        Isomeric SMILES, None where there is no valid molecule.
     """
     marked, half = [*path], (len(path) + 1) // 2
     for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
@@ -167,7 +167,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     """Return the box of a molecule.
 
     Args:
-        flow: The model.
+        flow: Model that draws atom by atom, in canonical order.
         smiles: SMILES of the molecule.
 
     Returns:
@@ -227,7 +227,7 @@ def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, f
     """Return the path of lowest energy.
 
     Args:
-        paths: SMILES of the molecules of each path, None for no valid molecule.
+        paths: SMILES of the molecules of each path, None for an invalid one.
 
     Returns:
         For each molecule of the path its SMILES, its similarity to the first molecule, and its

@@ -54,7 +54,7 @@ def join_molecules(
 
     Args:
         molecules: SMILES of the molecules to join; unreadable ones are left out. Of more than
-            `MAX_REACTANTS`, random ones are taken.
+            2,000 (`MAX_REACTANTS`), random ones are taken.
         ends: SMILES; if given, every product is made from one of these and one or two of
             `molecules`.
         seed: Seed of everything random.
@@ -64,8 +64,8 @@ def join_molecules(
         Canonical SMILES of a product, without end.
 
     Raises:
-        UserError: None of `ends` is readable, or no new product is found in `PATIENCE` consecutive
-            tries.
+        UserError: None of `ends` is readable, or no new product is found in 1,000 consecutive tries
+            (`PATIENCE`).
 
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))

@@ -77,7 +77,7 @@ class LinkedFragment(GraphFragment):
         return ring
 
     def start(self, sizes: Tensor, missing: MissingEdges) -> LinkedProgress:
-        """Return P particles without nodes, of this fragment's class; see `GraphFragment.start`."""
+        """Return P particles without nodes, as `LinkedProgress`; see `GraphFragment.start`."""
         return LinkedProgress(sizes, missing)
 
     @property
@@ -94,10 +94,10 @@ class LinkedProgress(Progress):
     the fragment.
 
     Attributes:
-        piece: Piece of the free node at each level of the path, `NO_PIECE` for a fragment node, (P,
-            levels) long.
-        linker: Piece that becomes the linker, `NO_PIECE` before there is a free node, (P,) long.
-            Set by `update_tables`.
+        piece: Piece of the free node at each level of the path, -1 (`NO_PIECE`) for a fragment
+            node, (P, levels) long.
+        linker: Piece that becomes the linker, -1 before there is a free node, (P,) long. Set by
+            `update_tables`.
     """
 
     TABLES = (*Progress.TABLES, "piece")
@@ -116,7 +116,7 @@ class LinkedProgress(Progress):
         """Return the topmost and the deepest piece on the path of each particle.
 
         Returns:
-            (P,) long each; `NO_PIECE` without free nodes on the path.
+            (P,) long each; -1 (`NO_PIECE`) without free nodes on the path.
         """
         on_path = torch.arange(self.piece.shape[1], device=self.piece.device)
         here = (on_path <= self.depth[:, None]) & (self.at == FREE)
@@ -235,8 +235,8 @@ class LinkedProgress(Progress):
             previous: Its variables so far, (P,) long each.
 
         Returns:
-            Its own piece, and that to which each closure so far leads, `NO_PIECE` - 1 for none,
-            (P, 1) long each; and the number of closures within a piece, (P,) long.
+            Its own piece, and that to which each closure so far leads, -2 (`NO_PIECE` - 1) for
+            none, (P, 1) long each; and the number of closures within a piece, (P,) long.
         """
         up = (level - 1).clamp(min=0)
         after_free = (level > 0) & self.is_free.gather(1, up)
@@ -302,12 +302,10 @@ class LinkedProgress(Progress):
     def entries(
         self, back: Tensor, uniform: Tensor, guide: Tensor, ahead: MissingOnPaths
     ) -> tuple[Placements, Tensor] | None:
-        # Unlike in `Progress`, fragment neighbours of the node may be on the path: it closes rings
-        # to these.
         """Choose, in each particle that allows it, a fragment node to come below a free node.
 
         Unlike in `Progress`, fragment neighbours of that node may be on the path already, to which
-        it then has closures. Args are those of `Progress.entries`.
+        it then has closures, so that it closes rings. Args are those of `Progress.entries`.
 
         Returns:
             - R placements, at most one for each particle.

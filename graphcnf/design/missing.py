@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from graphcnf.design.particles import GraphFragment, Placements, Progress
 
 MOST_ROOM = 16
-"""Rooms are told apart below it."""
+"""Largest value of `MissingEdges.room`, which stands for any number of free nodes from 16 on."""
 
 
 class MissingEdges:
@@ -78,10 +78,13 @@ class MissingEdges:
             are possible or the data has no node like it, (U,) bool.
         completed: True for states that so many attachments (rows) to free nodes can complete,
             (attachments + 1, S) bool.
-        least_entries: By number F of free nodes and state, (F values, S) long. 0 in state
-            `UNKNOWN`, which stands for nodes that are not free.
-        most_entries: By state, (S,) long.
-        room: By state, at most `MOST_ROOM`, (S,) long.
+        least_entries: Least number of entries with which up to F free nodes to come complete a
+            free node. Row F, column its state, (F values, S) long. 0 in state `UNKNOWN`, which
+            stands for nodes that are not free.
+        most_entries: Largest number of entries that complete a free node in each state without
+            further free nodes, (S,) long; 0 in state `UNKNOWN`.
+        room: Largest number of free nodes that can be added at a free node in each state, at these
+            nodes, and so on, (S,) long; 16 (`MOST_ROOM`) stands for 16 or more.
         least_to_attach: Least number of free nodes with which a node in each state gets a further
             free neighbour, and both are completed, (S,) long.
     """
@@ -256,7 +259,7 @@ class MissingOnPaths:
 
     Attributes:
         state: State of the node at each level of the path, `UNKNOWN` beyond its end, (P, L) long.
-        free_state: The same for free nodes, `UNKNOWN` for fragment nodes, (P, L) long.
+        free_state: State of the node at each level if it is free, else `UNKNOWN`, (P, L) long.
         after_free: Sums over the levels above each level, if the next node is a free one; fields
             (P, L + 1).
         after_placed: The same if the next node is a fragment node; fields (P, L + 1).
@@ -278,11 +281,15 @@ class MissingOnPaths:
         self.after_placed = self._sums(self.free_state, progress.free[:, None]).above()
 
     def _sums(self, state: Tensor, free: Tensor) -> Sums:
-        """Return what nodes in some states count for.
+        """Look up in `MissingEdges` what free nodes in some states need.
 
         Args:
-            state: The states, long.
-            free: Number F of free nodes to come, of a shape that can be broadcast to it.
+            state: The states, long, of any shape.
+            free: Number F of free nodes to come, of a shape that can be broadcast to that of the
+                states.
+
+        Returns:
+            Fields of the shape of the states, one entry for each node.
         """
         m = self.missing
         known = free.clamp(0, len(m.least_entries) - 1)
@@ -296,13 +303,15 @@ class MissingOnPaths:
     def _enough(
         self, row: Tensor, sums: Sums, free: Tensor, entries: Tensor, filled: Tensor | int = 0
     ) -> Tensor:
-        """Return whether the three conditions of this module hold.
+        """Return whether free nodes and entries to come can still complete all free nodes.
+
+        These are the three conditions at the beginning of this module.
 
         Args:
             row: Index of the particles, (R,) long.
             sums: Sums over all free nodes of the path, (R, ...).
-            free: F, (R,) long.
-            entries: A, (R,) long.
+            free: Number F of free nodes after the next node, (R,) long.
+            entries: Number A of entries after the next node, (R,) long.
             filled: How many attachments to free nodes the node fills, (R,) long.
 
         Returns:

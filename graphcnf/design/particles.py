@@ -170,9 +170,9 @@ class GraphFragment:
 
     @property
     def closed_ring(self) -> int:
-        """Nodes of the smallest ring that free nodes must close over the fragment: 0, for none.
+        """Size of the largest ring that free nodes cannot avoid to close; here 0, for none.
 
-        `LinkedFragment` overrides it.
+        `LinkedFragment`, whose free nodes must join all attachments, overrides it.
         """
         return 0
 
@@ -223,10 +223,10 @@ class Progress:
     Attributes:
         free: Number of free nodes to come, (P,) long.
         depth: Level of the last node on the path, -1 before the first node, (P,) long.
-        at: Number of the fragment node at each level of the path, `FREE` for a free node, (P,
-            levels) long.
-        level: Level of each fragment node; `UNPLACED` before it is placed, `LEFT` once the path has
-            stepped back above it, (P, U) long.
+        at: Number of the fragment node at each level of the path, -1 (`FREE`) for a free node, (P,
+            levels) long, with as many levels as the largest graph has nodes, plus 1.
+        level: Level of each fragment node; -1 (`UNPLACED`) before it is placed, -2 (`LEFT`) once
+            the path has stepped back above it, (P, U) long.
         valence: Free degree that each fragment node has left for free nodes, (P, U) long.
         attachments: Attachments that each fragment node has yet to get, (P, U) long.
         alive: True for structures that are alive, (P, S) bool.
@@ -670,7 +670,7 @@ class Progress:
 
         Args:
             x: Values of its V variables, in the order of `DepthFirstCode`, (P, V) long.
-            node: Its number in the fragment, `FREE` for a free node, (P,) long.
+            node: Its number in the fragment, -1 (`FREE`) for a free node, (P,) long.
             enters: True for an entry, (P,) bool.
             alive: True for the structures of the fragment with which the particle, this node
                 included, still agrees, (P, S) bool.
@@ -751,7 +751,7 @@ class Particles:
     """P graphs that contain a fragment, with their weights; what `ParticleSampler.draw` returns.
 
     Attributes:
-        graphs: The graphs.
+        graphs: The graphs; those of dead ends are of no use.
         log_weights: Logarithms of the importance weights in nats, (P,) float64; -inf for a particle
             that came to a dead end, and so lacks a part of the fragment.
         came_from: For each fragment node the one that was placed before it; U for the first node of
@@ -784,7 +784,7 @@ class ParticleSampler:
         fragment: Nodes and edges that every graph contains.
         temperature: 1 for the model's own distribution; below 1 for more probable graphs.
         condition_values: Values of the model's conditions, each in its own unit, (1, conditions),
-            NaN where unknown; None for none.
+            NaN where unknown; None if the model has none.
 
     Attributes:
         missing: Tables of what nodes in each state still need.
@@ -829,8 +829,9 @@ class ParticleSampler:
     def expected(self) -> Tensor:
         """Log-probability of the placement of each fragment node, as learnt so far, (U,) nats.
 
-        It is the weighted mean of `Particles.log_probs` over all draws that were given to `learn`.
-        Before the first of these it is `-UNSEEN`, a low value, for every node.
+        It is the weighted mean of `Particles.log_probs` over all draws that were given to `learn`,
+        later draws counting more. Before the first of these it is -1.5 (`UNSEEN`) for every node,
+        which goes on to count as one draw.
 
         When particles are resampled, it is added to the log-weight for each node that is still to
         be placed. Otherwise particles that have placed few fragment nodes, and so have paid little
@@ -876,10 +877,13 @@ class ParticleSampler:
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Particles:
         """Draw graphs that contain the fragment, one particle for each size, with their weights.
 
-        Without their weights, the graphs are draws of the proposal and not of the model. If nodes
-        of the fragment have several possible categories, particles are resampled on the way: one of
-        low weight is replaced by a copy of another one, its size included, and both go on
-        independently. Such particles have the same `ancestor`, and may end as equal graphs.
+        The graphs alone are draws of the proposal and not of the model. To estimate a mean over the
+        model's graphs that contain the fragment, give each particle the weight `exp(log_weights)`,
+        divided by the number of places at which its graph contains the fragment.
+
+        If nodes of the fragment have several possible categories, particles are resampled on the
+        way: one of low weight is replaced by a copy of another one, its size included, and both go
+        on independently. Such particles have the same `ancestor`, and may end as equal graphs.
 
         Args:
             sizes: Number of nodes of each graph, (P,) long.
@@ -951,7 +955,8 @@ class ParticleSampler:
             log_weights: Logarithms of the weights with `expected` added, (P,) nats.
 
         Returns:
-            Indices of particles, which may repeat, (P,) long; None if the weights are similar.
+            Indices of particles, which may repeat, (P,) long. None to go on with all: the weights
+            are similar (an effective share of the particles above 0.03, `RESAMPLE`), or all are 0.
         """
         if not torch.isfinite(log_weights).any():
             return None
@@ -975,7 +980,8 @@ class ParticleSampler:
             i: Number of the node.
             progress: The particles.
             known: Variables of all nodes, (P, nodes, V) long.
-            guide: See `guide`, (U + 2, U).
+            guide: Preferences for the fragment node to place next (the property `guide`), (U + 2,
+                U).
 
         Returns:
             Log factors of the weights, (P,) float64; -inf for a dead end.
