@@ -128,7 +128,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
         """Conditional density of a `ColumnFlow`, in whose order the condition comes first.
 
         Args:
-            net: The flow.
+            net: Flow of the columns of the condition, then of the input.
             input_shape: Shape of an input, (D,).
             condition_shape: Shape of a condition, (C,).
             adapter: Adapter of the table with the columns of the condition and of the input.
@@ -155,7 +155,8 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
         def loss(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
             """Return the loss of inputs: -log p(input | condition) of values that training had.
 
-            Others are in validation data, of which sbi refuses an infinite loss.
+            Values that training lacked add nothing to it. They occur in validation data, and their
+            loss would be infinite, which sbi refuses.
 
             Args:
                 input: An input for each condition, (B, D).
@@ -168,7 +169,9 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
             return -self._nats(input.unsqueeze(0), condition)[0][0]
 
         def _nats(self, input: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-            """Return log p(input | condition) of values that training had, and if these are all.
+            """Return log p(input | condition), and whether training had all values of an input.
+
+            Values that training lacked are left out of the log-probability.
 
             Args:
                 input: Inputs, (S, B, D).

@@ -32,7 +32,7 @@ def to_networkx(
     """Convert graphs to networkx.
 
     Args:
-        graphs: The graphs.
+        graphs: Graphs of this package.
         vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
             their numbers.
 
@@ -68,9 +68,10 @@ def from_networkx(
         As many graphs, in the same order.
 
     Raises:
-        UserError: A graph is directed or a multigraph, or a label is missing or not in the
-            vocabulary.
-        ValueError: as in `PackedGraphs.from_lists`.
+        UserError: A graph is directed or a multigraph, or, with a vocabulary, a label is missing or
+            not in it.
+        ValueError: A graph has more than 255 nodes or a self-loop, or, without a vocabulary, a
+            label is not a whole number from 0 to 255.
     """
     known: Sequence[Any] = (None, None)
     if vocabulary is not None:

@@ -96,8 +96,9 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
         coordinates, are dropped.
 
     Raises:
-        ValueError: for attributes that are missing or of other shapes, and as in
-            `PackedGraphs.from_lists`.
+        ValueError: An attribute is missing or has another shape, or a graph is not possible: more
+            than 255 nodes, a self-loop, an edge to a node that does not exist, an edge whose two
+            directions differ in category, or a category that is not a whole number from 0 to 255.
     """
     graphs = []
     for d in listed(data):
@@ -111,7 +112,7 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
     """Convert graphs to `Data` of PyG, with both directions of every edge.
 
     Args:
-        graphs: The graphs.
+        graphs: Graphs of this package.
         smiles: SMILES of each graph, which become its attribute `smiles`; None to leave it out.
 
     Returns:

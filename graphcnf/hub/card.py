@@ -60,7 +60,7 @@ def model_card(
         licence: Licence of the weights, such as "mit".
         intended: Sentences about what the model is meant for; None for a general one.
         limits: A sentence about what the model does not do, beside the limits of every model; None
-            for none.
+            to add nothing.
         figures: What `graphcnf evaluate --json` wrote of a sample of the model, `{figure: value}`;
             None to show only what training has recorded.
 
@@ -156,9 +156,9 @@ def _figures(name: str, metadata: Mapping[str, Any], figures: Mapping[str, Any] 
     """Return the figures that training has recorded, and those of a sample, as Markdown.
 
     Args:
-        name: "org/name" of the repository, for the command that measures the latter.
+        name: "org/name" of the repository, for the command that draws the sample.
         metadata: Metadata of the model.
-        figures: What `graphcnf evaluate --json` wrote of a sample; None for none.
+        figures: What `graphcnf evaluate --json` wrote of a sample; None to leave these out.
     """
     training = metadata.get("training", {})
     held_out = training.get("held_out", {})

@@ -120,8 +120,9 @@ def push(
             exists.
         intended: Sentences for the card about what the model is meant for; None for a general one.
         limits: A sentence for the card about what the model does not do, beside what is true of all
-            models.
-        figures: What `graphcnf evaluate --json` wrote of a sample of the model, for the card.
+            models; None to add nothing.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model, for the card; None
+            to show only what training has recorded.
 
     Returns:
         "org/name@commit", a name that always means these files.
@@ -155,11 +156,13 @@ def packed(
         name: "org/name" of the repository, for the card.
         licence: Licence of the weights.
         intended: Sentences for the card about what the model is meant for; None for a general one.
-        limits: A sentence for the card about what the model does not do.
-        figures: What `graphcnf evaluate --json` wrote of a sample of the model.
+        limits: A sentence for the card about what the model does not do; None to add nothing.
+        figures: What `graphcnf evaluate --json` wrote of a sample of the model; None to show only
+            what training has recorded.
 
     Returns:
-        `{file name: content}`: those of `FILES` that the model has, and the card "README.md".
+        `{file name: content}`: "config.json", "model.safetensors", the others of `FILES` that the
+        model has, and the card "README.md".
 
     Raises:
         UserError: There is no such model, or the name has a revision.
@@ -185,10 +188,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         folder: Folder of the model.
 
     Returns:
-        `{file name: content}` for those of `FILES` that are there.
+        `{file name: content}` of "config.json", "model.safetensors" and the others of `FILES` that
+        are there.
 
     Raises:
-        UserError: A file is a link, or one of `NEEDED` is missing.
+        UserError: A file is a link, or one of the first two (`NEEDED`) is missing.
     """
     paths = {name: inside(folder, *name.split("/")) for name in FILES}
     files = {name: read_data(path) for name, path in paths.items() if path.is_file()}
@@ -253,11 +257,12 @@ def _checked(name: str, listed: list[RepoSibling]) -> dict[str, RepoSibling]:
         listed: All its files, as the hub lists them.
 
     Returns:
-        What the hub says of each of `FILES` that there are, by name.
+        `{file name: what the hub says of it, such as its size}`, of those of `FILES` that the
+        repository has.
 
     Raises:
         UserError: The repository has a path that leads elsewhere or a file that may be a pickle,
-            lacks one of `NEEDED`, or a file is too large.
+            lacks "config.json" or "model.safetensors", or a file is too large.
     """
     for one in listed:
         path = PurePosixPath(one.rfilename)

@@ -153,7 +153,7 @@ def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
 
     Args:
         molecule: A sanitized molecule.
-        catalogue: One of `ALERTS`.
+        catalogue: "reactive", "pains", "brenk", "nih" or "chembl" (`ALERTS`).
 
     Returns:
         `{name of the alert: indices of the atoms of all its matches, ascending}`.
@@ -176,7 +176,8 @@ def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
     """Return a function that names an alert of a catalogue that a molecule has.
 
     Args:
-        catalogue: One of `ALERTS`, or "medchem:NAME".
+        catalogue: "reactive", "pains", "brenk", "nih" or "chembl" (`ALERTS`); or "medchem:NAME" for
+            a catalogue of the package medchem.
 
     Returns:
         A function of a sanitized molecule and of what the user gave (`Given`, which only "reactive"

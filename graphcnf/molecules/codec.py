@@ -189,7 +189,7 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     |t:1|") may follow after a blank; nothing else may.
 
     Args:
-        smiles: The SMILES.
+        smiles: The SMILES, perhaps with a CXSMILES extension.
         sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
 
     Returns:
@@ -351,7 +351,7 @@ def named_graph(
     Args:
         mol: A sanitized molecule.
         tell_aromatic: True for categories that tell aromatic atoms and bonds from others.
-        vocabulary: Vocabulary that must have all categories of the molecule; None for no check.
+        vocabulary: Vocabulary that must have all categories of the molecule; None not to check.
         max_atoms: Largest number of heavy atoms.
         exact: True to refuse a molecule that would come back from its graph as another one
             (`check_roundtrip`); False to accept it.
@@ -435,7 +435,7 @@ def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
     Args:
         atoms: List of the `AtomCategory` of each atom.
         bonds: List of the category name of each bond, such as "SINGLE".
-        vocabulary: The vocabulary.
+        vocabulary: Vocabulary that must have all of these categories.
 
     Raises:
         MoleculeNotRepresentable: It lacks one, which the message names.

@@ -483,7 +483,7 @@ def passing(
 
     Args:
         n: Number of molecules, at least 1.
-        filters: The filters.
+        filters: Filters that each molecule has to pass.
         draw: Function that draws a range of record numbers; it returns their graphs and their
             molecules, as `MoleculeFlow.draw_records` does.
 

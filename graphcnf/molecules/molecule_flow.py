@@ -238,7 +238,7 @@ class MoleculeFlow:
             temperature: 1 for the distribution of the model; below 1 for more probable and less
                 diverse molecules.
             atoms: Lowest and highest number of heavy atoms. Within this range the sizes have the
-                frequencies of the training data. None for no restriction.
+                frequencies of the training data. None to draw all sizes.
             properties: Target values such as `{"logp": 2.5}`, in the unit of each property, for a
                 model trained with properties.
             best_of: Candidates drawn for each molecule. The one nearest to the target values is
@@ -315,7 +315,7 @@ class MoleculeFlow:
             records: Numbers of the records, such as `range(0, 512)`.
             seed: Seed of the sample.
             temperature: 1 for the distribution of the model, below 1 for more probable molecules.
-            atoms: Lowest and highest number of heavy atoms; None for no restriction.
+            atoms: Lowest and highest number of heavy atoms; None for any.
             targets: One value for each condition of the model, that is each property with which it
                 was trained, in the order of `model.conditions`. The value is in the unit of the
                 property; None for a property without a target. None in place of the list for no

@@ -237,7 +237,7 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
     """Return the values of a review that the macro `reviewed` of `page_parts.html` shows.
 
     Args:
-        shown: The M molecules.
+        shown: The M molecules, as the page shows them.
         found: Their review, in which molecule k is `shown[k]`.
         quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
         known: Number of known molecules.

@@ -55,7 +55,7 @@ def score(
     """Return a table with the log-likelihood of each molecule; `MoleculeFlow.score` calls it.
 
     Args:
-        flow: The model.
+        flow: Model of molecules, which scores them.
         molecules: SMILES or RDKit molecules, or one of them. Other objects, such as None, get a row
             with a reason.
         orders: Number of depth-first numberings of the atoms whose probabilities are summed, up to
@@ -176,7 +176,7 @@ def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
     in place. Fine-tuning calls this function once the weights are final.
 
     Args:
-        flow: The model.
+        flow: Model of molecules; its metadata are changed.
         molecules: Graphs of molecules of the training data, or of some of them.
     """
     sizes = molecules.node_counts

@@ -127,7 +127,7 @@ def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
     form is the more probable one in most of its examples.
 
     Args:
-        flow: The model.
+        flow: Model of molecules, which scores the examples.
 
     Returns:
         Names of the charged `GROUPS`: some of "acid" and "amine".

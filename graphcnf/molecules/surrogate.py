@@ -290,7 +290,7 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
     """Say for the user how well a surrogate predicts, and whether it is of use at all.
 
     Args:
-        surrogate: The surrogate.
+        surrogate: Surrogate of a measured column, whose name the sentence gives.
         quality: What its method `quality` returns.
 
     Returns:
@@ -361,7 +361,7 @@ def nearest(
         targets: Target value for each condition of the model (a property with which it was
             trained), in the order of `model.conditions` and in the property's unit; None for no
             target.
-        model: The model.
+        model: Model of molecules that was trained with conditions.
         best_of: Number of candidates in a group.
 
     Returns:

@@ -157,7 +157,7 @@ def formula(*, of: str) -> Score:
     the total number of atoms (width 2). Hydrogens count.
 
     Args:
-        of: The formula.
+        of: The formula, with symbols of elements and numbers of atoms.
 
     Returns:
         Function from a sanitized molecule to the closeness, 1 for every isomer of the formula.
@@ -232,7 +232,7 @@ def gaussian(value: float, centre: float, width: float) -> float:
     """Score how near a value is to a wanted one: `exp(-(value - centre)^2 / (2 width^2))`.
 
     Args:
-        value: The value.
+        value: Number to score.
         centre: The wanted value, whose score is 1.
         width: Distance at which the score falls to exp(-1/2) = 0.61, above 0.
 
@@ -332,9 +332,9 @@ class Goal:
 
     Attributes:
         tables: One dictionary per objective. Its keys are `score`, which is a name in `SCORES`, a
-            function or "FILE.py:FUNCTION"; the parameters of that score; at most one of `SHAPES`,
-            with `width` (see `desirability`); `weight` (1 if missing); and `name` (the score's own
-            if missing).
+            function or "FILE.py:FUNCTION"; the parameters of that score; at most one of `clip`,
+            `target`, `at_least` and `at_most`, with `width` for the last three (see
+            `desirability`); `weight` (1 if missing); and `name` (the score's own if missing).
         mean: How desirabilities are combined: "geometric" (0 if one of them is 0) or "arithmetic".
         source: Where the tables come from, such as a file's name; error messages begin with it.
         folder: Folder to which files named in the tables are relative.
@@ -652,7 +652,7 @@ def _number(value: Any) -> float:
     """Return a score as a float.
 
     Raises:
-        Unavailable: It is not one number within ±`LARGEST_SCORE`.
+        Unavailable: It is not one number from -1e100 to 1e100 (`LARGEST_SCORE`).
     """
     with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
         value = value.item() if hasattr(value, "item") else value

@@ -93,7 +93,7 @@ class Answer:
         """Return the answer of a failed call: the score NaN and the reason in one line.
 
         Args:
-            smiles: The molecule.
+            smiles: Canonical SMILES of the molecule.
             error: The reason, an exception or text.
         """
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
@@ -106,7 +106,7 @@ class Answer:
         """Build an answer from a row of the journal, and check the row's values.
 
         Args:
-            smiles: The molecule.
+            smiles: Canonical SMILES of the molecule.
             score: The score; None if the call failed.
             values: JSON text `{name of an objective: its score}`; None if the call failed.
             error: The reason for the failure; None if the call did not fail.
@@ -183,7 +183,7 @@ class Journal:
         """Store an answer, unless the molecule has one already.
 
         Args:
-            answer: The answer.
+            answer: Answer to store, of a successful or a failed call.
 
         Returns:
             The stored answer of this molecule. It is an earlier one if another process was faster.
@@ -513,7 +513,7 @@ def _score_in_child(
             for a call.
 
     Returns:
-        The answer; None without a molecule.
+        The answer; None if `smiles` is None.
     """
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
@@ -548,7 +548,7 @@ class ScoreProcess:
         A time-out or a crash ends the process, and gives an answer with an `error`.
 
         Args:
-            smiles: The molecule.
+            smiles: Canonical SMILES of the molecule.
 
         Raises:
             UserError: No process can be started.
@@ -577,7 +577,7 @@ class ScoreProcess:
             limit: Seconds after which the process is killed.
 
         Returns:
-            The answer; None without a molecule.
+            The answer; None if `smiles` is None.
 
         Raises:
             TimeoutError: It was killed.

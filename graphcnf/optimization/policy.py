@@ -119,8 +119,9 @@ class Policy:
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> None:
         """Train the model by one step on some molecules with their rewards.
 
-        The loss is the mean of `(target - log p)^2 / (2 sigma)`, with the target of the module's
-        formula. The gradient is clipped to norm 1.
+        The loss is the mean of `(target - log p)^2 / (2 sigma)`. Here `target` is the molecule's
+        log-likelihood under the prior, `nats`, plus `sigma` times its reward, and `log p` is that
+        under the trained model. The gradient is clipped to norm 1.
 
         Args:
             molecules: M canonical SMILES for which `learnable` has returned True.
@@ -166,7 +167,7 @@ class Policy:
 
         Args:
             count: Number of molecules. Fewer are returned if no further ones are found.
-            fragment: The fragment.
+            fragment: Atoms and bonds that every molecule must contain.
             seed: Integers as `numpy.random.SeedSequence` takes them.
 
         Returns:

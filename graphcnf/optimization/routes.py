@@ -76,7 +76,7 @@ def routes_of(
 
     Args:
         smiles: SMILES of the molecules.
-        command: The command.
+        command: The command, with quotes as in a shell; see `check_command`.
         folder: Folder of an optimisation, in which the results are stored. Molecules with a stored
             result of this command are not asked for again.
 

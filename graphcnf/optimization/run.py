@@ -214,7 +214,7 @@ def optimize(
 
     Returns:
         All scored molecules and the trained model. There are fewer than `budget` if the search
-        found no new molecules in several rounds.
+        found no new molecules in 5 rounds in a row (`PATIENCE`).
 
     Raises:
         UserError: An argument is wrong, the folder holds another run, or all calls fail.
@@ -378,7 +378,7 @@ def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
     The note is what lets a continued run write to the same folder: see `check_model_folder`.
 
     Args:
-        policy: The trained model.
+        policy: The trained model, `OptimizationResult.policy`.
         save: Folder for the model, which `check_model_folder` has accepted.
         folder: Folder of the run.
     """
@@ -429,7 +429,8 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
         search: The search, which is changed.
         oracle: Oracle that scores molecules.
         budget: Number of calls.
-        save: Function that saves the state; called every `CHECKPOINT_SECONDS` and at the end.
+        save: Function that saves the state. It is called after a round if 30 seconds
+            (`CHECKPOINT_SECONDS`) have passed since the last time, and at the end.
 
     Raises:
         UserError: A call has failed and the oracle stops on errors, or all of the first calls have
@@ -536,7 +537,7 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 
     Raises:
         UserError: A call has failed and the oracle stops on errors, or all of the first calls, at
-            least `HOPELESS`, have failed.
+            least 10 (`HOPELESS`), have failed.
     """
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
     lines = [f"call {call}, {answer.smiles}: {answer.error}" for call, answer in failed]
@@ -595,8 +596,8 @@ def run_identity(
     A run in a folder is continued only if the hash is the same as before.
 
     Args:
-        goal: The goal.
-        flow: The model.
+        goal: Goal of the search.
+        flow: Model from which the search starts.
         settings: Settings of the search.
         seed: Seed of the search.
         start: SMILES that are scored first.

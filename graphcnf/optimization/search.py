@@ -299,8 +299,8 @@ def _scaffold(smiles: str) -> str:
 def rank_probabilities(count: int) -> np.ndarray:
     """Return the probabilities with which ranked molecules are drawn: good ones more often.
 
-    Rank k of K = `count`, from 0 for the best, has a probability proportional to `1 / (RANK_SHARE K
-    + k)`. So the best 1 % (`RANK_SHARE`) are equally probable within a factor of 2. The weights are
+    Rank k of K = `count`, from 0 for the best, has a probability proportional to `1 / (0.01 K +
+    k)`. So the best 1 % (`RANK_SHARE`) are equally probable within a factor of 2. The weights are
     those of weighted retraining (Tripp et al. 2020, arXiv 2006.09191).
 
     Args:
@@ -361,8 +361,9 @@ class Search:
         """Propose new molecules to score in this round.
 
         First come the molecules of `start` that have no score. Then the policy alone proposes,
-        until a call succeeds. Afterwards the surrogate chooses among drawn molecules and offspring.
-        Neither memory nor policy is changed; `outcomes` counts what the filters said.
+        until a call succeeds, and for as long as all scores, `first` of them or more, are equal.
+        Afterwards the surrogate chooses among drawn molecules and offspring. Neither memory nor
+        policy is changed; `outcomes` counts what the filters said.
 
         Args:
             count: Number of calls that are left: the largest number of molecules to return.
@@ -434,7 +435,7 @@ class Search:
         """Store the scores of a round's proposals, and end the round.
 
         In round 0, and then in every `every`-th round, it also trains the policy on the best
-        molecules so far.
+        molecules so far, unless `propose` still asks the policy alone.
 
         Args:
             proposed: Pairs (SMILES, source) as `propose` returned them.
@@ -552,8 +553,8 @@ class Search:
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
         """Choose the proposals with the highest upper confidence bounds of their scores.
 
-        The bounds are those of the surrogate. Without one, and with fewer than `FEWEST` scored
-        molecules, proposals are chosen at random.
+        The bounds are those of the surrogate. Without one, and with fewer than 10 scored molecules
+        (`FEWEST`), proposals are chosen at random.
 
         Args:
             pool: SMILES of the proposals.

@@ -361,7 +361,7 @@ class Constitution:
         element.
 
         Args:
-            template: The template.
+            template: Molecule or fragment with the marks to keep.
 
         Returns:
             Alternatives, of which a molecule must have one: for each match that counts, the
@@ -605,7 +605,7 @@ def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
     """Return True if a configuration has all given marks, at the same stereo elements.
 
     Args:
-        configuration: The configuration.
+        configuration: Configuration that is looked at.
         given: A configuration with the marks that it must have; 0 for elements that may differ.
     """
     return all(not mark or mark == c for mark, c in zip(given, configuration, strict=True))

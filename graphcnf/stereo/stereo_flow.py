@@ -101,7 +101,8 @@ class StereoGraphs:
         counts: Number of stereo elements of each molecule, (B,) long.
         elements: Numbers of the two atoms of a double bond; of an atom its number and 0, (S, 2)
             uint8.
-        kinds: Kind of each stereo element, an index of `KINDS`, (S,) uint8.
+        kinds: Kind of each stereo element, (S,) uint8: 0 for an atom outside rings, 1 for one in a
+            ring, 2 for a double bond.
         sides: Numbers of the atoms before and after an atom in its ring, along which its drawing
             parity is seen; 0 for other elements, (S, 2) uint8.
         partners: For an element with a `RingRelation`, 1 + number of the earlier element; 0 for
@@ -325,7 +326,7 @@ class StereoContext(Context):
         """Return the context of a batch of molecules.
 
         Args:
-            graphs: The molecules.
+            graphs: Molecules whose configurations are drawn or scored.
             **draw: Further fields of the context, such as `temperature`.
         """
         return cls(graphs.mask, graphs=graphs, **draw)
@@ -523,8 +524,8 @@ class StereoState:
     """State of drawing configurations of B molecules, one stereo element of each per step.
 
     Args:
-        network: The network.
-        context: The molecules.
+        network: Network that gives the logits of the next stereo element.
+        context: Molecules whose configurations are drawn.
 
     Attributes:
         graphs: The molecules.
@@ -656,7 +657,7 @@ class StereoFlow(Pretrained, nn.Module):
         same molecule.
 
         Args:
-            constitutions: The constitutions.
+            constitutions: Constitutions of the molecules.
             configurations: Configuration of each.
 
         Returns:
@@ -791,7 +792,7 @@ class StereoFlow(Pretrained, nn.Module):
         """Draw a configuration for each constitution.
 
         Args:
-            constitutions: The constitutions.
+            constitutions: Constitutions of the molecules to mark.
             generator: A torch generator, or a numpy generator for each constitution; None for
                 torch's global one.
             temperature: Below 1 for more probable configurations.
@@ -834,7 +835,7 @@ class StereoFlow(Pretrained, nn.Module):
         many particles.
 
         Args:
-            constitution: The constitution.
+            constitution: Constitution of the molecule.
             given: Alternatives, one of which the molecule must have, as `Constitution.kept_marks`
                 returns them: configurations with 0 at stereo elements without a given mark.
             random: Random generator.
