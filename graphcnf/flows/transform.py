@@ -44,9 +44,11 @@ class Context:
     Attributes:
         mask: True where an entry is real, bool, of the shape of ``x`` without the channels:
             ``(B, L)`` for ``x (B, L, D)``. None if all entries are real.
-        features: What networks see of each entry besides ``x``, ``(B, ..., F)``; None for none.
+        features: What networks see of each entry besides ``x``, ``(B, ..., F)``; None where they
+            see ``x`` alone.
         condition_values: Properties of whole samples given which the density is meant, ``(B, P)``,
-            each in its own unit, NaN where unknown; None for none.
+            each in its own unit, NaN where unknown; None if all are unknown, or for a density
+            without conditions.
         noise: Tape from which stochastic steps take their random numbers; None for fresh numbers.
         discarded: List for the latents that `Split` factors out: `forward` appends them, `inverse`
             takes them from it. None to drop them, and to draw them anew in `inverse`.
@@ -237,7 +239,7 @@ def with_mask(x: Tensor, context: Context) -> Context:
 
     Args:
         x: Any tensor ``(B, N, ...)``; its first two axes and its device are those of the mask.
-        context: The context.
+        context: Any context; it stays as it is.
 
     Returns:
         The context itself if it has a mask. Else a copy with a mask ``(B, N)`` that is True

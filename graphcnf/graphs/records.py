@@ -72,7 +72,7 @@ def log_prob_in_batches(
     `StochasticModel` is random; it is drawn once for each graph.
 
     Args:
-        model: The model.
+        model: Any graph model, in training or evaluation mode; dropout is off in either.
         graphs: M graphs, in canonical node order if `model.ordered` is True, else in any.
         condition_values: Values of the P conditions, the same for all graphs, each in its own unit,
             with None for each unknown value. None in place of the list if all are unknown, or for
@@ -126,7 +126,7 @@ def sample_records(
     whole batches are computed, so that a few records take as long as a batch.
 
     Args:
-        model: The model.
+        model: Any graph model, in training or evaluation mode; dropout is off in either.
         records: Numbers of the records, from 0.
         seed: Seed of the sample.
         temperature: Below 1, graphs are more probable.

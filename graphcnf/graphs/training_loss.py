@@ -28,7 +28,7 @@ def training_loss(
     are, in which case the loss is infinite.
 
     Args:
-        model: The model.
+        model: The model that is trained; its `estimate` gives the bound.
         batch: B graphs, in canonical node order if `model.ordered` is True, else in any. If it has
             values of conditions, the loss also contains -log p(number of nodes | conditions), which
             trains the network of sizes. A number that no training graph has is left out of it.

@@ -127,7 +127,7 @@ class Layers:
             mix: True for an invertible 1x1 convolution before each coupling. It mixes the channels,
                 so each coupling transforms the second half. If False, the couplings transform the
                 second half and the first half by turns.
-            **network: Arguments of `ConvolutionNetwork` that differ from those of the class.
+            **network: Arguments of `ConvolutionNetwork`; they replace those of the constructor.
 
         Raises:
             UserError: if there is one channel only, or `kind` is unknown.
@@ -170,7 +170,7 @@ class Layers:
         Args:
             kind: kind of the coupling: "additive", "affine" or "mixture-K".
             swap: True to transform the first half given the second one.
-            **network: arguments of `ConvolutionNetwork` that differ from those of the class.
+            **network: arguments of `ConvolutionNetwork`; they replace those of the constructor.
 
         Raises:
             UserError: if there is one channel only, or `kind` is unknown.

@@ -28,7 +28,7 @@ def channels_last(module: nn.Module) -> None:
     CPUs convolve faster with it; results are the same.
 
     Args:
-        module: The module.
+        module: The module; all its weights with four axes are stored so.
     """
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 

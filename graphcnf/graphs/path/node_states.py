@@ -82,7 +82,7 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
     They follow from the arguments of its constructor, so that loading computes them again.
 
     Args:
-        module: The module.
+        module: Module that gets the tensors as attributes.
         **tables: The tensors by the names of the attributes.
     """
     for name, table in tables.items():
@@ -127,8 +127,9 @@ class NodeStates(nn.Module):
         """Find the cheapest further edges, at most 12 (`MOST_EDGES`), for a node in each state.
 
         It is a shortest path: edges lead from state to state, at a cost each, and stopping in a
-        state has a cost as well. With a cost of 1 for each edge, 0 for stopping in a complete state
-        and `NEVER` for stopping elsewhere, it is the least number of edges that complete a node.
+        state has a cost as well. With a cost of 1 for a possible edge and 0 for stopping in a
+        complete state, and 2^14 (`NEVER`) for other edges and for stopping elsewhere, it is the
+        least number of edges that complete a node; 2^14 or more if no edges do.
 
         Args:
             least: Cost of stopping in each state, (S,) long.
