@@ -198,9 +198,10 @@ class Adapter:
         settings: Training settings that differ from the defaults of `TrainingSettings`, by name.
         fixed: Names of arguments of the flow that follow from the data, so that users cannot set
             them. For a loaded model the first of them is checked: the flow's argument must equal
-            the adapter's attribute of this name.
+            the adapter's attribute of this name, if it has one.
         evaluations: Number of times that a run with a time budget scores the held-out items.
-        scored: Items in a batch of an evaluation, unless training batches are larger.
+        scored: Least number of items in a batch of an evaluation; the batches of training, if
+            these are larger.
         patience: A run with a time budget ends early after so many evaluations in a row that are no
             better than the best one before; 0 for never.
     """
@@ -450,8 +451,8 @@ class SequenceAdapter(Adapter):
 
         Args:
             rows: All encoded rows. The distribution of lengths is taken from all of them. The
-                log-probabilities by n-grams are stored in `rows.start`, if they are not too many,
-                so that training need not look them up.
+                log-probabilities by n-grams are stored in `rows.start`, so that training need not
+                look them up, unless they are more than 50 million numbers (`LARGEST_STARTS`).
             chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
             **network: Sizes of the flow's network, such as `width`: arguments of `CausalAttention`.
         """

@@ -186,11 +186,12 @@ class CategoricalModel(nn.Module):
             seed: Seed of the weights.
             bins: Only for a DataFrame: number of bins into which the numbers of a column are
                 divided, for all columns or as `{label of a column: number}`. Bins contain about
-                equally many numbers. None to choose it by the number of rows.
-            node_label: Attribute of nodes in networkx that holds their label; None if there is only
-                one.
-            edge_label: Attribute of edges in networkx that holds their label; None if there is only
-                one.
+                equally many numbers. None to bin only columns with many different numbers, into
+                rows^0.4 bins, 4 to 64.
+            node_label: Only for graphs of networkx: name of the node attribute to learn, such as
+                "element". None to take the only attribute that nodes have; if they have none,
+                all nodes count as alike.
+            edge_label: The same for edges.
             **network: Sizes of the network by name, such as `width`: arguments of
                 `graphcnf.discrete.columns.ColumnMLP` for tables and arrays, of
                 `graphcnf.discrete.rows.CausalAttention` for sequences, of
@@ -198,7 +199,8 @@ class CategoricalModel(nn.Module):
                 `graphcnf.graphs.building.model_for_graphs` for graphs.
 
         Returns:
-            A model with an adapter and a flow; `batch` and `training_loss` are for training it.
+            An untrained model. Train its `parameters()` by the first result of `training_loss`,
+            which takes items or what `batch` makes of them.
 
         Raises:
             UserError: if a model cannot take such data, or an argument is out of range; the message
@@ -773,7 +775,8 @@ def _settings(
         seed: Seed of the training.
         minutes: Time budget; None for none.
         steps: Budget in steps, which comes before one in minutes; None for none.
-        keep_best: True to keep the weights that score best; False to keep the last ones.
+        keep_best: True to keep the weights that score best on held-out items, False to keep the
+            last ones. Without effect with a budget in steps.
         given: Settings of the user by name, which replace all others.
 
     Raises:
@@ -861,9 +864,9 @@ def experiment_of(
         held_out: Share of the items to score and not to train on. With 0, training items are
             scored.
         batch_size: Number of items in a batch. The items of a training batch have similar sizes.
-        evaluating: Seconds of CPU time for all evaluations together. The first evaluation finds out
-            how many batches fit in its share of this time. All later ones score the same batches,
-            so that they can be compared.
+        evaluating: Seconds of CPU time for all evaluations together; infinite to score all items
+            each time. The first evaluation finds out how many batches fit in its share of this
+            time. All later ones score the same batches, so that they can be compared.
 
     Returns:
         The experiment. Its batches are what `adapter.batch` returns.
@@ -939,8 +942,8 @@ def _adapter_for(
         x: The data.
         architecture: Name of the graph model, for graphs.
         bins: Number of bins of numbers, for a DataFrame: for all columns or by label.
-        node_label: Attribute of networkx with a node's label; None if there is only one.
-        edge_label: Attribute of networkx with an edge's label; None if there is only one.
+        node_label: Attribute of networkx with a node's label; None to take the only one, if any.
+        edge_label: Attribute of networkx with an edge's label; None to take the only one, if any.
 
     Raises:
         Refused: if there is no adapter for such a type; the message says what to do. It is a

@@ -163,7 +163,7 @@ class ConvolutionBlock(nn.Module):
         Args:
             x: Channels of the M nodes of all graphs, (M, width).
             edges: Source and target node of each edge, (2, E) long, in both directions.
-            channels: Channels of the edges, (E, `EDGE_WIDTH`).
+            channels: Channels of the edges, (E, 32).
 
         Returns:
             New channels, (M, width).
@@ -444,12 +444,13 @@ class ColoringNetwork(AutoregressiveNetwork):
             adjacency: Edges, (B, N, N) bool.
             blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K)
                 bool.
-            own: Colours that a neighbour of the node whose turn it is has, (B, turns, K) bool.
+            own: True for the colours that are blocked for the node whose turn it is, (B, turns, K)
+                bool.
             mask: Real nodes, (B, N) bool.
-            h: Features of the nodes, (B, N, width).
+            h: Channels of the nodes, as `encode` returns them, (B, N, width).
 
         Returns:
-            Score of each colour of the node whose turn it is, (B, turns, K), 0 where there is no
+            Score of each colour for the node whose turn it is, (B, turns, K); 0 if this node has no
             choice.
         """
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)

@@ -66,7 +66,8 @@ DEGREE = 3
 """Highest degree of the polynomials that are the curves of an ordinal column."""
 
 PRIOR = 20
-"""Rows with the weight of all columns together that are added to those which weigh a column."""
+"""Number of rows for which the weight of all columns together counts where a column gets a weight
+of its own, see `best_share`."""
 
 ITERATIONS = 50
 """Steps of expectation and maximisation."""
@@ -75,13 +76,14 @@ SHARES = (0.001, 0.999)
 """Least and largest weight in a mixture."""
 
 CHUNK = 1024
-"""Rows that are scored at a time to weigh a mixture."""
+"""Rows that are scored at a time to choose the weights of a mixture."""
 
 FREE = 0.25
 """Share of the training steps in which the perceptron without masks is trained, too."""
 
 SUBSETS = 4
-"""Random sets of known columns for each row by which the perceptron without masks is weighed."""
+"""Number of random sets of known columns for each row by which the weight of the perceptron without
+masks is chosen."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,8 @@ class Perceptron(nn.Module):
             masks: every logit depends on all categories that the caller says are known (orderless
             NADE; Uria et al. 2014, arXiv 1310.1757).
         placed: Slots of the categories that are bins, (K,) long; None if there are none.
-        curves: Values of R curves, `DEGREE` of each ordinal column, at each category, (S, R); 0 in
-            other columns.
+        curves: Values of R curves, 3 of each ordinal column (`DEGREE`), at each category, (S, R); 0
+            in other columns.
 
     Attributes:
         share: Weight of this perceptron in the mixture with the regression, by column, (N,).
@@ -302,7 +304,7 @@ def curves_at(position: Tensor) -> Tensor:
         position: Positions in the columns, (..., N), between -1 and 1.
 
     Returns:
-        (..., N, DEGREE).
+        The polynomials of degrees 1, 2 and 3 at these positions, (..., N, 3).
     """
     t = position
     polynomials = torch.stack([t, (3 * t**2 - 1) / 2, (5 * t**3 - 3 * t) / 2], -1)
@@ -403,7 +405,7 @@ class ColumnMLP(AutoregressiveNetwork):
         order: Numbers of the columns in the order of counts, regression and `ordered`, (N,) long.
         rank: Rank of each column in this order, (N,) long.
         tree: Pointwise mutual information, `Counts.information`, (S, S) nats, which is added to
-            the direct weights of `free`.
+            the direct weights of `free`. For more than 1024 slots it is (0, 0), as are `weights`.
         weights: Weights of the regression, `Counts.weights`, (S, S).
         parts: The argument `parts`, (S,) long, if it is not None.
         divided: True if some category is a bin, that is, if `parts` is not None.
@@ -514,10 +516,11 @@ class ColumnMLP(AutoregressiveNetwork):
 
         Args:
             mask: False for columns that are marginalised, (B, N) bool.
-            level: When a column comes, (B, N) long: those of level 0, such as conditions, first,
-                then those of level 1, then those of level 2. None if all are of one level.
-            number: Order within a level: 0 for the network's own order; any other number for a
-                random order, the same for all rows and whenever this number is given.
+            level: Which columns come before others, (B, N) long: first those of level 0, such as
+                conditions, then those of level 1, then those of level 2. None if all are of one
+                level.
+            number: Order within a level: 0 for the network's own order; any other number is the
+                seed of a random order, which is the same for all rows and in every call.
 
         Returns:
             Numbers of the columns in order, (B, N) long.
@@ -794,8 +797,8 @@ class Inputs:
     Attributes:
         x: Categories, (B, N) long.
         number: Slots of these categories, (B, N) long.
-        curves: Values of the curves at these categories and at the places in bins, (B, R) float64;
-            0 for missing entries.
+        curves: Values of the R curves, three of each ordinal column, at these categories and at the
+            places in bins, (B, R) float64; 0 for missing entries.
         rank: Rank of each column in the order of its row, (B, N) long.
         start: Log-probabilities of all categories by counts in the network's order, (B, S) nats;
             None if they have to be looked up.
@@ -887,10 +890,10 @@ class ColumnState:
         return torch.ones_like(several) if places is None else places[self.rows, column].isnan()
 
     def update(self, x: Tensor) -> None:
-        """Store the categories that were drawn in the current step.
+        """Store the categories that were drawn for the last `Step`; call it before the next `step`.
 
         Args:
-            x: Categories of the M rows of the step, (M, 1): integers, or floats k + u, where u is
+            x: Categories of the M rows of that step, (M, 1): integers, or floats k + u, where u is
                 the place of a number in bin k.
         """
         self.x[self.rows, self.order[self.rows, self.number]] = x[:, 0].double()
@@ -952,12 +955,13 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.network.start_from(counts, regression)
 
     def _components(self, batch: Rows, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what is mixed: log-probabilities of each column.
+        """Return the log-probabilities of each column by both densities that are mixed.
 
         Args:
             batch: B rows without masked entries.
-            known: Known columns, (B, N) bool; what is returned for these means nothing. None for
-                each column given those before it in the network's order.
+            known: Known columns, (B, N) bool, from which all others are predicted; results for the
+                known ones have no meaning. None to predict each column from those before it in the
+                network's order.
 
         Returns:
             Log-probabilities by counts and perceptron, (B, N) nats; and by counts and regression,
@@ -975,8 +979,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     def weigh(self, batch: Rows) -> None:
         """Choose the weights of the perceptrons in their mixtures with the regression, in place.
 
-        They are chosen by rows that the flow has not learned from, after training: those for which
-        these rows are most likely.
+        The weights are those for which the given rows are most likely. Call it after training, with
+        rows that the flow has not learned from.
 
         Args:
             batch: The rows. Those with masked entries are left out; if none is left, the weights

@@ -42,7 +42,8 @@ class ContextCounts(nn.Module):
     `forward` gives the probabilities.
 
     Args:
-        sizes: Number of contexts, and of pairs of a context and a category seen in it.
+        sizes: Two numbers: of the contexts that have been seen, and of the pairs of a context and a
+            category seen in it.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.

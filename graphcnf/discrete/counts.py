@@ -45,7 +45,7 @@ CHOOSING = 20_000
 """Number of rows by which parents are chosen, at most."""
 
 LARGEST_KEY = 2**48
-"""Largest number of combinations of the categories of parents."""
+"""Largest number of contexts of all columns together, seen or not: each needs a key of its own."""
 
 PENALTIES = (64.0, 16.0, 4.0)
 """Candidate penalties of a regression: nats per half of a squared weight, from high to low."""
@@ -54,20 +54,23 @@ ITERATIONS = 25
 """Steps of L-BFGS for each penalty."""
 
 FOLDED = 500
-"""With fewer rows, each quarter of them is held out in turn to choose penalties, else only one."""
+"""With fewer rows, penalties are chosen with each quarter of them held out in turn; with more, only
+the first quarter is held out."""
 
 LARGEST_TABLES = 50_000_000
 """Largest number of probabilities in contexts that are tabulated, of all columns together."""
 
 LARGEST_REGRESSION = 1e9
-"""Largest number of products in a step of a regression; there is none without half of the rows."""
+"""Largest number of products in a step of a regression: it is fitted to as many rows as this
+allows. If these are less than half of all rows, there is no regression."""
 
 CHUNK = 4096
 """Rows whose counts are looked up at a time."""
 
 SPARSE = 16
-"""With more categories per column, on average, rows of a table are added one by one, and columns
-are normalised one by one."""
+"""Number of categories per column, on average. With more, it is faster to tabulate the
+probabilities in all contexts, to add rows of tables one by one, and to normalise columns one by
+one."""
 
 
 @dataclass
@@ -105,8 +108,8 @@ class ColumnCounts(nn.Module):
     Args:
         cardinalities: Number of categories of each of N columns.
         parents: For each column the numbers of its parents, the most informative one first.
-        factors: For each column a list as long as its parents: the factor of the weight in
-            `ContextCounts` of the contexts with 1, 2, ... parents.
+        factors: For each column a list as long as its parents: by which factor the weight of the
+            next shorter context is multiplied in contexts with 1, 2, ... parents.
         sizes: `ContextCounts.sizes` of counts that are loaded from a file afterwards: number of
             contexts, number of pairs of a context and a category.
 
@@ -115,7 +118,7 @@ class ColumnCounts(nn.Module):
             largest number of parents.
         starts: Keys of the contexts of a column with k parents begin at `starts[column, k]`, (N, L)
             long.
-        factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L).
+        factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L); 0.5 without parents.
         cardinalities: Number of categories of each column, (N,) long.
         owner: Column of each slot, (S,) long.
         uniform: 1 / number of categories of the column, for each slot, (S,).
@@ -238,9 +241,10 @@ class ColumnCounts(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return how the probabilities of M columns in B rows follow from the tables.
 
-        They are those in the longest context that has been seen. Without the row itself they are a
-        weighted sum of those in all contexts, as the recursion in `ContextCounts` is linear, but
-        for the row's own category.
+        For a row that has not been counted, they are those in the longest context that has been
+        seen. For a row that is left out of its own counts, they are a weighted sum of those in all
+        contexts, since the recursion in `ContextCounts` is linear; only the probability of the
+        row's own category is computed apart.
 
         Args:
             tables: The tables.
@@ -283,8 +287,9 @@ class ColumnCounts(nn.Module):
         """Return the probabilities in all contexts, from the counts as they are.
 
         Returns:
-            The tables; None where columns have few categories, so that counting is as fast, or the
-            tables would have more than `LARGEST_TABLES` entries.
+            The tables. None if columns have at most 16 categories on average (`SPARSE`), as looking
+            up the counts is then as fast; or if the tables would have more than 50 million entries
+            (`LARGEST_TABLES`).
         """
         if len(self.owner) <= SPARSE * len(self.parents):
             return None
@@ -295,7 +300,7 @@ class ColumnCounts(nn.Module):
 
     @torch.no_grad()
     def _tabulated(self) -> Tables | None:
-        """Make the tables; None if they would have more than `LARGEST_TABLES` entries."""
+        """Make the tables; None if they would have more than 50 million entries."""
         contexts = self.counts.contexts
         width = int(self.cardinalities.max())
         first = torch.searchsorted(contexts, self.starts[:, 0].contiguous())
@@ -362,14 +367,16 @@ class Counts:
     The order of the columns is that of a Chow-Liu tree. The parents of a column and their factors
     are chosen greedily by leave-one-out likelihood. The regression adds to the logits of a column a
     weight for each category of the columns before it. Its penalty is the one with the highest
-    likelihood of held-out rows. With more than 1024 slots (`LARGEST_PAIRS`), S is 0 below, and
-    there is no regression.
+    likelihood of held-out rows.
+
+    S is the number of slots, of the categories of all columns together. With more than 1024
+    (`LARGEST_PAIRS`), there is no regression, and S is 0 below.
 
     Attributes:
         order: Numbers of the columns in order, (N,) int64.
         parents: For each column the numbers of its parents, the most informative one first.
-        factors: For each column the factors of the contexts with 1, 2, ... parents, as
-            `ColumnCounts` takes them.
+        factors: For each column a list as long as its parents: by which factor (1, 2, 4, ..., 32)
+            the weight of the next shorter context is multiplied in contexts with 1, 2, ... parents.
         columns: Counts of the columns given their parents.
         information: Pointwise mutual information (S, S), nats, of a category of a column (first
             axis) and a category of its first parent (second axis); 0 elsewhere.
@@ -438,8 +445,9 @@ class Counts:
                 `like`.
 
         Returns:
-            The counts. Without a regression (`weights` are then 0) for fewer than 8 rows, for more
-            than 1024 slots, or for so many rows that it would take too long.
+            The counts. They have no regression (`weights` are then 0) for fewer than 8 rows, for
+            more than 1024 categories of all columns together, or for so many rows that a step
+            of fitting half of them would take more than 10^9 products (`LARGEST_REGRESSION`).
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:
@@ -565,12 +573,12 @@ def _parents(
         sizes: Number of categories of each column, (N,).
         child: The column.
         order: The columns in order; parents stand before the column.
-        shared: Mutual information of columns, (N, N): only the `CANDIDATES` columns that share the
-            most are tried.
+        shared: Mutual information of columns, (N, N): only the 16 columns (`CANDIDATES`) that share
+            the most with this one are tried.
 
     Returns:
         The parents, the most informative one first; and for each number 1, 2, ... of parents the
-        factor of `ContextCounts`.
+        factor that `best_factor` chooses. Both are empty if no parent gains 10 nats (`GAIN`).
     """
     c, parents, factors = x[:, child], list[int](), list[int]()
     before = order[: order.tolist().index(child)]
@@ -647,7 +655,7 @@ class _Regression:
 
     Attributes:
         start: Log-probabilities from the counts, (M, S).
-        slots: Slot of each category of the rows, (M, N) long, as many rows as
+        slots: Slot of each category of the rows, (M, N) long: of the first rows of x, as many as
             `LARGEST_REGRESSION` allows.
         column: Column of each slot, (S,) long.
         earlier: 1 where the first slot belongs to an earlier column than the second, (S, S); else
@@ -722,7 +730,7 @@ def _regressed(sizes: np.ndarray) -> int:
 def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
     """Choose the penalty of each column with the highest held-out likelihood.
 
-    A quarter of the rows is held out; if there are fewer than `FOLDED`, each quarter in turn.
+    A quarter of the rows is held out; if there are fewer than 500 (`FOLDED`), each quarter in turn.
 
     Args:
         x: Categories, (M, N).

@@ -46,7 +46,7 @@ NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Default sizes of a `PathNetwork`, smaller than for molecules."""
 
 ONE_HOT = "one-hot "
-"""Beginning of the form of labels that are vectors, before their length."""
+"""Beginning of an entry of `GraphAdapter.names` for vectors as labels; their length follows."""
 
 Triple = tuple[list[Any], list[Any], list[Any]]
 """A graph of n nodes and m edges as lists, in the order of the user's object: n node labels, m
@@ -131,10 +131,10 @@ class GraphAdapter(Adapter):
         Args:
             graphs: Graphs, at least one: all `nx.Graph`, or all Data; also a `Batch` or `Dataset`
                 of torch-geometric.
-            node_label: Attribute of nodes in networkx that holds the label; None if there is at
-                most one.
-            edge_label: Attribute of edges in networkx that holds the label; None if there is at
-                most one.
+            node_label: Attribute of nodes in networkx that holds the label; None to take the only
+                one, if there is any.
+            edge_label: Attribute of edges in networkx that holds the label; None to take the only
+                one, if there is any.
             architecture: Name of the graph model.
 
         Raises:
@@ -366,6 +366,9 @@ class GraphAdapter(Adapter):
 
         Returns:
             `count` encoded graphs.
+
+        Raises:
+            UserError: if an argument is out of range.
         """
         return sample_records(flow, range(count), size_range=sizes, **options)
 
@@ -469,7 +472,7 @@ def graphs_in(graphs: Any) -> Any:
 
 
 def _form(values: torch.Tensor) -> int | str:
-    """Return the form of the labels of a `Data`, by which drawn labels get the same.
+    """Describe the shape of the labels of a `Data`, so that drawn graphs get labels of this shape.
 
     Args:
         values: The labels of n nodes or edges, (n,), (n, 1) or (n, C).

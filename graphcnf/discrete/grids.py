@@ -261,7 +261,11 @@ class GridState:
         return Step(self.rows, torch.full_like(self.rows, self.position), logits)
 
     def _next_row(self, row: int) -> None:
-        """Compute the vertical channels of a row of pixels, whose earlier rows are drawn."""
+        """Compute the vertical channels of a row of pixels, when all rows above it are drawn.
+
+        Args:
+            row: Number of the row, from 0.
+        """
         net, self.before = self.network, {}
         last = net.values(self.x[:, row - 1 : row]) if row else None
         if last is None:
@@ -274,15 +278,19 @@ class GridState:
         self.row = [v, *found]
 
     def update(self, x: Tensor) -> None:
-        """Store the categories that were drawn for the current pixel.
+        """Store the categories that were drawn for the pixel of the last `step`.
+
+        Call it once after each `step`: the next one reads them.
 
         Args:
-            x: One category for each grid, (B, 1) long.
+            x: One category for each of the B grids, (B, 1) long.
         """
         self.x.view(len(self.x), -1)[:, self.position] = x[:, 0]
 
     def select(self, rows: Tensor) -> None:
         """Replace the grids by some of them, in place; for resampling of particles.
+
+        Call it between `update` and the next `step`.
 
         Args:
             rows: Indices of B grids, (B,) long, which may repeat.

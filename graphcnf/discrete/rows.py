@@ -293,10 +293,10 @@ class CausalState:
         return self.order.make_step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories that were drawn at the current position, in place.
+        """Append the categories that were drawn at the position of the last `step`, in place.
 
         Args:
-            x: One category for each of the M rows of the last `Step`, (M, 1) long.
+            x: One category for each of the M rows of that `Step`, (M, 1) long.
         """
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
@@ -448,8 +448,9 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
         N-gram contexts are lengthened, up to 6 categories, as long as this raises the
-        log-likelihood of the rows by at least `graphcnf.discrete.contexts.GAIN` nats. Each position
-        is left out of its own counts in this.
+        log-likelihood of the rows by at least 10 nats (`graphcnf.discrete.contexts.GAIN`) and there
+        are at most 2 million n-grams (`LARGEST_COUNTS`). Each position is left out of its own
+        counts in this.
 
         Args:
             rows: Training rows.

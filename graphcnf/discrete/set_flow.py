@@ -179,18 +179,25 @@ class SetFlow(Pretrained, CategoricalFlow):
     def sample(
         self, count: int, length: int | None = None, context: Context = Context(), **options
     ) -> Tensor:
-        """Draw sets.
+        """Draw sets, all of one size or of the sizes that a mask says.
 
         Args:
             count: Number of sets.
-            length: Number of elements of each set; None for the argument `elements` of the
-                constructor, or for the width of the mask.
-            context: Its mask (count, length) is True for real elements, for sets of different
-                sizes. It may have a temperature and a generator.
-            **options: Further keyword arguments of `CategoricalFlow.sample`.
+            length: Number L of elements of each set; None for the largest, the argument `elements`
+                of the constructor. Ignored if the context has a mask.
+            context: Its mask (count, L) is True for real elements, so that sets can have different
+                sizes; None if all are real. Its `temperature` below 1 makes probable sets more
+                frequent. Its `generator` draws the random numbers; None for torch's global one.
+            **options: `sample_posterior`: True to draw categories from p(x|z) instead of taking the
+                most probable one.
 
         Returns:
-            Categories, (count, length) long, 0 where masked.
+            Categories, (count, L) long; 0 where masked.
+
+        Raises:
+            ValueError: if a set has no elements, or with another coupling than "channels" more than
+                the constructor's `elements`; or if the mask does not have `count` rows.
+            UserError: if the temperature is out of range.
         """
         if length is None and context.mask is None:
             length = self.config["elements"]
@@ -607,10 +614,13 @@ class GroupNetwork(AutoregressiveNetwork):
         return self.leave(h), decided, after, own
 
     def logits(self, hidden):
-        """Return the logits of the next element of M groups, (M, categories).
+        """Return the logits of the next element of M groups.
 
         Args:
-            hidden: Hidden state of the groups.
+            hidden: Hidden state of the groups: the four tensors that `groups_after` returns.
+
+        Returns:
+            Logits, (M, categories).
         """
         h, decided, after, _ = hidden
         scale = self.scales(after).chunk(2, -1)[1]
@@ -725,10 +735,11 @@ class GroupState:
         return self.order.make_step(groups)
 
     def update(self, x: Tensor) -> None:
-        """Append the drawn elements of the current group to the M sets of the last `Step`.
+        """Append the drawn elements of a group to each of the M sets of the last `Step`.
 
         Args:
-            x: Categories of the elements, (M, V) long; arbitrary where a group has no element.
+            x: Categories of the V elements of each group, (M, V) long; arbitrary where a group has
+                fewer elements.
         """
         count = len(x)
         own = self.elements[:count, self.order.position]

@@ -76,8 +76,8 @@ SCORED = 2048
 """Rows that are scored at a time."""
 
 COMBINATIONS, OF_ONE = 256, 50_000
-"""Largest number of combinations of unknown entries of a row that are enumerated, and of one that
-all rows have in common."""
+"""Largest number of combinations of the unknown entries of a row that are enumerated. The second
+number is for rows that all have the same known entries, so that they share the enumeration."""
 
 TOGETHER = 128
 """Rows whose combinations are enumerated at a time."""
@@ -86,13 +86,14 @@ TRIES = 64
 """Draws of a row at most, of which one is chosen by its weight."""
 
 ENOUGH = 8
-"""Effective number of draws of a row after which it is drawn no more."""
+"""Effective number of draws of a row at which no further draws are made."""
 
 FEW = 4
 """Effective number of draws of a row below which a warning counts it."""
 
 CANDIDATES = 32
-"""Number of most probable categories for a missing entry that the density of the row decides on."""
+"""Number of most probable categories of an unknown entry of which the density of the whole row is
+evaluated, see `TableAdapter.conditional`."""
 
 KINDS = {"": "numbers", "M": "times, as pd.Timestamp", "m": "durations, as pd.Timedelta"}
 """Names of the kinds of binned columns, see `time_kind`, for messages."""
@@ -150,8 +151,8 @@ class Column:
         Args:
             series: The column. It may have missing entries; if all are, "missing" is the only
                 category.
-            bins: Number of bins to aim at; None to decide by the values whether to bin, and by the
-                number of rows into how many.
+            bins: Number of bins to aim at; numbers and times are then always binned. None to bin
+                as said above, into rows^0.4 bins, at least 4 and at most 64.
 
         Raises:
             UserError: if the column contains unhashable values or infinite numbers, or is a pandas
@@ -260,10 +261,8 @@ class Column:
     def means(self) -> np.ndarray | None:
         """The number that each entry of `values` stands for; None if they are no numbers.
 
-        For a bin it is the mean of the numbers in it.
-
-        Times in bins are in the unit of their `Bins`. Times that are categories count as no
-        numbers.
+        For a bin it is the mean of the numbers in it; of times, in the unit of their `Bins`. Times
+        that are categories count as no numbers.
         """
         if self.bins:
             return self.bins.means
@@ -779,8 +778,9 @@ class TableAdapter(Adapter):
             flow: Flow that gives the order of the other columns.
             known: Rows; the mask is True for known entries.
             mask: Columns that are not marginalised, (B, N) bool.
-            event: What may be drawn, see `ColumnContext`. Columns of which values may not be drawn,
-                apart from missing entries, come after the known columns.
+            event: What may be drawn, see `ColumnContext`; None for anything. Columns that it limits
+                come directly after the known ones, before all others. A column counts as limited if
+                it may not have some value; that it may not be missing is no limit.
             chosen: Categories that unknown entries must have, (B, N) long, -1 for any; None for
                 any.
             **draw: Further fields of the context, such as `temperature`.
@@ -931,9 +931,9 @@ class TableAdapter(Adapter):
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
-            early: What `_early` returns, (M, N) bool. Nothing is drawn of rows with more
-                combinations than `COMBINATIONS` (`OF_ONE` if all rows have the same known entries),
-                or with an early entry of which the event allows a part of a bin.
+            early: What `_early` returns, (M, N) bool. Nothing is drawn of rows with more than 256
+                combinations (50,000 if all rows have the same known entries), or with an early
+                entry of which the event allows a part of a bin.
             random: Random generators of the rows.
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
@@ -1013,8 +1013,8 @@ class TableAdapter(Adapter):
 
         The draws are in the order with the known columns first. This is exact in the limit
         (sampling-importance-resampling; Rubin 1988, *Using the SIR algorithm to simulate posterior
-        distributions*). There are up to `TRIES` draws of a row, and no more once they are worth
-        `ENOUGH` independent ones.
+        distributions*). There are up to 64 draws of a row (`TRIES`), and no more once their
+        effective number is 8 (`ENOUGH`).
 
         Args:
             flow: The flow.
@@ -1025,7 +1025,7 @@ class TableAdapter(Adapter):
 
         Returns:
             The rows with the early entries as known ones; and the effective number of draws of
-            each, (sum w)^2 / sum w^2, from 1 to `TRIES`, (R,).
+            each, (sum w)^2 / sum w^2, from 1 to 64, (R,).
         """
         rows, todo = Rows(known.values.clone(), known.mask | early), np.arange(len(known))
         total, squares = np.full((2, len(known)), -np.inf)
@@ -1234,16 +1234,16 @@ class TableAdapter(Adapter):
     def _reweighted(self, flow: ColumnFlow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
         """Return the probabilities of column k by Bayes' rule in the density of whole rows.
 
-        The density of a row with each candidate category in column k is taken in the default order
-        of the columns, in which the autoencoder has learned. The probability of all candidates
+        The density of a row with each candidate category in column k is taken in the flow's own
+        order of the columns, in which it has learned best. The probability of all candidates
         together stays; it is divided among them in proportion to these densities.
 
         Args:
             flow: The flow.
             known: M rows; the mask is True for known entries.
             k: Number of the column, which is unknown in all rows.
-            p: Probabilities of its categories directly after the known ones, (M, C); the
-                `CANDIDATES` largest are candidates.
+            p: Probabilities of its categories given the known columns alone, (M, C). The 32
+                categories (`CANDIDATES`) with the largest are the candidates.
 
         Returns:
             The new probabilities, (M, C) float64.

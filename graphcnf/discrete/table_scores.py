@@ -175,6 +175,7 @@ def evaluate_table(
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
+            there is no column `target` or none beside it, its numbers are not all whole,
             scikit-learn or jinja2 is not installed, or the page cannot be written.
 
     Example:
