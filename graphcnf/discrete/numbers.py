@@ -38,12 +38,12 @@ UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
 OUTERMOST = 20
 """Different numbers of which a mean excess is the mean; entries in each half of a halved bin."""
 
-SHAPE = 5.0
-"""Shape of the tails' distribution: far away, their mass beyond the distance t falls with t^-5.
+SHAPE = 3.0
+"""Shape of the tails' distribution: far away, their mass beyond the distance t falls with t^-3.
 
 Shapes of 3 to 10 differ by less than .01 nats in the mean log-density of held-out numbers in tails
-(docs/own-data.md); the smaller the shape, the more often is a number drawn so far away that it
-decides means and correlations of a sample.
+(docs/own-data.md). It is the least whole number with which the variance of a sample is finite; the
+larger it is, the sooner do distant numbers share the last place that float64 can tell from 1.
 """
 
 LARGEST = 2**53
@@ -72,7 +72,7 @@ class Bins:
     The flow models the bin k and the place u in [0, 1). The density of a number is p(k) p(u|k)
     du/dx; inside a bin, du/dx is 1 / width. In a tail, u is the share of the tail's mass that is
     nearer to the data. So if u is uniform, the density at the distance t from the data is
-    `5 s^5 / (s + t)^6` with the scale s (Pareto type II, Lomax 1954), whose mean is s / 4. The tail
+    `3 s^3 / (s + t)^4` with the scale s (Pareto type II, Lomax 1954), whose mean is s / 2. The tail
     ends where the type of the column ends (such as 127 for int8), and its mass up to there is
     scaled to 1.
 
@@ -196,7 +196,7 @@ class Bins:
 
         Returns:
             Encoded numbers, (N,) float64; -1 for missing entries and for numbers that are in no
-            bin, such as 0.5 among integers. Beyond 250 scales from the data all numbers have the
+            bin, such as 0.5 among integers. Beyond 10,000 scales from the data all numbers have the
             place 1 - 1e-12, since float64 could not tell them apart in k + u.
 
         Raises:
