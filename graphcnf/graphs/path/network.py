@@ -72,13 +72,13 @@ class AttentionBlocks(Protocol):
         """Return the output of the next position, as `Transformer.next_position` does.
 
         Args:
-            h: Input of the position, (B, D).
-            bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
+            h: Input of the position in M rows, (M, D).
+            bias: Attention biases of the N positions so far, the new one included, (N, M or 1,
                 layers * heads).
             cache: What `cache` returned; the position is added to it.
 
         Returns:
-            Output of the position, (B, D).
+            Output of the position, (M, D).
         """
 
 
@@ -120,7 +120,8 @@ class PathNetwork(AutoregressiveNetwork):
         level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, see `PathFeatures`.
         dropout: Share of the channels that training leaves out.
-        conditions: The conditions, as `condition_statistics` describes them; None for none.
+        conditions: The conditions, as `condition_statistics` describes them; None for a model
+            without conditions.
 
     Attributes:
         features: Layers that make the inputs of the attention.
@@ -222,7 +223,7 @@ class PathNetwork(AutoregressiveNetwork):
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
-            folded: Rearranged parameters.
+            folded: Parameters put together, for this batch.
 
         Returns:
             Those of one graph after the other, (B * N, D).
@@ -244,11 +245,11 @@ class PathNetwork(AutoregressiveNetwork):
             before: Embeddings of the nodes before them, see `PathFeatures.forward`, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
             remaining: How many nodes of the graph are to come, these included, (R,) long.
-            folded: Rearranged parameters.
+            folded: Parameters put together, for this batch.
 
         Returns:
             Inputs, (R, D); and positions that hold the nodes on the last levels of the path, the
-            deepest level first, 0 for none, (R, SEEN_LEVELS) long.
+            deepest level first, 0 where the path has no such level, (R, 16) long.
         """
         levels, neighbours = path.last_levels(len(remaining))
         h = self.features(levels, neighbours, before, number, remaining, folded.embeddings)
@@ -313,7 +314,7 @@ class PathNetwork(AutoregressiveNetwork):
             state: State of the node in each column of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long; -1 before the first one.
             remaining: How many nodes of the graph are to come, these included, (M,) long.
-            folded: Rearranged parameters.
+            folded: Parameters put together, for this batch.
 
         Returns:
             The state that the output heads read for the first variable, the backtrack.
@@ -364,7 +365,7 @@ class PathState:
     Attributes:
         network: The network.
         order: Which graphs have another node.
-        folded: Rearranged parameters of the network.
+        folded: Parameters of the network put together.
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         before: Embeddings of the last node, (B, D).
@@ -408,15 +409,15 @@ class PathState:
         return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return the output of the attention blocks for the next position of every row.
+        """Return the output of the attention blocks for the next position of unfinished rows.
 
         Args:
-            h: Input channels, (B, D).
-            bias: Attention biases of the N positions so far, the new one included, (N, B or 1,
+            h: Input channels of the M unfinished rows, (M, D).
+            bias: Attention biases of the N positions so far, the new one included, (N, M or 1,
                 layers * heads).
 
         Returns:
-            Output channels, (B, D).
+            Output channels, (M, D).
         """
         return self.network.blocks.next_position(h, bias, self.cache)
 

@@ -130,7 +130,7 @@ class Support(nn.Module):
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
         pad: Number of columns before that of the first node. They are enough for every backtrack
-            and closure, and for the levels that the network sees (`SEEN_LEVELS`).
+            and closure, and for the 16 levels that the network sees (`SEEN_LEVELS`).
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
