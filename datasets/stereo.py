@@ -51,7 +51,7 @@ class StereoDataset:
     """Molecules with stereo elements and their marks, split by hash like `MoleculeDataset`.
 
     Attributes:
-        name: Short name.
+        name: Name, such as "zinc250k", or that of a file without its ending.
         graphs: The M molecules that have stereo elements, with their configurations.
         hashes: Hash of each molecule by `hash_each`, (M,) uint64.
         total: Number of readable molecules in the file, those without stereo elements included.
@@ -174,8 +174,8 @@ def encode_stereo(
         name: Name of the data set.
         lines: SMILES; unreadable ones are left out.
         orders: How often each molecule is repeated with its atoms in another, random order, so that
-            a model learns not to depend on the order. A molecule that several configurations
-            may describe is not repeated.
+            a model learns not to depend on the order; 0 for no repeats. A molecule that several
+            configurations may describe is not repeated.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core. Up to 2,000 SMILES are encoded in this process.
 

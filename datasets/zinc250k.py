@@ -179,7 +179,8 @@ class Zinc250kRows:
             rows: Numbers of the K rows, in the order of the result.
 
         Returns:
-            A data set of K molecules, whose own split is not that of the rows.
+            A data set of K molecules. Its own `split` may differ from that of the rows, since it
+            depends on how the installed RDKit writes SMILES.
 
         Raises:
             UserError: A molecule cannot be encoded.
@@ -223,7 +224,7 @@ def _indexed_rows(source: Source) -> Zinc250kRows | None:
     """Return ZINC250k with the split of `INDEX` and the vocabulary and hashes of shipped weights.
 
     Args:
-        source: The published file.
+        source: Published file of ZINC250k, as `zinc250k_table` returns it.
 
     Returns:
         The rows; None if the index or the weights do not fit the installed file, the codec or
