@@ -261,6 +261,8 @@ class GraphAFModel(StochasticModel):
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs the model can represent: those without edges beyond the window.
 
+        In breadth-first order, the two nodes of an edge may be at most `window` positions apart.
+
         Args:
             batch: B graphs.
 
@@ -361,8 +363,8 @@ class GraphAFModel(StochasticModel):
             batch: Graphs, numbered breadth-first.
             noise: Tape of the random numbers of the encodings.
             rows: Numbers of the S nodes, (B, S) long.
-            share: Inverse of the share of nodes in `rows`, (B,), by which the log-likelihoods are
-                multiplied, so that they estimate those of all nodes.
+            share: Number of all nodes divided by S, (B,). Log-likelihoods are multiplied by it, so
+                that they estimate those of all nodes; 1 if `rows` are all nodes.
 
         Returns:
             The latents `{"nodes": (B, S, M), "edges": (B, S, window, R + 1)}` of the S nodes and of

@@ -297,7 +297,8 @@ class GAN(ImageModel):
 
         Args:
             batch: Images, (B, C, H, W) of integers.
-            beta: Without effect; models with a decoder need it.
+            beta: Without effect. The training loop passes it to every model; it weighs log p(x|z),
+                which a GAN does not have.
 
         Returns:
             A pair. The loss is a scalar, the sum of the losses of both players; each player gets
@@ -342,8 +343,9 @@ class GAN(ImageModel):
     def encode(self, x: Tensor) -> ImageLatents:
         """Search for latents whose images are near given ones.
 
-        It is gradient descent on the squared distance (Zhu et al. 2016, arXiv 1609.03552). It
-        starts from the nearest of 256 random images (`STARTS`), which are the same in every call.
+        It is gradient descent on the squared distance, 100 steps of Adam (Zhu et al. 2016, arXiv
+        1609.03552). It starts from the nearest of 256 random images (`STARTS`), which are the same
+        in every call.
 
         Args:
             x: Images, (B, C, H, W) of integers.

@@ -164,7 +164,7 @@ class ChoiceBatch:
     """Batch of E choices as tensors, with O options in all.
 
     Args:
-        choices: The choices.
+        choices: The E choices, of any graphs of a batch.
         device: Device of the tensors.
 
     Attributes:
@@ -311,7 +311,7 @@ class Attachments(nn.Module):
             have the same number, all others have different ones.
         bonds: Edge categories plus 1, 0 for no edge, (V, A, A) long.
         adds: Least number of nodes that cluster j adds when it is attached to cluster i, (V, V)
-            long; `NEVER` if it cannot be attached.
+            long; 10,000 (`NEVER`) if it cannot be attached.
     """
 
     size: Tensor
@@ -436,8 +436,8 @@ class TreeDecoder:
     decisions; clusters of a tree are numbered as they are added.
 
     Args:
-        model: The model.
-        sizes: Number of nodes of each graph.
+        model: Model with the networks and the vocabulary of clusters.
+        sizes: Number of nodes of each of the B graphs.
         z_tree: Latents "tree", (B, tree channels).
         z_graph: Latents "graph", (B, graph channels).
 
@@ -542,14 +542,17 @@ class TreeDecoder:
         return [b for row, b in enumerate(rows) if b in grown or current[row] > 0]
 
     def _grow(self, rows: list[int], down: Tensor) -> set[int]:
-        """Add a child to the current clusters of some graphs, where one fits.
+        """Add a child to the current cluster of each of some graphs, where one fits.
+
+        Of the 20 most probable labels (`TRIES`), the most probable one that can be attached is
+        taken. The child becomes the current cluster of its graph.
 
         Args:
             rows: Numbers of R graphs.
             down: Messages to the children, (R, C).
 
         Returns:
-            Numbers of the graphs that have got a child, which is the current cluster now.
+            Numbers of the graphs that have got a child.
         """
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
@@ -578,15 +581,22 @@ class TreeDecoder:
 
 
 class Reading(NamedTuple):
-    """What the networks compute from B graphs before any latents are drawn.
+    """What the JT-VAE computes of B graphs before latents are drawn.
+
+    `JunctionTreeVAE._read` makes it once, for `_posteriors` and for `_likelihood`. In all, the
+    junction trees have M clusters (rings, edges and branching nodes of the graphs). C is the number
+    of channels, the argument `width` of the model.
 
     Attributes:
-        trees: The junction trees, with M clusters in all.
-        x: Embeddings of the clusters, (M, C).
-        up: Messages of the clusters to their parents, (M, C).
-        down: Messages to the clusters from their parents, (M, C).
-        choices: The choices, with O options in all.
-        features: Features of the options of all choices, (O, C).
+        trees: Junction tree of each graph, which says what is the parent of each cluster.
+        x: Embedding of each cluster, (M, C).
+        up: Message from each cluster to its parent, (M, C): it summarises the cluster with all its
+            descendants.
+        down: Message to each cluster from its parent, (M, C): it summarises what is drawn before
+            the cluster. 0 for the first cluster of a tree.
+        choices: Those children that can be attached to their parents in several ways, each with
+            these ways, the options; O options in all.
+        features: Features of the options, (O, C), those of the first choice first.
     """
 
     trees: TreeBatch
@@ -600,7 +610,9 @@ class Reading(NamedTuple):
 class JunctionTreeVAE(GraphVAE):
     """The JT-VAE as a graph model: a variational autoencoder through junction trees.
 
-    `measure` finds the arguments `edge_weights`, `clusters` and `largest_sums` in training data.
+    *Clusters* are the rings and the other edges of graphs, and single nodes where three or more of
+    these meet; a junction tree joins those that share nodes. `measure` finds the arguments
+    `edge_weights`, `clusters` and `largest_sums` in training data.
 
     Args:
         node_categories: Number of node categories.
@@ -616,7 +628,8 @@ class JunctionTreeVAE(GraphVAE):
         width: Channels C of clusters and messages.
         node_width: Channels of nodes.
         layers: Number of rounds of message passing along the edges of a cluster.
-        kl_free: Number of training molecules before the KL divergence from the prior counts.
+        kl_free: Number of molecules, counted with repetitions, that training sees before the KL
+            divergence of the posterior from the prior is part of its loss.
         kl_weight: Weight of the KL divergence after that. If it is large, the model ignores its
             latents.
 

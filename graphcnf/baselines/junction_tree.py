@@ -106,8 +106,8 @@ def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
 
     Args:
         neighbours: Neighbours of each node.
-        v: One end of the edge.
-        w: The other end.
+        v: Node at one end of the edge.
+        w: Node at its other end.
 
     Returns:
         The nodes of the ring, from w to v; [] if no ring contains the edge.
@@ -263,7 +263,7 @@ class TreeCluster:
         """Yield all isomorphisms: renumberings that turn this cluster into another one.
 
         Args:
-            other: The other cluster.
+            other: Cluster to compare with this one.
 
         Yields:
             A tuple per isomorphism: entry v is the node of `other` to which node v of this cluster
@@ -285,7 +285,7 @@ class TreeCluster:
         """All automorphisms, one tuple each: entry v is the node to which v is mapped.
 
         Raises:
-            UserError: if there are more than `MOST_SYMMETRIES`.
+            UserError: if there are more than 10,000 (`MOST_SYMMETRIES`).
         """
         automorphisms = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
         if len(automorphisms) > MOST_SYMMETRIES:

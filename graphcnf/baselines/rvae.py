@@ -47,7 +47,7 @@ class Gaussian:
 
     Attributes:
         mean: Mean, (B, D).
-        log_scale: Logarithm of the standard deviation, (B, D), clipped to -7 to 3.
+        log_scale: Logarithm of the standard deviation, (B, D), which a tanh keeps between -7 and 3.
     """
 
     def __init__(self, parameters: Tensor):
@@ -103,8 +103,8 @@ class GraphEncoder(nn.Module):
     Args:
         nodes: Number of node categories.
         bonds: Number of edge categories.
-        max_nodes: Largest number of nodes: then features depend on the node numbers. None for
-            features that do not.
+        max_nodes: Largest number of nodes, for features that depend on the numbers of the nodes.
+            None for features that do not depend on them.
         width: Channels W of a node.
         layers: Number of layers.
     """

@@ -773,8 +773,9 @@ def _settings(
     Args:
         adapter: Adapter with defaults for its type of data.
         seed: Seed of the training.
-        minutes: Time budget; None for none.
-        steps: Budget in steps, which comes before one in minutes; None for none.
+        minutes: Time budget in minutes, which counts only if `steps` is None; None for no such
+            budget.
+        steps: Number of training steps; None to train for `minutes`.
         keep_best: True to keep the weights that score best on held-out items, False to keep the
             last ones. Without effect with a budget in steps.
         given: Settings of the user by name, which replace all others.

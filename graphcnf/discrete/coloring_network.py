@@ -197,7 +197,7 @@ class ColoringEncoder(nn.Module):
 
         Args:
             context: Adjacency, mask and node features of B graphs.
-            inputs: Further inputs of the nodes, (B, N, inputs); None for none.
+            inputs: Further inputs of the nodes, (B, N, inputs); None if the encoder has none.
 
         Returns:
             Channels, (B, N, width).
@@ -329,6 +329,9 @@ class ColoringNetwork(AutoregressiveNetwork):
     The logit of a colour depends on the channels of the node in the encoder, on whether the colour
     is blocked, and on whether more than one colour is left to the node. If the node has a choice,
     the look-ahead score of the colour is added.
+
+    A colour is *blocked* for a node if a neighbour has it, else *left* to it. B graphs have up to N
+    nodes each.
 
     Args:
         colors: Number of colours K.
@@ -518,8 +521,8 @@ class ColoringState:
     `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Args:
-        network: The network.
-        context: Adjacency and mask of the graphs, and features of their nodes.
+        network: Network that gives the logits of the colours.
+        context: Adjacency and mask of the B graphs, and features of their nodes.
     """
 
     def __init__(self, network: ColoringNetwork, context: GraphContext):

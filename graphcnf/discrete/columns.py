@@ -153,6 +153,9 @@ class Perceptron(nn.Module):
     All letters but f, g and l are learned. By the curves, what is learned of a category holds for
     its neighbours.
 
+    B rows have N columns. S is the number of *slots*, the categories of all columns together, those
+    of the first column first. R is the number of curves, three for each ordinal column.
+
     Args:
         owner: Column of each slot, (S,) long.
         width: Number of hidden units.
@@ -232,7 +235,7 @@ class Perceptron(nn.Module):
         """Compute the hidden units from the known categories of B rows, and the places in them.
 
         Args:
-            rows: The rows.
+            rows: The B rows, as `ColumnMLP.inputs` prepares them.
             known: 1 for known columns, else 0, (B, N).
 
         Returns:
@@ -245,7 +248,7 @@ class Perceptron(nn.Module):
         """Return the values g_k of the curves of B rows, 0 for those of unknown columns.
 
         Args:
-            rows: The rows.
+            rows: The B rows, as `ColumnMLP.inputs` prepares them.
             known: 1 for known columns, else 0, (B, N).
 
         Returns:
@@ -261,7 +264,7 @@ class Perceptron(nn.Module):
         Args:
             h: Hidden units of B rows, as `hidden` returns them, (B, width).
             start: Log-probabilities by counts of the C categories in `slots`, (B, C) nats.
-            rows: The rows.
+            rows: The B rows, as `ColumnMLP.inputs` prepares them.
             known: 1 for known columns, else 0, (B, N).
             slots: The C slots whose logits are wanted, those of a column; all by default.
 
@@ -384,6 +387,9 @@ class ColumnMLP(AutoregressiveNetwork):
     Untrained, the network is the density of counts and regression. If a category is a bin, the
     place u in it has the density 1 + s (2 u - 1), whose slope s comes from the hidden units (a
     monotone quadratic map; Mueller et al. 2019, arXiv 1808.03856).
+
+    B rows have N columns. S is the number of *slots*, the categories of all columns together, those
+    of the first column first.
 
     Args:
         cardinalities: Number of categories of each column.
@@ -826,15 +832,15 @@ class ColumnState:
     `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Attributes:
-        network: The network.
+        network: Network that gives the probabilities of the columns.
         context: Mask, orders and conditions of the rows.
         mask: True for columns that are drawn, (B, N) bool.
-        number: Number of the current step, from 0; -1 before the first one.
+        number: Number of the last step, from 0; -1 before `step` is first called.
         order: Numbers of the columns of each row in the order of their steps, (B, N) long.
         allowed: True for categories that are possible, (B or 1, N, C) bool.
         x: Categories so far, (B, N) float64 k + u, where u is the place of a number in bin k; 0
             where nothing is drawn yet.
-        rows: Rows whose column in the current step is not masked, (M,) long.
+        rows: Rows whose column in the last step is not masked, (M,) long.
     """
 
     def __init__(self, network: ColumnMLP, context: Context):
@@ -877,8 +883,8 @@ class ColumnState:
         """Return which rows have something to decide: a category, or a place in it.
 
         Args:
-            allowed: Categories of the current column that are possible, (M, C) bool.
-            column: That column of each row, (M,) long.
+            allowed: Possible categories of the column that is decided in this step, (M, C) bool.
+            column: Number of this column in each row, (M,) long.
 
         Returns:
             (M,) bool.

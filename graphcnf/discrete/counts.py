@@ -103,7 +103,8 @@ class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
     For each row the longest context is used whose parents are all known. `count` fills in the
-    counts.
+    counts. S is the number of *slots*, the categories of all columns together, those of the first
+    column first.
 
     Args:
         cardinalities: Number of categories of each of N columns.
@@ -247,7 +248,7 @@ class ColumnCounts(nn.Module):
         row's own category is computed apart.
 
         Args:
-            tables: The tables.
+            tables: Probabilities in all contexts, as `_tables` returns them.
             keys: Keys of contexts, (B, M, L) long.
             columns: The columns, (M,) long.
             own: Categories of the rows in them, (B, M) long, to leave each row out of its own
@@ -325,7 +326,7 @@ class ColumnCounts(nn.Module):
         """Return the keys of the contexts of fewer parents that contexts of column k contain.
 
         Args:
-            k: The column.
+            k: Number of the column.
             keys: Keys of contexts of any number of parents, (M,) long.
 
         Returns:
@@ -416,7 +417,8 @@ class Counts:
                 own counts.
 
         Returns:
-            (M, S) nats in float32, by slot; for `Rows.start`.
+            (M, S) nats in float32 for the S categories of all columns, those of the first column
+            first; for `Rows.start`.
         """
         rank = torch.from_numpy(self.order.argsort())[None]
         found = torch.empty(len(x), len(self.columns.owner))
@@ -571,8 +573,8 @@ def _parents(
     Args:
         x: Categories, (M, N).
         sizes: Number of categories of each column, (N,).
-        child: The column.
-        order: The columns in order; parents stand before the column.
+        child: Number of the column.
+        order: Numbers of the columns in order; parents stand before the column.
         shared: Mutual information of columns, (N, N): only the 16 columns (`CANDIDATES`) that share
             the most with this one are tried.
 
@@ -605,8 +607,8 @@ def normalised(logits: Tensor, owner: Tensor) -> Tensor:
     """Turn the logits of several columns into log-probabilities, by a log-softmax of each column.
 
     Args:
-        logits: Logits of the categories of all columns, by slot, (M, S).
-        owner: Column of each slot, (S,) long, ascending from 0.
+        logits: Logits of the S categories of all columns, those of column 0 first, (M, S).
+        owner: Column to which each of these categories belongs, (S,) long, ascending from 0.
 
     Returns:
         (M, S) nats; probabilities sum to 1 within each column.

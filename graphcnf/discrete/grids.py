@@ -212,15 +212,15 @@ class GridState:
     `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Args:
-        network: The network.
+        network: Network that gives the logits of the pixels.
         count: Number of grids B.
 
     Attributes:
         x: Categories so far, (B, H, W) long; 0 at pixels that are not drawn yet.
         rows: Numbers of the grids, 0 to B - 1, (B,) long.
-        position: Number of the current pixel in raster order, -1 before the first one.
-        row: Tensors of the current row of pixels. The first are the vertical channels after the
-            last layer, (B, width, 1, W). The others are, for each layer, the second result of
+        position: Number of the pixel of the last `step` in raster order; -1 before the first call.
+        row: Tensors of the row of this pixel. The first are the vertical channels after the last
+            layer, (B, width, 1, W). The others are, for each layer, the second result of
             `GatedConvolutions.vertical`, (B, 2 width, 1, W).
         above: Last inputs of the vertical convolutions at earlier rows, see `CausalConvolution`.
         before: Last inputs of the horizontal convolutions at earlier pixels of the row.

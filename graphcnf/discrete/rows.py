@@ -75,7 +75,9 @@ class CausalAttention(AutoregressiveNetwork):
     The input of a position is what is known before its category: the previous category, the number
     of the position, and how many positions are still to come. (The length is drawn first.) The
     output is the logits of the category. With `counts`, its log-probabilities by n-grams are added
-    to them.
+    to them: what the frequencies of n-grams in the training rows say.
+
+    Shapes: B rows of up to L positions, C categories.
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -261,8 +263,8 @@ class CausalState:
     and `update` in turn.
 
     Attributes:
-        network: The network.
-        order: The current position, and which rows have it.
+        network: Network that gives the logits of the categories.
+        order: Position of the last `step`, and which rows have it.
         cache: Keys and values of the attention for all positions so far.
         before: The last categories of each row, (B, K) long, see `CausalAttention.before`.
     """

@@ -69,7 +69,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         encoding: Name of the encoding of categories, see `make_encoding`. None for "mixture", or
             with the coupling "groups" for "interval", the only one that it takes.
         latent_dim: Latents D of an element; None for the default of the encoding.
-        encoding_options: Further arguments of the encoding by name; None for none.
+        encoding_options: Further arguments of the encoding by name; None to keep its defaults.
         coupling: How latents are transformed: "elements" maps one element after another in a random
             order (`ElementCoupling`); "groups" maps one random group of elements after another
             (`GroupCoupling`); "channels" maps half of the latents of all elements at once, given
@@ -535,7 +535,7 @@ class ElementCoupling(Bijection):
         """Return the logistic log-densities of latents in each component.
 
         Args:
-            x: The latents.
+            x: Latents of elements.
             means: Means of the components.
             log_scales: Log-scales of the components.
 
@@ -709,7 +709,7 @@ class GroupState:
     `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
 
     Args:
-        network: The network.
+        network: Network that gives the probabilities of the elements.
         context: Mask of real groups, (B, G) bool, and numbers of their elements.
     """
 

@@ -532,7 +532,7 @@ class TableAdapter(Adapter):
         """Name an entry of a table for a message.
 
         Args:
-            table: The table.
+            table: Table with the labels of `columns`.
             row: Index of the row in it.
             column: Index of the column in `columns`.
 
@@ -880,7 +880,8 @@ class TableAdapter(Adapter):
             flow: Trained flow.
             known: M encoded rows; the mask is True for known entries.
             seed: Seed of the draws.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
+            event: What the unknown entries may be: the lowest and the highest allowed place in each
+                category of each column, (N, C, 2), see `ColumnContext`. None for anything.
 
         Returns:
             The M rows with all entries; and for those R rows that were chosen by weights, the
@@ -902,12 +903,13 @@ class TableAdapter(Adapter):
         All later ones are drawn from the density of whole rows as it is.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             known: M rows; the mask is True for known entries.
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            (M, N) bool; a column that the event limits is a condition, and one of these itself.
+            True for these columns, (M, N) bool. A column that the event limits is a condition, and
+            True as well, since it is unknown.
         """
         limited = torch.zeros(len(self.columns), dtype=torch.bool)
         if event is not None:
@@ -929,7 +931,7 @@ class TableAdapter(Adapter):
         This is exact, but for places in bins, which count as the middle of the bin.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             known: M rows; the mask is True for known entries.
             early: What `_early` returns, (M, N) bool. Nothing is drawn of rows with more than 256
                 combinations (50,000 if all rows have the same known entries), or with an early
@@ -991,7 +993,7 @@ class TableAdapter(Adapter):
         """Return the log-density of rows in the flow's order, without masked entries.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             rows: B rows of which the masked entries are marginalised.
 
         Returns:
@@ -1017,7 +1019,7 @@ class TableAdapter(Adapter):
         effective number is 8 (`ENOUGH`).
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             known: R rows; the mask is True for known entries.
             early: What `_early` returns, (R, N) bool.
             random: Random generators of the rows.
@@ -1053,7 +1055,7 @@ class TableAdapter(Adapter):
         """Draw unknown entries of rows one after the other, all inside an event.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             known: B rows; the mask is True for known entries.
             mask: Entries that are known or to be drawn, (B, N) bool.
             random: Random generators of the rows.
@@ -1094,9 +1096,9 @@ class TableAdapter(Adapter):
             temperature: 1 for the distribution of the flow; below 1 for more probable rows.
             sizes: Must be None: all rows have one entry per column.
             known: Encoded entries to condition on, masked where unknown: one row for all, or a row
-                for each. None for none.
-            event: What each entry may be, (N, C, 2), given the entries that were drawn before it;
-                None for anything.
+                for each. None to draw all entries.
+            event: What each entry may be, (N, C, 2), as in `completed`; None for anything. It is a
+                condition on each entry given those that were drawn before it.
             chosen: Categories that unknown entries must have, a row for each of `known`, (M, N)
                 long, -1 for any category; None for any.
 
@@ -1140,7 +1142,7 @@ class TableAdapter(Adapter):
             known: The conditions that are a single value, as one encoded row; its mask is True for
                 their columns only. It is the first result of the method `given`.
             event: The conditions that are lists or intervals, (N, C, 2), the second result of the
-                method `given`; None for none.
+                method `given`; None if there are no such conditions.
             given: All conditions as the user gave them, `{label of a column: condition}`. Single
                 values are copied from it to the result, without the rounding of bins.
 
@@ -1239,7 +1241,7 @@ class TableAdapter(Adapter):
         together stays; it is divided among them in proportion to these densities.
 
         Args:
-            flow: The flow.
+            flow: Trained flow.
             known: M rows; the mask is True for known entries.
             k: Number of the column, which is unknown in all rows.
             p: Probabilities of its categories given the known columns alone, (M, C). The 32

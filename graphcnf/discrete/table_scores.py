@@ -157,8 +157,8 @@ def evaluate_table(
     """Evaluate a synthetic table: compare it with the real table that its model has learned from.
 
     Args:
-        real: The real table.
-        synthetic: Rows that a model has drawn, with the same columns.
+        real: Table from which the model has learned.
+        synthetic: Rows that the model has drawn, with the same columns.
         held_out: Real rows that the model has not learned from; None for no figures about copies
             and no `utility`.
         target: Label of a column of categories that a classifier predicts from the others; None for
