@@ -311,7 +311,10 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
-    """Return -log2 p(colouring | graph) under the random search that the module describes.
+    """Return -log2 p(colouring | graph) under the random search by which colourings are drawn.
+
+    It colours nodes in the order of `next_node`. A node gets one of those colours with which the
+    graph can still be coloured, all with equal probability.
 
     Args:
         neighbours: For each node the indices of its neighbours.

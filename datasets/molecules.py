@@ -267,8 +267,8 @@ class MoleculeDataset:
     ) -> Iterator[GraphBatch]:
         """Yield the training molecules of an epoch in batches of molecules of similar size.
 
-        If there are targets, a random part of them is known in each molecule: the others are NaN.
-        So a model learns to draw by any of them.
+        If there are targets, a random part of them is known in each molecule, and the others are
+        NaN. So a model learns to draw molecules given any part of the targets.
 
         Args:
             batch_size: Molecules in a batch.

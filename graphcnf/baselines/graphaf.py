@@ -118,7 +118,8 @@ def along(sent: Tensor, categories: Tensor) -> Tensor:
 
     Args:
         sent: Message for each value that the edge can have, (..., R + 1, W).
-        categories: Edge value of each pair, (...) long.
+        categories: Edge value of each pair, 0 for no edge, else one of the R edge categories plus
+            1, (...) long.
 
     Returns:
         The messages for these values, (..., W).
@@ -473,7 +474,7 @@ class GraphAFModel(StochasticModel):
         50 times (`DRAWS`).
 
         Args:
-            category: Drawn edge values, (B,) long.
+            category: Drawn edge values, 0 for no edge, else the edge category plus 1, (B,) long.
             free: Largest edge weight that both nodes of the edge still allow, (B,).
             mean: Means of the one-hot vectors with noise, (B, R + 1).
             log_scale: Log-scales of these vectors, (B, R + 1).

@@ -101,7 +101,8 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
     """Return the adjacency matrices of the R edge categories side by side, for graph convolutions.
 
     Args:
-        bonds: Edge value of each pair of nodes, (B, N, N) long.
+        bonds: Edge value of each pair of nodes, 0 for no edge, else the edge category plus 1,
+            (B, N, N) long.
         categories: Number R of edge categories.
         dtype: Type of the matrices.
 

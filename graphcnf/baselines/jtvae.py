@@ -102,12 +102,14 @@ class TreeBatch:
         label: Label of each cluster, (M,) long.
         graph: Number of the graph to which each cluster belongs, (M,) long.
         parent: Number of the parent of each cluster, -1 for a first cluster, (M,) long.
-        remaining: Number of nodes to come before each cluster was added, (M,) long.
+        remaining: Number of nodes that the graph still lacked before each cluster was added, (M,)
+            long.
         levels: For each depth from 0 on, the numbers of the clusters at that depth, long.
         siblings: Pairs of a cluster and an earlier child of the same parent, (S, 2) long.
-        turns: The turns, (T, 3) long: a cluster; the child that is added, or -1 for going back; and
-            the number of nodes to come. Turns of a first cluster, and turns without nodes to come,
-            have only one outcome and are left out.
+        turns: The decisions to add another child to a cluster or to go back to its parent, (T, 3)
+            long: the cluster; the child that is added, or -1 for going back; and the number of
+            nodes that the graph still lacks. Those at a first cluster, and those in a graph that
+            lacks no nodes, have only one outcome and are left out.
     """
 
     def __init__(self, graphs: Sequence[PartialGraph], device):

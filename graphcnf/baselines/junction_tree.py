@@ -302,7 +302,10 @@ class TreeCluster:
 
     @cached_property
     def sites(self) -> list[Site]:
-        """All sites: nodes (v,) and, in rings, edges in both directions, (i, j) and (j, i)."""
+        """All sites, which another cluster may share with this one.
+
+        They are the nodes (v,) and, in rings, the edges in both directions, (i, j) and (j, i).
+        """
         nodes: list[Site] = [(v,) for v in range(len(self.types))]
         return nodes + list(self.edges) if len(nodes) > 2 else nodes
 
@@ -329,6 +332,10 @@ def representative(
     host: TreeCluster, guest: TreeCluster, fixed: Site, place: Site, site: Site
 ) -> tuple[tuple[Site, Site], tuple[int, ...], tuple[int, ...]]:
     """Find the attachment that is used in place of all attachments equivalent to a given one.
+
+    Two attachments are equivalent if automorphisms, renumberings that change neither cluster, map
+    one to the other. A site is what a cluster shares with the other one: a tuple of one node, or of
+    both ends of an edge.
 
     Args:
         host: Cluster to which the guest is attached.
@@ -357,11 +364,14 @@ def attachments(
 ) -> list[tuple[Site, Site]]:
     """Return the ways to attach a cluster to another one, without equivalent ones.
 
+    A site is what a cluster shares with the other one: a tuple of one node, or of both ends of an
+    edge.
+
     Args:
         host: Cluster to which the guest is attached.
         guest: Cluster to attach.
         fixed: Nodes of the host that it shares with other clusters already.
-        free: Free valence of each node of the host.
+        free: Free valence of each node of the host: by how much its sum of edge weights may grow.
         most: Largest number of nodes that may be added to the graph.
 
     Returns:
@@ -500,7 +510,8 @@ class PartialGraph:
     """Graph that is built by attaching clusters one by one, depth-first, and its junction tree.
 
     Clusters are numbered by the order in which they are added: *cluster k* is the k-th one of the
-    tree.
+    tree. A cluster that is attached is the *guest*, its parent the *host*. The *site* of each is
+    what it shares with the other: a tuple of one node, or of both ends of an edge.
 
     Args:
         vocabulary: Clusters to choose from.

@@ -78,12 +78,12 @@ def unscaled(value: Tensor, levels: int) -> Tensor:
 class PixelMixture:
     """Discretised mixtures of logistics, one for each pixel of a batch of images.
 
-        P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
+        P(x) = sum_k w_k prod_c [ F((x_c + h - m_kc) / s_kc) - F((x_c - h - m_kc) / s_kc) ]
 
-    Here x_c is the value of channel c, and F the sigmoid. The first and the last value also get the
-    tails. The mean of a channel depends linearly on the channels before it: m_kc = mu_kc +
-    sum_{d<c} a_kcd x_d (Salimans et al., *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and
-    2.2).
+    Here x_c is the value of channel c scaled to -1 to 1, h = 1 / (levels - 1) half the distance of
+    neighbouring values, and F the sigmoid. The first and the last value also get the tails. The
+    mean of a channel depends linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d
+    (Salimans et al., *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and 2.2).
 
     Args:
         parameters: Outputs of a network, (B, P, H, W) with P = `parameter_count`. If they are 0,

@@ -43,11 +43,12 @@ class Gaussian:
     """Normal posterior q(z|x) with independent latents.
 
     Args:
-        parameters: Outputs of a network, (B, 2 D): means, then logarithms of standard deviations.
+        parameters: Outputs of a network, (B, 2 D): the means, then for each latent a number r that
+            stands for the logarithm of the standard deviation, 5 tanh(r / 5) - 2.
 
     Attributes:
         mean: Mean, (B, D).
-        log_scale: Logarithm of the standard deviation, (B, D), which a tanh keeps between -7 and 3.
+        log_scale: Logarithm of the standard deviation, (B, D), between -7 and 3.
     """
 
     def __init__(self, parameters: Tensor):

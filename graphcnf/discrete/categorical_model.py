@@ -191,7 +191,7 @@ class CategoricalModel(nn.Module):
             node_label: Only for graphs of networkx: name of the node attribute to learn, such as
                 "element". None to take the only attribute that nodes have; if they have none,
                 all nodes count as alike.
-            edge_label: The same for edges.
+            edge_label: Likewise, name of the edge attribute to learn.
             **network: Sizes of the network by name, such as `width`: arguments of
                 `graphcnf.discrete.columns.ColumnMLP` for tables and arrays, of
                 `graphcnf.discrete.rows.CausalAttention` for sequences, of

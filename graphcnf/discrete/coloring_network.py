@@ -71,7 +71,8 @@ class SaturationOrder:
 
         Returns:
             Index of the graph and number of the node for each of M nodes, (M,) long each. They are
-            one node, or a wave, of each graph with waiting nodes. M = 0 when all are coloured.
+            one node of each graph that has nodes without a colour; with `waves`, all its nodes to
+            which at most one colour is left, if there are any. M = 0 when all are coloured.
         """
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
@@ -508,7 +509,7 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 
     Returns:
         New logits, (..., K): -inf for blocked colours, unless all are blocked; 0 for the others, if
-        the node has no choice; else the given logits.
+        the node has no choice (at most one colour is left, or all are); else the given logits.
     """
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
@@ -535,8 +536,8 @@ class ColoringState:
     def step(self) -> Step | None:
         """Return the nodes that get their colour next, with the logits of their colours.
 
-        They are one node, or a wave, of each graph that has waiting nodes. Calling `step` again
-        returns the same ones, until `update` has given them their colours.
+        They are those that `SaturationOrder.next` returns. Calling `step` again returns the same
+        ones, until `update` has given them their colours.
 
         Returns:
             A `Step` for M nodes, whose `hidden` are their logits, (M, K); None when all nodes have

@@ -582,8 +582,9 @@ class ColumnMLP(AutoregressiveNetwork):
                 `ordered`.
 
         Returns:
-            Three tensors by slot, (B, S): log-probabilities by counts, in nats; log-probabilities
-            by counts with the perceptron, in nats; and slopes of the density of places.
+            Three tensors (B, S), for the S categories of all columns: log-probabilities by counts,
+            in nats; log-probabilities by counts with the perceptron, in nats; and slopes of the
+            density of places.
         """
         net, start, rank = self.ordered, rows.start, self.rank[None]
         if known is not None:
@@ -713,8 +714,8 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask and orders, as `ColumnContext.of` returns them.
 
         Returns:
-            By slot: log-probabilities of all categories, (B, S) nats; and slopes of the density of
-            places, (B, S). Those of masked columns have no meaning.
+            Two tensors (B, S), for the S categories of all columns: log-probabilities, in nats; and
+            slopes of the density of places. Those of masked columns have no meaning.
         """
         rows = self.inputs(x, context)
         start, log_p, tilts = self.from_counts(rows)

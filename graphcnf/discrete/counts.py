@@ -183,8 +183,9 @@ class ColumnCounts(nn.Module):
             columns: Numbers of the M columns, (M,) long.
 
         Returns:
-            (B, M, L) long: key k is that of the context with the first k parents. It is -1 if one
-            of these is not known, or the column has fewer.
+            Keys, (B, M, L) long, where L - 1 is the largest number of parents: key k is that of the
+            context with the first k parents. It is -1 if one of these parents is not known, or the
+            column has fewer.
         """
         number = x.new_zeros(len(x), len(columns))
         usable = torch.ones_like(number, dtype=torch.bool)
@@ -740,7 +741,8 @@ def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
         counts: Order and parents of the columns; the counts themselves are made anew.
 
     Returns:
-        (N,); infinite for a column that is predicted best without a regression.
+        Penalty of each column, (N,): 64, 16 or 4; infinite for a column that is predicted best
+        without a regression.
     """
     x = x[: _regressed(sizes)]
     scores, quarter = np.zeros((len(PENALTIES) + 1, len(sizes))), len(x) // 4

@@ -244,8 +244,9 @@ class GridAdapter(Adapter):
         """Draw the missing pixels of grids, given the known ones, see `GridFlow.complete`.
 
         Grids whose known pixels all come first in raster order are drawn exactly. All others are
-        drawn by 64 particles (`PARTICLES`). A warning counts the grids for which fewer than 4 of
-        them were effective (`FEW`), as the known pixels are then improbable under the model.
+        drawn by 64 particles (`PARTICLES`). A warning counts the grids whose effective number of
+        particles, 1 / (sum of squared weights), fell below 4 (`FEW`): their known pixels are
+        improbable under the model.
 
         Args:
             flow: Trained flow.

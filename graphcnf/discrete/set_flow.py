@@ -644,7 +644,7 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Return the row of each element in the embedding tables, also of absent elements.
+        """Let absent elements of groups have the embedding 0, so that they add nothing to sums.
 
         Args:
             x: Categories of the elements of groups, (..., V) long; arbitrary after the last element
@@ -652,8 +652,8 @@ class GroupNetwork(AutoregressiveNetwork):
             own: Number of elements in each group, (...) long.
 
         Returns:
-            Rows of the tables, (..., V) long: the category of an element, or the last row, whose
-            embedding is 0, after the last element.
+            Rows of the embedding tables, (..., V) long: the category of an element; after the last
+            element of a group, the last row, whose embedding is 0.
         """
         number = torch.arange(x.shape[-1], device=x.device)
         return torch.where(number < own[..., None], x, self.cardinalities[0])

@@ -658,7 +658,7 @@ class TableAdapter(Adapter):
     def finish(
         self, flow: ColumnFlow, rows: Rows, chosen: np.ndarray, held_out: np.ndarray
     ) -> None:
-        """Use the held-out rows after training: choose mixture weights by them, then count them.
+        """Use the held-out rows after training: they choose mixture weights, then are counted too.
 
         The flow is changed in place. Its mixture weights are those of `ColumnFlow.weigh`; without
         held-out rows they stay. Then counts and regression are fitted anew to all of `chosen`. The
@@ -668,7 +668,8 @@ class TableAdapter(Adapter):
             flow: Trained flow.
             rows: All encoded rows.
             chosen: Indices in `rows` of the rows to count, (M,) int64.
-            held_out: Indices in `rows` of those of them that the flow has not learned from, int64.
+            held_out: Indices in `rows` of the rows that the flow has not learned from, int64; they
+                are among `chosen`.
         """
         flow.weigh(self.batch(rows, held_out))
         x = rows.values.numpy()[chosen].astype(int)
@@ -700,8 +701,9 @@ class TableAdapter(Adapter):
 
         Returns:
             The single values as one encoded row, masked in all other columns; and the event of the
-            lists and intervals, (N, C, 2) float64, which allows everything in other columns. The
-            event is None if there are neither lists nor intervals.
+            lists and intervals: the lowest and the highest allowed place in each category of each
+            column, (N, C, 2) float64, 0 and 1 in other columns. The event is None if there are
+            neither lists nor intervals.
 
         Raises:
             UserError: if a column or value is unknown, or no value meets a condition.
@@ -726,7 +728,10 @@ class TableAdapter(Adapter):
 
     @property
     def whole(self) -> torch.Tensor:
-        """Event that allows everything: 0 and 1 for every category, (N, C, 2) float64."""
+        """Event that allows everything, (N, C, 2) float64.
+
+        The lowest and the highest allowed place are 0 and 1 in every category of each column.
+        """
         return torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(
             len(self.columns), max(self.cardinalities), 1
         )
