@@ -407,14 +407,30 @@ class CompletingSupport(Support):
 class QuickCompletingSupport(CompletingSupport):
     """The same support, which looks up fewer conditions: models use it.
 
-    `_has_enough_free` and `_attaches_alone` say what meets the conditions for certain, and why.
-    What is possible is the same, which tests compare.
+    What is possible is the same, which tests compare. Two rules say what meets the conditions for
+    certain: `_attaches_alone`, by a table, and `_has_enough_free`, for all edges at once. For the
+    latter let F be `free` and R the largest rest of a node before an edge, and the same with a
+    prime after it. Other nodes than the two of the edge have at most the rest R. An edge adds
+    `more` ends to a node.
+
+        edge to a parent    free' = F - used
+                            conditions 1 to 4 hold if R, rest' and to_attach are <= free'
+                            that is, if F >= R + used + max(rest', to_attach)
+        closure             free' >= F - more of one node - more of the other one
+                            conditions 1 to 3 hold if R and rest' are <= free'
+                            that is, if F >= R + (more + rest') of one node + more of the other one
+
+    The largest of the sums behind R over all edges is `enough_free`. In condition 4, `to_attach` is
+    that of any node with more room than ends: `Support` leaves room for all nodes to come at the
+    new node, its parent and those above; as long as `free` is above 0, these nodes are more than
+    the ends, so that one of those nodes has more room than ends.
 
     Args:
         code, edge_weights, environments: As of `CompletingSupport`.
 
     Attributes:
-        enough_free: So many free nodes are many, if no node has a rest.
+        enough_free: With so many free nodes, and as many more as the largest rest, the conditions
+            hold.
         attaches_alone: Entry [free + 1, r, s] is True if a new node can be attached to a parent in
             state s so that these two meet all conditions, without further closures, and with the
             room `ROOMS[r]`, (`MOST_ALONE` + 2, ROOMS, S) bool.
@@ -428,16 +444,15 @@ class QuickCompletingSupport(CompletingSupport):
         self._set_attaches_alone()
 
     def _enough_for_parents(self) -> int:
-        """Return how many free nodes are enough to attach a new node, see `_has_enough_free`."""
-        # A node with more room than ends takes a free node, perhaps after its ends. `to_attach` is
-        # `NEVER` if such a node could not be completed: then no number is enough.
+        """Return the largest used + max(rest', to_attach) over all edges to parents."""
+        # `to_attach` is `NEVER` if such a node could not be completed: then no number is enough.
         takes_free = self.room > self.needed.ends
         to_attach = self.needed.to_attach[takes_free].amax() if takes_free.any() else 0
         enough = self.needed.used + self.needed.larger_rest.clamp(min=to_attach)
         return int(enough[self.attaches[0]].max())
 
     def _enough_for_closures(self) -> int:
-        """Return how many free nodes are enough for a closure, see `_has_enough_free`."""
+        """Return the largest (more + rest') of one node + more of the other one."""
         after = self.states.after
         ends = self.needed.ends
         more_ends = (ends[after] - ends[:, None, None]).clamp(min=0)
@@ -470,19 +485,7 @@ class QuickCompletingSupport(CompletingSupport):
     def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
         """Return where all that `Support` allows M new nodes meets the conditions, (M,) bool.
 
-        Let `free` be at least `enough_free` plus the largest rest now, R. An edge changes what its
-        two nodes need. All others have at most the rest R:
-
-        - An edge to a parent lowers `free` by `used`. `enough_free` is at least `used` plus the
-          larger rest of the two after it (`_enough_for_parents`), so that conditions 1 to 3 hold.
-          Condition 4 holds, too. `Support` leaves room for all nodes to come at the new node, its
-          parent and those above. These are more than the ends, as long as `free` is above 0, so
-          that one of these nodes has more room than ends: it takes a free node. `enough_free` is
-          also at least `used` plus the largest `to_attach` of such a node.
-        - A closure lowers `free` by at most the ends that it adds to its two nodes. `enough_free`
-          is at least the sum of the largest number of ends that an edge adds to one node, and of
-          the largest number that it adds to one together with the rest that this one has then
-          (`_enough_for_closures`). So conditions 1 to 3 hold, all that are asked of closures.
+        The class docstring has the proof.
         """
         return self._free(new) >= self.enough_free + self._largest_rest(new)
 

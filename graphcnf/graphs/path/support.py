@@ -332,6 +332,7 @@ class Support(nn.Module):
             Indices in `ROOMS` of the smallest room that is enough, (M, K) long; if more than 7 is
             needed, that of `ENDLESS`.
         """
+        # The next node can be attached to the new one, its parent, or `reach` - 1 nodes above.
         room = new.to_come[:, None] - self._room_above(new, parent, self.reach - 1)
         # Rooms up to 7 are their own indices.
         return room.clamp(0, len(ROOMS) - 1)
@@ -392,7 +393,7 @@ class Support(nn.Module):
             By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
         own_after, other_after = self.states.joined(new.own_state[row], other, slice(None))
-        # For nodes to come, room must be left at the new node and the possible parents above it.
+        # For nodes to come, room must be left at the new node and the `reach` nodes above it.
         # The other end of the closure is one of these if the next backtrack can lead to it.
         in_reach = (length <= self.reach)[:, None]
         room = self._room_above(new, new.column[:, None], self.reach)[row] + self.room[own_after]
