@@ -201,10 +201,10 @@ class PathNetwork(AutoregressiveNetwork):
         folded = Folded(self)
         # All nodes go through the network, those at padding as well.
         number = torch.arange(mask.shape[1], device=mask.device)
-        remaining = (mask.sum(1, keepdim=True) - number).clamp(min=0)
+        to_come = (mask.sum(1, keepdim=True) - 1 - number).clamp(min=-1)
         path = Path.before_each(x, self.support.states, self.support.pad)
         before = self._nodes_before(x, folded)
-        h, on_path = self.inputs(path, before, number.repeat(len(x)), remaining.flatten(), folded)
+        h, on_path = self.inputs(path, before, number.repeat(len(x)), to_come.flatten(), folded)
         h = h.unflatten(0, mask.shape)
         on_path = on_path.unflatten(0, mask.shape)
         if conditions is not None:
@@ -215,7 +215,7 @@ class PathNetwork(AutoregressiveNetwork):
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
         rows, positions = mask.nonzero(as_tuple=True)
-        hidden = self.hidden(h[mask], path.levels.state, path.depth, remaining[mask], folded)
+        hidden = self.hidden(h[mask], path.levels.state, path.depth, to_come[mask], folded)
         yield Step(rows, positions, hidden)
 
     def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
@@ -234,7 +234,7 @@ class PathNetwork(AutoregressiveNetwork):
         return torch.cat([none, before], 1).flatten(0, 1)
 
     def inputs(
-        self, path: Path, before: Tensor, number: Tensor, remaining: Tensor, folded: Folded
+        self, path: Path, before: Tensor, number: Tensor, to_come: Tensor, folded: Folded
     ) -> tuple[Tensor, Tensor]:
         """Return the inputs of the attention for R nodes that are to be drawn or scored.
 
@@ -244,15 +244,15 @@ class PathNetwork(AutoregressiveNetwork):
             path: Its first R paths are those before the nodes.
             before: Embeddings of the nodes before them, see `PathFeatures.forward`, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
-            remaining: How many nodes of the graph are to come, these included, (R,) long.
+            to_come: How many nodes of the graph come after these, (R,) long.
             folded: Parameters put together, for this batch.
 
         Returns:
             Inputs, (R, D); and positions that hold the nodes on the last levels of the path, the
             deepest level first, 0 where the path has no such level, (R, 16) long.
         """
-        levels, neighbours = path.last_levels(len(remaining))
-        h = self.features(levels, neighbours, before, number, remaining, folded.embeddings)
+        levels, neighbours = path.last_levels(len(to_come))
+        h = self.features(levels, neighbours, before, number, to_come, folded.embeddings)
         return h, levels.position
 
     def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ class PathNetwork(AutoregressiveNetwork):
         return self.blocks(h, bias)
 
     def hidden(
-        self, attended: Tensor, state: Tensor, depth: Tensor, remaining: Tensor, folded: Folded
+        self, attended: Tensor, state: Tensor, depth: Tensor, to_come: Tensor, folded: Folded
     ) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
 
@@ -313,13 +313,13 @@ class PathNetwork(AutoregressiveNetwork):
             attended: Normalised output of the attention, (M, D).
             state: State of the node in each column of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long; -1 before the first one.
-            remaining: How many nodes of the graph are to come, these included, (M,) long.
+            to_come: How many nodes of the graph come after these, (M,) long.
             folded: Parameters put together, for this batch.
 
         Returns:
             The state that the output heads read for the first variable, the backtrack.
         """
-        nodes = self.support.new_nodes(state, depth, remaining - 1)
+        nodes = self.support.new_nodes(state, depth, to_come)
         common = F.linear(attended, folded.weight, folded.bias)
         return NodeHidden(attended, common, None, nodes)
 
@@ -396,16 +396,16 @@ class PathState:
         net = self.network
         count = self.order.count
         number = self.order.position
-        remaining = self.order.sizes[:count] - number
+        to_come = self.order.sizes[:count] - 1 - number
         before = self.before[:count]
-        of_all = remaining.new_tensor(number)
-        h, on_path = net.inputs(self.path, before, of_all, remaining, self.folded)
+        of_all = to_come.new_tensor(number)
+        h, on_path = net.inputs(self.path, before, of_all, to_come, self.folded)
         if self.conditions is not None:
             so_far = self.so_far[:count, None]
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
-        hidden = net.hidden(h, state, self.path.depth[:count], remaining, self.folded)
+        hidden = net.hidden(h, state, self.path.depth[:count], to_come, self.folded)
         return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:

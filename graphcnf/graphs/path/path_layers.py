@@ -109,7 +109,8 @@ class PathFeatures(nn.Module):
     Attributes:
         no_node: What stands for the node before the first one, (D,).
         variables: Embedding of each variable of the node before, V of (cardinality, D).
-        number, to_come: Embeddings of a node's number, and of how many nodes are to come.
+        number, to_come: Embeddings of a node's number, and of how many nodes are to come after
+            it plus 1; row 0 is for padding.
         category_weight: Embedding of the first half of a level code: category and sum of weights.
         degree_ring: Embedding of its second half: number of edges, and whether on a ring.
         neighbours: Embedding of each neighbour of the node at a level, by its category and the edge
@@ -176,7 +177,7 @@ class PathFeatures(nn.Module):
         neighbours: Tensor,
         before: Tensor,
         number: Tensor,
-        remaining: Tensor,
+        to_come: Tensor,
         folded: FoldedEmbeddings,
     ) -> Tensor:
         """Embed what is known before each of R nodes that are to be drawn.
@@ -190,7 +191,7 @@ class PathFeatures(nn.Module):
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
-            remaining: How many nodes of the graph are to come, these included, (R,) long.
+            to_come: How many nodes of the graph come after these, (R,) long.
             folded: What `fold` returns.
 
         Returns:
@@ -201,7 +202,7 @@ class PathFeatures(nn.Module):
         of_neighbours = self.neighbours(label * self.categories + category)
         channels = F.embedding(codes, folded.level_table) + of_neighbours.unflatten(0, codes.shape)
         of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(codes))
-        return of_path + before + self.number(number) + self.to_come(remaining)
+        return of_path + before + self.number(number) + self.to_come(to_come + 1)
 
     def _ngrams(self, codes: Tensor) -> Tensor:
         """Return the embeddings of the n-grams of level codes (R, SEEN_LEVELS), side by side."""
