@@ -310,12 +310,15 @@ class MoleculeDataset:
         """Return the data set as arrays for the cache, which `from_arrays` reads.
 
         They lack `name`, `test_indices`, `columns` and `targets`, which do not follow from the
-        molecules.
+        molecules. `from_arrays` is given the name again; the caller sets the others afterwards.
 
         Returns:
-            `{name: array}`: the arrays of the graphs; "hashes"; and texts as the bytes of UTF-8
-            (uint8): "smiles" and, if there are any, "isomers", one a line; "vocabulary" and
-            "skipped" as JSON.
+            `{name: array}`:
+
+            - the five attributes of `graphs`, see `PackedGraphs`, and "hashes", (M,) uint64;
+            - texts as bytes of UTF-8, uint8: "smiles" and "isomers" (SMILES with stereo marks, if
+              they were read) with a molecule on each line; "vocabulary" and "skipped" (the records
+              that were left out) as JSON.
         """
         isomers = {} if self.isomers is None else {"isomers": _text("\n".join(self.isomers))}
         return {
@@ -329,11 +332,14 @@ class MoleculeDataset:
 
     @classmethod
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
-        """Return the data set that `to_arrays` has turned into arrays.
+        """Build a data set from the arrays that `to_arrays` returned.
 
         Args:
-            name: Name of the data set.
+            name: Name of the data set, such as "zinc250k".
             arrays: `{name: array}`, as `to_arrays` returns them.
+
+        Returns:
+            The data set, split by hash and without targets.
         """
         return cls(
             name=name,

@@ -56,10 +56,13 @@ class ShardNumber(NamedTuple):
         """Read the value of --shard, such as "3/20" or "all/20".
 
         Args:
-            text: The value.
+            text: "I/N" for shard I of N, with I from 1 to N; or "all/N" for all N shards.
+
+        Returns:
+            (I, N), or (0, N) for all shards.
 
         Raises:
-            typer.BadParameter: It has another form, or names no shard of that many.
+            typer.BadParameter: The text has another form, or I is not from 1 to N.
         """
         found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
         part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)

@@ -369,7 +369,7 @@ class GraphAFModel(StochasticModel):
 
         Returns:
             The latents `{"nodes": (B, S, M), "edges": (B, S, window, R + 1)}` of the S nodes and of
-            their edges; and the terms of the bound `{"nodes": Bound, "edges": Bound}`, (B,) nats.
+            their edges; and the terms of the bound, `{"nodes": Bound, "edges": Bound}`.
         """
         mask = batch.mask
         ends, real = self._window(mask)
@@ -408,8 +408,8 @@ class GraphAFModel(StochasticModel):
 
         Returns:
             The latents `{"nodes": (B, N, M), "edges": (B, N, window, R + 1)}`, nodes in a
-            breadth-first order; the terms `{"nodes": Bound, "edges": Bound}`, (B,) nats; and the
-            numbers of the nodes in that order, (B, N) long.
+            breadth-first order; the terms `{"nodes": Bound, "edges": Bound}`; and the numbers of
+            the nodes in that order, (B, N) long.
         """
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -428,7 +428,7 @@ class GraphAFModel(StochasticModel):
             batch: B graphs.
 
         Returns:
-            `{"nodes": Bound, "edges": Bound}` with (B,) nats each.
+            `{"nodes": Bound, "edges": Bound}`; `value()` of each is (B,) nats.
         """
         if self.rows is None:
             return self.bounds(batch)

@@ -461,10 +461,13 @@ class TreeDecoder:
         self.current = [-1] * len(sizes)
 
     def run(self) -> list[PartialGraph]:
-        """Decode all graphs, decision by decision; to be called once.
+        """Decode all graphs, decision by decision.
+
+        Call it once for each decoder, since the attributes are those of finished graphs afterwards.
 
         Returns:
-            B graphs. A graph to which nothing fits any more has fewer nodes than its size.
+            B graphs. One to which no cluster can be attached any more ends early: it then has fewer
+            nodes than its entry in `sizes` asks for.
         """
         rows = list(range(len(self.graphs)))
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
@@ -796,8 +799,8 @@ class JunctionTreeVAE(GraphVAE):
 
         Returns:
             `{"tree": ..., "graph": ..., "turns": ..., "labels": ..., "attachments": ...}`, a
-            `Bound` of (B,) nats each. The first two are the weighted KL divergences, negated; the
-            others are the log-probabilities of the decisions.
+            `Bound` each, whose `value()` is (B,) nats. The first two are the weighted KL
+            divergences, negated; the others are the log-probabilities of the decisions.
         """
         if not self.training:
             return self.bounds(batch)
@@ -813,7 +816,8 @@ class JunctionTreeVAE(GraphVAE):
             z: Latents "tree" and "graph", (B, D) each.
 
         Returns:
-            "turns", "labels" and "attachments", the sums over decisions of each kind.
+            "turns", "labels" and "attachments": a `Bound` for each kind of decisions, whose
+            `value()` is the sum of their log-probabilities, (B,) nats.
         """
         trees, choices, up = reading.trees, reading.choices, reading.up
         count = len(trees.levels[0])

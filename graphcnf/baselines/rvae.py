@@ -75,7 +75,7 @@ class Gaussian:
             z: A draw of this posterior, (B, D).
 
         Returns:
-            The term of the bound, (B,) nats.
+            The term of the bound; its `value()` is (B,) nats.
         """
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
@@ -89,7 +89,7 @@ class Gaussian:
                 information.
 
         Returns:
-            The term of the bound, (B,) nats.
+            The term of the bound; its `value()` is (B,) nats.
         """
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
@@ -192,11 +192,14 @@ class GraphVAE(StochasticModel):
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
-        """Return the terms of log p(x|z) by name, (B,) nats each.
+        """Return the terms of log p(x|z) by name.
 
         Args:
             reading: What `_read` returned of a batch.
             z: Latent vectors, (B, D) each, by the names of `dims`.
+
+        Returns:
+            `{name: Bound}`; `value()` of each is (B,) nats.
 
         Raises:
             NotImplementedError: in this base class.
@@ -215,9 +218,9 @@ class GraphVAE(StochasticModel):
                 instead of drawn, is multiplied. None for the bound itself.
 
         Returns:
-            `{name: Bound}` with (B,) nats each. For each name in `dims` it is log p(z) - log
-            q(z|x), with `weight` its expectation times the weight. The other names are those of the
-            terms of log p(x|z), which the subclass chooses.
+            `{name: Bound}`; `value()` of each is (B,) nats. For each name in `dims` it is log p(z)
+            - log q(z|x), with `weight` its expectation times the weight. The other names are those
+            of the terms of log p(x|z), which the subclass chooses.
 
         Raises:
             ValueError: if the model cannot represent a graph.
@@ -415,7 +418,7 @@ class RegularizedVAE(GraphVAE):
             batch: B graphs.
 
         Returns:
-            `{name: Bound}` with (B,) nats each.
+            `{name: Bound}`; `value()` of each is (B,) nats.
         """
         if not self.training:
             return self.bounds(batch)

@@ -156,7 +156,8 @@ class CategoricalFlow(nn.Module):
                 draw.
 
         Returns:
-            The terms, (B,) nats each; the mean of `Bound.value` over draws is at most log p(x).
+            The terms. `Bound.value()`, (B,) nats, is one draw of the bound; its mean over draws is
+            at most log p(x).
 
         Raises:
             ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).

@@ -181,18 +181,21 @@ class GraphFragment:
 class Placements:
     """R possible placements of fragment nodes as the next nodes of particles.
 
-    A particle may have several of these, or none. K is the number of closures that a node may have.
+    A particle may have several of these, or none. K is the number of closures that a node may have,
+    and S the number of structures of the fragment.
 
     Attributes:
         owner: Index of the particle, (R,) long.
         node: Number of the fragment node, (R,) long.
-        back: Backtrack to the parent, in levels, (R,) long.
+        back: Backtrack to the parent, in levels, (R,) long: 0 if the parent is the last node of the
+            particle, and for the first node of a graph.
         lengths: Lengths of the closures, 0 for none, (R, K) long.
         edges: Numbers of the fragment's edges that the placement draws: column 0 the edge to the
             parent, column k that of closure k; -1 for an edge that the fragment lacks, (R, 1 + K)
             long.
         enters: True for entries, which have no parent in the fragment, (R,) bool.
-        alive: True for structures of the fragment that agree with all edges so far, (R, S) bool.
+        alive: True for structures that agree with all edges of the particle so far, (R, S) bool.
+            Edges of the placement itself count once their labels are drawn, by `Progress.narrow`.
     """
 
     owner: Tensor
@@ -475,13 +478,14 @@ class Progress:
         return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def placements(self) -> Placements | None:
-        """Return all placements of fragment nodes with a placed fragment neighbour on the path.
+        """Return all placements of fragment nodes that have a fragment neighbour on the path.
 
-        Their parents and closures follow from the placed neighbours. The first nodes of components
-        are placed by `entries` instead. Call `update_tables` before.
+        The parent and the closures of such a node follow from its neighbours on the path. The first
+        nodes of components are found by `entries` instead. Call `update_tables` before, after the
+        last `add` or `select`.
 
         Returns:
-            R placements, several for some particles, none for others; None if no particle has one.
+            R placements, several for some particles, none for others; None if R is 0.
         """
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []

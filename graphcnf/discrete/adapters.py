@@ -99,15 +99,22 @@ def to_json(value: Any) -> Any:
 def from_json(content: Any) -> Any:
     """Convert JSON that `to_json` wrote back to the values of a user's data.
 
+    Text, numbers, bool, None, lists, tuples, `pd.Timestamp` and `pd.Interval` come back as they
+    were, numbers of numpy as those of Python. A dataclass comes back as the dict of its fields.
+
     Args:
-        content: Parsed JSON, which may come from a stranger's file.
+        content: Parsed JSON, which may come from a stranger's file. An object with a key
+            "timestamp", "tuple" or "interval", and below it what `to_json` writes there, is read
+            as a timestamp, tuple or interval; its other keys are ignored. Any other object must
+            have two or more keys, and is read as a dict.
 
     Returns:
-        The value; a dataclass comes back as the dict of its fields.
+        The value.
 
     Raises:
-        ValueError: if an object with less than two keys is none of the three objects that `to_json`
-            writes, or the text of a timestamp is no time.
+        ValueError: if any other object has less than two keys, the text of a timestamp is no time,
+            or an interval has impossible ends.
+        TypeError: if the ends of an interval are of two types.
     """
     match content:
         case list():
@@ -187,21 +194,28 @@ class Adapter:
     """Base class of adapters, each for one type of a user's data.
 
     A subclass is a dataclass with a class method `of(data)` that builds it from training data. It
-    writes `encode`, `decode`, `build`, and also `log_prob` and `draw`, as in `SequenceAdapter`.
-    `CategoricalModel` calls them.
+    writes `arguments`, `encode`, `decode` and `build`, whose docstrings here say what they do, and
+    two further methods, which `CategoricalModel` calls as well:
+
+    - `log_prob(flow, batch, orders=1)`: log-likelihood of each of the B items of a batch, (B,) nats
+      in float64;
+    - `draw(flow, count, *, seed, temperature, sizes)`: `count` encoded items.
+
+    `SequenceAdapter` is an example.
 
     Attributes:
         kind: Name of the type of data in `config.json`, such as "table".
         exact: True if log-likelihoods are exact, False if they are lower bounds.
         flow_class: Class of the flow.
-        headline: Metric of `training_loss` by which training chooses the best weights.
+        headline: Name of the metric of `training_loss` by which training chooses the best weights;
+            lower is better.
         settings: Training settings that differ from the defaults of `TrainingSettings`, by name.
         fixed: Names of arguments of the flow that follow from the data, so that users cannot set
             them. For a loaded model the first of them is checked: the flow's argument must equal
             the adapter's attribute of this name, if it has one.
         evaluations: Number of times that a run with a time budget scores the held-out items.
-        scored: Least number of items in a batch of an evaluation; the batches of training, if
-            these are larger.
+        scored: Number of items in a batch when held-out items are scored during training; the batch
+            size of the training instead, if that is larger.
         patience: A run with a time budget ends early after so many evaluations in a row that are no
             better than the best one before; 0 for never.
     """
@@ -275,6 +289,9 @@ class Adapter:
             rows: All encoded items, held-out ones included.
             chosen: Indices in `rows` of the training items, (M,) int64: only these are counted.
             **network: Sizes of the flow's network by name, such as `width`; see `arguments`.
+
+        Returns:
+            The flow, of the class `flow_class`.
 
         Raises:
             NotImplementedError: in this base class.

@@ -293,7 +293,8 @@ class GridState:
         Call it between `update` and the next `step`.
 
         Args:
-            rows: Indices of B grids, (B,) long, which may repeat.
+            rows: Indices of the grids to go on with, (B,) long. They may repeat, but there must be
+                as many as before.
         """
         self.x, self.row = self.x[rows], [own[rows] for own in self.row]
         for memory in (self.above, self.before):

@@ -627,8 +627,9 @@ class TableAdapter(Adapter):
 
         Side effects: the counts are kept in the attribute `counts` of the adapter, for `finish`.
         With more than 2000 training rows (`MANY`), the adapter's `settings` get larger batches and
-        a higher learning rate. Unless the table is large, log-probabilities by counts are stored in
-        `rows.start`, so that training need not look them up.
+        a higher learning rate. The log-probabilities by counts are stored in `rows.start`, so that
+        training need not look them up, unless they are more than 50 million numbers
+        (`LARGEST_STARTS`).
 
         Args:
             rows: All encoded rows, held-out ones included.
@@ -752,14 +753,14 @@ class TableAdapter(Adapter):
     def present(self, rows: Rows) -> Rows:
         """Mask all missing entries of rows, also those that are encoded as the category "missing".
 
-        `encode` and `known` treat this category as a known value. To impute, a value is wanted for
-        it instead.
+        `CategoricalModel.impute` calls it, so that these entries are filled. `encode` and `known`
+        treat the category "missing" as a known value.
 
         Args:
-            rows: M encoded rows.
+            rows: M encoded rows, which are not changed.
 
         Returns:
-            The same rows, with a mask that is False for every missing entry.
+            New rows with the same values, and a mask that is False for every missing entry.
         """
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]

@@ -87,7 +87,7 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Return the statistics of arrays that `to_arrays` has returned.
+        """Build the statistics from the arrays that `to_arrays` returned.
 
         Args:
             arrays: `{name: array}`, such as the content of an .npz file.

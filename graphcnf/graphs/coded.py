@@ -114,16 +114,17 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return self.flow.network
 
     def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Score the codes of graphs in the node order of the batch.
+        """Score the codes of graphs, given their numbers of nodes, in the node order of the batch.
 
         Args:
             batch: B graphs.
 
         Returns:
-            Terms by name, (B,) nats each, whose sum is the log-probability of the code: that of
-            the variables that say which nodes have an edge ("adjacency"), of the categories of
-            edges ("edges"), and of those of nodes ("nodes"). They are exact, and -inf for a graph
-            without a code. A term of which the code has no variables is left out.
+            `{name: Bound}`. The sum of their values, `Bound.value()`, (B,) nats each, is the
+            log-probability of the code. "adjacency" is that of the variables that say which nodes
+            have an edge, "edges" that of the categories of edges, and "nodes" that of the
+            categories of nodes. A name of which the code has no variables is left out. All are
+            exact, and all are -inf for a graph without a code.
         """
         context = Context(batch.mask, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)

@@ -100,8 +100,8 @@ class GraphModel(SavedGraphModel, ABC):
             batch: B graphs that fit the model, which `log_prob` has checked.
 
         Returns:
-            Terms (B,) in nats by name: one for each part of a graph that the model scores apart.
-            They are -inf for a graph that `knows` rejects.
+            `{name: Bound}`, one for each part of a graph that the model scores apart;
+            `Bound.value()` is the term, (B,) nats. It is -inf for a graph that `knows` rejects.
         """
 
     @abstractmethod
@@ -203,7 +203,7 @@ class GraphModel(SavedGraphModel, ABC):
             batch: B graphs that fit the model.
 
         Returns:
-            Terms (B,) in nats by name, as `bounds` returns them.
+            `{name: Bound}`, as `bounds` returns them; `Bound.value()` is a term, (B,) nats.
         """
         return self.bounds(batch)
 
@@ -229,9 +229,11 @@ class GraphModel(SavedGraphModel, ABC):
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
-        """The conditions that graphs can be drawn given: "name", "mean" and "deviation" of each.
+        """The conditions: properties of whole graphs, given values of which graphs can be drawn.
 
-        Empty for a model without conditions.
+        For each condition `{"name": text, "mean": number, "deviation": number}`: mean and standard
+        deviation of the property over the training graphs, in its own unit. The deviation is 1 if
+        all training graphs have the same value. Empty for a model without conditions.
         """
         return self.config.get("conditions") or []
 
@@ -375,7 +377,8 @@ class StochasticModel(GraphModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Terms (B,) in nats by name, as `GraphModel.bounds` returns them.
+            `{name: Bound}`, as `GraphModel.bounds` returns them; `Bound.value()` is a term, (B,)
+            nats.
         """
 
     @evaluated

@@ -544,8 +544,8 @@ class PairsModel(StochasticModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            The base latents, as `GraphLatents` of all pairs, and the terms of the bound, (B,) nats
-            each, by the names of the steps: "nodes", "edges" and "adjacency".
+            The base latents, as `GraphLatents` of all pairs; and the terms of the bound by the
+            names of the steps, "nodes", "edges" and "adjacency".
         """
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
@@ -596,8 +596,9 @@ class PairsModel(StochasticModel):
             noise: Tape that records the random draws, or replays them; None for no tape.
 
         Returns:
-            Terms by the names of the steps, "nodes", "edges" and "adjacency", (B,) nats each; their
-            sum is the bound. The last one includes the base density of all latents.
+            Terms by the names of the steps, "nodes", "edges" and "adjacency". The sum of their
+            values, `Bound.value()`, (B,) nats each, is the bound. The last one includes the base
+            density of all latents.
         """
         return self._run(batch, noise)[1]
 

@@ -77,9 +77,9 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
             noise: Tape that records the draw of the order, or replays it; None for no tape.
 
         Returns:
-            Terms by name, (B,) nats each, whose sum is the bound. "adjacency", "edges" and "nodes"
-            (those that the code has) are log p of the code in the drawn order; "order", in float64,
-            is -log q(order | graph) - log n!.
+            `{name: Bound}`; the sum of their values, `Bound.value()`, (B,) nats each, is the bound.
+            "adjacency", "edges" and "nodes" (those that the code has) are log p of the code in the
+            drawn order; "order", in float64, is -log q(order | graph) - log n!.
         """
         graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)

@@ -180,6 +180,9 @@ def _described(out: Path) -> Path:
 def _seal(file: Path) -> dict[str, Any]:
     """Return what tells that a file is whole.
 
+    Args:
+        file: File of a shard.
+
     Returns:
         `{"bytes": its length, "sha256": its checksum in hexadecimal digits}`.
     """
@@ -339,8 +342,8 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
     Returns:
         Counts of the whole sample. `seconds` is the sum over shards, also of those that were drawn
-        at the same time. A molecule that several shards have written counts once for each in
-        `written` and `reached`.
+        at the same time. `written`, the number of records in the files, and `reached`, how near
+        these are to the targets of properties, count a molecule of several shards several times.
     """
     counts = SampleCounts()
     for _, shard in shards:

@@ -675,16 +675,19 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the log-probabilities of the stereo marks of molecules, given their graphs.
 
-        All configurations that have the marks are added up, see `log_prob`. The value is 0 nats for
-        a molecule without marks. Marks are ignored if they contradict each other, or if the
-        molecule has too many automorphisms.
+        The probabilities of all configurations that have the marks are added up, see `log_prob`. A
+        molecule without marks has the value 0 nats, and so has one whose marks are ignored: those
+        at a double bond contradict each other, or the molecule has too many automorphisms.
 
         Args:
-            molecules: SMILES or sanitized molecules, M of them.
+            molecules: SMILES or sanitized molecules, M of them. A SMILES that RDKit cannot read is
+                no error: it counts as a molecule without marks.
 
         Returns:
             - log p(marks | graph), nats, (M,) float64.
-            - True where the value is exact, False where it is a lower bound, (M,) bool.
+            - True where the value is exact, the 0 of molecules without marks included; False where
+              more than 4,096 configurations would have to be added, and it is a lower bound; (M,)
+              bool.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
@@ -751,8 +754,8 @@ class StereoFlow(Pretrained, nn.Module):
         Raises:
             UserError: There are more than 4,096 configurations to compare (`MOST_CONFIGURATIONS`),
                 or more than 255 heavy atoms.
-            MoleculeNotRepresentable: RDKit cannot read the molecule, or its marks contradict each
-                other.
+            MoleculeNotRepresentable: RDKit cannot read the SMILES, its marks at a double bond
+                contradict each other, or the molecule has too many automorphisms.
         """
         import pandas as pd
 

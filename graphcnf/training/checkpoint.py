@@ -275,7 +275,8 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
         path: The checkpoint, for messages.
 
     Raises:
-        UserError: the block raised a `KeyError`, `ValueError`, `RuntimeError` or the like.
+        UserError: the block raised a `KeyError` or other `LookupError`, or an `ArithmeticError`,
+            `AttributeError`, `RuntimeError`, `TypeError` or `ValueError`.
     """
     try:
         yield

@@ -1,7 +1,8 @@
 """Optimizers, and the moving average of the weights.
 
-- *Hidden matrices*: the weights of linear layers between other layers, for which the optimizer Muon
-  is made. All other parameters (vectors, embeddings, output layers) are left to AdamW.
+- *Hidden matrices*: the weights of linear layers that are not output layers, for which the
+  optimizer Muon is made. All other parameters (vectors, embeddings, output layers) are left to
+  AdamW.
 - *Buffers*: tensors of a model that are saved with it and not trained.
 """
 
@@ -36,8 +37,10 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
             are used.
 
     Returns:
-        One or two optimizers: AdamW, without weight decay on vectors; with `optimizer = "muon"`,
-        before it Muon for the hidden matrices, the weights of linear layers between others.
+        `[AdamW]`, which takes all trainable parameters, vectors without weight decay. With
+        `optimizer = "muon"`, `[Muon, AdamW]`: Muon takes the hidden matrices (weights of linear
+        layers that are not output layers, see `hidden_matrices`), AdamW all other parameters. An
+        optimizer without parameters is left out.
 
     Raises:
         UserError: Muon is asked for, and there is no hidden matrix.

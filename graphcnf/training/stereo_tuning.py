@@ -64,15 +64,18 @@ def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
 def stereo_experiment(
     stereo: Any, data: MoleculeDataset, marked: StereoDataset, folds: int, batch_size: int
 ) -> Experiment:
-    """Return the training of a density of stereo marks on a user's molecules.
+    """Build the experiment that fine-tunes a density of stereo marks on a user's molecules.
+
+    Nothing is trained yet; `graphcnf.training.loop` does that.
 
     Args:
         stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules. Each marked one is learned in 15 further orders of its atoms
-            (`ORDERS`).
+        data: The molecules; their SMILES with marks, `isomers`, must have been read. Each marked
+            one is learned in 15 further orders of its atoms (`ORDERS`).
         marked: The marked molecules of `data`, as `marked_molecules` returns them. If none of them
             are held out, the training is cross-validated.
-        folds: Number of folds of the cross-validation.
+        folds: Number of folds of the cross-validation, at least 2; ignored if molecules are held
+            out.
         batch_size: Molecules per step.
 
     Returns:

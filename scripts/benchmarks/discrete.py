@@ -333,9 +333,10 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
         minutes: Training time of each method.
 
     Returns:
-        A row: `table`, `seed`; by the name of each method its mean bits per held-out row, and its
-        seconds; `best`, the best method besides the model; `gap`, the model's bits minus those of
-        the best; `error`, the standard error of the gap.
+        A row: `table`, its name and shape; `seed`; `entropy`, the least bits of a row that are
+        possible, None if unknown; by the name of each method its mean bits per held-out row, and
+        its seconds; `best`, the best method besides the model; `gap`, the model's bits minus those
+        of the best; `error`, the standard error of the gap.
     """
     parts = _parts(table, seed)
     row: dict[str, Any] = {"table": f"{name} {len(parts[0])}×{table.shape[1]}", "seed": seed}
@@ -474,7 +475,10 @@ def predictions(
     minutes: Minutes = 0.15,
     out: Out = None,
 ) -> None:
-    """Predict the class of held-out rows of tables, beside gradient boosting."""
+    """Predict the class of held-out rows of tables, beside gradient boosting.
+
+    Prints accuracy, -log p of the class in nats, and seconds. Boosting takes no part in --minutes.
+    """
     rows: list[dict[str, Any]] = []
     for name in names or CLASSES:
         if name not in CLASSES:
@@ -776,7 +780,10 @@ def lstm(
         warmup: Steps in which the learning rate rises.
 
     Returns:
-        -log2 p of each string, (M,) float64.
+        -log2 p of each string, (M,) float32.
+
+    Raises:
+        KeyError: A held-out string has a character that no known string has.
     """
     place = {character: k for k, character in enumerate(sorted(set("".join(known))), 1)}
     count = len(place) + 1  # 0 is the end of a string, `count` what stands before it

@@ -48,7 +48,10 @@ def figures(
     page: Annotated[Path, option("Page with the tables."), Role.FILE] = DOCS / "results.md",
     folder: Annotated[Path, option("Folder of the pictures."), Role.OUTPUT] = DOCS / "figures",
 ) -> None:
-    """Draw the tables of docs/results.md: quality against training, published models, speed."""
+    """Draw three pictures of the tables of docs/results.md, as SVG for light and for dark pages.
+
+    FCD against CPU minutes of training, FCD beside published models, and molecules per second.
+    """
     require("matplotlib", "pictures", "train")
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -232,14 +232,18 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
     """Train a `SmilesLSTM` on the data of a run of another model, unless it is trained already.
 
-    Its folder is `smiles-lstm/seed-N` beside that of the run's preset.
+    When the training is finished, the model is saved in the folder `smiles-lstm/seed-N` beside that
+    of the run's preset. An interrupted training begins anew.
 
     Args:
         run: The run, whose data and seed are used.
-        minutes: CPU time of the training.
+        minutes: CPU time of the training, in minutes.
+
+    Returns:
+        The trained model, as it is read from its folder.
 
     Raises:
-        UserError: The folder holds a model of other data or of another budget.
+        UserError: The folder holds a model of other data, or one that was trained for another time.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():

@@ -163,8 +163,10 @@ class PathFeatures(nn.Module):
         """Embed nodes by all their variables.
 
         Args:
-            x: Variables of the nodes, (R, V) long.
-            folded: What `fold` returns.
+            x: Variables of the nodes, (R, V) long, in the order of `DepthFirstCode`: backtrack,
+                label of the edge to the parent, category, then length and label of each closure.
+            folded: The embeddings of all variables in one table, as `fold` returns them. After a
+                change of the weights, call `fold` again.
 
         Returns:
             Sum of the embeddings of the variables, (R, D).

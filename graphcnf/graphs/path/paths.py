@@ -80,13 +80,17 @@ class Path:
 
     @classmethod
     def start(cls, rows: int, nodes: int, pad: int, device: torch.device | None = None) -> Path:
-        """Return the empty paths of graphs without nodes, of which `add` appends nodes.
+        """Return empty paths, to which `add` appends nodes.
 
         Args:
-            rows: Number R of graphs.
+            rows: Number R of paths, one for each graph.
             nodes: Largest number of nodes that a graph will have.
-            pad: Number of columns before that of the first node, see `Support.pad`.
-            device: Device of the tensors.
+            pad: Number of columns before that of the first node, see `Support.pad`. They say "no
+                node" to what looks beyond the first node, such as a long backtrack.
+            device: Device of the tensors; None for torch's default device.
+
+        Returns:
+            R paths, with tables of W = `pad` + `nodes` + 1 columns.
         """
         depth = torch.full((rows,), -1, device=device)
         table = depth.new_zeros(len(Levels._fields), rows, pad + nodes + 1)
