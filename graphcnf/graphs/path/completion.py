@@ -222,19 +222,19 @@ class CompletingSupport(Support):
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
         leaves_complete = self._parent_columns(new) >= last_incomplete[:, None]
         fits = possible & leaves_complete[..., None]
-        return _if_any(self._complete(new, fits, self._complete_backtracks), possible)
+        return _if_any(self._completable(new, fits, self._completable_backtracks), possible)
 
     def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return the possible edges to parents, and categories with them; see `Support`."""
         possible = super()._possible_attachments(new)
-        return _if_any(self._complete(new, possible, self._complete_attachments), possible)
+        return _if_any(self._completable(new, possible, self._completable_attachments), possible)
 
     def _possible_closures(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of closures, and labels with them; see `Support`."""
         possible = super()._possible_closures(new)
-        return _if_any(self._complete(new, possible, self._complete_closures), possible)
+        return _if_any(self._completable(new, possible, self._completable_closures), possible)
 
-    def _complete(
+    def _completable(
         self,
         new: UndecidedNodes,
         possible: Tensor,
@@ -265,7 +265,7 @@ class CompletingSupport(Support):
         """Return the largest rest of a node on the path or of the new node itself, (M,) long."""
         return self.needed.rest[new.state].amax(1).maximum(self.needed.rest[new.own_state])
 
-    def _complete_backtracks(self, new: UndecidedNodes) -> Tensor:
+    def _completable_backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return which of the possible backtracks leave an edge that meets the conditions.
 
         Args:
@@ -279,10 +279,10 @@ class CompletingSupport(Support):
         attached = replace(attached, column=attached.column - backtrack)
         attached = replace(attached, possible=super()._possible_attachments(attached))
         fits = new.possible.clone()
-        fits[row, backtrack, 0] = self._complete_attachments(attached).flatten(1).any(1)
+        fits[row, backtrack, 0] = self._completable_attachments(attached).flatten(1).any(1)
         return fits
 
-    def _complete_attachments(self, new: UndecidedNodes) -> Tensor:
+    def _completable_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return after which of the possible edges to parents the conditions hold.
 
         Args:
@@ -298,7 +298,7 @@ class CompletingSupport(Support):
         fits[row, label, category] = self._can_attach_next(new, edges) & self._serves(new, edges)
         return fits
 
-    def _complete_closures(self, new: UndecidedNodes) -> Tensor:
+    def _completable_closures(self, new: UndecidedNodes) -> Tensor:
         """Return after which of the possible closures, or without one, the conditions hold.
 
         Args:
@@ -468,19 +468,19 @@ class QuickCompletingSupport(CompletingSupport):
         alone = (free_after >= needed.larger_rest) & ((free_after == 0) | (free_after >= to_go_on))
         set_tables(self, attaches_alone=(alone[:, None] & self.attaches).flatten(3).any(3))
 
-    def _complete(self, new, possible, look_up):
+    def _completable(self, new, possible, look_up):
         """Look up the conditions where there are not many free nodes; see `CompletingSupport`."""
         unsure = (~self._has_enough_free(new)).nonzero()[:, 0]
         if not len(unsure):
             return possible
-        fits = super()._complete(new[unsure], possible[unsure], look_up)
+        fits = super()._completable(new[unsure], possible[unsure], look_up)
         return possible.index_copy(0, unsure, fits)
 
-    def _complete_backtracks(self, new):
+    def _completable_backtracks(self, new):
         """Look up edges where `_attaches_alone` has no answer; see `CompletingSupport`."""
         sure = self._attaches_alone(new)[..., None]
         unsure = replace(new, possible=new.possible & ~sure)
-        return (new.possible & sure) | super()._complete_backtracks(unsure)
+        return (new.possible & sure) | super()._completable_backtracks(unsure)
 
     def _has_enough_free(self, new: UndecidedNodes) -> Tensor:
         """Return where all that `Support` allows M new nodes meets the conditions, (M,) bool.

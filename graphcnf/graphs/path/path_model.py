@@ -154,6 +154,14 @@ class PathModel(CodedModel[PathNetwork]):
         return {**measured_code(graphs), **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
+        """Return True for each graph that has a code, (B,) bool.
+
+        Args:
+            batch: B graphs with nodes numbered depth-first, which only connected graphs can be.
+
+        Raises:
+            ValueError: if a graph is not connected or not numbered depth-first.
+        """
         return self.code.encode(batch)[1] & batch.mask.any(1)
 
     def sampling_notes(self, rules: bool) -> list[str]:
