@@ -680,20 +680,24 @@ class StereoFlow(Pretrained, nn.Module):
         at a double bond contradict each other, or the molecule has too many automorphisms.
 
         Args:
-            molecules: SMILES or sanitized molecules, M of them. A SMILES that RDKit cannot read is
-                no error: it counts as a molecule without marks.
+            molecules: SMILES or sanitized molecules, M of them.
 
         Returns:
             - log p(marks | graph), nats, (M,) float64.
             - True where the value is exact, the 0 of molecules without marks included; False where
               more than 4,096 configurations would have to be added, and it is a lower bound; (M,)
               bool.
+
+        Raises:
+            UnparsableSmiles: if RDKit cannot read a SMILES.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
         for k, mol in enumerate(molecules):
-            with quiet(), suppress(MoleculeNotRepresentable):
-                split[k] = split_stereo(parse(mol) if isinstance(mol, str) else mol)
+            with quiet():
+                parsed = parse(mol) if isinstance(mol, str) else mol
+                with suppress(MoleculeNotRepresentable):
+                    split[k] = split_stereo(parsed)
         if split:
             numbers = list(split)
             nats[numbers], exact[numbers] = self.log_prob(*zip(*split.values(), strict=True))

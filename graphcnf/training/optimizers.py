@@ -49,9 +49,7 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
     if settings.optimizer == "muon" and not matrices:
-        raise UserError(
-            'optimizer = "muon": no linear layer between others has 16 rows and columns'
-        )
+        raise UserError('optimizer = "muon": no hidden linear layer has 16 rows and columns')
     ours = set(map(id, matrices))
     others = [p for p in trainable if id(p) not in ours]
     groups: list[dict[str, Any]] = [

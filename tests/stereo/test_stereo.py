@@ -13,7 +13,7 @@ from rdkit.Chem import rdDistGeom
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.codec import without_stereo
+from graphcnf.molecules.codec import UnparsableSmiles, without_stereo
 from graphcnf.stereo.marks import (
     FORCED,
     StereoTemplate,
@@ -188,6 +188,9 @@ def test_marks_that_are_not_given_are_summed_over(flow, smiles):
 def test_without_marks_nothing_is_given(flow):
     one, given = read("CC(F)C(F)Cl")
     assert flow.log_prob([one], [given])[0] == 0
+    assert flow.log_prob_of_molecules(["CC(F)C(F)Cl"])[0] == 0
+    with pytest.raises(UnparsableSmiles, match="nonsense"):
+        flow.log_prob_of_molecules(["C[C@H](O)N", "nonsense"])
 
 
 def test_parallel_equals_stepping(flow, zinc_smiles):

@@ -76,7 +76,7 @@ def test_what_muon_takes():
     trainable = [p for p in network.parameters() if p.requires_grad]
     assert sorted(map(id, taken)) == sorted(map(id, trainable))
     assert [g["weight_decay"] for g in adamw.param_groups] == [SETTINGS.weight_decay, 0.0]
-    with pytest.raises(UserError, match="no linear layer between others has 16 rows"):
+    with pytest.raises(UserError, match="no hidden linear layer has 16 rows"):
         optimizers_of(nn.Embedding(4, 4), SETTINGS)
 
 
