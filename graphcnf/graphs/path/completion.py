@@ -449,7 +449,10 @@ class QuickCompletingSupport(CompletingSupport):
         takes_free = self.room > self.needed.ends
         to_attach = self.needed.to_attach[takes_free].amax() if takes_free.any() else 0
         enough = self.needed.used + self.needed.larger_rest.clamp(min=to_attach)
-        return int(enough[self.attaches[0]].max())
+        # A first node has no parent.
+        first = self.states.first[self.begins[0]]
+        enough_for_first = self.needed.ends[first] + self.needed.rest[first].clamp(min=to_attach)
+        return int(torch.cat([enough[self.attaches[0]], enough_for_first]).max())
 
     def _enough_for_closures(self) -> int:
         """Return the largest (more + rest') of one node + more of the other one."""

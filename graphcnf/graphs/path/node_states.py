@@ -38,8 +38,7 @@ UNKNOWN = 0
 and needs nothing more, so that it never blocks drawing."""
 NO_NODE = UNKNOWN
 """State where no node is: in columns beside the path, and in place of the parent of a first node.
-It is the same number, since all that is said of `UNKNOWN` holds. In one table, `Support.attaches`,
-its row holds more: the entries of label 0 say which first nodes are possible."""
+It is the same number, since all that is said of `UNKNOWN` holds."""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000

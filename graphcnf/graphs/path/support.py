@@ -135,9 +135,10 @@ class Support(nn.Module):
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
         attaches: Whether a new node can be attached so that it and its parent together have room
-            for `ROOMS[r]` nodes, (ROOMS, S, E + 1, C) bool: by r, then as `leaf`. A first node,
-            which has no parent, has the entries of state `NO_NODE` and label 0.
+            for `ROOMS[r]` nodes, (ROOMS, S, E + 1, C) bool: by r, then as `leaf`.
         attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
+        begins: Whether a graph can begin with a node of each category so that it has room for
+            `ROOMS[r]` nodes, (ROOMS, C) bool.
         takes: Whether a node in each state may get a further edge to a neighbour of each category,
             (S, C) bool.
     """
@@ -146,6 +147,7 @@ class Support(nn.Module):
     room: Tensor
     attaches: Tensor
     attaches_at: Tensor
+    begins: Tensor
     takes: Tensor
 
     def __init__(self, code: DepthFirstCode, states: NodeStates):
@@ -170,15 +172,13 @@ class Support(nn.Module):
         room = self._rooms(fits, leaf)
         parent_room = room[after] if self.branches else 0
         attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in ROOMS])
-        # A first node has no parent.
-        rooms = torch.tensor(ROOMS)[:, None]
-        attaches[:, NO_NODE, 0] = (first != UNKNOWN) & (room[first] >= rooms)
         set_tables(
             self,
             leaf=leaf,
             room=room,
             attaches=attaches,
             attaches_at=attaches.flatten(2).any(2),
+            begins=torch.stack([(first != UNKNOWN) & (room[first] >= least) for least in ROOMS]),
             takes=(after[:, 1:] != UNKNOWN).any(1),
         )
 
@@ -295,10 +295,14 @@ class Support(nn.Module):
         A first node has no parent, and the backtrack 0.
         """
         parent = self._parent_columns(new)
-        state = new.state.gather(1, parent)
-        is_first = (new.column == self.pad)[:, None] & (parent == self.pad - 1)
-        fits = self.attaches_at[self._room_needed(new, parent), state]
-        return (fits & ((state != NO_NODE) | is_first))[..., None]
+        needed = self._room_needed(new, parent)
+        fits = self.attaches_at[needed, new.state.gather(1, parent)]
+        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[needed[:, 0]]
+        return fits[..., None]
+
+    def _is_first(self, new: UndecidedNodes) -> Tensor:
+        """Return which of M new nodes are the first of their graphs, (M,) bool."""
+        return new.column == self.pad
 
     def _parent_columns(self, new: UndecidedNodes) -> Tensor:
         """Return the columns to which the backtracks 0, 1, ... of new nodes lead, (M, U) long."""
@@ -313,11 +317,14 @@ class Support(nn.Module):
             new: The M new nodes, whose backtracks are decided.
 
         Returns:
-            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool.
+            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool. A
+            first node has no parent, and the label 0.
         """
         parent = new.column[:, None] - 1
-        state = new.state.gather(1, parent)
-        return self.attaches[self._room_needed(new, parent), state][:, 0]
+        needed = self._room_needed(new, parent)[:, 0]
+        possible = self.attaches[needed, new.state.gather(1, parent)[:, 0]]
+        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[needed]
+        return possible
 
     def _room_needed(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
         """Return how much room new nodes and their parents need together.
