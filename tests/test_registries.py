@@ -18,6 +18,7 @@ from test_docstrings import module_of
 
 import graphcnf.flows
 from graphcnf.categorical.learned_encodings import ENCODINGS, Encoding
+from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.metrics import Metric
@@ -64,11 +65,8 @@ def test_everything_with_a_name_has_a_definition(kind):
     for name, thing in KINDS[kind].things.items():
         cells = KINDS[kind].cells(name, thing)
         lacking = [title for title, cell in zip(KINDS[kind].head, cells, strict=True) if not cell]
-        cure = (
-            "write its docstring"
-            if "Page" not in lacking
-            else "name it in COMMAND_PAGES of docs/registries.py"
-        )
+        cures = {"Page": "name it in COMMAND_PAGES of docs/registries.py"}
+        cure = ", and ".join({cures.get(title, "write its docstring") for title in lacking})
         assert lacking == [], f"{name!r} of {kind} lacks {lacking}: {cure}"
 
 
@@ -90,7 +88,7 @@ def test_everything_with_a_name_is_tested(kind):
     # A transform is built, or its class is given to a function; all others are named in quotes.
     mention = r"\b{0}\(|\({0}," if kind == "bijections" else r"[\"']{}[\"']"
     wrong = [
-        f"no test in tests/{TESTS[kind]} names {name!r} of {kind}"
+        f"{name!r} of {kind}: no test names it in quotes, in one of tests/ {TESTS[kind]}"
         for name in KINDS[kind].things
         if not re.search(mention.format(re.escape(name)), text)
     ]
@@ -115,6 +113,13 @@ def is_score(thing):
     return makes or (numbers and [*parameters(thing)] in (["mol"], ["smiles"]))
 
 
+def is_loader(thing):
+    """Whether a thing is a function that loads molecules, and needs no argument for it."""
+    if not inspect.isfunction(thing) or thing.__annotations__.get("return") != "MoleculeDataset":
+        return False
+    return all(one.default is not one.empty for one in parameters(thing).values())
+
+
 def parameters(function):
     return inspect.signature(function).parameters
 
@@ -131,14 +136,23 @@ PLACES = [
     ("images", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of graphcnf/images/image_model.py"),
     ("baselines", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of images/image_model.py"),
     ("categorical", Encoding, ENCODINGS.values(), "ENCODINGS of categorical/learned_encodings.py"),
+    ("../datasets", is_loader, MOLECULES.values(), "MOLECULES of datasets/__init__.py"),
     ("flows", graphcnf.flows.Transform, EXPORTED, "the exports of graphcnf/flows/__init__.py"),
 ]
 """A folder or file, what is looked for in it, what a table names, and where the table is."""
 
 
+@pytest.mark.parametrize("name", MOLECULES.own)
+def test_loaders_take_the_number_of_workers(name):
+    function = MOLECULES[name]
+    assert "workers" in parameters(function), (
+        f"{function.__name__} lacks workers=, which commands give"
+    )
+
+
 @pytest.mark.parametrize(("place", "kind", "named", "where"), PLACES)
 def test_what_a_folder_holds_is_named_in_its_table(place, kind, named, where):
-    path = ROOT / "graphcnf" / place
+    path = (ROOT / "graphcnf" / place).resolve()
     modules = map(module_of, sorted(path.rglob("*.py")) if path.is_dir() else [path])
     things = {
         name: thing
@@ -147,7 +161,7 @@ def test_what_a_folder_holds_is_named_in_its_table(place, kind, named, where):
         if name[0] != "_" and getattr(thing, "__module__", "").startswith("graphcnf.")
     }
     lacking = sorted(name for name, thing in things.items() if is_forgotten(thing, kind, named))
-    assert lacking == [], f"{', '.join(lacking)} of graphcnf/{place}: name it in {where}"
+    assert lacking == [], f"{', '.join(lacking)} of {path.relative_to(ROOT)}: name it in {where}"
 
 
 def is_forgotten(thing, kind, named):

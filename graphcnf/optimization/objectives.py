@@ -536,8 +536,10 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
         given = {key: table[key] for key in parameters if key in table}
         if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
             raise UserError(f"{wrong[0]} must be text, got {given[wrong[0]]!r}")
-        if (needed := parameters[0]) not in given:
-            raise UserError(f"{score} needs {needed!r}, in an [[objective]] of a .toml file")
+        signature = inspect.signature(function).parameters
+        needed = [key for key in parameters if signature[key].default is inspect.Parameter.empty]
+        if lacking := [key for key in needed if key not in given]:
+            raise UserError(f"{score} needs {lacking[0]!r}, in an [[objective]] of a .toml file")
         for key in [key for key, value in given.items() if is_path(key, value)]:
             given[key] = str(folder / expand_user(given[key]))
         function = function(**given)
@@ -591,7 +593,7 @@ def parameters_of(score: Callable[..., Any]) -> list[str]:
 
     Returns:
         Names in the order of the signature, such as ["to", "fingerprint"] for `similarity`; [] for
-        `bertz`. The first one must always be given.
+        `bertz`. Those without a default must be given.
     """
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()

@@ -1,9 +1,13 @@
 """Properties that every transform has, in all layouts: see conftest.py for the registry."""
 
+import inspect
+
 import pytest
 import torch
+from flows.conftest import ANY, EVEN, MANY, REGISTRY
 
-from graphcnf.flows import StandardLogistic, masked
+from graphcnf import flows
+from graphcnf.flows import Bijection, StandardLogistic, masked
 from graphcnf.testing import (
     assert_bijection,
     assert_dtype_and_autocast,
@@ -12,6 +16,21 @@ from graphcnf.testing import (
     assert_mask_invariance,
     assert_serialisable,
 )
+
+
+def test_every_bijection_is_in_a_registry():
+    of_images = {**ANY, **MANY, **EVEN}.values()
+    built = [*(make() for make in REGISTRY.values()), *(make(4, 2, 2) for make in of_images)]
+    there = tuple({type(part) for one in built for part in one.modules()})
+    exported = {name: getattr(flows, name) for name in flows.__all__}
+    lacking = [
+        name
+        for name, thing in exported.items()
+        if name != "Logit"  # of numbers between 0 and 1 alone: see test_steps
+        if inspect.isclass(thing) and issubclass(thing, Bijection)
+        if not any(issubclass(one, thing) for one in there)
+    ]
+    assert lacking == [], f"{', '.join(lacking)}: add a line to REGISTRY of tests/flows/conftest.py"
 
 
 def test_round_trips_and_log_dets(case):

@@ -66,6 +66,7 @@ def test_desirabilities(table, values):
         ({"score": "qed", "target": 1}, "needs a width greater than 0, got None"),
         ({"score": "qed", "target": 1, "at_least": 2, "width": 1}, "exclude each other"),
         ({"score": "similarity"}, "similarity needs 'to'"),
+        ({"score": "surrogate", "file": "mine.csv"}, "surrogate needs 'column'"),
         ({"score": "similarity", "to": "C1CC"}, "not a SMILES that RDKit accepts: 'C1CC'"),
         ({"score": "similarity", "to": "C", "fingerprint": "X"}, "fingerprint must be one of"),
         ({"score": "smarts", "pattern": "(("}, "not a SMARTS"),
