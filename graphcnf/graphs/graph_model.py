@@ -142,7 +142,7 @@ class GraphModel(SavedGraphModel, ABC):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode base latents to graphs; `decode` checks the arguments before.
+        """Decode base latents to graphs; `decode` checks mask and latents before.
 
         A class that takes conditions has a further argument `condition_values`, (B, P).
 
@@ -295,8 +295,8 @@ class GraphModel(SavedGraphModel, ABC):
         Args:
             latents: Base latents by name, as `encode` and `base_sample` return them.
             mask: True for real nodes, (B, N) bool.
-            **options: `temperature` (below 1, graphs are more probable) and `generator` (source of
-                random numbers, see `sample`).
+            **options: `temperature` (below 1, graphs are more probable), `generator` (source of
+                random numbers) and, for models with conditions, `condition_values`; see `sample`.
 
         Returns:
             B graphs of at most N nodes.

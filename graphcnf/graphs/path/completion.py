@@ -31,6 +31,9 @@ possible if after it
        the new node, its parent or a node above. It counts the free node and those that then
        complete it and its parent. This is asked of edges to parents only.
 
+`CompletingSupport` has a method for each: `_serves_other_and_below`, `_serves_above`,
+`_serves_new` and `_can_attach_next`.
+
 For example, let nodes get only the edges that they have in acetamide, CC(N)=O, whose nodes are c,
 c, n and o. What nodes need while they are drawn in this order:
 
@@ -76,7 +79,7 @@ from graphcnf.graphs.path.node_states import (
 from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 MOST_ALONE = 7
-"""Largest number of free nodes for which `CompletingSupport.attaches_alone` has entries."""
+"""Largest number of free nodes for which `QuickCompletingSupport.attaches_alone` has entries."""
 
 
 class NeededEdges(nn.Module):
@@ -408,7 +411,7 @@ class QuickCompletingSupport(CompletingSupport):
     """The same support, which looks up fewer conditions: models use it.
 
     What is possible is the same, which tests compare. Two rules say what meets the conditions for
-    certain: `_attaches_alone`, by a table, and `_has_enough_free`, for all edges at once. For the
+    certain: `_parent_suffices`, by a table, and `_has_enough_free`, for all edges at once. For the
     latter let F be `free` and R the largest rest of a node before an edge, and the same with a
     prime after it. Other nodes than the two of the edge have at most the rest R. An edge adds
     `more` ends to a node.
@@ -480,8 +483,8 @@ class QuickCompletingSupport(CompletingSupport):
         return possible.index_copy(0, unsure, fits)
 
     def _completable_backtracks(self, new):
-        """Look up edges where `_attaches_alone` has no answer; see `CompletingSupport`."""
-        sure = self._attaches_alone(new)[..., None]
+        """Look up edges where `_parent_suffices` has no answer; see `CompletingSupport`."""
+        sure = self._parent_suffices(new)[..., None]
         unsure = replace(new, possible=new.possible & ~sure)
         return (new.possible & sure) | super()._completable_backtracks(unsure)
 
@@ -492,7 +495,7 @@ class QuickCompletingSupport(CompletingSupport):
         """
         return self._free(new) >= self.enough_free + self._largest_rest(new)
 
-    def _attaches_alone(self, new: UndecidedNodes) -> Tensor:
+    def _parent_suffices(self, new: UndecidedNodes) -> Tensor:
         """Return which backtracks are possible for what the parent needs alone, (M, U) bool.
 
         If no node has a rest, only the new node and its parent can break a condition: ends that
