@@ -66,7 +66,7 @@ def test_everything_with_a_name_has_a_definition(kind):
         cells = KINDS[kind].cells(name, thing)
         lacking = [title for title, cell in zip(KINDS[kind].head, cells, strict=True) if not cell]
         cures = {"Page": "name it in COMMAND_PAGES of docs/registries.py"}
-        cure = ", and ".join({cures.get(title, "write its docstring") for title in lacking})
+        cure = ", and ".join(sorted({cures.get(title, "write its docstring") for title in lacking}))
         assert lacking == [], f"{name!r} of {kind} lacks {lacking}: {cure}"
 
 

@@ -8,8 +8,9 @@
 - The *parts* of a bin are the number of different values in it: n integers, or 0 for real numbers.
 - The outermost bins are *tails*, without an outer end. They hold what is smaller or larger than all
   numbers of the training data.
-- The *mean excess* is the mean distance of the largest numbers from the largest but these; below,
-  of the smallest numbers. In a tail, the mean distance from the training data is taken to be so.
+- The *mean excess* of the largest numbers is their mean distance from the next smaller number; that
+  of the smallest numbers is likewise that from the next larger one. Numbers in a tail are taken to
+  have the same mean distance from the training data.
 - A value that occurs often among real numbers has a bin of its own, a *point mass*.
 - Times are numbers of *units*; a unit is given in nanoseconds, 86,400 * 10^9 for days.
 """
@@ -50,7 +51,8 @@ LARGEST = 2**53
 """Largest whole number up to which float64 is exact."""
 
 LARGEST_REAL = 1e300
-"""Largest real number; of what is drawn from its tail, float64 can hold nearly all."""
+"""Largest real number in training data. Beyond it, a tail would reach numbers that float64 cannot
+hold."""
 
 
 def default_bins(rows: int) -> int:
@@ -132,7 +134,9 @@ class Bins:
                 (`LARGEST_REAL`), or a whole number is beyond 2^53 (`LARGEST`), so that float64
                 cannot hold it exactly.
         """
-        halve, count = count is None, default_bins(len(series)) if count is None else count
+        halve = count is None
+        if count is None:
+            count = default_bins(len(series))
         check_integer("bins", count, 1, LARGEST_SIZE)
         unit = _unit(series)
         x = as_numbers(series, unit)

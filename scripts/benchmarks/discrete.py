@@ -813,7 +813,8 @@ def lstm(
         return torch.cat([nats(net, part).sum(1) for part in x.split(256)]) / np.log(2)
 
     x, cut = padded(known), len(known) // 10
-    choices, found = choices or [(HIDDEN, rate) for rate in RATES], {}
+    choices = choices or [(HIDDEN, rate) for rate in RATES]
+    found = {}
     for choice in choices:
         net = trained(x[cut:], *choice, trials * minutes / len(choices))
         found[choice] = float(bits(net, x[: min(cut, 2000)]).mean())

@@ -52,10 +52,10 @@ complete, which is then left as it is. They never rule out a graph whose environ
 last of those with the largest rest is looked at. Nodes that must follow a node to come are not
 counted. A node counts for condition 4 although it may be out of reach of backtracks.
 
-In each stage of a new node, possible is what `Support` allows and what meets the conditions; if
-that is nothing, what `Support` allows. `CompletingSupport` has these rules. To look up the
-conditions for every edge takes long, and most edges meet them because many nodes are to come.
-`QuickCompletingSupport`, which models use, looks up fewer, with the same result.
+In each stage of a new node, a value is possible if `Support` allows it and the conditions hold. If
+they hold for no value, all that `Support` allows are possible. `CompletingSupport` has these rules.
+To look up the conditions for every edge takes long, and most edges meet them because many nodes are
+to come. `QuickCompletingSupport`, which models use, looks up fewer, with the same result.
 """
 
 from __future__ import annotations
