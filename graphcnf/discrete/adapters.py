@@ -357,7 +357,7 @@ class SequenceAdapter(Adapter):
     kind = "sequences"
     flow_class = RowFlow
     arguments = (CausalAttention,)
-    fixed = ("cardinality", "positions", "counts")
+    fixed = ("cardinality", "positions", "ngrams")
 
     symbols: list[Any]
     container: str

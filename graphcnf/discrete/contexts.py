@@ -22,7 +22,7 @@ more probable than a new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -128,6 +128,32 @@ class ContextCounts(nn.Module):
         Returns:
             (M, S) nats in the order of `p`; probabilities sum to 1 within each column.
         """
+        for probabilities, _, _ in self.interpolated(keys, p, factors, owner, x):
+            p = probabilities
+        return p.log()
+
+    def interpolated(
+        self,
+        keys: Tensor,
+        p: Tensor,
+        factors: Tensor,
+        owner: Tensor | None = None,
+        x: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the probabilities p_0, p_1, ... of the contexts up to each length.
+
+        Args:
+            keys: As in `forward`, like the other arguments.
+            p: Probabilities p_{-1}.
+            factors: Factors of the contexts.
+            owner: Columns of the categories.
+            x: Categories of rows that have been counted.
+
+        Yields:
+            For each of the K contexts, from the shortest to the longest: the probabilities up to
+            it, (M, S); how often it was seen, n(s), (M, N); and the number of different categories
+            that were seen in it, (M, N). All leave rows out of their own counts if `x` is given.
+        """
         shape, cells = keys.shape[:2], keys[..., 0].numel()
         owner = p.new_zeros(p.shape[1], dtype=torch.long) if owner is None else owner
         begin = torch.searchsorted(owner, torch.arange(shape[1], device=p.device))
@@ -146,13 +172,14 @@ class ContextCounts(nn.Module):
                 often = often - (symbol == x.flatten()[cell]).to(p.dtype)
             total = p.new_zeros(cells).index_add_(0, cell, often).view(shape)
             different = p.new_zeros(cells).index_add_(0, cell, (often > 0).to(p.dtype))
-            weight = different.view(shape) * factors[:, k]
+            different = different.view(shape)
+            weight = different * factors[:, k]
             # A context without counts leaves p as it is.
             counted, scale = total > 0, 1 / (total + weight).clamp(min=1e-9)
             p = p * torch.where(counted, weight * scale, 1)[:, owner]
             share = often * torch.where(counted, scale, 0).flatten()[cell]
             p.view(-1).index_add_(0, start.flatten()[cell] + symbol, share)
-        return p.log()
+            yield p, total, different
 
 
 def find(sorted_keys: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,9 @@
   alphabet, numbered from 0 to C - 1. Rows may have different lengths, and are padded in a batch.
 - A *mask* (B, L) is True at *real* positions, which are the first ones of each row, and False at
   padding.
-- An *n-gram context* is the last k categories before a position, k = 0, 1, ...; its *key* is an
-  integer that stands for it. (The argument `context` of methods is something else: a
-  `graphcnf.flows.transform.Context` with the mask and other inputs.)
-- The *counts* are the n-grams of the training rows: how often each category follows each n-gram
-  context. They give a first guess of the next category, its *log-probabilities by n-grams*
-  (`ContextCounts`). The network adds its output to these; untrained, it adds 0.
+- The *n-grams* of the training rows say how often each category follows the last k categories.
+  They give a first guess of the next category, its *log-probabilities by n-grams*
+  (`graphcnf.discrete.ngrams`). The network adds its output to these; untrained, it adds 0.
 - A training row is *left out of its own counts* when it is scored: else it would seem more probable
   than a new one.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls positions that are decided together;
@@ -39,7 +36,7 @@ from graphcnf.categorical.autoregressive import (
     Step,
 )
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.discrete.contexts import GAIN, ContextCounts, best_factor
+from graphcnf.discrete.ngrams import NGrams, longest_context
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.sizes import log_prob_of_sizes
@@ -47,14 +44,8 @@ from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.torch_state import evaluated
 
-REACH = 6
-"""Longest context of the counts, in categories."""
-
 CHUNK = 1024
 """Rows whose counts are looked up at a time."""
-
-LARGEST_COUNTS = 2_000_000
-"""Largest number of different n-grams that are counted; with more, contexts stay shorter."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +78,15 @@ class CausalAttention(AutoregressiveNetwork):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        counts: Dict that `RowFlow.counting` chooses: "factors", one number for each length 0, 1,
-            ... of n-gram contexts, and "sizes", the two numbers `ContextCounts.sizes`. None for a
-            network without counts.
+        ngrams: Arguments of `NGrams` by name, as `RowFlow.counting` chooses them. None for a
+            network without n-grams.
 
     Attributes:
-        reach: Length of the longest n-gram context, in categories.
-        factors: Factors of these lengths, see `ContextCounts`, (1, reach + 1).
+        ngrams: The n-grams of the training rows; None without them.
 
     Raises:
         ValueError: if an argument is out of range.
     """
-
-    factors: Tensor
 
     def __init__(
         self,
@@ -111,7 +98,7 @@ class CausalAttention(AutoregressiveNetwork):
         heads: int = 4,
         expansion: float = 3,
         dropout: Annotated[float, Range(0, 1)] = 0.0,
-        counts: Mapping[str, Any] | None = None,
+        ngrams: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if cardinality < 1 or positions < 1:
@@ -119,10 +106,7 @@ class CausalAttention(AutoregressiveNetwork):
                 f"positions and cardinality must be at least 1, got {positions} and {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
-        self.reach = len(counts["factors"]) - 1 if counts else 0
-        factors = torch.tensor([counts["factors"]] if counts else [], dtype=torch.float32)
-        self.register_buffer("factors", factors, persistent=False)
-        self.counts = ContextCounts(counts["sizes"]) if counts else None
+        self.ngrams = NGrams(cardinality, **ngrams) if ngrams else None
         # The category after the last one stands before the first position.
         self.values = nn.Embedding(cardinality + 1, width)
         self.position = nn.Embedding(positions, width)
@@ -139,8 +123,8 @@ class CausalAttention(AutoregressiveNetwork):
     def before(self, x: Tensor) -> Tensor:
         """Return the last M categories before each position, of which n-gram contexts are made.
 
-        M is the length of the longest n-gram context, `reach`, but at least 1: attention reads the
-        previous category even without counts.
+        M is the length of the longest n-gram context, but at least 1: attention reads the previous
+        category even without n-grams.
 
         Args:
             x: Categories 0 to C - 1, (B, L) long.
@@ -149,9 +133,8 @@ class CausalAttention(AutoregressiveNetwork):
             (B, L, M) long, the latest one last. Before the start of a row stands C, which is no
             category: with M = 2 the row [5, 7] gives [[C, C], [C, 5]].
         """
-        count = max(self.reach, 1)
-        start = x.new_full((len(x), count), self.cardinalities[0])
-        return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
+        reach = 0 if self.ngrams is None else self.ngrams.reach
+        return last_categories(x, self.cardinalities[0], max(reach, 1))
 
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Embed positions, the input of attention.
@@ -193,14 +176,12 @@ class CausalAttention(AutoregressiveNetwork):
                 counted.
 
         Returns:
-            (M, C) nats; 0 for a network without counts.
+            (M, C) nats; 0 for a network without n-grams.
         """
-        kind = log_term_dtype(self.weight)
-        p = torch.ones(len(before), self.cardinalities[0], dtype=kind, device=before.device)
-        if self.counts is None:
-            return 0 * p
-        keys = contexts(before, self.cardinalities[0], self.reach)
-        return self.counts(keys[:, None], p / p.shape[1], self.factors.to(kind), x=x)
+        if self.ngrams is None:
+            kind = log_term_dtype(self.weight)
+            return self.weight.new_zeros(len(before), self.cardinalities[0], dtype=kind)
+        return self.ngrams(before, x)
 
     def logits_of(self, h: Tensor, start: Tensor) -> Tensor:
         """Return the logits of the categories at M positions: a linear layer of h, plus `start`.
@@ -303,25 +284,20 @@ class CausalState:
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
 
-def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
-    """Return the keys of the n-gram contexts of lengths 0, 1, ..., `reach` at M positions.
-
-    Contexts that differ in a category or in length have different keys. The context of length 0 has
-    the key 0.
+def last_categories(x: Tensor, cardinality: int, count: int) -> Tensor:
+    """Return the last categories before each position of some rows.
 
     Args:
-        before: Last categories before each position, the latest one last, (M, N) long, with N at
-            least `reach`. The number `cardinality` stands for the start of the row.
+        x: Categories 0 to C - 1, (B, L) long.
         cardinality: Number of categories C.
-        reach: Length of the longest n-gram context, in categories.
+        count: How many before each position, M.
 
     Returns:
-        Keys, (M, reach + 1) long: column k is that of the context of length k.
+        (B, L, M) long, the latest one last. Before the start of a row stands C, which is no
+        category: with M = 2 the row [5, 7] gives [[C, C], [C, 5]].
     """
-    # Digits are at least 1, so contexts of different lengths have different numbers.
-    digits = before.flip(-1)[:, :reach] + 1
-    powers = (cardinality + 2) ** torch.arange(reach, device=before.device)
-    return F.pad((digits * powers).cumsum(-1), (1, 0))
+    start = x.new_full((len(x), count), cardinality)
+    return torch.cat([start, x], 1).unfold(1, count, 1)[:, : x.shape[1]]
 
 
 @dataclass
@@ -410,7 +386,7 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     Args:
         cardinality: Number of categories, the same at all positions.
         **network: Further arguments of `CausalAttention`, JSON. `positions` has no default;
-            `counts` is chosen by `counting`, which builds a flow from training data.
+            `ngrams` is chosen by `counting`, which builds a flow from training data.
 
     Attributes:
         config: Arguments of the constructor by name, JSON.
@@ -449,10 +425,7 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
-        N-gram contexts are lengthened, up to 6 categories, as long as this raises the
-        log-likelihood of the rows by at least 10 nats (`graphcnf.discrete.contexts.GAIN`) and there
-        are at most 2 million n-grams (`LARGEST_COUNTS`). Each position is left out of its own
-        counts in this.
+        See `NGrams.of`.
 
         Args:
             rows: Training rows.
@@ -462,34 +435,24 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         Returns:
             The flow. Training adds the output of the network, now 0, to these probabilities.
         """
-        reach = REACH
-        while (cardinality + 2) ** (reach + 1) > 2**62:
-            reach -= 1
-        keys, x = _counted(rows, cardinality, reach)
-        p, best, factors, pairs = np.full(len(x), 1 / cardinality), -np.inf, list[int](), 0
-        for key in keys:
-            factor, longer, score = best_factor(key, x, p)
-            pairs += len(np.unique(key * cardinality + x))
-            if factors and (score < best + GAIN or pairs > LARGEST_COUNTS):
-                break
-            factors.append(factor)
-            p, best = longer, score
-        flow = cls(cardinality, counts={"factors": factors, "sizes": [0, 0]}, **network)
-        flow.count(rows)
+        ngrams = NGrams.of(*_counted(rows, cardinality, longest_context(cardinality)), cardinality)
+        flow = cls(cardinality, ngrams=ngrams.arguments, **network)
+        flow.network.ngrams = ngrams
         return flow
 
     def count(self, rows: Rows) -> None:
         """Replace the counts of n-grams by those of other rows, in place.
 
-        The lengths of n-gram contexts and their factors stay. The flow must have counts, as those
-        that `counting` builds have.
+        The lengths of contexts, their factors and the weights of the mixture stay. The flow must
+        have n-grams, as those that `counting` builds have.
 
         Args:
             rows: Rows to count.
         """
-        keys, x = _counted(rows, self.network.cardinalities[0], self.network.reach)
-        self.network.counts = ContextCounts.of(list(keys), [x] * len(keys)).to(self.device)
-        self.config["counts"] = {**self.config["counts"], "sizes": self.network.counts.sizes}
+        ngrams = self.network.ngrams
+        assert ngrams is not None
+        ngrams.count(*_counted(rows, ngrams.cardinality, ngrams.reach))
+        self.config["ngrams"] = ngrams.arguments
 
     def starts(self, rows: Rows, counted: np.ndarray) -> Tensor:
         """Look up the log-probabilities of all C categories by n-grams, for `Rows.start`.
@@ -604,22 +567,19 @@ def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor,
     return -nats.sum() / variables, metrics
 
 
-def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[Tensor, Tensor]:
     """Return what n-grams are counted from: each real position's category and what is before it.
 
     Args:
         rows: The rows, with M real positions in all.
         cardinality: Number of categories.
-        reach: Length of the longest context.
+        reach: How many categories before each position.
 
     Returns:
-        Keys of the contexts of the last 0 to `reach` categories of each position, (reach + 1, M);
-        and the category of each position, (M,).
+        The last categories before each position, (M, reach) long, and its own one, (M,) long.
     """
-    start = rows.values.new_full((len(rows), reach), cardinality)
-    windows = torch.cat([start, rows.values], 1).unfold(1, reach + 1, 1)[rows.mask]
-    keys = contexts(windows[:, :-1], cardinality, reach)
-    return keys.T.contiguous().numpy(), windows[:, -1].numpy()
+    before = last_categories(rows.values, cardinality, reach)
+    return before[rows.mask], rows.values[rows.mask]
 
 
 def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwork:
