@@ -69,7 +69,8 @@ class MixtureWeights(nn.Module):
 
     def __init__(self, count: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 * count, UNITS), nn.ReLU(), nn.Linear(UNITS, count))
+        self.hidden = nn.Linear(2 * count, UNITS)
+        self.out = nn.Linear(UNITS, count)
 
     def forward(self, total: Tensor, different: Tensor) -> Tensor:
         """Return the logarithms of the weights at M positions.
@@ -83,7 +84,8 @@ class MixtureWeights(nn.Module):
         """
         # Divided so that both lie between 0 and about 2.
         seen = torch.cat([total.log1p() / 5, different.log1p() / 3], 1)
-        return self.layers(seen.to(self.layers[0].weight.dtype)).log_softmax(1)
+        hidden = self.hidden(seen.to(self.hidden.weight.dtype)).relu()
+        return self.out(hidden).log_softmax(1)
 
     def fit(self, total: Tensor, different: Tensor, log_p: Tensor) -> None:
         """Learn the weights by Adam.
