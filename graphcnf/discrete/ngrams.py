@@ -144,13 +144,14 @@ class NGrams(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the constructor but `cardinality`, JSON."""
+        """What the constructor needs, besides `cardinality`, to load the saved counts and weights.
+
+        Returns:
+            Its arguments `factors`, `sizes` and `mixed` by name, JSON.
+        """
         factors = [int(factor) for factor in self.factors[0]]
-        return {
-            "factors": factors,
-            "sizes": self.counts.sizes,
-            "mixed": self.weights is not None,
-        }
+        mixed = self.weights is not None
+        return {"factors": factors, "sizes": self.counts.sizes, "mixed": mixed}
 
     @classmethod
     def of(cls, before: Tensor, x: Tensor, cardinality: int) -> NGrams:
