@@ -173,7 +173,13 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Return the content of a `config.json` without its checksum, after checking that.
+    """Read a `config.json`, and check it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content by key, without the checksum.
 
     Raises:
         OSError, TypeError, KeyError: The file cannot be read, or has another form.
@@ -296,11 +302,14 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def _read_checked(path: Path, framework: str) -> dict[str, Any]:
-    """Return the tensors of a safetensors file by name, after checking their checksum.
+    """Read a safetensors file, and check its checksum.
 
     Args:
         path: The file.
         framework: "pt" for torch tensors, "np" for numpy arrays.
+
+    Returns:
+        Its tensors, by name.
 
     Raises:
         UserError: if the file is unreadable or damaged.

@@ -121,6 +121,9 @@ def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
         x: Data, ``(B, ..., D)``.
         context: Context with at most a mask and features.
         index: Index of the leading axes.
+
+    Returns:
+        The chosen data, and a context whose mask and features are those of the same ones.
     """
     parts = {"mask": context.mask, "features": context.features}
     cut: dict[str, Any] = {name: part[index] for name, part in parts.items() if part is not None}

@@ -188,10 +188,13 @@ class VAE(ImageModel):
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of q(z|x), (B, latents) each.
+        """Return the parameters of the normal distributions q(z|x).
 
         Args:
             x: Images, (B, C, H, W) of integers.
+
+        Returns:
+            Means and logarithms of the standard deviations, (B, latents) each.
         """
         values = scaled(self.checked(x), self.levels, self.dtype)
         return self.encoder(values).chunk(2, 1)

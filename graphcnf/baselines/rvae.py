@@ -181,10 +181,13 @@ class GraphVAE(StochasticModel):
         return batch
 
     def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
-        """Return q(z|x) of each latent vector, by the names of `dims`.
+        """Return the distributions q(z|x) of the latent vectors of a batch.
 
         Args:
             reading: What `_read` returned of a batch.
+
+        Returns:
+            The distribution of each latent vector, by the names of `dims`.
 
         Raises:
             NotImplementedError: in this base class.

@@ -146,10 +146,14 @@ class GridAdapter(Adapter):
         return rows
 
     def _encoded(self, data: Items) -> tuple[Rows, np.ndarray]:
-        """Return grids in raster order, masked where a value is unknown, and their values.
+        """Encode the known values of grids.
 
         Args:
             data: Array or tensor, (M, H, W).
+
+        Returns:
+            The grids as rows in raster order, masked where a value is unknown; and the values
+            themselves, in the same order, (M, H * W).
 
         Raises:
             UserError: if `data` is of another type or shape.

@@ -82,7 +82,7 @@ class MixtureWeights(nn.Module):
         Returns:
             (M, K) nats.
         """
-        # Divided so that both lie between 0 and about 2.
+        # Divided so that the network learns at one rate from counts of 1 and of a million.
         seen = torch.cat([total.log1p() / 5, different.log1p() / 3], 1)
         hidden = self.hidden(seen.to(self.hidden.weight.dtype)).relu()
         return self.out(hidden).log_softmax(1)

@@ -130,8 +130,7 @@ class CausalAttention(AutoregressiveNetwork):
             x: Categories 0 to C - 1, (B, L) long.
 
         Returns:
-            (B, L, M) long, the latest one last. Before the start of a row stands C, which is no
-            category: with M = 2 the row [5, 7] gives [[C, C], [C, 5]].
+            (B, L, M) long, as `last_categories` returns them.
         """
         reach = 0 if self.ngrams is None else self.ngrams.reach
         return last_categories(x, self.cardinalities[0], max(reach, 1))
@@ -425,7 +424,7 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
-        See `NGrams.of`.
+        `NGrams.of` says how their longest context and the weights of the mixture are chosen.
 
         Args:
             rows: Training rows.

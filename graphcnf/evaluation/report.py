@@ -150,6 +150,9 @@ def _filled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[s
     Args:
         row: Cells by the name of the column.
         rows: All rows of the table; a cell is empty if it is None.
+
+    Returns:
+        The cells of the other columns, by name, in their order.
     """
     return {key: v for key, v in row.items() if any(one[key] is not None for one in rows)}
 

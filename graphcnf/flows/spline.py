@@ -123,7 +123,14 @@ class RationalQuadraticCoupling(Coupling):
         return torch.where(inside, x, z)
 
     def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x, z and dz/dx at the knots, ``(..., C, K + 1)`` each, from ``(..., P, C)``."""
+        """Compute the knots, the ends of the K bins of each channel, from what the network gives.
+
+        Args:
+            parameters: Output of the network, ``(..., P, C)``.
+
+        Returns:
+            x, z and dz/dx at the knots, ``(..., C, K + 1)`` each.
+        """
         widths, heights, log_slopes = (
             (bounded_log_scale(2 * parameters) / 2)
             .movedim(-2, -1)

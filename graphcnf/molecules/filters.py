@@ -233,7 +233,17 @@ class Filters:
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Return one text or several as a tuple of texts; raise `UserError` for anything else."""
+    """Check the names of filters, of which one may stand without a list.
+
+    Args:
+        given: A text, or several.
+
+    Returns:
+        The texts, one or more.
+
+    Raises:
+        UserError: if one of them is no text.
+    """
     several = (given,) if isinstance(given, str) else tuple(given)
     if wrong := [one for one in several if not isinstance(one, str)]:
         raise UserError(f"a filter is text, got {wrong[0]!r}")

@@ -256,7 +256,13 @@ def starting_state(path: Path) -> dict[str, Any]:
 
 
 def _numbers(values: dict[Any, Any]) -> dict[str, float]:
-    """Return a dictionary of metrics from a file, which could hold anything, as `{text: float}`.
+    """Check metrics from a file, which could hold anything.
+
+    Args:
+        values: The content of the file.
+
+    Returns:
+        Each metric as a number, by its name as text.
 
     Raises:
         ValueError: a value is text that is no number.

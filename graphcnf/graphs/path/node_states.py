@@ -305,7 +305,10 @@ class Environments:
         return torch.cat([same, after], 1)
 
     def _numbered_parts(self) -> dict[Environment, int]:
-        """Return the state of each part of a known environment: numbers from 1 on.
+        """Give each part of a known environment a number, its state.
+
+        Returns:
+            The state of each part, from 1 on.
 
         Raises:
             UserError: if there are more than `MOST_STATES` (50,000).
