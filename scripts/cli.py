@@ -127,6 +127,10 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         if isinstance(stream, io.TextIOWrapper):  # a terminal may support ASCII only
             stream.reconfigure(errors="backslashreplace")
     try:
+        words = sys.argv[1:] if arguments is None else arguments
+        if "" in words:
+            which = f"argument after {words[words.index('') - 1]}" if words[0] else "first argument"
+            raise typer.BadParameter(f"the {which} is empty: is a shell variable not set?")
         with prompt_interrupts():
             code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()

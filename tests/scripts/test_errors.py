@@ -34,6 +34,8 @@ def places(model_folder, surroundings):
     [
         ([*GENERATE, "--size", "30-90"], 1, "this model draws graphs of 1 to"),
         ([*GENERATE, "--size", "9-3"], 2, "smaller number first"),
+        ([*GENERATE, "--out", ""], 2, "the argument after --out is empty"),
+        (["", *GENERATE], 2, "the first argument is empty"),
         ([*GENERATE, "--device", "warp"], 1, "device 'warp'"),
         ([*GENERATE, "--out", "x.xyz"], 2, "must end in one of .smi, .csv, .sdf, .jsonl"),
         ([*GENERATE, "--out", ".csv"], 2, "must end in one of"),
