@@ -78,7 +78,7 @@ ADAPTERS: dict[str, Any] = {
 }
 """Adapter classes by kind."""
 
-ADAPTER_OPTIONS = ("bins", "node_label", "edge_label")
+ADAPTER_OPTIONS = ("bins", "target", "node_label", "edge_label")
 """Arguments of `fit` for the adapter."""
 
 STATISTICS = ("draw", "median", "mean")
@@ -232,7 +232,7 @@ class CategoricalModel(nn.Module):
         Args:
             x: Training data: a DataFrame, an array, or a list of strings, sequences or graphs.
             y: Ignored, as by scikit-learn's density estimators. To predict a target, make it a
-                column of `x`, see `predict_proba`.
+                column of `x`, and name it by `target`.
             seed: Seed of everything random.
             minutes: Time budget: minutes of wall time, or of CPU time with `clock="cpu"`. The
                 weights that score best on held-out items are kept. For graphs, training ends early
@@ -246,8 +246,11 @@ class CategoricalModel(nn.Module):
                 to stderr. None to write no files.
             network: Sizes of the network by name, such as `{"width": 64}`; `for_data` says where
                 they are listed.
-            **options: `bins`, `node_label` and `edge_label` as in `for_data`, and fields of
-                `graphcnf.training.settings.TrainingSettings`, such as `learning_rate`.
+            **options: `bins`, `node_label` and `edge_label` as in `for_data`; `target`, the label
+                of the column of a table (its number in an array) that `predict_proba` is to predict
+                best; and fields of `graphcnf.training.settings.TrainingSettings`, such as
+                `learning_rate`. The target comes after all other columns in the model's order, and
+                its density given them is in part a logistic regression.
 
         Returns:
             The trained model.
@@ -529,7 +532,7 @@ class CategoricalModel(nn.Module):
         proportional to exp(`log_prob`) of the row with v. So the probabilities agree with
         `log_prob` and with rows that `sample` draws, also with `given`. They may differ from
         `log_prob(given=...)`, which decides the given columns before all others. Other missing
-        entries are marginalised.
+        entries are marginalised. A column that was the `target` of `fit` is predicted best.
 
         Args:
             x: Rows with the columns of the training data. The column to predict may be absent (in
@@ -934,6 +937,7 @@ def _adapter_for(
     x: Items,
     architecture: str = "path",
     bins: int | Mapping[Any, int] | None = None,
+    target: Any = None,
     node_label: str | None = None,
     edge_label: str | None = None,
 ) -> Adapter:
@@ -943,6 +947,7 @@ def _adapter_for(
         x: The data.
         architecture: Name of the graph model, for graphs.
         bins: Number of bins of numbers, for a DataFrame: for all columns or by label.
+        target: Label of the column to predict, for a table or an array.
         node_label: Attribute of networkx with a node's label; None to take the only one, if any.
         edge_label: Attribute of networkx with an edge's label; None to take the only one, if any.
 
@@ -956,14 +961,17 @@ def _adapter_for(
     if bins is not None and not isinstance(x, pd.DataFrame):
         raise UserError("bins are for the columns of a DataFrame")
     several = isinstance(x, list | tuple) and len(x) > 0
+    grids = isinstance(x, np.ndarray | torch.Tensor) and x.ndim == 3
+    if target is not None and (several or grids):
+        raise UserError("target is a column of a DataFrame or of an array (N, D)")
     if several and isinstance(x[0], nx.Graph | Data):
         return GraphAdapter.of(x, node_label, edge_label, architecture)
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
-    if isinstance(x, np.ndarray | torch.Tensor) and x.ndim == 3:
+    if grids:
         return GridAdapter.of(x)
     if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):
-        return TableAdapter.of(x, bins)
+        return TableAdapter.of(x, bins, target)
     if several:
         return SequenceAdapter.of(x)
     hint = (

@@ -23,6 +23,9 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
   takes any set of known columns. Their *direct weights* lead from a known category straight to a
   logit, past the hidden layer.
 - The density of a column is a *mixture* of counts with perceptron and counts with regression.
+- The *target*, if there is one, is the column that users want to predict. It comes last in the
+  network's order, and has a *classifier* (`graphcnf.discrete.classifier`) in place of counts with
+  regression.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls columns that are decided together.
   Its `hidden` is what the network says of them, here logits of categories and slopes.
 
@@ -48,6 +51,7 @@ from graphcnf.categorical.autoregressive import (
     find_interval,
 )
 from graphcnf.categorical.categorical_flow import check_rows
+from graphcnf.discrete.classifier import Classifier
 from graphcnf.discrete.contexts import GAIN
 from graphcnf.discrete.counts import (
     LARGEST_PAIRS,
@@ -400,9 +404,12 @@ class ColumnMLP(AutoregressiveNetwork):
             0 if there are none. None for 0 in all columns.
         counts: Dict as `Counts.arguments` returns it: "order", the numbers of the columns in order;
             and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
+        target: Number of the column that the classifier predicts, the last one in order; None for
+            no classifier.
         width: Hidden units of each perceptron.
 
     Attributes:
+        classifier: Logistic regression of the target on all other columns; None without a target.
         ordered: Perceptron with masks for `order`.
         free: Perceptron without masks.
         slot: Slot of each category of each column, (N, C) long, with C the largest number of
@@ -439,6 +446,7 @@ class ColumnMLP(AutoregressiveNetwork):
         counts: Mapping[str, Any],
         parts: Sequence[int] | None = None,
         ordinal: Sequence[int] | None = None,
+        target: int | None = None,
         width: int = 512,
     ):
         super().__init__()
@@ -448,6 +456,8 @@ class ColumnMLP(AutoregressiveNetwork):
         order, *own = (counts[name] for name in ("order", "parents", "factors", "sizes"))
         if sorted(order) != list(range(len(known))):
             raise ValueError(f"order must have each of {len(known)} columns once, got {order}")
+        if target not in (None, order[-1]):
+            raise ValueError(f"target must be the last column, {order[-1]}, got {target}")
         self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
         self.counts = ColumnCounts(cardinalities, *own)
         number = torch.arange(self.cardinalities[0])
@@ -468,6 +478,9 @@ class ColumnMLP(AutoregressiveNetwork):
         self.free = Perceptron(owner, width, None, placed, curves)
         self.register_buffer("tree", torch.zeros_like(self.free.direct))
         self.register_buffer("weights", torch.zeros_like(self.free.direct))
+        self.classifier = None
+        if target is not None:
+            self.classifier = Classifier(target, owner, self.ordered.curve_owner, curves)
 
     def _set_ordinal(self, ordinal: Sequence[int], cardinalities: Tensor) -> Tensor:
         """Set the attributes `ordinal` and `sizes`.
@@ -637,6 +650,8 @@ class ColumnMLP(AutoregressiveNetwork):
     ) -> Tensor:
         """Add the regression to log-probabilities by counts.
 
+        Those of the target, given all other columns, are the classifier's instead.
+
         Args:
             start: Log-probabilities by counts, (B, C) nats.
             rows: The B rows.
@@ -647,15 +662,19 @@ class ColumnMLP(AutoregressiveNetwork):
         Returns:
             Log-probabilities by counts and regression, (B, C) nats.
         """
-        if not self.weights.numel():
-            return start
-        weights, owner = self.weights[:, slots], self.counts.owner[slots]
-        if known is None:
-            known = torch.ones_like(rows.number, dtype=start.dtype)
-        else:
-            weights = (weights + self.weights[slots].T) / 2 + self.tree[:, slots]
-        linear = weighted_sum(weights, rows.number, known)
-        return normalised(start + linear, owner - owner[0])
+        owner, linear = self.counts.owner[slots], start
+        if self.weights.numel():
+            weights, seen = self.weights[:, slots], torch.ones_like(rows.number, dtype=start.dtype)
+            if known is not None:
+                weights, seen = (weights + self.weights[slots].T) / 2 + self.tree[:, slots], known
+            linear = start + weighted_sum(weights, rows.number, seen)
+            linear = normalised(linear, owner - owner[0])
+        last = owner == self.order[-1]
+        if known is None and self.classifier is not None and last.any():
+            by_class = self.classifier(rows.number, rows.curves).to(linear)
+            linear = linear.clone()
+            linear[:, last] = by_class
+        return linear
 
     def direct(self, rank: Tensor) -> Tensor:
         """Find the columns that one pass of the masked autoencoder `ordered` can predict.
@@ -980,6 +999,17 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         seen = None if known is None else known.to(start)
         linear = network.regressed(start, rows, known=seen)
         return self._own(x, log_p, tilts), self._own(x, linear, tilts)
+
+    def fit_classifier(self, batch: Rows) -> None:
+        """Fit the classifier of the target, in place, if the network has one.
+
+        Args:
+            batch: Training rows; those with masked entries are left out.
+        """
+        network, batch = self.network, batch[batch.mask.all(1)].to(self.device)
+        if network.classifier is not None and len(batch):
+            rows = network.inputs(batch.values, ColumnContext.of(Context(batch.mask), network))
+            network.classifier.fit(rows.number, rows.curves, rows.x[:, network.order[-1]])
 
     @torch.no_grad()
     @evaluated

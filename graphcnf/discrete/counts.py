@@ -435,7 +435,7 @@ class Counts:
         x: np.ndarray,
         cardinalities: Sequence[int],
         like: Counts | None = None,
-        first: int = 0,
+        last: int | None = None,
     ) -> Counts:
         """Choose order and parents of the columns of a table, count it, and fit the regression.
 
@@ -444,8 +444,8 @@ class Counts:
             cardinalities: Number of categories of each of N columns.
             like: Earlier counts, whose order, parents, factors and penalties are kept; None to
                 choose them.
-            first: Columns 0 to `first` - 1 come before all others in the order. Ignored with
-                `like`.
+            last: Number of the column that comes after all others in the order; None for no such
+                column. Ignored with `like`.
 
         Returns:
             The counts. They have no regression (`weights` are then 0) for fewer than 8 rows, for
@@ -456,7 +456,7 @@ class Counts:
         if like is None:
             shared = mutual_information(x, sizes)
             order = spanning_tree(shared)[0]
-            order = np.concatenate([order[order < first], order[order >= first]])
+            order = order[np.argsort(order == last, kind="stable")]
             some = x[:CHOOSING]
             chosen = [_parents(some, sizes, k, order, shared) for k in range(len(sizes))]
             parents, factors = ([pair[i] for pair in chosen] for i in (0, 1))

@@ -427,7 +427,7 @@ class TableAdapter(Adapter):
     kind = "table"
     flow_class = ColumnFlow
     arguments = (ColumnMLP,)
-    fixed = ("cardinalities", "parts", "ordinal", "counts")
+    fixed = ("cardinalities", "parts", "ordinal", "counts", "target")
     settings = {
         "batch_size": 32,
         "learning_rate": 2e-3,
@@ -444,13 +444,16 @@ class TableAdapter(Adapter):
     columns: list[Column]
     array: str | None = None
     tensor: bool = False
+    target: int | None = None
 
     def __post_init__(self) -> None:
         self.columns = [c if isinstance(c, Column) else Column(**c) for c in self.columns]
         self.cardinalities = [column.cardinality for column in self.columns]
 
     @classmethod
-    def of(cls, data: Items, bins: int | Mapping[Any, int] | None = None) -> TableAdapter:
+    def of(
+        cls, data: Items, bins: int | Mapping[Any, int] | None = None, target: Any = None
+    ) -> TableAdapter:
         """Build the adapter from training data.
 
         Args:
@@ -458,12 +461,14 @@ class TableAdapter(Adapter):
                 its real numbers are treated as those of a DataFrame.
             bins: Number of bins of numbers, one for all columns or as `{label of a column:
                 number}`; None to choose it, see `Column.of`.
+            target: Label of the column that `predict_proba` is to predict, its number in an array;
+                None for no such column.
 
         Raises:
             Refused: if the table is empty, or an array holds no numbers or has another shape; it is
                 a `UserError`.
-            UserError: if a label is repeated, `bins` names an unknown column, or `Column.of`
-                refuses a column.
+            UserError: if a label is repeated, `bins` or `target` names an unknown column, or
+                `Column.of` refuses a column.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data
@@ -478,7 +483,10 @@ class TableAdapter(Adapter):
                 raise UserError(f"bins for {label!r}, but the table has no such column")
         columns = [Column.of(table[label], by_label.get(label)) for label in table.columns]
         array = str(numbers.dtypes.iloc[0]) if is_array else None
-        return cls(columns, array, isinstance(data, torch.Tensor))
+        adapter = cls(columns, array, isinstance(data, torch.Tensor))
+        if target is not None:
+            adapter.target = adapter.number(target, "target")
+        return adapter
 
     def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
         """Encode the rows of a table or an array, and leave out rows with an unknown value.
@@ -620,9 +628,7 @@ class TableAdapter(Adapter):
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
-    def build(
-        self, rows: Rows, chosen: np.ndarray, /, *, first: int = 0, **network: Any
-    ) -> ColumnFlow:
+    def build(self, rows: Rows, chosen: np.ndarray, /, **network: Any) -> ColumnFlow:
         """Build an untrained flow, whose density is that of counts and regression of training rows.
 
         Side effects: the counts are kept in the attribute `counts` of the adapter, for `finish`.
@@ -634,7 +640,6 @@ class TableAdapter(Adapter):
         Args:
             rows: All encoded rows, held-out ones included.
             chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
-            first: Columns 0 to `first` - 1 come before all others in the flow's own order.
             **network: Sizes of the flow's network: `width` of `ColumnMLP`.
         """
         parts = [n for column in self.columns for n in column.parts]
@@ -647,13 +652,16 @@ class TableAdapter(Adapter):
         if sum(self.cardinalities) > max(LARGEST_PAIRS, SPARSE * len(self.columns)):
             network = {"width": WIDTH_OF_WIDE, **network}
         x = rows.values.numpy()[chosen].astype(int)
-        self.counts = Counts.of(x, self.cardinalities, first=first)
+        self.counts = Counts.of(x, self.cardinalities, last=self.target)
         if len(rows) * sum(self.cardinalities) <= LARGEST_STARTS:
             rows.start = self.counts.starts(rows.values.long(), chosen)
+        if self.target is not None:
+            own["target"] = self.target
         flow = ColumnFlow(
             self.cardinalities, counts=self.counts.arguments, ordinal=ordinal, **own, **network
         )
         flow.start_from(self.counts)
+        flow.fit_classifier(self.batch(rows, chosen))
         return flow
 
     def finish(
@@ -662,7 +670,8 @@ class TableAdapter(Adapter):
         """Use the held-out rows after training: they choose mixture weights, then are counted too.
 
         The flow is changed in place. Its mixture weights are those of `ColumnFlow.weigh`; without
-        held-out rows they stay. Then counts and regression are fitted anew to all of `chosen`. The
+        held-out rows they stay. Then counts, regression and the classifier of the target, if there
+        is one, are fitted anew to all of `chosen`. The
         parents of each column stay as `build` chose them, so call `build` first.
 
         Args:
@@ -673,6 +682,7 @@ class TableAdapter(Adapter):
                 are among `chosen`.
         """
         flow.weigh(self.batch(rows, held_out))
+        flow.fit_classifier(self.batch(rows, chosen))
         x = rows.values.numpy()[chosen].astype(int)
         flow.start_from(Counts.of(x, self.cardinalities, self.counts), regression=False)
 

@@ -510,7 +510,8 @@ def predictions(
     note = (
         "Accuracy, -log p of the class and seconds of CPU time, for a quarter of the rows. "
         f"Categories: columns with more than {MOST} different numbers are in {BINS} quantile bins. "
-        "Boosting: HistGradientBoostingClassifier with its defaults."
+        "Boosting: HistGradientBoostingClassifier with its defaults. Not told: the model without "
+        "the argument target."
     )
     write(out, rows, columns_, [note])
 
@@ -541,7 +542,9 @@ def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float)
     return pd.DataFrame(p, columns=model.classes_)
 
 
-def _predicted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
+def _predicted(
+    known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float, target: str | None = None
+) -> pd.DataFrame:
     """Return the probabilities of the classes of rows by `CategoricalModel`.
 
     Args:
@@ -549,16 +552,21 @@ def _predicted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: floa
         rows: M rows.
         seed: Seed of the training.
         minutes: CPU time of the training.
+        target: Column that the model is told to predict; None for a model that is not told.
 
     Returns:
         A table of M rows with a column for each class, ascending.
     """
-    model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
+    model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", target=target)
     p = model.predict_proba(rows.drop(columns="target"), "target")
     return p[sorted(p.columns)]
 
 
-PREDICTORS = {"boosting": _boosted, "model": _predicted}
+PREDICTORS = {
+    "boosting": _boosted,
+    "model": partial(_predicted, target="target"),
+    "not told": _predicted,
+}
 
 
 def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
