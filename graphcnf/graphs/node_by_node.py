@@ -21,7 +21,7 @@ those of the attention blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,12 +67,15 @@ SHARED = 4  # largest number of shared neighbours that attention biases distingu
 CELLS = 2**24  # number of pairs of nodes whose features are computed at once
 
 
-def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def most_edges_first(
+    adjacency: Tensor, sizes: Tensor, uniforms: Tensor, nearly_complete: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draw random node orders by maximum cardinality search, so that partial graphs are compact.
 
     The next node is always one with the most edges to earlier nodes (Tarjan & Yannakakis 1984). Of
-    these it is one with the most edges between its earlier neighbours. If several nodes are left,
-    all are equally likely.
+    these it is one with the most edges between its earlier neighbours, and of these, on demand, one
+    that has all its edges to earlier nodes, or all but one. If several nodes are left, all are
+    equally likely.
 
     Args:
         adjacency: Edges of B graphs, (B, N, N) bool.
@@ -80,6 +83,7 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
         uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
             node of graph b is the one of the possible nodes i with the smallest
             `uniforms[b, i, t]`.
+        nearly_complete: True to prefer nodes with at most one edge to nodes that are not there yet.
 
     Returns:
         Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
@@ -92,7 +96,10 @@ def most_edges_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tupl
     edges, among = (torch.zeros_like(waiting, dtype=torch.double) for _ in range(2))
     log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
     for t in range(nodes):
-        score = (edges * nodes**2 + among).masked_fill(~waiting, -1.0)
+        score = edges * nodes**2 + among
+        if nearly_complete:
+            score = score + 0.5 * (links.sum(2) - edges <= 1)
+        score = score.masked_fill(~waiting, -1.0)
         # After the last node, padding.
         score[:, t] = torch.where(waiting.any(1), score[:, t], math.inf)
         candidates = score == score.amax(1, keepdim=True)
@@ -737,7 +744,9 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
     rules_off = {"planar": False}
     redraw_check = "planarity check"
     why_unknown = "not connected, as all training graphs are"
-    draw_order = staticmethod(most_edges_first)
+    draw_order: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = staticmethod(
+        most_edges_first
+    )
 
     @keep_arguments
     def __init__(
