@@ -95,7 +95,14 @@ def variations(
 
 
 def _tensors(context: Context) -> dict[str, Tensor]:
-    """Return the fields of a context that are tensors, by name, without the mask."""
+    """Find the fields of a context that are tensors, but for the mask.
+
+    Args:
+        context: The context, of any class.
+
+    Returns:
+        `{name of the field: tensor}`.
+    """
     values = {f.name: getattr(context, f.name) for f in fields(context) if f.name != "mask"}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 

@@ -128,6 +128,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
             stream.reconfigure(errors="backslashreplace")
     try:
         words = sys.argv[1:] if arguments is None else arguments
+        # As a path, an empty argument would be the current folder.
         if "" in words:
             which = f"argument after {words[words.index('') - 1]}" if words[0] else "first argument"
             raise typer.BadParameter(f"the {which} is empty: is a shell variable not set?")

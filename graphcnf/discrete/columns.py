@@ -669,11 +669,12 @@ class ColumnMLP(AutoregressiveNetwork):
                 weights, seen = (weights + self.weights[slots].T) / 2 + self.tree[:, slots], known
             linear = start + weighted_sum(weights, rows.number, seen)
             linear = normalised(linear, owner - owner[0])
-        last = owner == self.order[-1]
-        if known is None and self.classifier is not None and last.any():
-            by_class = self.classifier(rows.number, rows.curves).to(linear)
-            linear = linear.clone()
-            linear[:, last] = by_class
+        if known is not None or self.classifier is None:
+            return linear
+        own = (owner == self.order[-1]).nonzero()[:, 0]
+        if len(own):
+            by_class = self.classifier(rows.number, rows.curves)
+            linear = linear.index_copy(1, own, by_class.to(linear))
         return linear
 
     def direct(self, rank: Tensor) -> Tensor:

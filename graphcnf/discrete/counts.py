@@ -456,7 +456,7 @@ class Counts:
         if like is None:
             shared = mutual_information(x, sizes)
             order = spanning_tree(shared)[0]
-            order = order[np.argsort(order == last, kind="stable")]
+            order = order[np.argsort(order == last, kind="stable")]  # all others stay in order
             some = x[:CHOOSING]
             chosen = [_parents(some, sizes, k, order, shared) for k in range(len(sizes))]
             parents, factors = ([pair[i] for pair in chosen] for i in (0, 1))

@@ -421,6 +421,8 @@ class TableAdapter(Adapter):
         array: If the training data were an array, numpy's name of its type, such as "float32"; None
             for a DataFrame. The columns of an array are labelled 0, 1, ...
         tensor: True if the training data were a torch tensor.
+        target: Number of the column that has a classifier and comes last in the flow's own order;
+            None for no such column.
         cardinalities: Number of categories of each column.
     """
 
@@ -671,8 +673,8 @@ class TableAdapter(Adapter):
 
         The flow is changed in place. Its mixture weights are those of `ColumnFlow.weigh`; without
         held-out rows they stay. Then counts, regression and the classifier of the target, if there
-        is one, are fitted anew to all of `chosen`. The
-        parents of each column stay as `build` chose them, so call `build` first.
+        is one, are fitted anew to all of `chosen`. The parents of each column stay as `build` chose
+        them, so call `build` first.
 
         Args:
             flow: Trained flow.

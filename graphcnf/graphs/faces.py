@@ -11,7 +11,10 @@ with its edges to *earlier* nodes. Its network also sees where the graph lies in
   new node of which two edges lead to no common face of any embedding makes the graph non-planar.
 - A planar graph may have several embeddings. Nodes are put, one after the other, into the longest
   face that has all their earlier neighbours. Where no face has them all, the graph so far is
-  embedded anew. In Delaunay triangulations that happens to one node in 1,600.
+  embedded anew. In Delaunay triangulations that happened to 6 of 9,600 nodes.
+- A *nearly complete* node has all its edges to earlier nodes, or all but one. Among nodes that
+  may come next, such nodes come first (`draw_order`): without that, 36 nodes had to be embedded
+  anew.
 
 The embedding is a function of the graph so far and of its node order, so that the density stays
 exact. It is a hint for the network: whether an edge leaves the graph planar is learned.
@@ -245,11 +248,12 @@ class FaceNetwork(GrowthNetwork):
 
 
 def draw_order(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw random node orders: `most_edges_first`, with nodes first that are nearly complete.
+    """Draw random node orders by `most_edges_first`; of equal nodes, nearly complete ones first.
 
-    The reason is a node inside a triangle, with edges to its three corners only, and a corner that
-    has no other neighbours yet either. Which of the two lies inside, later edges show. In this
-    order the inner one comes first, and the corner is put around it, into the longer face.
+    This makes the longest face the right one in triangulations. Two nodes may both have edges to
+    the ends of one edge, and to each other; one of them lies in the triangle of the others, and has
+    no further edges. If the other one came first, the inner one would be put outside. If the inner
+    one comes first, the other one is put around it.
 
     Args:
         adjacency: Edges of B graphs, (B, N, N) bool.

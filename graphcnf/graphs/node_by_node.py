@@ -73,9 +73,9 @@ def most_edges_first(
     """Draw random node orders by maximum cardinality search, so that partial graphs are compact.
 
     The next node is always one with the most edges to earlier nodes (Tarjan & Yannakakis 1984). Of
-    these it is one with the most edges between its earlier neighbours, and of these, on demand, one
-    that has all its edges to earlier nodes, or all but one. If several nodes are left, all are
-    equally likely.
+    these it is one with the most edges between its earlier neighbours, and of these, with
+    `nearly_complete`, one that has all its edges to earlier nodes, or all but one. If several nodes
+    are left, all are equally likely.
 
     Args:
         adjacency: Edges of B graphs, (B, N, N) bool.
@@ -83,7 +83,8 @@ def most_edges_first(
         uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
             node of graph b is the one of the possible nodes i with the smallest
             `uniforms[b, i, t]`.
-        nearly_complete: True to prefer nodes with at most one edge to nodes that are not there yet.
+        nearly_complete: True to prefer, among equal nodes, those with at most one edge to later
+            nodes.
 
     Returns:
         Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
@@ -98,7 +99,7 @@ def most_edges_first(
     for t in range(nodes):
         score = edges * nodes**2 + among
         if nearly_complete:
-            score = score + 0.5 * (links.sum(2) - edges <= 1)
+            score = score + 0.5 * (links.sum(2) - edges <= 1)  # decides between equal nodes only
         score = score.masked_fill(~waiting, -1.0)
         # After the last node, padding.
         score[:, t] = torch.where(waiting.any(1), score[:, t], math.inf)

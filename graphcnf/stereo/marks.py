@@ -509,7 +509,11 @@ class Constitution:
 
     @cached_property
     def _canonical(self) -> dict[Configuration, Configuration]:
-        """Answers of `canonical` so far, `{lowest of an orbit: canonical one of the orbit}`."""
+        """Return the cache of `canonical`, empty at first.
+
+        Returns:
+            `{lowest configuration of an orbit: canonical one of the orbit}`.
+        """
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:

@@ -388,6 +388,9 @@ def _new(
         other: Name of a row or column in the output by its printed name.
         tables: Tables of the output.
         place: How many cells with the same names came before on the page.
+
+    Returns:
+        `(value, sd, unit)` of the first figure of each cell that is quoted and has one.
     """
     rows, columns = (other.get(one, one).split(" + ") for one in (row, column))
     cells = [found_cells(tables, one, title)[place:] for one in rows for title in columns]

@@ -11,7 +11,7 @@ from random_orders import grown
 
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.faces import FACE, LONGEST, faces_of
+from graphcnf.graphs.faces import FACE, LONGEST, draw_order, faces_of
 from graphcnf.graphs.node_by_node import most_edges_first
 from graphcnf.scripts.benchmarks.graphs import planar
 from graphcnf.testing import assert_gradients_reach_every_parameter
@@ -20,12 +20,17 @@ from graphcnf.testing import assert_gradients_reach_every_parameter
 @pytest.fixture(scope="module")
 def triangulations():
     """Eight Delaunay triangulations, in orders as the model draws them."""
+    return in_order(8, draw_order)
+
+
+def in_order(count, draw):
+    """Delaunay triangulations whose nodes are numbered in the order that a function draws."""
     random, graphs = np.random.default_rng(0), []
     torch.manual_seed(0)
-    for _ in range(8):
+    for _ in range(count):
         links = torch.from_numpy(nx.to_numpy_array(planar(random), weight=None) > 0)[None]
         sizes = torch.tensor([links.shape[1]])
-        order, _ = most_edges_first(links, sizes, torch.rand(links.shape, dtype=torch.double))
+        order, _ = draw(links, sizes, torch.rand(links.shape, dtype=torch.double))
         links = links[0, order[0]][:, order[0]]
         graphs.append(nx.from_numpy_array(links.numpy()))
     return graphs
@@ -54,13 +59,33 @@ def test_at_all_times_the_faces_are_those_of_an_embedding(triangulations):
             assert nodes - part.number_of_edges() + len(walks) == 2
 
 
-def test_nodes_that_fit_into_no_face_are_rare_in_triangulations(triangulations, monkeypatch):
-    anew = []
+def test_nearly_complete_nodes_first_leave_few_nodes_that_fit_into_no_face(monkeypatch):
+    anew: list[int] = []
     embedded = nx.check_planarity
     monkeypatch.setattr(nx, "check_planarity", lambda graph: anew.append(1) or embedded(graph))
-    for graph in triangulations:
-        faces_of(earlier_of(graph))
-    assert len(anew) < 0.02 * sum(map(len, triangulations))
+    found = []
+    for draw in (draw_order, most_edges_first):
+        anew.clear()
+        for graph in in_order(60, draw):
+            faces_of(earlier_of(graph))
+        found.append(len(anew))
+    # About 2 and 14 are expected of 60 triangulations.
+    assert found[0] < 8 <= found[1]
+
+
+def test_the_probabilities_of_all_orders_add_up():
+    """Node 3 lies inside a triangle, node 4 outside; corner 2 of it has a further neighbour."""
+    graph = nx.Graph([(0, 1), (1, 2), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (5, 2)])
+    links = torch.from_numpy(nx.to_numpy_array(graph, range(6)) > 0).expand(20_000, -1, -1)
+    uniforms = torch.rand(len(links), 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    drawn = []
+    for draw in (draw_order, most_edges_first):
+        orders, nats = draw(links, torch.full((len(links),), 6), uniforms)
+        pairs = zip(map(tuple, orders.tolist()), nats.exp().tolist(), strict=True)
+        drawn.append(dict(pairs))
+        assert sum(drawn[-1].values()) == pytest.approx(1, abs=1e-9)
+    assert set(drawn[0]) < set(drawn[1])
+    assert all(order[0] == 5 for order in drawn[0])  # the only node with one edge
 
 
 def test_a_graph_that_becomes_non_planar_keeps_the_faces_that_it_had():
@@ -108,7 +133,7 @@ def test_the_density_is_exact(graphs_in_parts, double, check, cells, monkeypatch
         small = np.flatnonzero(graphs_in_parts.node_counts <= most)[:count]
         batch = GraphBatch.collate(graphs_in_parts, small)
         uniforms = torch.rand(*batch.mask.shape, batch.mask.shape[1])
-        order, _ = most_edges_first(batch.adjacency, batch.node_counts, uniforms)
+        order, _ = draw_order(batch.adjacency, batch.node_counts, uniforms)
         values = model.code.encode(batch.permute(order))[0]
         return Case.of(model.flow.transform, values, Context(batch.mask))
 
