@@ -15,12 +15,11 @@ from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path import node_states
-from graphcnf.graphs.path.completion import CompletingSupport, QuickCompletingSupport
+from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.node_states import Environments
+from graphcnf.graphs.path.node_states import NEVER, Environments
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
-from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.records import log_prob_in_batches, sample_records
 from graphcnf.testing import assert_stepping_agrees
 
@@ -63,49 +62,31 @@ def test_all_graphs_with_known_environments_are_possible_and_few_others(environm
     assert nodes < 3 or 0 < len(wanted) < 0.1 * len(every)
 
 
-@pytest.mark.parametrize("nodes", [2, 3, 4])
-def test_what_is_not_looked_up_is_possible(environments, nodes):
-    # Beside node 2, which must get node 1, a node that others can be attached to.
-    chain = PackedGraphs.from_lists([([0, 0, 2, 1], [(0, 1), (1, 2), (2, 3)], [0, 0, 1])])
-    arguments = with_those_of(environments, chain).arguments()
-    code = DepthFirstCode(4, [3, 3], **SIZES)
-    quick = support_with_rules(code, [1, 1], None, arguments)
-    assert quick.attaches_alone.any() and not quick.attaches_alone.all()
-    whole = CompletingSupport(code, [1, 1], Environments.of(arguments, 3, 2))
-    codes = every_code(whole, code.cardinalities, nodes)
-    assert torch.equal(codes, every_code(quick, code.cardinalities, nodes))
-
-
-@pytest.mark.parametrize("weights", ["zinc250k", "moses"])
-def test_shipped_rules_are_the_same_with_everything_looked_up(weights):
-    model = GraphModel.from_pretrained(weights)
-    quick = model.network.support
-    whole = CompletingSupport(model.code, quick.states.weights[1:].tolist(), quick.environments)
-    batch = sample_records(model, range(64), seed=3)
-    x, _ = model.code.encode(GraphBatch.collate(batch))
-    path = Path.before_each(x, quick.states, quick.pad)
-    to_come = torch.from_numpy(batch.node_counts)[:, None] - 1 - torch.arange(x.shape[1])
-    real = (to_come >= 0).flatten()
-    start = path.levels.state[real], path.depth[real], to_come.flatten()[real]
-    news = [quick.new_nodes(*start), whole.new_nodes(*start)]
-    for value in x.flatten(0, 1)[real].unbind(1):
-        assert torch.equal(*(new.possible for new in news))
-        enough = quick._has_enough_free(news[0])
-        assert enough.any() and not enough.all()
-        news = [quick.add(news[0], value), whole.add(news[1], value)]
+def test_few_environments_hardly_keep_drawing_from_completing_nodes():
+    model = GraphModel.from_pretrained("zinc250k")
+    support = model.network.support
+    merged = support.environments.node_representatives, support.environments.edge_representatives
+    few = with_those_of(Environments(*merged), sample_records(model, range(100), seed=1))
+    edge_weights = support.states.weights[1:].tolist()
+    model.network.support = CompletingSupport(model.code, edge_weights, few)
+    # One is expected, as of 4 in 3,000. Without one of the conditions 1 to 3, or of the first two
+    # rules for backtracks, there are 15 or more.
+    assert (~are_known(few, sample_records(model, range(1_000), seed=9))).sum() < 10
 
 
 @pytest.mark.parametrize("weights", [None, "zinc250k", "moses"])
-def test_rules_are_the_same_on_paths_of_any_states(environments, weights):
+def test_what_is_not_looked_up_meets_the_conditions(environments, weights, monkeypatch):
+    # Condition 4 is not asked of values that are not looked up.
+    everything = lambda self, new, edges: torch.ones_like(edges.asks_for_next)  # noqa: E731
+    monkeypatch.setattr(CompletingSupport, "_can_attach_next", everything)
     code, shipped = DepthFirstCode(4, [3, 3], **SIZES), None
     if weights is not None:
         model = GraphModel.from_pretrained(weights)
         code, shipped = model.code, model.network.support
         environments = shipped.environments
     edge_weights = [1, 1] if shipped is None else shipped.states.weights[1:].tolist()
-    quick, whole = (
-        c(code, edge_weights, environments) for c in (QuickCompletingSupport, CompletingSupport)
-    )
+    quick, whole = (CompletingSupport(code, edge_weights, environments) for _ in range(2))
+    whole.enough_free = NEVER
     generator = torch.Generator().manual_seed(0)
     rows, levels = 2_000, 5
     state = torch.randint(1, len(quick.room), (rows, quick.pad + levels + 1), generator=generator)
@@ -115,7 +96,7 @@ def test_rules_are_the_same_on_paths_of_any_states(environments, weights):
     news = [support.new_nodes(state, depth, to_come) for support in (quick, whole)]
     for _ in code.cardinalities:
         assert torch.equal(*(new.possible for new in news))
-        enough = quick._has_enough_free(news[0])
+        enough = quick._free(news[0]) >= quick.enough_free
         assert enough.any() and not enough.all()
         allowed = quick.allowed(news[0]).float()
         value = torch.multinomial(allowed, 1, generator=generator)[:, 0]

@@ -15,7 +15,7 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import CodedModel
-from graphcnf.graphs.path.completion import QuickCompletingSupport
+from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.node_states import Environments
@@ -41,7 +41,7 @@ def support_with_rules(
             effect. None for no such rule.
 
     Returns:
-        The rules for the values of each variable of the next node: a `QuickCompletingSupport` with
+        The rules for the values of each variable of the next node: a `CompletingSupport` with
         environments, else a `Support` with `states_of_sums` or `states_without_rules`.
 
     Raises:
@@ -55,7 +55,7 @@ def support_with_rules(
         )
     if environments is not None:
         known = Environments.of(environments, categories, code.edge_categories)
-        return QuickCompletingSupport(code, edge_weights, known)
+        return CompletingSupport(code, edge_weights, known)
     from graphcnf.graphs.path.sum_states import states_of_sums, states_without_rules
 
     if largest_sums is None:
