@@ -3,7 +3,7 @@
 - Inputs and outputs are (B, N, D): B *rows* of a batch, N *positions* in each row, D channels. In
   the methods for drawing, positions are the first axis, (M, B, D).
 - An *attention bias* is a number that is added to an attention score, for each attention head and
-  pair of positions. It may say how far apart they are. The number `HIDDEN` (-30,000) keeps a
+  pair of positions. It may say how far apart they are. The number `MASKED` (-30,000) keeps a
   position from attending to another one, such as a later one.
 - *Keys*, *values* and *queries* are those of attention; the *feed-forward channels* are the hidden
   units of the other half of a block.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -3e4  # added to the attention scores of positions that may not be attended to
+MASKED = -3e4  # added to the attention scores of positions that may not be attended to
 ROWS = 256  # rows whose attention a CPU computes at once: as many as fit into its caches
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -151,7 +151,7 @@ class Block(nn.Module):
         """Update the next M positions of every row, which attend to the N positions so far.
 
         The N positions include the M new ones. So a new position attends to all new ones, also to
-        later ones, unless the bias between them is `HIDDEN` (-30,000).
+        later ones, unless the bias between them is `MASKED` (-30,000).
 
         Args:
             x: Channels of the M new positions, (M, B, D).

@@ -35,7 +35,7 @@ from graphcnf.categorical.autoregressive import (
     InSequence,
     Step,
 )
-from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.categorical.transformer import MASKED, Transformer
 from graphcnf.discrete.ngrams import NGrams, longest_context
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context, log_term_dtype
@@ -213,7 +213,7 @@ class CausalAttention(AutoregressiveNetwork):
         before = self.before(torch.where(mask, x[..., 0], 0))
         h = self._inputs(before, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
         distance = number[:, None] - number
-        bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
+        bias = self.by_distance[:, distance.clamp(min=0)] + MASKED * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
         start = getattr(context, "start", None)
         if start is None:

@@ -43,7 +43,7 @@ from graphcnf.categorical.autoregressive import (
 from graphcnf.categorical.categorical_flow import CategoricalFlow
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
-from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
+from graphcnf.categorical.transformer import MASKED, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import logistic_log_density
 from graphcnf.flows.composition import Sequential
@@ -251,7 +251,7 @@ class SetNetwork(nn.Module):
             Parameters, (B, L, outputs).
         """
         for block in self.blocks:
-            h = block(h, HIDDEN * ~visible)
+            h = block(h, MASKED * ~visible)
         return self.leave(h)
 
 

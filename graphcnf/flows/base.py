@@ -97,7 +97,11 @@ def _draw(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draw numbers of a distribution; the other arguments are those of `draw_uniform`."""
+    """Draw numbers of a distribution; the other arguments are those of `draw_uniform`.
+
+    Raises:
+        ValueError: if there are generators, but not one for each record.
+    """
     dtype = dtype or torch.get_default_dtype()
     if generator is None or isinstance(generator, torch.Generator):
         # A torch generator draws on its own device only, which may differ from the result's.

@@ -103,6 +103,10 @@ class Coupling(Bijection):
 
         Returns:
             All channels ``(B, ..., D)``, and the log-det ``(B,)`` in nats.
+
+        Raises:
+            ValueError: if there are not more channels than `split`, or the network returns another
+                number of parameters than the transformed channels need.
         """
         parts = prepare(x, context.mask).tensor_split([self.split], -1)
         fixed, moved = parts[self.swap], parts[not self.swap]

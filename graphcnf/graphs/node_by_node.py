@@ -35,7 +35,7 @@ from graphcnf.categorical.autoregressive import (
     InSequence,
     Step,
 )
-from graphcnf.categorical.transformer import HIDDEN, Transformer, zero_init
+from graphcnf.categorical.transformer import MASKED, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.random_order import RandomOrder
@@ -483,7 +483,7 @@ class GrowthNetwork(AutoregressiveNetwork):
             h = h.index_put((graph, node), inputs)
         back = (number[:, None] - number).clamp(min=0)
         bias = self.biases(earlier, _shared(earlier, links), back).movedim(-1, 1)
-        bias = bias.masked_fill(number > number[:, None], HIDDEN)
+        bias = bias.masked_fill(number > number[:, None], MASKED)
         h = self.norm(self.blocks(self.dropout(h), bias))
         nodes = self.as_node(h)
         h = torch.cat([self.initial.expand(len(h), 1, -1).to(h), h[:, :-1]], 1)

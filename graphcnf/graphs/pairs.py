@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from graphcnf.arguments import check
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding
-from graphcnf.categorical.transformer import HIDDEN, ReadOut, Transformer, zero_init
+from graphcnf.categorical.transformer import MASKED, ReadOut, Transformer, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, logistic_log_density
 from graphcnf.flows.composition import SequentialBijection
@@ -330,7 +330,7 @@ class PairNetwork(nn.Module):
             bias = bias + self.relative[:, steps]
         if self.relations is not None:
             bias = bias + self.relations(context.adjacency.to(h.dtype)).permute(0, 3, 1, 2)
-        bias = bias.masked_fill(~mask[:, None, None, :], HIDDEN)
+        bias = bias.masked_fill(~mask[:, None, None, :], MASKED)
         if not self.pair_in:
             return self.node_out(self.blocks(h, bias))
         index, keep = latents.index, latents.pair_mask[..., None]

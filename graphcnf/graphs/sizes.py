@@ -104,6 +104,9 @@ class SizePrior:
 
         Returns:
             (B, S), on the device of the network.
+
+        Raises:
+            ValueError: if the model was trained without conditions.
         """
         if self.network is None:
             raise ValueError("this model was trained without conditions")

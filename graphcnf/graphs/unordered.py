@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.categorical.transformer import HIDDEN, Block, Cache, Transformer
+from graphcnf.categorical.transformer import MASKED, Block, Cache, Transformer
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
@@ -152,7 +152,7 @@ class RoundNetwork(PathNetwork):
         """
         heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
         # The last block sees the other blocks' outputs up to the first position of the round.
-        last_bias = bias[:, -heads:].masked_fill(number > self.first(number)[:, None], HIDDEN)
+        last_bias = bias[:, -heads:].masked_fill(number > self.first(number)[:, None], MASKED)
         return self.last(h, last_bias, self.blocks(h, bias[:, :-heads]))
 
     def first(self, number):
@@ -201,7 +201,7 @@ class RoundState(PathState):
         if number == net.first(number):
             inputs = torch.stack([h[:rows] for h, _ in self.waiting])
             shape = len(inputs), number + 1, rows, bias.shape[-1] - heads
-            biases = inputs.new_full(shape, HIDDEN)
+            biases = inputs.new_full(shape, MASKED)
             for padded, (_, known) in zip(biases, self.waiting, strict=True):
                 padded[: len(known)] = known[:, :rows]
             self.waiting = []

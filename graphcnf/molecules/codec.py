@@ -115,6 +115,11 @@ def _read(
         error: Type of the exception for text that cannot be read.
         read: RDKit's function from the text to a molecule, None where it cannot be read.
         extension: CXSMILES extension of the text, which messages show.
+
+    Raises:
+        Exception: of the type `error`, if RDKit cannot read the text, or would read it otherwise
+            than it is written: with blanks, other characters than ASCII, or elements that do not
+            exist.
     """
     text = text.strip(" \t\r\n")
     whole = f"{text} {extension}" if extension else text

@@ -8,13 +8,16 @@ two questions: what does each node still need, and can the nodes to come bring i
 
 - Its *missing* edges are the least number of further ones that complete it. No two of them lead to
   the same node.
-- Its *ends* are how many of these must lead to nodes that get no second edge.
-- Its *rest* is the number of the others.
+- Its *terminals* are the least number of missing edges to terminal nodes, which get no second edge.
+- Its *rest* is missing minus terminals.
 
-*What the nodes to come can bring:* an end serves one node only. So the ends that nodes still need
-are taken off the number of nodes to come; those that remain are *free*:
+*What the nodes to come can bring:* a terminal node serves one other node only. So the terminals
+that nodes still need are taken off the number of nodes to come; those that remain are *free*:
 
-    free = to_come - sum of the ends of all nodes on the path and of the new node
+    free = to_come - sum of the terminals of all nodes on the path and of the new node
+
+Missing and terminals are the least each of its own, perhaps of two different ways to complete a
+node. So rest <= free says no more than missing <= to_come - terminals of all other nodes.
 
 A free node can serve several nodes, by the edge to its parent and by closures, but it brings each
 of them one edge at most. So each node needs as many free nodes as its rest, and several nodes may
@@ -36,10 +39,10 @@ parent or the end of a closure, is possible if after it
 For example, let nodes get only the edges that they have in acetamide, CC(N)=O, whose nodes are c,
 c, n and o. What nodes need while they are drawn in this order:
 
-    path     node and its edges   ends   rest
-    c        c: none              0      1      a c must follow, which may get further edges
-    c-c      c: c, at either end  0      0      complete, as the c of the methyl group
-    c-c-n    c: c, n, at level 1  1      0      an o must follow, which gets no further edge
+    path     node and its edges   terminals   rest
+    c        c: none              0           1      a c must follow, which gets further edges
+    c-c      c: c, at either end  0           0      complete, as the c of the methyl group
+    c-c-n    c: c, n, at level 1  1           0      an o must follow, which gets no further edge
 
 After the first c, a node must be to come: rest <= free is 1 <= 0 without one. After the path c-c,
 an n at level 1 is possible if another node is to come after it: `free` is 1 - 1 = 0. With none to
@@ -83,18 +86,21 @@ class NeededEdges(nn.Module):
         closures: Largest number of closures of a node.
 
     Attributes:
-        ends: Least number of missing edges to ends, (S,) long; `NEVER` for a state that new nodes
-            alone cannot complete.
+        terminals: Least number of missing edges to terminal nodes, (S,) long; `NEVER` for a state
+            that new nodes alone cannot complete.
         rest: Number of the other missing edges, (S,) long.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
         lowered: Entry [s, label, c] is True if an edge with this label to a node of category c
-            lowers the rest of a node in state s and does not raise its ends, (S, E + 1, C) bool.
+            lowers the rest of a node in state s and does not raise its terminals, (S, E + 1, C)
+            bool.
         free_to_attach: Least number of free nodes, beside the new node itself, with which it can be
-            attached to a node so that both can still be completed, by room and state of that node,
-            (ROOMS, S) long; `NEVER` if none can be attached.
+            attached to a node so that both can still be completed, by the room that both must have
+            and the state of the node, (ROOMS, S) long; `NEVER` if none can be attached. It is the
+            least used + max(rest of the node, rest of the new node - `closures`) after the edge
+            between them, where `used` is by how much `free` falls.
     """
 
-    ends: Tensor
+    terminals: Tensor
     rest: Tensor
     is_incomplete: Tensor
     lowered: Tensor
@@ -104,26 +110,24 @@ class NeededEdges(nn.Module):
         super().__init__()
         after = states.after
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
-        leads_to_end = gets_no_edge[leaf].long()
+        leads_to_terminal = gets_no_edge[leaf].long()
         cost_if_left = torch.where(states.complete, 0, NEVER)
         missing = states.least_cost(cost_if_left, torch.where(attaches[0], 1, NEVER))
-        ends = states.least_cost(cost_if_left, torch.where(attaches[0], leads_to_end, NEVER))
-        # Each is the least of its own, perhaps of two different ways to complete the node. So
-        # rest <= free says no more than missing <= to_come - ends of the other nodes.
-        rest = missing - ends
+        cost = torch.where(attaches[0], leads_to_terminal, NEVER)
+        terminals = states.least_cost(cost_if_left, cost)
+        rest = missing - terminals
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]
-        needs_no_more_ends = ends[after] <= ends[:, None, None]
-        # By how much `free` falls once the new node is there: -1 for an end that was missing.
-        used = ends[after] + ends[leaf] - ends[:, None, None]
-        # Conditions 1 and 3, for the parent and the new node:
+        needs_no_more_terminals = terminals[after] <= terminals[:, None, None]
+        # -1 for a terminal that was missing.
+        used = terminals[after] + terminals[leaf] - terminals[:, None, None]
         least_free = used + rest[after].maximum(rest[leaf] - closures)
         set_tables(
             self,
-            ends=ends,
+            terminals=terminals,
             rest=rest,
             is_incomplete=(missing > 0).long(),
-            lowered=has_less_rest & needs_no_more_ends & (after != UNKNOWN),
+            lowered=has_less_rest & needs_no_more_terminals & (after != UNKNOWN),
             free_to_attach=torch.where(attaches, least_free, NEVER).amin((2, 3)),
         )
 
@@ -186,10 +190,10 @@ class CompletingSupport(Support):
         ...     path.add(number, torch.tensor([x]), support.states)
         >>> new = support.new_nodes(path.levels.state, path.depth, to_come=torch.tensor([0]))
         >>> state = new.state[0, support.pad :][:3]
-        >>> [table[state].tolist() for table in (support.needed.ends, support.needed.rest)]
+        >>> [table[state].tolist() for table in (support.needed.terminals, support.needed.rest)]
         [[0, 1, 0], [0, 0, 0]]
 
-        The c at level 1 misses an end. It must not be left, so that only a backtrack of 1 is
+        The c at level 1 misses a terminal. It must not be left, so that only a backtrack of 1 is
         possible, and then only label 2, the double edge, with category 2:
 
         >>> support.allowed(new).tolist()
@@ -202,9 +206,9 @@ class CompletingSupport(Support):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
         self.needed = NeededEdges(self.states, self.attaches, self.leaf, closures=self.entries - 1)
-        # An edge takes at most the largest number of ends off `free` for either node, and after it
-        # no rest is larger than the largest one.
-        self.enough_free = 2 * int(self.needed.ends.max()) + int(self.needed.rest.max())
+        # An edge takes at most the largest number of terminals off `free` for either node, and
+        # after it no rest is larger than the largest one.
+        self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
     def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U, 1) bool; see `Support`."""
@@ -213,19 +217,31 @@ class CompletingSupport(Support):
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
         parent = self._parent_columns(new)
-        room = self._room_needed(new, parent)
-        least_free = self.needed.free_to_attach[room, new.state.gather(1, parent)]
-        free = self._free(new)
-        completable = (parent >= last_incomplete[:, None]) & (least_free <= free[:, None])
-        fits = possible & completable[..., None]
+        room_index = self._room_index(new, parent)
+        least_free = self.needed.free_to_attach[room_index, new.state.gather(1, parent)]
+        fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
+        fits = possible & fits[..., None]
+        return _if_any(self._serving_who_wait(new, fits), possible)
 
-        # If a node waits for a closure, edges are looked up.
-        waits = self.needed.rest[new.state].amax(1) > free
-        row, backtrack = (fits[..., 0] & waits[:, None]).nonzero(as_tuple=True)
+    def _serving_who_wait(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        """Return which backtracks leave an edge that meets the conditions, if a node waits for one.
+
+        A node on the path waits for a closure of the new node if its rest is larger than `free`.
+
+        Args:
+            new: M new nodes in the stage of the backtrack.
+            possible: Their possible backtracks so far, (M, U, 1) bool.
+
+        Returns:
+            Those that leave such an edge, and all if no node waits, (M, U, 1) bool.
+        """
+        waits = self.needed.rest[new.state].amax(1) > self._free(new)
+        row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
         attached = replace(new[row], column=new.column[row] - backtrack)
         edges = self._completable_attachments(attached, super()._possible_attachments(attached))
+        fits = possible.clone()
         fits[row, backtrack, 0] = edges.flatten(1).any(1)
-        return _if_any(fits, possible)
+        return fits
 
     def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return the possible edges to parents, and categories with them; see `Support`."""
@@ -258,10 +274,11 @@ class CompletingSupport(Support):
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.
 
-        Before the first edge of a new node it may be -1: the node itself may be a missing end.
+        Before the first edge of a new node it may be -1: the node itself may be a missing terminal.
         Nodes below its parent are added up, too; they are complete, and miss nothing.
         """
-        return new.to_come - self.needed.ends[new.state].sum(1) - self.needed.ends[new.own_state]
+        terminals = self.needed.terminals
+        return new.to_come - terminals[new.state].sum(1) - terminals[new.own_state]
 
     def _not_certain(self, new: UndecidedNodes, possible: Tensor) -> tuple[Tensor, ...]:
         """Return the possible values of new nodes that have too few free nodes to be certain.
@@ -289,14 +306,14 @@ class CompletingSupport(Support):
             label: Labels of the edges, (K,) long; 0 for no further edge.
             length: Their lengths, (K,) long; 1 to the parent, 0 for no further edge.
         """
-        ends = self.needed.ends
+        terminals = self.needed.terminals
         column = new.column[row] - length
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
-        # `_free` has taken off the ends of `new.own_state`, not of `own`. Before the category of
-        # the new node is decided this is `NO_NODE`, of which no ends are taken off.
-        ends_before = ends[other] + ends[new.own_state[row]]
-        free = self._free(new)[row] + ends_before - ends[other_after] - ends[own_after]
+        # `_free` has taken off the terminals of `new.own_state`, not of `own`. Before the category
+        # of the new node is decided this is `NO_NODE`, of which none are taken off.
+        before = terminals[other] + terminals[new.own_state[row]]
+        free = self._free(new)[row] + before - terminals[other_after] - terminals[own_after]
         closures_left = self.entries - 1 - new.variable.edge_number
         return PossibleEdges(
             row=row,
@@ -346,7 +363,7 @@ class CompletingSupport(Support):
 
     def _can_attach_next(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
         """Return after which edges condition 4 holds: a next node finds a parent, (K,) bool."""
-        to_attach = self.needed.free_to_attach[0]
+        to_attach = self.needed.free_to_attach[0]  # `Support` has seen to the room
         least = to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
             least = least.minimum(to_attach[state])

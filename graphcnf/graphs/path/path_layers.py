@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.transformer import HIDDEN, ReadOut, zero_init
+from graphcnf.categorical.transformer import MASKED, ReadOut, zero_init
 from graphcnf.graphs.path.depth_first import COMMON_VARIABLES
 from graphcnf.graphs.path.node_states import unpacked_neighbour
 from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels
@@ -251,7 +251,7 @@ class AttentionBiases(nn.Module):
         number = torch.arange(size, device=on_path.device)
         distance = number[:, None] - number
         by_distance = self.by_distance[:, distance.clamp(min=0)]
-        by_distance = by_distance + torch.where(distance < 0, HIDDEN, 0.0)
+        by_distance = by_distance + torch.where(distance < 0, MASKED, 0.0)
         # 1 where a position holds the node at a level, else 0.
         holds = by_distance.new_zeros(len(on_path), SEEN_LEVELS, size, size)
         holds.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)

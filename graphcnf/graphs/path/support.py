@@ -71,7 +71,8 @@ class UndecidedNodes:
     """M new nodes while their variables are decided one after the other.
 
     Nodes of the path stand in columns, `Support.pad` of `NO_NODE` first, then level 0, 1, ...; an
-    edge of length l leads to the node l columns before the new one (1 for the parent).
+    edge of length l leads to the node l columns before the new one (1 for the parent). Nodes from
+    which a backtrack leads away stay in their columns: they get no further edge.
 
     Attributes:
         state: State of the node in each column, (M, W) long, with the edges of the new node that
@@ -155,7 +156,7 @@ class Support(nn.Module):
         self.cardinalities = code.cardinalities
         self.entries = code.entries
         self.states = states
-        self.reach = code.cardinalities[0] - 1
+        self.reach = code.longest[0]
         self.branches = self.reach > 0
         # The largest backtrack from level -1, before the first node, still leads to a column.
         self.pad = max(SEEN_LEVELS, *code.longest) + 1
@@ -295,9 +296,9 @@ class Support(nn.Module):
         A first node has no parent, and the backtrack 0.
         """
         parent = self._parent_columns(new)
-        needed = self._room_needed(new, parent)
-        fits = self.attaches_at[needed, new.state.gather(1, parent)]
-        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[needed[:, 0]]
+        room_index = self._room_index(new, parent)
+        fits = self.attaches_at[room_index, new.state.gather(1, parent)]
+        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[room_index[:, 0]]
         return fits[..., None]
 
     def _is_first(self, new: UndecidedNodes) -> Tensor:
@@ -321,12 +322,12 @@ class Support(nn.Module):
             first node has no parent, and the label 0.
         """
         parent = new.column[:, None] - 1
-        needed = self._room_needed(new, parent)[:, 0]
-        possible = self.attaches[needed, new.state.gather(1, parent)[:, 0]]
-        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[needed]
+        room_index = self._room_index(new, parent)[:, 0]
+        possible = self.attaches[room_index, new.state.gather(1, parent)[:, 0]]
+        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[room_index]
         return possible
 
-    def _room_needed(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
+    def _room_index(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
         """Return how much room new nodes and their parents need together.
 
         It is for the nodes to come that do not fit at the other possible parents of the next node.
