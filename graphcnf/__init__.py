@@ -1,6 +1,7 @@
 """Molecular graphs and other discrete data with categorical normalizing flows.
 
-From molecules down to tensors, each folder built on the next:
+From molecules down to tensors, each folder built on those below it; the model in `graphs/path` is
+loaded by its name, and built on `graphs` as well:
 
     molecules     a molecule as a typed graph: `MoleculeFlow`, vocabulary, codec, validity
     graphs        densities of typed graphs: `GraphModel`, batches, sizes, drawing of many

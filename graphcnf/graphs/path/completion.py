@@ -23,7 +23,7 @@ A free node can serve several nodes, by the edge to its parent and by closures, 
 of them one edge at most. So each node needs as many free nodes as its rest, and several nodes may
 count on the same ones. The new node, too, can bring an edge to each node, as long as it may still
 get a closure; closures lead further and further up. An edge from the new node to another node, its
-parent or the end of a closure, is possible if after it
+parent or the end of a closure, is possible if after it these *requirements* hold:
 
     1. rest <= free, for the other node and all nodes below it;
     2. rest <= free, for all nodes above the other one, or rest = free + 1 if a later closure of the
@@ -48,11 +48,11 @@ After the first c, a node must be to come: rest <= free is 1 <= 0 without one. A
 an n at level 1 is possible if another node is to come after it: `free` is 1 - 1 = 0. With none to
 come `free` would be -1, since the c at level 1 could not be completed any more.
 
-The conditions are necessary, but not sufficient: drawing may come to a node that it cannot
+The requirements are necessary, but not sufficient: drawing may come to a node that it cannot
 complete, which is then left as it is. They never rule out a graph whose environments are known;
 `Support` does only where its `ROOMS` say so. They could be stricter: of the nodes above, only the
 last of those with the largest rest is looked at. Nodes that must follow a node to come are not
-counted. A node counts for condition 4 although it may be out of reach of backtracks.
+counted. A node counts for requirement 4 although it may be out of reach of backtracks.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class PossibleEdges:
         other_state: State of the other node with it, (K,) long.
         free: Number of free nodes after it, (K,) long.
         closures_left: How many closures the new node may still get after it, (K,) long.
-        asks_for_next: Whether condition 4 is asked: it is an edge to the parent, and all nodes to
+        asks_for_next: Whether requirement 4 is asked: it is an edge to the parent, and all nodes to
             come are free, (K,) bool.
     """
 
@@ -160,10 +160,10 @@ class CompletingSupport(Support):
     """Support of a model that knows environments: a node is left only when it is complete.
 
     Of the values that `Support` allows in a stage of a new node, two kinds are ruled out. One is an
-    edge after which a condition of this module does not hold. The other is a backtrack that leaves
-    a node with missing edges, or after which no edge is left: the parent and a node attached to it
-    would need more free nodes than there are (`NeededEdges.free_to_attach`), or a node waits for a
-    closure that none of these could get. If no value remains, all that `Support` allows are
+    edge after which a requirement of this module does not hold. The other is a backtrack that
+    leaves a node with missing edges, or after which no edge is left: the parent and a node attached
+    to it would need more free nodes than there are (`NeededEdges.free_to_attach`), or a node waits
+    for a closure that none of these could get. If no value remains, all that `Support` allows are
     possible, and drawing may leave a node incomplete.
 
     Args:
@@ -174,8 +174,8 @@ class CompletingSupport(Support):
     Attributes:
         environments: The known environments.
         needed: What nodes in each state still need.
-        enough_free: With so many free nodes before an edge, nothing is looked up: conditions 1 to 3
-            hold after it, and 4 is not asked.
+        enough_free: With so many free nodes before an edge, nothing is looked up: requirements 1 to
+            3 hold after it, and 4 is not asked.
 
     Examples:
         Acetamide before its last node; the nodes c, n and o are the categories 0, 1 and 2:
@@ -224,9 +224,10 @@ class CompletingSupport(Support):
         return _if_any(self._serving_who_wait(new, fits), possible)
 
     def _serving_who_wait(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which backtracks leave an edge that meets the conditions, if a node waits for one.
+        """Return which backtracks leave an edge that meets the requirements.
 
-        A node on the path waits for a closure of the new node if its rest is larger than `free`.
+        They are looked up only if a node on the path waits for a closure of the new node: its rest
+        is larger than `free`.
 
         Args:
             new: M new nodes in the stage of the backtrack.
@@ -249,7 +250,7 @@ class CompletingSupport(Support):
         return _if_any(self._completable_attachments(new, possible), possible)
 
     def _completable_attachments(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which attachments that `Support` allows meet the conditions, (M, E + 1, C) bool.
+        """Return which attachments meet the requirements, (M, E + 1, C) bool.
 
         Args:
             new: M new nodes in the columns that their backtracks lead to.
@@ -326,20 +327,20 @@ class CompletingSupport(Support):
         )
 
     def _serves(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which of K edges of M new nodes all four conditions hold, (K,) bool."""
+        """Return after which of K edges of M new nodes all four requirements hold, (K,) bool."""
         other_and_below = self._serves_other_and_below(new, edges)
         path = other_and_below & self._serves_above(new, edges)
         return path & self._serves_new(new, edges) & self._can_attach_next(new, edges)
 
     def _serves_other_and_below(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges condition 1 holds: nodes from the other one down, (K,) bool."""
+        """Return after which edges requirement 1 holds: nodes from the other down, (K,) bool."""
         # The largest rest in each column and all to its right:
         largest = self.needed.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
         return below.maximum(self.needed.rest[edges.other_state]) <= edges.free
 
     def _serves_above(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges condition 2 holds: nodes above the other one, (K,) bool."""
+        """Return after which edges requirement 2 holds: nodes above the other one, (K,) bool."""
         # The largest rest in each column and all to its left, and the last column that has it:
         largest, its_column = self.needed.rest[new.state].cummax(1)
         largest = largest[edges.row, edges.column - 1]
@@ -351,7 +352,7 @@ class CompletingSupport(Support):
         return fits
 
     def _serves_new(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges condition 3 holds: the new node itself, (K,) bool."""
+        """Return after which edges requirement 3 holds: the new node itself, (K,) bool."""
         short = self.needed.rest[edges.own_state] - edges.free
         fits = short <= 0
         k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
@@ -362,7 +363,7 @@ class CompletingSupport(Support):
         return fits
 
     def _can_attach_next(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges condition 4 holds: a next node finds a parent, (K,) bool."""
+        """Return after which edges requirement 4 holds: a next node finds a parent, (K,) bool."""
         to_attach = self.needed.free_to_attach[0]  # `Support` has seen to the room
         least = to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
