@@ -25,7 +25,7 @@ For example, acetamide, CC(N)=O, of the node categories c, n and o (0, 1, 2):
 Before node 3, the path is c-c-n, and what is known of its nodes stands in columns (`paths`):
 
     level             0     1     2
-    position          1     2     3            number of the node plus 1; 0: no node
+    held_at           1     2     3            number of the node plus 1; 0: no node
     category          0     0     1
     weight            1     2     1            sum of the weights of its edges, here their labels
     degree            1     2     1

@@ -253,7 +253,7 @@ class PathNetwork(AutoregressiveNetwork):
         """
         levels, neighbours = path.last_levels(len(to_come))
         h = self.features(levels, neighbours, before, number, to_come, folded.embeddings)
-        return h, levels.position
+        return h, levels.held_at
 
     def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
         """Embed the conditions of graphs, for M positions each.

@@ -38,7 +38,14 @@ UNKNOWN = 0
 and needs nothing more, so that it never blocks drawing."""
 NO_NODE = UNKNOWN
 """State where no node is: in columns beside the path, and in place of the parent of a first node.
-It is the same number, since all that is said of `UNKNOWN` holds."""
+It is the same number, since all that is said of `UNKNOWN` holds:
+
+    table                          entry of state 0
+    `NodeStates.after`             0 after any edge
+    `NodeStates.complete`          True
+    `Support.room`                 0: no node can be attached
+    `NeededEdges`                  nothing is missing
+"""
 # Limits on what a saved model may ask for: edges of a node in an environment, and states.
 MOST_EDGES = 12
 MOST_STATES = 50_000

@@ -68,7 +68,7 @@ def level_codes(levels: Levels) -> Tensor:
     """
     code = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
     code = code * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
-    return torch.where(levels.position > 0, code * 2 + levels.on_ring + 1, 0)
+    return torch.where(levels.held_at > 0, code * 2 + levels.on_ring + 1, 0)
 
 
 @dataclass

@@ -27,8 +27,8 @@ class Levels(NamedTuple):
     are paths and columns are levels.
 
     Attributes:
-        position: Number of the node in its graph plus 1; 0 where there is no node. It is also the
-            position of the network's attention that holds the node.
+        held_at: Position of the network's attention that holds the node: its number in the graph
+            plus 1. 0 where there is no node.
         category: Category of the node.
         weight: Sum of the weights of its edges so far.
         degree: Number of its edges so far.
@@ -38,7 +38,7 @@ class Levels(NamedTuple):
             `NodeStates`.
     """
 
-    position: Tensor
+    held_at: Tensor
     category: Tensor
     weight: Tensor
     degree: Tensor
@@ -183,7 +183,7 @@ class Path:
         """
         zero = torch.zeros_like(category)
         node = Levels(
-            position=zero + number + 1,
+            held_at=zero + number + 1,
             category=category,
             weight=zero,
             degree=zero,
