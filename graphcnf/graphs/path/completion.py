@@ -88,7 +88,7 @@ class NeededEdges(nn.Module):
     Attributes:
         terminals: Least number of missing edges to terminal nodes, (S,) long; `NEVER` for a state
             that new nodes alone cannot complete.
-        rest: Number of the other missing edges, (S,) long.
+        rest: Missing edges minus `terminals`, (S,) long.
         is_incomplete: 1 if edges are missing, else 0, (S,) long.
         lowered: Entry [s, label, c] is True if an edge with this label to a node of category c
             lowers the rest of a node in state s and does not raise its terminals, (S, E + 1, C)
@@ -143,8 +143,6 @@ class PossibleEdges:
         other_state: State of the other node with it, (K,) long.
         free: Number of free nodes after it, (K,) long.
         closures_left: How many closures the new node may still get after it, (K,) long.
-        asks_for_next: Whether requirement 4 is asked: it is an edge to the parent, and all nodes to
-            come are free, (K,) bool.
     """
 
     row: Tensor
@@ -153,7 +151,6 @@ class PossibleEdges:
     other_state: Tensor
     free: Tensor
     closures_left: Tensor
-    asks_for_next: Tensor
 
 
 class CompletingSupport(Support):
@@ -221,9 +218,9 @@ class CompletingSupport(Support):
         least_free = self.needed.free_to_attach[room_index, new.state.gather(1, parent)]
         fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
         fits = possible & fits[..., None]
-        return _if_any(self._serving_who_wait(new, fits), possible)
+        return _if_any(self._serving_waiting_nodes(new, fits), possible)
 
-    def _serving_who_wait(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+    def _serving_waiting_nodes(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Return which backtracks leave an edge that meets the requirements.
 
         They are looked up only if a node on the path waits for a closure of the new node: its rest
@@ -256,7 +253,7 @@ class CompletingSupport(Support):
             new: M new nodes in the columns that their backtracks lead to.
             possible: What `Support` allows, of the same shape as what is returned.
         """
-        row, label, category = self._not_certain(new, possible)
+        row, label, category = self._to_look_up(new, possible)
         alone = self.states.first[category]
         edges = self._edges(new, row, alone, label, length=torch.ones_like(row))
         fits = possible.clone()
@@ -266,7 +263,7 @@ class CompletingSupport(Support):
     def _possible_closures(self, new: UndecidedNodes) -> Tensor:
         """Return the possible lengths of closures, and labels with them; see `Support`."""
         possible = super()._possible_closures(new)
-        row, length, label = self._not_certain(new, possible)
+        row, length, label = self._to_look_up(new, possible)
         edges = self._edges(new, row, new.own_state[row], label, length)
         fits = possible.clone()
         fits[row, length, label] = self._serves(new, edges)
@@ -281,8 +278,8 @@ class CompletingSupport(Support):
         terminals = self.needed.terminals
         return new.to_come - terminals[new.state].sum(1) - terminals[new.own_state]
 
-    def _not_certain(self, new: UndecidedNodes, possible: Tensor) -> tuple[Tensor, ...]:
-        """Return the possible values of new nodes that have too few free nodes to be certain.
+    def _to_look_up(self, new: UndecidedNodes, possible: Tensor) -> tuple[Tensor, ...]:
+        """Return the possible values of which requirements must be looked up: few nodes are free.
 
         Args:
             new: M new nodes.
@@ -323,7 +320,6 @@ class CompletingSupport(Support):
             other_state=other_after,
             free=free,
             closures_left=torch.where(length > 0, closures_left, 0),
-            asks_for_next=(length == 1) & (free == new.to_come[row]) & (free > 0),
         )
 
     def _serves(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
@@ -368,7 +364,9 @@ class CompletingSupport(Support):
         least = to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
             least = least.minimum(to_attach[state])
-        return (least < edges.free) | ~edges.asks_for_next
+        to_parent = edges.column == new.column[edges.row] - 1
+        all_free = (edges.free == new.to_come[edges.row]) & (edges.free > 0)
+        return (least < edges.free) | ~(to_parent & all_free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
         """Return whether a closure is possible that lowers the rest of the other node.
