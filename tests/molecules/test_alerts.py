@@ -41,6 +41,7 @@ EXAMPLES = {
     "imine": ("CC=NC", "C1CN=C(C)C1"),
     "imidate": ("COC(C)=NC", "CC1=NCCO1"),
     "diene": ("CC=CC=CC", "CC=CC=CC(=O)NC"),
+    "amide anion": ("c1ccc([N-]c2ccccc2)cc1", "CS(=O)(=O)[N-]c1ccccc1"),
 }
 
 
@@ -49,7 +50,7 @@ def refusal(smiles, given=Given()):  # noqa: B008
 
 
 def test_every_reactive_group_has_an_example():
-    assert [name for name, _ in reactive_alerts()] == list(EXAMPLES) and len(EXAMPLES) <= 27
+    assert [name for name, _ in reactive_alerts()] == list(EXAMPLES) and len(EXAMPLES) <= 28
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -90,6 +91,23 @@ def test_an_imidate_with_an_acyl_group_is_an_anhydride():
 def test_a_hemiaminal_is_stable_in_a_lactam_only():
     assert refusal("CC(=O)NC(C)O") == "no reactive alert: hemiaminal or hemiacetal"
     assert refusal("OC1CCC(=O)N1C") == ""
+
+
+def test_a_3h_pyrazole_with_hydrogen_is_a_tautomer_of_a_1h_pyrazole():
+    for without in ("CC1(C)C=C(C)N=N1", "CC1(C)CCC(C)(C)N=N1"):
+        assert refusal(without) == "no reactive alert: azo or diazo"
+    for tautomer in ("CC1C=C(C)N=N1", "CC1(C)CCN=N1", "c1ccnnc1", "Cc1cc(C)[nH]n1"):
+        assert refusal(tautomer) == ""
+
+
+def test_anions_of_acids_are_stable_and_those_of_amines_are_not():
+    for amine in ("CC[N-]CC", "[NH-]c1ccccc1", "C[N-]c1ncc[nH]1"):
+        assert refusal(amine) == "no reactive alert: amide anion"
+    for acid in (
+        "FC(F)(F)S(=O)(=O)[N-]S(=O)(=O)C(F)(F)F", "CC(=O)[N-]S(C)(=O)=O", "O=C1CCC(=O)[N-]1",
+        "Cc1nn[n-]n1", "N#C[N-]c1ccccc1", "O=C1CSC([N-]c2ccccc2)=N1",
+    ):  # fmt: skip
+        assert refusal(acid) == ""
 
 
 def test_an_acyl_group_does_not_make_a_chain_of_three_stable():
