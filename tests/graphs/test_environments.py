@@ -18,7 +18,7 @@ from graphcnf.graphs.path import node_states
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.data_rules import are_known, with_those_of
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.node_states import NEVER, Environments
+from graphcnf.graphs.path.node_states import NEVER, Environments, packed_neighbour
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.records import log_prob_in_batches, sample_records
@@ -171,7 +171,8 @@ def test_samples_keep_to_the_environments_and_stepping_agrees(random_graphs, arc
 def test_merged_categories_are_not_told_apart_as_neighbours():
     one = PackedGraphs.from_lists([([1, 0], [(0, 1)], [1])])
     merged = with_those_of(Environments([0, 0, 2], [0, 0]), one)
-    assert merged.known == {(0, (0,)), (1, (0,))}
+    neighbour = packed_neighbour(label=1, category=0)
+    assert merged.known == {(0, (neighbour,)), (1, (neighbour,))}
     graphs = PackedGraphs.from_lists([([0, 0], [(0, 1)], [0]), ([0, 2], [(0, 1)], [0])])
     assert are_known(merged, graphs).tolist() == [True, False]
 

@@ -18,7 +18,13 @@ import torch
 
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.depth_first import earlier_edges
-from graphcnf.graphs.path.node_states import NEIGHBOUR_BASE, Environment, Environments
+from graphcnf.graphs.path.node_states import (
+    NEIGHBOUR_BASE,
+    Environment,
+    Environments,
+    packed_neighbour,
+    unpacked_neighbour,
+)
 
 
 def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
@@ -175,7 +181,7 @@ def neighbours_of(known: Environments, node: int) -> list[int]:
         Representatives of the neighbours' categories, each once, ascending.
     """
     around = (part for own, part in known.known if own == node)
-    return sorted({neighbour % NEIGHBOUR_BASE for part in around for neighbour in part})
+    return sorted({unpacked_neighbour(packed)[1] for part in around for packed in part})
 
 
 def has_part(
@@ -190,7 +196,7 @@ def has_part(
             neighbour's category.
         further: Least number of further edges; 0 if these edges may be all.
     """
-    part = Counter(edge * NEIGHBOUR_BASE + other for edge, other in around)
+    part = Counter(packed_neighbour(edge + 1, other) for edge, other in around)
     size = part.total() + further
     return any(own == node and len(k) >= size and part <= Counter(k) for own, k in known.known)
 
@@ -212,8 +218,8 @@ def _found(
     category = graphs.node_types.astype(np.int64)
     ends = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)[:, None] + graphs.edges
     node = np.concatenate([ends[:, 0], ends[:, 1]])
-    neighbour = np.tile(edges[graphs.edge_types], 2) * NEIGHBOUR_BASE
-    neighbour = neighbour + nodes[category[np.concatenate([ends[:, 1], ends[:, 0]])]]
+    other = nodes[category[np.concatenate([ends[:, 1], ends[:, 0]])]]
+    neighbour = packed_neighbour(np.tile(edges[graphs.edge_types] + 1, 2), other)
     order = np.lexsort((neighbour, node))
     node, neighbour = node[order], neighbour[order]
     degrees = np.bincount(node, minlength=len(category))
@@ -222,8 +228,9 @@ def _found(
     starts = np.cumsum(degrees) - degrees
     table[node, 1 + np.arange(len(node)) - starts[node]] = neighbour
     number = table[:, 0]
+    base = (NEIGHBOUR_BASE + 1) ** 2  # larger than a packed neighbour plus 1
     for column in table.T[1:]:
-        number = np.unique(number * (NEIGHBOUR_BASE**2 + 1) + column + 1, return_inverse=True)[1]
+        number = np.unique(number * base + column + 1, return_inverse=True)[1]
     _, place, number = np.unique(number, return_index=True, return_inverse=True)
     rows = table[place].tolist()
     return [(row[0], tuple(k for k in row[1:] if k >= 0)) for row in rows], number

@@ -55,29 +55,27 @@ Environment = tuple[int, tuple[int, ...]]
 """A node category, and its neighbours (`packed_neighbour`) in rising order."""
 
 
-def packed_neighbour(edge: Any, category: Any) -> Any:
-    """Return a neighbour as one number, 256 * edge + category, so that neighbours can be sorted.
+def packed_neighbour(label: Any, category: Any) -> Any:
+    """Return a neighbour as one number, 256 * label + category, so that neighbours can be sorted.
 
     Args:
-        edge: The edge to it, a number or a long tensor: in paths the label (category plus 1), in
-            environments the category.
+        label: Label of the edge to it, a number or a long tensor.
         category: Category of the neighbour, 0 to 255, of the same shape.
 
     Returns:
         A number, or a long tensor of that shape.
     """
-    return edge * NEIGHBOUR_BASE + category
+    return label * NEIGHBOUR_BASE + category
 
 
 def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
-    """Split the number of a neighbour into edge and category, as `packed_neighbour` put them.
+    """Split the number of a neighbour, as `packed_neighbour` returned it.
 
     Args:
-        packed: What it returned: a number, or a long tensor.
+        packed: A number, or a long tensor.
 
     Returns:
-        What it was given for the edge, a label or a category, and the category of the neighbour,
-        both of the shape of `packed`.
+        Label of the edge, and category of the neighbour, both of the shape of `packed`.
     """
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 
@@ -236,7 +234,10 @@ class Environments:
             "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
         """
         known = sorted(self.known)
-        rows = [[n, *(v for k in others for v in unpacked_neighbour(k))] for n, others in known]
+        rows = []
+        for node, neighbours in known:
+            pairs = [unpacked_neighbour(k) for k in neighbours]
+            rows.append([node, *(v for label, other in pairs for v in (label - 1, other))])
         return {
             "nodes": self.node_representatives,
             "edges": self.edge_representatives,
@@ -272,10 +273,11 @@ class Environments:
         Raises:
             UserError: if there are more than `MOST_STATES` (50,000) states.
         """
+        weights = [0, *edge_weights]
         state_of = self._numbered_parts()
         sums = torch.zeros(len(self.node_representatives), dtype=torch.long)
         for node, neighbours in self.known:
-            weight = sum(edge_weights[unpacked_neighbour(k)[0]] for k in neighbours)
+            weight = sum(weights[unpacked_neighbour(k)[0]] for k in neighbours)
             sums[node] = max(int(sums[node]), weight)
         category = torch.zeros(len(state_of) + 1, dtype=torch.long)
         complete = torch.zeros(len(category), dtype=torch.bool)
@@ -286,7 +288,7 @@ class Environments:
             complete[state] = (self.node_representatives[node], neighbours) in whole
         categories = range(len(self.node_representatives))
         return NodeStates(
-            weights=torch.tensor([0, *edge_weights]),
+            weights=torch.tensor(weights),
             first=torch.tensor([state_of.get((node, ()), UNKNOWN) for node in categories]),
             after=self._states_after(state_of),
             complete=complete,
@@ -300,16 +302,18 @@ class Environments:
         Args:
             state_of: State of each part of a known environment.
         """
-        shape = len(state_of) + 1, len(self.edge_representatives), len(self.node_representatives)
-        after = torch.full(shape, UNKNOWN)
+        # A category that is merged with another one leads to the states of its representative.
+        labels = [0, *(1 + edge for edge in self.edge_representatives)]
+        after = torch.full(
+            (len(state_of) + 1, len(labels), len(self.node_representatives)), UNKNOWN
+        )
         for (node, neighbours), state in state_of.items():
             for k in range(len(neighbours)):
                 before = state_of[node, neighbours[:k] + neighbours[k + 1 :]]
                 after[before, *unpacked_neighbour(neighbours[k])] = state
-        # A category that is merged with another one leads to the states of its representative.
-        after = after[:, self.edge_representatives][..., self.node_representatives]
-        same = torch.arange(len(after))[:, None, None].expand(-1, 1, after.shape[2])
-        return torch.cat([same, after], 1)
+        after = after[:, labels][..., self.node_representatives]
+        after[:, 0] = torch.arange(len(after))[:, None]
+        return after
 
     def _numbered_parts(self) -> dict[Environment, int]:
         """Give each part of a known environment a number, its state.
@@ -347,7 +351,8 @@ class Environments:
                 and {*edges} <= {*self.edge_representatives}
             ):
                 pairs = zip(edges, neighbours, strict=True)
-                return node, tuple(sorted(packed_neighbour(edge, other) for edge, other in pairs))
+                packed = (packed_neighbour(edge + 1, other) for edge, other in pairs)
+                return node, tuple(sorted(packed))
         raise UserError(
             f"an environment must list a node category, then the edge and node category of up to "
             f"{MOST_EDGES} neighbours, got {environment!r:.80}"
