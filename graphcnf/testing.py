@@ -29,6 +29,7 @@ import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -449,8 +450,8 @@ def assert_stepping_agrees(
     """Check that an autoregressive network gives the same probabilities in scoring and in drawing.
 
     A network has two ways through the positions of its data: `AutoregressiveNetwork.steps`, for
-    scoring, may evaluate all in one pass; ``one_by_one``, for drawing, goes step by step, here with
-    the given categories in place of drawn ones. In both, every real position must be decided once.
+    scoring, may evaluate all in one pass; its `Drawing` goes step by step, here with the given
+    categories in place of drawn ones. In both, every real position must be decided once.
 
     Args:
         network: The network. Train it a little, or perturb its weights: with initial weights it may
@@ -464,7 +465,8 @@ def assert_stepping_agrees(
         AssertionError: if log-probabilities differ, or a position is decided twice or never.
     """
     found = []
-    for name, steps in (("steps", network.steps), ("stepping", network.one_by_one)):
+    stepping = partial(AutoregressiveNetwork.steps, network)
+    for name, steps in (("steps", network.steps), ("stepping", stepping)):
         decided = torch.zeros_like(context.mask, dtype=torch.long)
         for step in steps(x, context):
             decided[step.rows, step.positions] += 1

@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding
+from graphcnf.categorical import (
+    AutoregressiveCoupling,
+    AutoregressiveNetwork,
+    IntervalEncoding,
+)
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
@@ -90,7 +94,7 @@ class Case:
     def order(self, x: torch.Tensor) -> torch.Tensor:
         """Number of the step in which each position of categories x is decided, (B, N) long."""
         order = torch.full(x.shape[:2], -1)
-        steps = self.coupling.network.one_by_one(x, self.context)
+        steps = AutoregressiveNetwork.steps(self.coupling.network, x, self.context)
         for number, step in enumerate(steps):
             at = step.rows, step.positions
             assert (order[at] == -1).all(), "a position is decided twice"

@@ -17,12 +17,15 @@
 
 `AutoregressiveNetwork` is the distribution. To score known categories, it goes through
 `AutoregressiveNetwork.steps`, which is one step if all positions can be evaluated in one pass. To
-draw, it goes through `one_by_one`, with a `State` that keeps what is drawn so far. In both cases it
-then goes through the variables of each step. With three positions of two variables, drawing is
+draw, it asks a `Drawing`, which keeps what is drawn so far, for one step after the other. In both
+cases `AutoregressiveNetwork.decide` goes through the V variables of a step. It asks a function for
+the categories of each: in scoring, the function looks up the known ones and adds their
+log-probabilities; in drawing, it draws them. With three positions of two variables, drawing is
 
-    for step in network.one_by_one(x, context):             # positions 0, 1 and 2 of all rows
-        for place, hidden in network.variables(step, x):    # variables 0 and 1 at each
-            x[place] = categories drawn with network.logits(hidden)
+    drawing = network.start(context)
+    while (step := drawing.step()) is not None:    # positions 0, 1 and 2 of all rows
+        x = network.decide(step, choose)           # calls `choose` for variables 0 and 1
+        drawing.update(x)
 
 `AutoregressiveCoupling` is a bijection of latents with the same probabilities. `IntervalEncoding`
 gives the categories of a variable equal intervals; the coupling stretches each to the conditional
@@ -33,7 +36,7 @@ constants. So scoring and drawing need not evaluate it: they use the network alo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -77,12 +80,12 @@ class Step:
     hidden: Any
 
 
-class State(Protocol):
+class Drawing(Protocol):
     """Rows of a batch that are being drawn: what is drawn so far, and which positions come next.
 
-    Each network has a class of its own for it. `AutoregressiveNetwork.one_by_one` calls `step` and
-    `update` in turn. A state may postpone work from `update` to the next `step`, when rows that are
-    complete have left the batch.
+    Each network has a class of its own for it. `AutoregressiveNetwork` calls `step` and `update` in
+    turn. A drawing may postpone work from `update` to the next `step`, when rows that are complete
+    have left the batch.
     """
 
     def step(self) -> Step | None:
@@ -105,6 +108,10 @@ class State(Protocol):
 Place = tuple[Tensor, Tensor, int]
 """Index of one variable of R positions in x (B, N, V): their rows (R,) long, their positions (R,)
 long, and the number of the variable, from 0 to V - 1. `x[place]` are its categories, (R,)."""
+
+Choose = Callable[[Place, Any], Tensor]
+"""Function that decides one variable of R positions: it takes the place of the variable and its
+hidden state, which `AutoregressiveNetwork.logits` reads, and returns its categories, (R,) long."""
 
 
 class Intervals(NamedTuple):
@@ -142,8 +149,8 @@ class AutoregressiveNetwork(nn.Module):
     # A context is a `Context`, or the subclass of it that the network reads. It cannot be typed so:
     # a method that takes only a subclass would not fit that of the base class.
 
-    def start(self, context: Any) -> State:
-        """Return the state before the first step of drawing; a subclass writes it.
+    def start(self, context: Any) -> Drawing:
+        """Begin to draw the rows of a batch; a subclass writes it.
 
         Args:
             context: `Context` with a mask (B, N), True for real positions, or the subclass of
@@ -167,7 +174,7 @@ class AutoregressiveNetwork(nn.Module):
     def next_hidden(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
         """Go on from a decided variable to the next one of the same positions.
 
-        A subclass with V > 1 writes it. `variables` calls it after each variable but the last.
+        A subclass with V > 1 writes it. `decide` calls it after each variable but the last.
 
         Args:
             hidden: Hidden state of the decided variable at R positions.
@@ -199,8 +206,8 @@ class AutoregressiveNetwork(nn.Module):
         """Yield the steps for scoring known categories: `log_probs` and `intervals` call it.
 
         The hidden state of a step depends on the categories of earlier positions alone. By default
-        the steps are those of drawing, `one_by_one`. A network that computes the hidden states of
-        all positions in one pass overrides it, and yields a single step.
+        the steps are those of drawing. A network that computes the hidden states of all positions
+        in one pass overrides it, and yields a single step.
 
         Args:
             x: Categories of all variables, (B, N, V) long; arbitrary at padding.
@@ -209,51 +216,36 @@ class AutoregressiveNetwork(nn.Module):
         Yields:
             The steps. Together they have every real position once, and no padding.
         """
-        return self.one_by_one(x, context)
-
-    def one_by_one(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps of drawing, in the order of the state that `start` returns.
-
-        Args:
-            x: Categories (B, N, V) long, which the caller fills while it iterates. Those of a step
-                are read when the next step is asked for: write them to x before.
-            context: `Context` with a mask (B, N), True for real positions.
-
-        Yields:
-            The steps, each given the categories of all steps before it.
-        """
-        state = self.start(context)
-        while (step := state.step()) is not None:
+        drawing = self.start(context)
+        while (step := drawing.step()) is not None:
             yield step
-            state.update(x[step.rows, step.positions])
+            drawing.update(x[step.rows, step.positions])
 
-    def variables(self, step: Step, x: Tensor) -> Iterator[tuple[Place, Any]]:
-        """Yield the variables of the positions of a step, in the order in which they are decided.
+    def decide(self, step: Step, choose: Choose) -> Tensor:
+        """Decide the variables of the positions of a step, one after the other.
 
         Args:
-            step: Positions that are decided together.
-            x: Categories (B, N, V) long; in drawing, the caller fills them while it iterates. Those
-                of a variable are read when the next variable is asked for: write them to x before.
+            step: M positions that are decided together.
+            choose: Function that is called for each variable, and returns its categories at the R
+                positions where it is not omitted.
 
-        Yields:
-            For each variable a pair: its place in x at the R positions where it is not omitted, and
-            its hidden state there, which `logits` takes.
+        Returns:
+            The categories, (M, V) long; 0 where a variable is omitted.
         """
-        rows = step.rows
-        positions = step.positions
+        x = step.rows.new_zeros(len(step.rows), len(self.cardinalities))
+        kept = torch.arange(len(x), device=x.device)
         hidden = step.hidden
-        last = len(self.cardinalities) - 1
-        for variable in range(last + 1):
-            place = (rows, positions, variable)
-            yield place, hidden
-            if variable == last:
-                return
-            hidden, kept = self.next_hidden(hidden, x[place])
-            if kept is not None:
-                rows = rows[kept]
-                positions = positions[kept]
-                if not len(rows):
-                    return
+        for variable in range(x.shape[1]):
+            category = choose((step.rows[kept], step.positions[kept], variable), hidden)
+            x[kept, variable] = category
+            if variable == x.shape[1] - 1:
+                break
+            hidden, rows = self.next_hidden(hidden, category)
+            if rows is not None:
+                kept = kept[rows]
+                if not len(kept):
+                    break
+        return x
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of each category, given those decided before it.
@@ -267,10 +259,15 @@ class AutoregressiveNetwork(nn.Module):
             positions have 0.
         """
         log_p = self._log_probs_if_omitted(x)
+
+        def choose(place: Place, hidden) -> Tensor:
+            category = x[place]
+            log_all = self.logits(hidden).log_softmax(-1)
+            log_p[place] = log_all.gather(-1, category[:, None])[:, 0]
+            return category
+
         for step in self.steps(x, context):
-            for place, hidden in self.variables(step, x):
-                log_all = self.logits(hidden).log_softmax(-1)
-                log_p[place] = log_all.gather(-1, x[place][:, None])[:, 0]
+            self.decide(step, choose)
         return masked(log_p, context.mask)
 
     def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
@@ -306,13 +303,17 @@ class AutoregressiveNetwork(nn.Module):
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
+
+        def choose(place: Place, hidden) -> Tensor:
+            category = x[place]
+            log_all = self.logits(hidden).log_softmax(-1)
+            p = log_all.double().exp()  # In float64, a rare category keeps its interval.
+            log_width[place] = log_all.gather(-1, category[:, None])[:, 0]
+            lower[place] = (p.cumsum(-1) - p).gather(-1, category[:, None])[:, 0]
+            return category
+
         for step in self.steps(x, context):
-            for place, hidden in self.variables(step, x):
-                log_all = self.logits(hidden).log_softmax(-1)
-                p = log_all.double().exp()  # In float64, a rare category keeps its interval.
-                category = x[place][:, None]
-                log_width[place] = log_all.gather(-1, category)[:, 0]
-                lower[place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
+            self.decide(step, choose)
         return Intervals(lower, log_width)
 
     @torch.no_grad()
@@ -329,11 +330,31 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long; 0 where masked.
         """
-        x = torch.zeros_like(u, dtype=torch.long)
-        for step in self.one_by_one(x, context):
-            for place, hidden in self.variables(step, x):
-                category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-                x[place] = self.settle(hidden, category)
+
+        def choose(place: Place, hidden) -> Tensor:
+            category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
+            return self.settle(hidden, category)
+
+        return self._draw_by(choose, context)
+
+    def _draw_by(self, choose: Choose, context: Context) -> Tensor:
+        """Draw all rows of a batch.
+
+        Args:
+            choose: Function that draws the categories of a variable.
+            context: Context with a mask (B, N).
+
+        Returns:
+            Categories, (B, N, V) long; 0 where masked.
+        """
+        assert context.mask is not None
+        x = torch.zeros(*context.mask.shape, len(self.cardinalities), dtype=torch.long)
+        x = x.to(context.mask.device)
+        drawing = self.start(context)
+        while (step := drawing.step()) is not None:
+            drawn = self.decide(step, choose)
+            x[step.rows, step.positions] = drawn
+            drawing.update(drawn)
         return x
 
     @torch.no_grad()
@@ -351,22 +372,23 @@ class AutoregressiveNetwork(nn.Module):
             Categories, (B, N, V) long, and their intervals, (B, N, V). Categories, `lower` and
             `log_width` are 0 where masked or omitted.
         """
-        x = torch.zeros_like(u, dtype=torch.long)
         lower = torch.zeros_like(u)
         log_width = torch.zeros_like(u)
-        for step in self.one_by_one(x, context):
-            for place, hidden in self.variables(step, x):
-                logits = self.logits(hidden) / context.temperature
-                x[place], lower[place], log_width[place] = find_interval(logits, u[place])
-        return x, Intervals(lower, log_width)
+
+        def choose(place: Place, hidden) -> Tensor:
+            logits = self.logits(hidden) / context.temperature
+            category, lower[place], log_width[place] = find_interval(logits, u[place])
+            return category
+
+        return self._draw_by(choose, context), Intervals(lower, log_width)
 
 
 class InSequence:
-    """Counter for a `State` that draws positions from the first to the last.
+    """Counter for a `Drawing` that draws positions from the first to the last.
 
     Rows leave the batch once they are complete. For this they are sorted by length, the longest
     first: the rows that have a next position are then always the first ones of the batch. In its
-    own `step`, the state calls `advance`. If this is True, it computes the hidden state of the
+    own `step`, the drawing calls `advance`. If this is True, it computes the hidden state of the
     first `count` rows at `position`, and returns `make_step(hidden)`; else it returns None.
 
     Args:
@@ -410,7 +432,7 @@ class InSequence:
             hidden: Hidden state of the position in these rows, the longest row first.
 
         Returns:
-            The step, as `State.step` returns it.
+            The step, as `Drawing.step` returns it.
         """
         rows = self.rows[: self.count]
         return Step(rows, torch.full_like(rows, self.position), hidden)

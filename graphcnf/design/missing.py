@@ -109,7 +109,7 @@ class MissingEdges:
             attaches &= fragment.free_edges[:, None]
         # The new node itself can have closures, each of which brings it an edge.
         fewest = free_edges.amin(0)
-        closures = support.entries - 1
+        closures = len(support.code.closures)
         both = fewest[after].maximum(fewest[leaf] - closures).clamp(min=0)
         self.least_to_attach = torch.where(attaches, 1 + both, NEVER).amin((1, 2))
         self.room = torch.zeros_like(states.category)

@@ -263,7 +263,7 @@ class Progress:
         if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.states.weights
-        self.closures = support.entries - 1
+        self.closures = len(support.code.closures)
         self.whole = missing.closed.expand(count, -1, -1).clone()
         self.free = sizes - len(fragment)
         self.depth = torch.full_like(sizes, -1)
@@ -905,7 +905,7 @@ class ParticleSampler:
         number = torch.arange(largest, device=sizes.device)
         mask = number < sizes[:, None]
         rows = None if self.condition_values is None else self.condition_values.expand(count, -1)
-        state = network.start(Context(mask.clone(), condition_values=rows))
+        drawing = network.start(Context(mask.clone(), condition_values=rows))
         progress = self.fragment.start(sizes, self.missing)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
@@ -917,14 +917,14 @@ class ParticleSampler:
         particles = known, log_weights, ancestor, *(getattr(progress, name) for name in learnt)
         whole = [part.clone() for part in particles]
         for i in range(largest):
-            step = state.step()
+            step = drawing.step()
             assert step is not None
             order = step.rows
             hidden = step.hidden[order.argsort()]
             nodes = hidden.nodes
             progress.update_tables(nodes.state[:, network.support.pad :])
             log_weights = log_weights + self._step(hidden, i, progress, known, guide)
-            state.update(known[order, i])
+            drawing.update(known[order, i])
             # Complete graphs and dead ends leave the batch.
             lacking = (sizes == i + 1) & ~progress.complete
             log_weights = log_weights.masked_fill(lacking, -math.inf)
@@ -947,7 +947,7 @@ class ParticleSampler:
                 known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
                 ancestor = ancestor[rows]
                 progress.select(rows)
-                state.select(rows)
+                drawing.select(rows)
         codes, final, origin, came_from, log_probs, detours = whole
         graphs = code.decode(codes, mask)
         return Particles(graphs, final, came_from, log_probs, detours, origin)

@@ -473,13 +473,13 @@ class ColoringNetwork(AutoregressiveNetwork):
             scores = scores.index_put((g, t), found)
         return scores
 
-    def start(self, context: GraphContext) -> ColoringState:
-        """Return the state before any node is coloured, for drawing.
+    def start(self, context: GraphContext) -> ColoringDrawing:
+        """Begin to colour the nodes of a batch of graphs.
 
         Args:
             context: Adjacency, mask and node features of the graphs.
         """
-        return ColoringState(self, context)
+        return ColoringDrawing(self, context)
 
 
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
@@ -516,10 +516,10 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
     return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
 
 
-class ColoringState:
+class ColoringDrawing:
     """Graphs that are being coloured, in `SaturationOrder`.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
 
     Args:
         network: Network that gives the logits of the colours.

@@ -29,7 +29,7 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls columns that are decided together.
   Its `hidden` is what the network says of them, here logits of categories and slopes.
 
-`ColumnFlow` is the model, `ColumnMLP` its network, `ColumnState` a batch that is being drawn.
+`ColumnFlow` is the model, `ColumnMLP` its network, `ColumnDrawing` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -808,13 +808,13 @@ class ColumnMLP(AutoregressiveNetwork):
         """
         return super().logits(hidden[0])
 
-    def start(self, context: Context) -> ColumnState:
-        """Return the state before the first column is drawn.
+    def start(self, context: Context) -> ColumnDrawing:
+        """Begin to draw the rows of a batch, column by column.
 
         Args:
             context: Mask, orders and conditions of B rows, see `ColumnContext`.
         """
-        return ColumnState(self, context)
+        return ColumnDrawing(self, context)
 
 
 @dataclass
@@ -847,10 +847,10 @@ class Inputs:
         return Inputs(*(part[chosen] for part in parts))
 
 
-class ColumnState:
+class ColumnDrawing:
     """B rows that are being drawn, column by column, each row in an order of its own.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
 
     Attributes:
         network: Network that gives the probabilities of the columns.
@@ -1173,8 +1173,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         network, u = self.network, torch.sigmoid(z[..., 0].double())
         given = ColumnContext.of(context, network)
         places, event = given.places, given.event
-        x, state = torch.zeros_like(u), network.start(context)
-        while (step := state.step()) is not None:
+        x, drawing = torch.zeros_like(u), network.start(context)
+        while (step := drawing.step()) is not None:
             at = step.rows, step.positions
             logits, slots = network.logits(step.hidden), network.slot[step.positions]
             tilts = step.hidden[1].double()
@@ -1196,7 +1196,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
                 known = places[at].double()
                 place = torch.where(known.isnan(), place, known)
             x[at] = category + place
-            state.update(x[at][:, None])
+            drawing.update(x[at][:, None])
         return x if network.divided else x.floor().long()
 
     def training_loss(

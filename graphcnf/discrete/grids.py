@@ -13,7 +13,7 @@
 - *Particles* are copies of a grid with known and unknown pixels, whose unknown pixels are drawn
   differently; weights choose one of them (`GridFlow.complete`).
 
-`GridFlow` is the model, `GatedPixelCNN` its network, `GridState` a batch that is being drawn.
+`GridFlow` is the model, `GatedPixelCNN` its network, `GridDrawing` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -197,19 +197,19 @@ class GatedPixelCNN(AutoregressiveNetwork):
         logits = F.linear(h, self.weight) + self.bias
         yield Step(rows, positions, logits[rows, positions])
 
-    def start(self, context: Context) -> GridState:
-        """Return the state before the first pixel is drawn.
+    def start(self, context: Context) -> GridDrawing:
+        """Begin to draw the grids of a batch, pixel by pixel.
 
         Args:
             context: Its mask (B, H W) gives the number of grids B.
         """
-        return GridState(self, len(context.mask))
+        return GridDrawing(self, len(context.mask))
 
 
-class GridState:
+class GridDrawing:
     """B grids that are being drawn pixel by pixel, in raster order.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
 
     Args:
         network: Network that gives the logits of the pixels.
@@ -375,21 +375,21 @@ class GridFlow(Pretrained, AutoregressiveFlow):
             One particle of each grid, drawn by the weights, (M, N) long; and the lowest effective
             number of particles that each grid had at any pixel, (M,) float64.
         """
-        state = self.network.start(Context(known.mask))
+        drawing = self.network.start(Context(known.mask))
         count, x = len(random), known.values.long()
         weight = torch.zeros(count, len(x) // count, dtype=torch.float64)
         first = torch.arange(count)[:, None] * weight.shape[1]
         least = torch.full((count,), float(weight.shape[1]), dtype=torch.float64)
-        while (step := state.step()) is not None:
+        while (step := drawing.step()) is not None:
             log_p = step.hidden.double().log_softmax(-1).cpu()
             u = torch.from_numpy(np.stack([own.random(weight.shape[1]) for own in random])).view(-1)
             drawn = (u[:, None] > log_p.exp().cumsum(1)).sum(1).clamp(max=log_p.shape[1] - 1)
-            there = known.mask[:, state.position].cpu()
-            value = torch.where(there, x[:, state.position].cpu(), drawn)
+            there = known.mask[:, drawing.position].cpu()
+            value = torch.where(there, x[:, drawing.position].cpu(), drawn)
             own = log_p.gather(1, value[:, None])[:, 0]
             weight = weight + torch.where(there, own, 0).view_as(weight)
             weight = weight - weight.logsumexp(1, keepdim=True)
-            state.update(value[:, None].to(x.device))
+            drawing.update(value[:, None].to(x.device))
             effective = 1 / weight.exp().square().sum(1)
             least = least.minimum(effective)
             poor = effective < weight.shape[1] / 2
@@ -397,11 +397,11 @@ class GridFlow(Pretrained, AutoregressiveFlow):
                 start = torch.tensor([own.random() for own in random])
                 chosen = _systematic(weight, start)
                 chosen = torch.where(poor[:, None], chosen, torch.arange(weight.shape[1]))
-                state.select((first + chosen).view(-1).to(x.device))
+                drawing.select((first + chosen).view(-1).to(x.device))
                 weight = torch.where(poor[:, None], -np.log(weight.shape[1]), weight)
         u = torch.tensor([own.random() for own in random], dtype=torch.float64)
         last = (u[:, None] > weight.exp().cumsum(1)).sum(1).clamp(max=weight.shape[1] - 1)
-        return state.x.flatten(1)[(first[:, 0] + last).to(x.device)].cpu(), least
+        return drawing.x.flatten(1)[(first[:, 0] + last).to(x.device)].cpu(), least
 
 
 def _systematic(weight: Tensor, start: Tensor) -> Tensor:

@@ -12,7 +12,7 @@
 - A `Step` is what `graphcnf.categorical.autoregressive` calls positions that are decided together;
   its `hidden` is what the network says of them, here the logits of their categories.
 
-`RowFlow` is the model, `CausalAttention` its network, `CausalState` a batch that is being drawn.
+`RowFlow` is the model, `CausalAttention` its network, `CausalDrawing` a batch that is being drawn.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ class CausalAttention(AutoregressiveNetwork):
         row, position = mask.nonzero(as_tuple=True)
         yield Step(row, position, self.logits_of(h[mask], start))
 
-    def start(self, context: Context) -> CausalState:
-        """Return the state before the first position is drawn.
+    def start(self, context: Context) -> CausalDrawing:
+        """Begin to draw the rows of a batch, position by position.
 
         Args:
             context: Its mask (B, L) gives the lengths of the rows to draw.
@@ -233,13 +233,13 @@ class CausalAttention(AutoregressiveNetwork):
             ValueError: if there are too many positions, or padding comes before a real one.
         """
         self._check_mask(context.mask)
-        return CausalState(self, context.mask)
+        return CausalDrawing(self, context.mask)
 
 
-class CausalState:
+class CausalDrawing:
     """B rows that are being drawn from left to right, the longest row first.
 
-    It is the `graphcnf.categorical.autoregressive.State` of `CausalAttention`, which calls `step`
+    It is the `graphcnf.categorical.autoregressive.Drawing` of `CausalAttention`, which calls `step`
     and `update` in turn.
 
     Attributes:

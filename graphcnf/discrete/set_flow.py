@@ -683,13 +683,13 @@ class GroupNetwork(AutoregressiveNetwork):
         rows, positions = mask.nonzero(as_tuple=True)
         yield Step(rows, positions, groups)
 
-    def start(self, context: GroupContext) -> GroupState:
-        """Return the state before the first group is drawn.
+    def start(self, context: GroupContext) -> GroupDrawing:
+        """Begin to draw the sets of a batch, group by group.
 
         Args:
             context: Mask of real groups, and numbers of their elements.
         """
-        return GroupState(self, context)
+        return GroupDrawing(self, context)
 
 
 @dataclass(frozen=True)
@@ -703,10 +703,10 @@ class GroupContext(Context):
     elements: Tensor = None  # type: ignore[assignment]
 
 
-class GroupState:
+class GroupDrawing:
     """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.State`.
+    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
 
     Args:
         network: Network that gives the probabilities of the elements.

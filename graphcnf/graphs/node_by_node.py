@@ -494,7 +494,7 @@ class GrowthNetwork(AutoregressiveNetwork):
     def growing(self, links: Tensor, graph: Tensor, node: Tensor) -> GrowingGraphs:
         """Cut M partly drawn graphs out of larger ones; their new nodes have no edges yet.
 
-        `steps` and `GrowthState` call it. A subclass overrides it to return a class with further
+        `steps` and `GrowthDrawing` call it. A subclass overrides it to return a class with further
         features.
 
         Args:
@@ -531,9 +531,9 @@ class GrowthNetwork(AutoregressiveNetwork):
         """
         return self.edge(h)
 
-    def start(self, context: Context) -> GrowthState:
+    def start(self, context: Context) -> GrowthDrawing:
         assert context.mask is not None
-        return GrowthState(self, context.mask)
+        return GrowthDrawing(self, context.mask)
 
     def logits(self, hidden: NewNodes) -> Tensor:
         if not hidden.decided:
@@ -649,7 +649,7 @@ def _within(count: Tensor, name: int) -> Tensor:
     return count.clamp(low, high) - low
 
 
-class GrowthState:
+class GrowthDrawing:
     """B graphs that are being drawn node by node; updated in place.
 
     `AutoregressiveNetwork.one_by_one` calls `step` and `update` in turn. Inside, the graphs are

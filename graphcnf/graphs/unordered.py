@@ -24,7 +24,7 @@ from graphcnf.categorical.transformer import MASKED, Block, Cache, Transformer
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
-from graphcnf.graphs.path.network import PathNetwork, PathState
+from graphcnf.graphs.path.network import PathDrawing, PathNetwork
 from graphcnf.graphs.path.path_layers import AttentionBiases
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
 from graphcnf.graphs.random_order import RandomOrder
@@ -140,7 +140,7 @@ class RoundNetwork(PathNetwork):
         """Return the outputs of all blocks, for all nodes at once.
 
         `PathNetwork.steps` calls it to score known graphs. The last block sees of each node only
-        what `RoundState` knows when it draws that node, so that both give the same probabilities.
+        what `RoundDrawing` knows when it draws that node, so that both give the same probabilities.
 
         Args:
             h: Inputs of the nodes, (B, N, C).
@@ -167,13 +167,13 @@ class RoundNetwork(PathNetwork):
         return number // self.per_round * self.per_round
 
     def start(self, context):
-        return RoundState(self, context.mask, None)
+        return RoundDrawing(self, context.mask, None)
 
 
-class RoundState(PathState):
+class RoundDrawing(PathDrawing):
     """Graphs that are being drawn by a `RoundNetwork`, node by node; updated in place.
 
-    It is a `PathState` that collects the inputs of a round, and evaluates the blocks for all of
+    It is a `PathDrawing` that collects the inputs of a round, and evaluates the blocks for all of
     them when the next round begins.
 
     Args:
@@ -309,5 +309,5 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
         Args:
             batch: B graphs.
         """
-        few = (batch.adjacency.sum(-1) <= self.code.entries).all(1)
+        few = (batch.adjacency.sum(-1) <= 1 + len(self.code.closures)).all(1)
         return batch.connected() & few & batch.mask.any(1)

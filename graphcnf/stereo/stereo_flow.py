@@ -511,17 +511,17 @@ class StereoNetwork(AutoregressiveNetwork):
         known = torch.where(context.mask, x[..., 0], 0)
         yield Step(row, number, self(context.graphs, row, number, known))
 
-    def start(self, context: StereoContext) -> StereoState:
-        """Return the state before the first stereo element is drawn.
+    def start(self, context: StereoContext) -> StereoDrawing:
+        """Begin to draw the configurations of a batch, one stereo element after the other.
 
         Args:
             context: The molecules whose configurations are drawn.
         """
-        return StereoState(self, context)
+        return StereoDrawing(self, context)
 
 
-class StereoState:
-    """State of drawing configurations of B molecules, one stereo element of each per step.
+class StereoDrawing:
+    """Configurations of B molecules that are being drawn, one stereo element of each per step.
 
     Args:
         network: Network that gives the logits of the next stereo element.

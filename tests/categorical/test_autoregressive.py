@@ -88,10 +88,10 @@ class Given(AutoregressiveNetwork):
         self.given, self.cardinalities = torch.nn.Parameter(logits), [logits.shape[-1]]
 
     def start(self, context):
-        return GivenState(self.given, len(context.mask))
+        return GivenDrawing(self.given, len(context.mask))
 
 
-class GivenState:
+class GivenDrawing:
     def __init__(self, logits, rows):
         number = torch.arange(rows)
         self.steps = iter([Step(number, torch.zeros_like(number), logits.expand(rows, -1))])

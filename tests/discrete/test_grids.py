@@ -9,6 +9,7 @@ from couplings import perturb
 from frequencies import assert_frequencies
 
 from graphcnf import CategoricalModel
+from graphcnf.categorical import AutoregressiveNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
 
@@ -70,7 +71,7 @@ def test_drawing_pixel_by_pixel_has_the_probabilities_of_one_pass(model):
     network, context = model.flow.network, Context(batch.mask)
     x = batch.values[..., None]
     whole = next(network.steps(x, context)).hidden.view(len(x), 6, -1)
-    for step in network.one_by_one(x, context):
+    for step in AutoregressiveNetwork.steps(network, x, context):
         torch.testing.assert_close(step.hidden, whole[:, step.positions[0]])
 
 

@@ -196,10 +196,10 @@ class Bits(AutoregressiveNetwork):
         yield Step(*mask.nonzero(as_tuple=True), self.hidden(before.float())[mask])
 
     def start(self, context):
-        return BitState(self, context.mask)
+        return BitDrawing(self, context.mask)
 
 
-class BitState:
+class BitDrawing:
     """Bits so far."""
 
     def __init__(self, network, mask):

@@ -58,7 +58,7 @@ def test_measured_cardinalities_are_those_needed(random_graphs):
     assert [c - 1 for c in code.cardinalities[::2][:1] + code.cardinalities[3::2]] == (
         most[:1] + most[3::2]
     )
-    back, *closures = code.longest
+    back, closures = code.largest_backtrack, code.closures
     for sizes in ((back, closures), (back + 1, [closures[0] - 1, *closures[1:]])):
         short = DepthFirstCode(*sizes, node_categories=9, edge_categories=3)
         known = short.encode(batch)[1]

@@ -180,7 +180,7 @@ def test_the_shipped_model_is_evaluated_at_most_16_times():
 def test_graphs_of_parts_and_crowded_nodes_are_not_known(random_graphs):
     model = random_orders.unordered(random_graphs)
     parts = ([0, 0, 0, 0], [(0, 1), (2, 3)], [0, 0])
-    most = model.code.entries
+    most = 1 + len(model.code.closures)
     star = ([0] * (most + 2), [(0, k + 1) for k in range(most + 1)], [0] * (most + 1))
     fine = ([0, 0], [(0, 1)], [0])
     batch = GraphBatch.collate(PackedGraphs.from_lists([parts, star, fine]))

@@ -50,9 +50,10 @@ come `free` would be -1, since the c at level 1 could not be completed any more.
 
 The requirements are necessary, but not sufficient: drawing may come to a node that it cannot
 complete, which is then left as it is. They never rule out a graph whose environments are known;
-`Support` does only where its `ROOMS` say so. They could be stricter: of the nodes above, only the
-last of those with the largest rest is looked at. Nodes that must follow a node to come are not
-counted. A node counts for requirement 4 although it may be out of reach of backtracks.
+`Support` does only where eight or more nodes are to come (`MOST_ROOM`). They could be stricter: of
+the nodes above, only the last of those with the largest rest is looked at. Nodes that must follow a
+node to come are not counted. A node counts for requirement 4 although backtracks may not lead to
+it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class NeededEdges(nn.Module):
     Args:
         states: The states of nodes.
         attaches: Which new nodes can be attached to a node with how much room, as
-            `Support.attaches`, (ROOMS, S, E + 1, C) bool.
+            `Support.attaches`, (9, S, E + 1, C) bool.
         leaf: State of the new node with this edge, (S, E + 1, C) long.
         closures: Largest number of closures of a node.
 
@@ -94,8 +95,8 @@ class NeededEdges(nn.Module):
             lowers the rest of a node in state s and does not raise its terminals, (S, E + 1, C)
             bool.
         free_to_attach: Least number of free nodes, beside the new node itself, with which it can be
-            attached to a node so that both can still be completed, by the room that both must have
-            and the state of the node, (ROOMS, S) long; `NEVER` if none can be attached. It is the
+            attached to a node so that both can still be completed, by the needed room and the state
+            of the node, (9, S) long; `NEVER` if none can be attached. It is the
             least used + max(rest of the node, rest of the new node - `closures`) after the edge
             between them, where `used` is by how much `free` falls.
     """
@@ -202,7 +203,7 @@ class CompletingSupport(Support):
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
-        self.needed = NeededEdges(self.states, self.attaches, self.leaf, closures=self.entries - 1)
+        self.needed = NeededEdges(self.states, self.attaches, self.leaf, len(code.closures))
         # An edge takes at most the largest number of terminals off `free` for either node, and
         # after it no rest is larger than the largest one.
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
@@ -214,8 +215,8 @@ class CompletingSupport(Support):
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
         parent = self._parent_columns(new)
-        room_index = self._room_index(new, parent)
-        least_free = self.needed.free_to_attach[room_index, new.state.gather(1, parent)]
+        room = self._needed_room(new, parent)
+        least_free = self.needed.free_to_attach[room, new.state.gather(1, parent)]
         fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
         fits = possible & fits[..., None]
         return _if_any(self._serving_waiting_nodes(new, fits), possible)
@@ -312,7 +313,7 @@ class CompletingSupport(Support):
         # of the new node is decided this is `NO_NODE`, of which none are taken off.
         before = terminals[other] + terminals[new.own_state[row]]
         free = self._free(new)[row] + before - terminals[other_after] - terminals[own_after]
-        closures_left = self.entries - 1 - new.variable.edge_number
+        closures_left = len(self.code.closures) - new.variable.edge_number
         return PossibleEdges(
             row=row,
             column=column,

@@ -171,11 +171,9 @@ class DepthFirstCode:
         edge_categories: Number of edge categories.
 
     Attributes:
-        node_categories, edge_categories: As the arguments.
+        node_categories, edge_categories, closures: As the arguments.
+        largest_backtrack: The largest backtrack.
         cardinalities: Number of values of each variable, V of them.
-        longest: The largest backtrack, then the entries of `closures`.
-        entries: Largest number J of edges of a node to earlier ones: 1 to its parent, and one for
-            each entry of `closures`.
 
     Examples:
         A triangle of the nodes 0, 1 and 2, which node 2 closes, and a node that hangs on node 1:
@@ -193,8 +191,8 @@ class DepthFirstCode:
     ):
         self.node_categories = node_categories
         self.edge_categories = edge_categories
-        self.entries = 1 + len(closures)
-        self.longest = [back - 1, *closures]
+        self.largest_backtrack = back - 1
+        self.closures = closures
         self.cardinalities = [back, edge_categories + 1, node_categories]
         for length in closures:
             self.cardinalities += [length + 1, edge_categories + 1]
@@ -270,14 +268,15 @@ class DepthFirstCode:
             ValueError: if a graph is not connected or not numbered depth-first.
         """
         earlier = batch.adjacency.tril(-1).sum(-1)
-        most = max(self.entries, int(earlier.max()) if earlier.numel() else 0)
+        edges = 1 + len(self.closures)  # of a node to earlier ones, at most
+        most = max(edges, int(earlier.max()) if earlier.numel() else 0)
         backtrack, lengths, earlier_nodes = earlier_edges(batch.adjacency, batch.mask, most)
         closures = lengths[..., 1:]
-        longest = closures.new_tensor(self.longest[1:] + [0] * (most - self.entries))
-        known = (backtrack <= self.longest[0]) & (closures <= longest).all(-1)
-        closures = closures.minimum(longest)[..., : self.entries - 1]
-        backtrack = backtrack.clamp(max=self.longest[0])
-        earlier_nodes = earlier_nodes[..., : self.entries]
+        longest = closures.new_tensor(self.closures + [0] * (most - edges))
+        known = (backtrack <= self.largest_backtrack) & (closures <= longest).all(-1)
+        closures = closures.minimum(longest)[..., : edges - 1]
+        backtrack = backtrack.clamp(max=self.largest_backtrack)
+        earlier_nodes = earlier_nodes[..., :edges]
         labels = batch.edge_labels.gather(2, earlier_nodes.clamp(min=0))
         labels = torch.where(earlier_nodes < 0, 0, labels)
         first = torch.stack([backtrack, labels[..., 0], batch.node_types], -1)

@@ -11,11 +11,11 @@ at once; drawing goes node by node, with cached keys and values. Both go the sam
 same logits:
 
                             scoring                          drawing
-                            `PathNetwork.steps`              `PathState.step`
-    paths before the nodes  `Path.before_each`               `PathState.path`
+                            `PathNetwork.steps`              `PathDrawing.step`
+    paths before the nodes  `Path.before_each`               `PathDrawing.path`
     inputs                  `PathNetwork.inputs`             `PathNetwork.inputs`
     conditions, if any      `PathNetwork.embed_conditions`   `PathNetwork.embed_conditions`
-    attention               `PathNetwork.attend`, `norm`     `PathState.attend`, `norm`
+    attention               `PathNetwork.attend`, `norm`     `PathDrawing.attend`, `norm`
     hidden state            `PathNetwork.hidden`             `PathNetwork.hidden`
 
 The V variables of a node (`DepthFirstCode`: backtrack, edge to the parent, category, closures) are
@@ -293,7 +293,7 @@ class PathNetwork(AutoregressiveNetwork):
         """Return the output of the attention blocks for all positions of whole graphs.
 
         A subclass that adds something to it does the same for the next position in drawing: it
-        overrides `PathState.attend`, and `start`, which makes the state.
+        overrides `PathDrawing.attend`, and `start`, which returns it.
 
         Args:
             h: Input channels, (B, N, D).
@@ -323,8 +323,8 @@ class PathNetwork(AutoregressiveNetwork):
         common = F.linear(attended, folded.weight, folded.bias)
         return NodeHidden(attended, common, None, nodes)
 
-    def start(self, context: Context) -> PathState:
-        return PathState(self, context.mask, context.condition_values)
+    def start(self, context: Context) -> PathDrawing:
+        return PathDrawing(self, context.mask, context.condition_values)
 
     def logits(self, hidden: NodeHidden) -> Tensor:
         logits = super().logits(self.heads.logits(hidden))
@@ -355,8 +355,8 @@ class PathNetwork(AutoregressiveNetwork):
         return NodeHidden(hidden.attended, hidden.common, embedded, nodes), rows
 
 
-class PathState:
-    """State of B partly drawn graphs, updated in place while they are drawn node by node.
+class PathDrawing:
+    """B graphs that are being drawn node by node; updated in place.
 
     `PathNetwork.start` makes it; `step` gives what the network says about the next node, and
     `update` takes what was drawn. Graphs are sorted by size, the largest first, so that complete

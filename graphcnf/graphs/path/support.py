@@ -19,8 +19,11 @@ and from the number of nodes to come, which must find a parent:
 
 - The *room* of a node is the largest number of later nodes that can be attached to it, to nodes
   attached to it, and so on; `ENDLESS` stands for any number.
-- The *possible parents* of the next node are the last node of the path and the `reach` nodes above
-  it, since a backtrack leads up at most so far. Their rooms are added up.
+- The *possible parents* of the next node are the last node of the path and as many nodes above it
+  as the largest backtrack leads up. Their rooms are added up.
+- The *needed room* of a new node is the number of nodes to come that do not fit at possible parents
+  above its own parent: there must be room for them at these two. 8 (`MOST_ROOM`) stands for eight
+  or more.
 
 For example, acetamide, CC(N)=O, has the nodes c, c, n and o. Let nodes get only the edges that they
 have in it (`Environments`). Before its last node, the path is c-c-n:
@@ -32,9 +35,18 @@ have in it (`Environments`). Before its last node, the path is c-c-n:
     possible                yes         yes         no: n gets no further edge
 
 Backtrack 1 is decided. In the next stage only label 2 (the double edge) with category o is
-possible. Had there been another node to come, backtrack 1 would have been impossible with a `reach`
-of 1: the next node could be attached neither to o nor to the full node at level 1, and the node at
-level 0 would be out of reach.
+possible. Had there been another node to come, backtrack 1 would have been impossible if it were the
+largest one: the next node could be attached neither to o nor to the full node at level 1, and the
+node at level 0 would be too far up.
+
+Two special cases:
+
+- A *first node* has no parent. The column before its own has `NO_NODE`, so that only two entries
+  are possible, which stand in no table of parents: backtrack 0, and label 0 with the categories of
+  `Support.begins`.
+- *Nothing is possible* if an earlier value was impossible, as in scoring a graph outside of the
+  support, whose probability is 0 already. `allowed` then allows all values, as logits of -inf alone
+  would make it nan. `CompletingSupport` besides falls back on what `Support` allows.
 """
 
 from __future__ import annotations
@@ -57,10 +69,9 @@ from graphcnf.graphs.path.paths import SEEN_LEVELS
 ENDLESS = 1000
 """Room of a node that any number of nodes can follow. Rooms are added up: a sum of `ENDLESS` or
 more means any number, as graphs have fewer nodes."""
-ROOMS = (*range(8), ENDLESS)
-"""Rooms that are told apart where a node is attached; `ROOMS[r]` is r, but for the last one. If
-eight or more nodes are to come, only endless room is accepted: a graph whose last eight nodes all
-hang on nodes without it is ruled out."""
+MOST_ROOM = 8
+"""Needed room that only endless room is enough for, so that tables have few rows: a graph whose
+last eight nodes all hang on nodes without it is ruled out."""
 ROUNDS = 24
 """Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
 Longer chains without endless room count less than they hold, which makes the rules stricter."""
@@ -127,7 +138,7 @@ class Support(nn.Module):
         states: The states of nodes, which say what edges a node may still get.
 
     Attributes:
-        reach: Largest backtrack.
+        code, states: As the arguments.
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
         pad: Number of columns before that of the first node. They are enough for every backtrack
@@ -135,11 +146,11 @@ class Support(nn.Module):
         leaf: State of a new node with only the edge to its parent, by state of the parent, label of
             the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
-        attaches: Whether a new node can be attached so that it and its parent together have room
-            for `ROOMS[r]` nodes, (ROOMS, S, E + 1, C) bool: by r, then as `leaf`.
-        attaches_at: `attaches` for at least one label and category, (ROOMS, S) bool.
-        begins: Whether a graph can begin with a node of each category so that it has room for
-            `ROOMS[r]` nodes, (ROOMS, C) bool.
+        attaches: Whether a new node can be attached so that it and its parent together have the
+            needed room, (9, S, E + 1, C) bool: by needed room, then as `leaf`.
+        attaches_at: `attaches` for at least one label and category, (9, S) bool.
+        begins: Whether a graph can begin with a node of each category so that it has the needed
+            room, (9, C) bool.
         takes: Whether a node in each state may get a further edge to a neighbour of each category,
             (S, C) bool.
     """
@@ -153,13 +164,11 @@ class Support(nn.Module):
 
     def __init__(self, code: DepthFirstCode, states: NodeStates):
         super().__init__()
-        self.cardinalities = code.cardinalities
-        self.entries = code.entries
+        self.code = code
         self.states = states
-        self.reach = code.longest[0]
-        self.branches = self.reach > 0
+        self.branches = code.largest_backtrack > 0
         # The largest backtrack from level -1, before the first node, still leads to a column.
-        self.pad = max(SEEN_LEVELS, *code.longest) + 1
+        self.pad = max(SEEN_LEVELS, code.largest_backtrack, *code.closures) + 1
         self._set_tables()
 
     def _set_tables(self) -> None:
@@ -172,14 +181,15 @@ class Support(nn.Module):
         fits[:, 0] = False
         room = self._rooms(fits, leaf)
         parent_room = room[after] if self.branches else 0
-        attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in ROOMS])
+        enough = [*range(MOST_ROOM), ENDLESS]  # by needed room
+        attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in enough])
         set_tables(
             self,
             leaf=leaf,
             room=room,
             attaches=attaches,
             attaches_at=attaches.flatten(2).any(2),
-            begins=torch.stack([(first != UNKNOWN) & (room[first] >= least) for least in ROOMS]),
+            begins=torch.stack([(first != UNKNOWN) & (room[first] >= least) for least in enough]),
             takes=(after[:, 1:] != UNKNOWN).any(1),
         )
 
@@ -249,7 +259,7 @@ class Support(nn.Module):
                 joined = self._joined(decided, label=x, length=new.x[-1])
             case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
                 return decided  # The stage has a second variable.
-        if len(joined.x) == len(self.cardinalities):
+        if len(joined.x) == len(self.code.cardinalities):
             return joined
         return replace(joined, possible=self._possible_closures(joined))
 
@@ -284,21 +294,15 @@ class Support(nn.Module):
             case _:
                 fits = new.possible.any(2)
         # Values that lead beyond the first node were left out.
-        fits = F.pad(fits, (0, self.cardinalities[len(new.x)] - fits.shape[1]))
-        # No value is possible only if an earlier one was already impossible, as when a graph
-        # outside of the support is scored. Its probability is 0 already; logits of -inf alone
-        # would make it nan.
+        fits = F.pad(fits, (0, self.code.cardinalities[len(new.x)] - fits.shape[1]))
         return fits | ~fits.any(1, keepdim=True)
 
     def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, U, 1) bool.
-
-        A first node has no parent, and the backtrack 0.
-        """
+        """Return the possible backtracks of M new nodes, (M, U, 1) bool."""
         parent = self._parent_columns(new)
-        room_index = self._room_index(new, parent)
-        fits = self.attaches_at[room_index, new.state.gather(1, parent)]
-        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[room_index[:, 0]]
+        room = self._needed_room(new, parent)
+        fits = self.attaches_at[room, new.state.gather(1, parent)]
+        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[room[:, 0]]
         return fits[..., None]
 
     def _is_first(self, new: UndecidedNodes) -> Tensor:
@@ -307,7 +311,7 @@ class Support(nn.Module):
 
     def _parent_columns(self, new: UndecidedNodes) -> Tensor:
         """Return the columns to which the backtracks 0, 1, ... of new nodes lead, (M, U) long."""
-        most = min(self.cardinalities[0], new.state.shape[1] - self.pad)
+        most = min(self.code.largest_backtrack + 1, new.state.shape[1] - self.pad)
         backtrack = torch.arange(most, device=new.column.device)
         return new.column[:, None] - 1 - backtrack
 
@@ -318,32 +322,27 @@ class Support(nn.Module):
             new: The M new nodes, whose backtracks are decided.
 
         Returns:
-            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool. A
-            first node has no parent, and the label 0.
+            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool.
         """
         parent = new.column[:, None] - 1
-        room_index = self._room_index(new, parent)[:, 0]
-        possible = self.attaches[room_index, new.state.gather(1, parent)[:, 0]]
-        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[room_index]
+        room = self._needed_room(new, parent)[:, 0]
+        possible = self.attaches[room, new.state.gather(1, parent)[:, 0]]
+        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[room]
         return possible
 
-    def _room_index(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
-        """Return how much room new nodes and their parents need together.
-
-        It is for the nodes to come that do not fit at the other possible parents of the next node.
+    def _needed_room(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
+        """Return the needed room of M new nodes, 0 to 8 (`MOST_ROOM`), with each of K parents.
 
         Args:
             new: The M new nodes.
             parent: Columns of K parents that each of them may get, (M, K) long.
 
         Returns:
-            Indices in `ROOMS` of the smallest room that is enough, (M, K) long; if more than 7 is
-            needed, that of `ENDLESS`.
+            (M, K) long.
         """
-        # The next node can be attached to the new one, its parent, or `reach` - 1 nodes above.
-        room = new.to_come[:, None] - self._room_above(new, parent, self.reach - 1)
-        # Rooms up to 7 are their own indices.
-        return room.clamp(0, len(ROOMS) - 1)
+        # Backtrack 0 leads to the new node, 1 to its parent, and the others to nodes above.
+        room = self._room_above(new, parent, self.code.largest_backtrack - 1)
+        return (new.to_come[:, None] - room).clamp(0, MOST_ROOM)
 
     def _room_above(self, new: UndecidedNodes, column: Tensor, count: int) -> Tensor:
         """Return the rooms of the `count` nodes above some columns, added up.
@@ -370,7 +369,7 @@ class Support(nn.Module):
             By length and label, (M, L, E + 1) bool. Going without a further closure, length 0 and
             label 0, is always possible.
         """
-        most = min(self.cardinalities[len(new.x)], new.state.shape[1] - self.pad)
+        most = min(self.code.cardinalities[len(new.x)], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.column.device).expand(len(new.column), -1)
         other = new.state.gather(1, new.column[:, None] - length)
         own = new.own_state[:, None]
@@ -401,11 +400,12 @@ class Support(nn.Module):
             By label of the edge, (K, E + 1) bool; False for label 0, no edge.
         """
         own_after, other_after = self.states.joined(new.own_state[row], other, slice(None))
-        # For nodes to come, room must be left at the new node and the `reach` nodes above it.
-        # The other end of the closure is one of these if the next backtrack can lead to it.
-        in_reach = (length <= self.reach)[:, None]
-        room = self._room_above(new, new.column[:, None], self.reach)[row] + self.room[own_after]
-        room = room + torch.where(in_reach, self.room[other_after] - self.room[other][:, None], 0)
+        # For nodes to come, room must be left at the possible parents of the next one. The other
+        # end of the closure is one of these if the next backtrack can lead to it.
+        most = self.code.largest_backtrack
+        room = self._room_above(new, new.column[:, None], most)[row] + self.room[own_after]
+        change = self.room[other_after] - self.room[other][:, None]
+        room = room + torch.where(length[:, None] <= most, change, 0)
         known = (other_after != UNKNOWN) & (own_after != UNKNOWN)
         fits = known & (room >= new.to_come[row, None])
         fits[:, 0] = False
