@@ -772,7 +772,7 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
         - "bits_molecules": number of graphs in these means, those with a probability above 0.
     """
     with _fixed_noise(model):
-        total = -log_prob_in_batches(model, graphs, size=SCORED_TOGETHER) / np.log(2)
+        total = -log_prob_in_batches(model, graphs, batch_size=SCORED_TOGETHER) / np.log(2)
     possible = np.flatnonzero(total != np.inf)
     total, graphs = total[possible], graphs.subset(possible)
     spent = 0 if model.ordered else labelling_bits(graphs).mean()

@@ -86,27 +86,27 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
     `graphcnf.graphs.path.orders` adds up several orders; `RandomOrder` draws an order at random.
 
     Attributes:
-        network_classes: Classes whose arguments a preset may set: that of the network, then its
-            base class.
+        network_class: Class of the network, whose arguments a preset may set.
         code: Map from graphs of up to N nodes to codes (B, N, V), with V categories (variables) for
             each node. A graph without a code has probability 0.
         flow: Flow that maps codes to latents and back, for `encode` and `decode`. Its `network`
             gives the probabilities.
     """
 
-    network_classes: ClassVar[tuple[Callable[..., AutoregressiveNetwork], ...]]
+    network_class: ClassVar[type[AutoregressiveNetwork]]
     code: GraphCode
     flow: AutoregressiveFlow[AnyNetwork]
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return the classes whose arguments a preset configures: `network_classes`.
+        """Return the classes whose arguments a preset configures.
 
         Returns:
-            Class of the network, then its base class. The keys of the table `[model]` in a preset
-            are the names of their arguments.
+            Class of the network, then its base classes, to which it passes arguments on. The keys
+            of the table `[model]` in a preset are the names of their arguments.
         """
-        return cls.network_classes
+        bases = [c for c in cls.network_class.__mro__ if issubclass(c, AutoregressiveNetwork)]
+        return tuple(bases[:-1])
 
     @property
     def network(self) -> AnyNetwork:

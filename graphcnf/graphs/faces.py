@@ -272,6 +272,6 @@ class FaceModel(GrowthModel):
     The arguments are those of `GrowthModel`; the network is a `FaceNetwork`.
     """
 
-    network_classes = (FaceNetwork,)
+    network_class = FaceNetwork
     architecture = "faces"
     draw_order = staticmethod(draw_order)

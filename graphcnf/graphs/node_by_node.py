@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -738,7 +739,7 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
         **network: Further arguments of `GrowthNetwork`, such as `width` and `layers`.
     """
 
-    network_classes = (GrowthNetwork,)
+    network_class: ClassVar[type[GrowthNetwork]] = GrowthNetwork
     code: RowCode
     architecture = "growth"
     measured_arguments = ("connected", "planar")
@@ -764,7 +765,7 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
         categories = {"node_categories": node_categories, "edge_categories": edge_categories}
         self.code = RowCode(max_nodes, **categories)
         network |= {"max_nodes": max_nodes, "connected": connected, "planar": planar}
-        self.flow = AutoregressiveFlow(self.network_classes[0](self.code, **network))
+        self.flow = AutoregressiveFlow(self.network_class(self.code, **network))
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

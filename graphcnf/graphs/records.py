@@ -64,7 +64,7 @@ def log_prob_in_batches(
     condition_values: Sequence[float | None] | None = None,
     noise_seed: int = 0,
     noise_records: np.ndarray | None = None,
-    size: int = BATCH,
+    batch_size: int = BATCH,
 ) -> np.ndarray:
     """Score many graphs in batches, without gradients: log p(graph | number of nodes) of each.
 
@@ -80,7 +80,7 @@ def log_prob_in_batches(
         noise_seed: Seed of the draws of a `StochasticModel`; used with `noise_records`.
         noise_records: Any number for each graph, (M,). A graph's draw is a function of `noise_seed`
             and its number, whatever the batch. None to draw from torch's global generator.
-        size: Number of graphs in a batch.
+        batch_size: Number of graphs in a batch.
 
     Returns:
         (M,) nats, float64, in the order of `graphs`; -inf for graphs that the model cannot
@@ -90,7 +90,7 @@ def log_prob_in_batches(
         ValueError: if a graph does not fit the model, or for conditions of a model without any.
     """
     nats = np.full(len(graphs), -math.inf)
-    for chosen in batches(graphs.node_counts, size):
+    for chosen in batches(graphs.node_counts, batch_size):
         batch = GraphBatch.collate(graphs, chosen).to(model.device)
         if isinstance(model, StochasticModel):
             known = model.knows(batch)

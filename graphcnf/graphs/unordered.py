@@ -251,7 +251,7 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
     rules_off = PathModel.rules_off
     batch_size = PathModel.batch_size
     why_unknown = "a node with more edges than nodes of the training data have"
-    network_classes = (RoundNetwork, PathNetwork)
+    network_class = RoundNetwork
     code: DepthFirstCode
     draw_order = staticmethod(depth_first)
     sampling_notes = PathModel.sampling_notes

@@ -567,7 +567,9 @@ class MoleculeFlow:
             return log_prob_of_orders(self.model, graphs, orders)
         # The same noise for every molecule, so that its value does not depend on the others.
         records = np.zeros(len(graphs), dtype=int)
-        return log_prob_in_batches(self.model, graphs, noise_records=records, size=SCORED_TOGETHER)
+        return log_prob_in_batches(
+            self.model, graphs, noise_records=records, batch_size=SCORED_TOGETHER
+        )
 
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.

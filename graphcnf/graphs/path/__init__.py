@@ -2,7 +2,7 @@
 
 A graph whose nodes are numbered depth-first is drawn node by node. Read the files in this order:
 
-1. `depth_first`: each node as a row of V categories, its *code*;
+1. `depth_first`: a graph as V categories for each node, its *code*;
 2. `node_states`: what edges a node may still get;
 3. `paths`: the path of a partly drawn graph, and what is known of the nodes on it;
 4. `support`, and `completion` for models that know environments: which values are possible;

@@ -16,7 +16,7 @@ same logits:
     inputs                  `PathNetwork.inputs`             `PathNetwork.inputs`
     conditions, if any      `PathNetwork.embed_conditions`   `PathNetwork.embed_conditions`
     attention               `PathNetwork.attend`, `norm`     `PathDrawing.attend`, `norm`
-    hidden state            `PathNetwork.hidden`             `PathNetwork.hidden`
+    hidden state            `PathNetwork.first_hidden`       `PathNetwork.first_hidden`
 
 The V variables of a node (`DepthFirstCode`: backtrack, edge to the parent, category, closures) are
 then decided one after the other: `PathNetwork.logits` gives the logits of the next one, of which
@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -215,7 +214,7 @@ class PathNetwork(AutoregressiveNetwork):
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
         rows, positions = mask.nonzero(as_tuple=True)
-        hidden = self.hidden(h[mask], path.levels.state, path.depth, to_come[mask], folded)
+        hidden = self.first_hidden(h[mask], path.levels.state, path.depth, to_come[mask], folded)
         yield Step(rows, positions, hidden)
 
     def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
@@ -304,7 +303,7 @@ class PathNetwork(AutoregressiveNetwork):
         """
         return self.blocks(h, bias)
 
-    def hidden(
+    def first_hidden(
         self, attended: Tensor, state: Tensor, depth: Tensor, to_come: Tensor, folded: Folded
     ) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
@@ -347,8 +346,7 @@ class PathNetwork(AutoregressiveNetwork):
         rows = None
         if hidden.nodes.variable.role is VariableRole.LENGTH:
             rows = x.nonzero()[:, 0]
-            # From here on, heads are evaluated one by one.
-            hidden = replace(hidden, common=None)[rows]
+            hidden = hidden[rows]
             x = x[rows]
         embedded = self.heads.embed(hidden, x)
         nodes = self.support.add(hidden.nodes, x)
@@ -405,7 +403,7 @@ class PathDrawing:
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
-        hidden = net.hidden(h, state, self.path.depth[:count], to_come, self.folded)
+        hidden = net.first_hidden(h, state, self.path.depth[:count], to_come, self.folded)
         return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:

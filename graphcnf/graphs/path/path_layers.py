@@ -2,9 +2,9 @@
 
 The words path, level, label and closure are those of `graphcnf.graphs.path`.
 
-- A *level code* is one number that summarises the node at a level of the path: its category, how
-  many edges it has and what they weigh, and whether it lies on a ring.
-- An *n-gram* is the level codes of the last n levels: a small pattern, such as the end of a chain
+- A *token* is one number that summarises the node at a level of the path: its category, how many
+  edges it has and what they weigh, and whether it lies on a ring.
+- An *n-gram* is the tokens of the last n levels: a small pattern, such as the end of a chain
   or of a ring.
 - A *position* of the attention is a node that is to be drawn. Position i holds what is known before
   node i, and so the variables of node i - 1; position 0 holds no node.
@@ -55,20 +55,20 @@ def hashed(key: Tensor, value: Tensor) -> Tensor:
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
-def level_codes(levels: Levels) -> Tensor:
+def tokens_of(levels: Levels) -> Tensor:
     """Summarise nodes at levels of paths in one number each.
 
     Args:
         levels: What is known of these nodes.
 
     Returns:
-        Level codes, long, of the shape of the levels: 0 for no node, else 1 plus the number of the
+        Tokens, long, of the shape of the levels: 0 for no node, else 1 plus the number of the
         combination of category, sum of edge weights (11 stands for 11 or more), degree (5 for 5 or
         more) and whether the edge to the parent lies on a ring.
     """
-    code = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
-    code = code * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
-    return torch.where(levels.held_at > 0, code * 2 + levels.on_ring + 1, 0)
+    token = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
+    token = token * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
+    return torch.where(levels.held_at > 0, token * 2 + levels.on_ring + 1, 0)
 
 
 @dataclass
@@ -82,13 +82,12 @@ class FoldedEmbeddings:
         variables: The embeddings of all V variables of a node, one table under the other, (sum of
             the cardinalities, D) for D channels.
         offsets: First row of each variable in `variables`, (V,) long.
-        level_table: Embedding of every level code, one row for each number that `level_codes` can
-            return.
+        tokens: Embedding of every token, one row for each number that `tokens_of` can return.
     """
 
     variables: Tensor
     offsets: Tensor
-    level_table: Tensor
+    tokens: Tensor
 
 
 class PathFeatures(nn.Module):
@@ -96,7 +95,7 @@ class PathFeatures(nn.Module):
 
     What is known is the node before it, the nodes at the last 16 levels of the path (`SEEN_LEVELS`)
     with their n-grams, the number of the node, and how many nodes are to come. An n-gram summarises
-    the nodes at the last n levels; a *level code* summarises one node (`level_codes`).
+    the nodes at the last n levels; a *token* summarises one node (`tokens_of`).
 
     Args:
         cardinalities: Number of values of each variable of a node, V of them.
@@ -111,7 +110,7 @@ class PathFeatures(nn.Module):
         variables: Embedding of each variable of the node before, V of (cardinality, D).
         number, to_come: Embeddings of a node's number, and of how many nodes are to come after
             it plus 1; row 0 is for padding.
-        category_weight: Embedding of the first half of a level code: category and sum of weights.
+        category_weight: Embedding of the first half of a token: category and sum of weights.
         degree_ring: Embedding of its second half: number of edges, and whether on a ring.
         neighbours: Embedding of each neighbour of the node at a level, by its category and the edge
             to it. Together these three add up to the channels of the level.
@@ -154,10 +153,10 @@ class PathFeatures(nn.Module):
         """
         tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
         sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
-        level_table = self.category_weight.weight[:, None] + self.degree_ring.weight
-        # Level code 0, for no node, has the embedding 0.
-        level_table = F.pad(level_table.flatten(0, 1), (0, 0, 1, 0))
-        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), level_table)
+        tokens = self.category_weight.weight[:, None] + self.degree_ring.weight
+        # Token 0, for no node, has the embedding 0.
+        tokens = F.pad(tokens.flatten(0, 1), (0, 0, 1, 0))
+        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), tokens)
 
     def of_nodes(self, x: Tensor, folded: FoldedEmbeddings) -> Tensor:
         """Embed nodes by all their variables.
@@ -199,20 +198,20 @@ class PathFeatures(nn.Module):
         Returns:
             Inputs of the attention, (R, D).
         """
-        codes = level_codes(levels)
+        tokens = tokens_of(levels)
         label, category = unpacked_neighbour(neighbours.flatten(0, 1))
         of_neighbours = self.neighbours(label * self.categories + category)
-        channels = F.embedding(codes, folded.level_table) + of_neighbours.unflatten(0, codes.shape)
-        of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(codes))
+        channels = F.embedding(tokens, folded.tokens) + of_neighbours.unflatten(0, tokens.shape)
+        of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(tokens))
         return of_path + before + self.number(number) + self.to_come(to_come + 1)
 
-    def _ngrams(self, codes: Tensor) -> Tensor:
-        """Return the embeddings of the n-grams of level codes (R, SEEN_LEVELS), side by side."""
-        key = torch.zeros_like(codes[:, 0])
+    def _ngrams(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings of the n-grams of tokens (R, SEEN_LEVELS), side by side."""
+        key = torch.zeros_like(tokens[:, 0])
         found = []
         tables = dict(zip(NGRAMS, self.ngrams, strict=True))
-        for length, code in enumerate(codes[:, : NGRAMS[-1]].unbind(1), 1):
-            key = hashed(key, code)
+        for length, token in enumerate(tokens[:, : NGRAMS[-1]].unbind(1), 1):
+            key = hashed(key, token)
             if length in tables:
                 table = tables[length].get_parameter("weight")
                 found.append(F.embedding(key % len(table), table))
@@ -292,24 +291,23 @@ class NodeHidden:
 
     Attributes:
         attended: Output of the attention, (M, D).
-        common: First layers of the heads of the first `COMMON_VARIABLES` (4) variables, which every
-            node has, (M, 4 * G): one matrix product gives them all. None once these are decided, as
-            only some of the nodes have further variables, whose heads are evaluated one by one.
+        common: First layers of the heads of the first `COMMON_VARIABLES` (4) variables, (M, 4 * G).
+            Every node has these, so that one matrix product gives them all; the heads of further
+            variables, which only some nodes have, are evaluated one by one.
         embedded: Sum of the embeddings of the variables so far, (M, G); None before the first one.
         nodes: The variables of the nodes so far, and what `Support` needs to tell which values are
             possible.
     """
 
     attended: Tensor
-    common: Tensor | None
+    common: Tensor
     embedded: Tensor | None
     nodes: UndecidedNodes
 
     def __getitem__(self, rows: Tensor) -> NodeHidden:
         """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
-        common = None if self.common is None else self.common[rows]
         embedded = None if self.embedded is None else self.embedded[rows]
-        return NodeHidden(self.attended[rows], common, embedded, self.nodes[rows])
+        return NodeHidden(self.attended[rows], self.common[rows], embedded, self.nodes[rows])
 
 
 class NodeHeads(nn.Module):
@@ -321,7 +319,7 @@ class NodeHeads(nn.Module):
     Args:
         cardinalities: Number of values of each variable, V of them.
         width: Channels D of the attention.
-        hidden: Channels G between the two layers of a head.
+        head_width: Channels G between the two layers of a head.
 
     Attributes:
         first, last: The two layers of each head: D to G channels, and G channels to logits.
@@ -329,13 +327,13 @@ class NodeHeads(nn.Module):
         gains: Factors of the sums of embeddings, one row for each variable, (V, G).
     """
 
-    def __init__(self, cardinalities: Sequence[int], width: int, hidden: int):
+    def __init__(self, cardinalities: Sequence[int], width: int, head_width: int):
         super().__init__()
-        self.hidden = hidden
-        self.first = nn.ModuleList(nn.Linear(width, hidden) for _ in cardinalities)
-        self.decided = nn.ModuleList(nn.Embedding(c, hidden) for c in cardinalities[:-1])
-        self.gains = nn.Parameter(torch.ones(len(cardinalities), hidden))
-        self.last = nn.ModuleList(zero_init(ReadOut(hidden, c)) for c in cardinalities)
+        self.head_width = head_width
+        self.first = nn.ModuleList(nn.Linear(width, head_width) for _ in cardinalities)
+        self.decided = nn.ModuleList(nn.Embedding(c, head_width) for c in cardinalities[:-1])
+        self.gains = nn.Parameter(torch.ones(len(cardinalities), head_width))
+        self.last = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in cardinalities)
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Put the first layers of the heads of the first `COMMON_VARIABLES` (4) into one layer.
@@ -363,8 +361,8 @@ class NodeHeads(nn.Module):
             (M, number of values of the variable).
         """
         k = len(hidden.nodes.x)
-        if hidden.common is not None:
-            channels = hidden.common[:, k * self.hidden : (k + 1) * self.hidden]
+        if k < COMMON_VARIABLES:
+            channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
             channels = self.first[k](hidden.attended)
         if hidden.embedded is not None:

@@ -101,7 +101,7 @@ class PathModel(CodedModel[PathNetwork]):
     rules_off = {"largest_sums": None, "environments": None}
     batch_size = BLOCK  # Complete graphs leave the batch, so sizes may differ within it.
     why_unknown = "a longer ring or branch than the model knows"
-    network_classes: ClassVar[tuple[type[PathNetwork], ...]] = (PathNetwork,)
+    network_class: ClassVar[type[PathNetwork]] = PathNetwork
     code: DepthFirstCode
 
     @keep_arguments
@@ -124,7 +124,7 @@ class PathModel(CodedModel[PathNetwork]):
         self.code = DepthFirstCode(back, closures, **categories)
         weights = [1] * edge_categories if edge_weights is None else edge_weights
         support = support_with_rules(self.code, weights, largest_sums, environments)
-        path_network = self.network_classes[0](
+        path_network = self.network_class(
             self.code, support, max_nodes=max_nodes, conditions=conditions, **network
         )
         if conditions is not None:
