@@ -93,7 +93,7 @@ class MissingEdges:
         self.fragment = fragment
         self.support = support
         self.states = states = support.states
-        after, leaf = states.after, support.leaf
+        after, leaf = states.after, support.attached_state
         single = fragment.plain & (states.weights == 1)
         fitting = fragment.plain & (states.weights <= fragment.valence[:, None])
         fitting[:, 0] = False
@@ -152,7 +152,7 @@ class MissingEdges:
         """Return the least number of edges to free nodes that complete a node in each state.
 
         Args:
-            attaches: Edges to free nodes that are possible, indexed as `Support.leaf`.
+            attaches: Edges to free nodes that are possible, indexed as `Support.attached_state`.
 
         Returns:
             By the number of its entries, and by state, (entries + 1, S) long.
@@ -167,7 +167,7 @@ class MissingEdges:
         return torch.stack(found)
 
     def _entries(self) -> Tensor:
-        """Return which entries free nodes in each state may get, indexed as `Support.leaf`."""
+        """Return which entries free nodes may get, indexed as `Support.attached_state`."""
         after = self.states.after
         takes = torch.zeros_like(after, dtype=torch.bool)
         for node in self.entering.any(1).nonzero()[:, 0].tolist():
@@ -339,7 +339,7 @@ class MissingOnPaths:
         at = level.clamp(min=0)
         first = (level < 0)[:, None, None]
         state = torch.where(level < 0, UNKNOWN, self.state[row, at])
-        after, leaf = m.states.after[state], m.support.leaf[state]
+        after, leaf = m.states.after[state], m.support.attached_state[state]
         fits = (leaf != UNKNOWN) & ((after != UNKNOWN) | first)
         fits[:, 0] &= first[:, 0]
         fits = fits & self.fragment_takes(row, at)
@@ -376,8 +376,8 @@ class MissingOnPaths:
         m, progress = self.missing, self.progress
         number = torch.arange(self.state.shape[1], device=row.device)
         state = self.state[row]
-        takes = m.support.takes[state, category[:, None]]
-        takes = takes & m.support.takes[own[:, None], m.states.category[state]]
+        takes = m.support.can_join[state, category[:, None]]
+        takes = takes & m.support.can_join[own[:, None], m.states.category[state]]
         open_to = progress.is_free | (progress.attachments_at > 0) | (progress.valence_at > 0)
         return (takes & open_to[row] & (number < level[:, None])).any(1)
 

@@ -46,6 +46,27 @@ The words of these files:
 - The *state* of a node says what edges it has so far, as far as this matters for what edges it may
   still get.
 
+Some numbers are shifted by 1, so that 0 says "none":
+
+    label              category of an edge plus 1
+    held_at            number of a node plus 1: the position of the attention that holds it
+    token              number of a combination of facts about a node, plus 1 (`path_layers`)
+    lengths, labels    0 where a node has no further closure
+
+The argument `back` is the largest backtrack plus 1, the number of values of this variable.
+
+One node goes this way, in scoring and in drawing:
+
+    AutoregressiveNetwork.decide        each variable of the node:
+        PathNetwork.logits                  its distribution
+            NodeHeads.logits                    from what the attention says
+            Support.allowed                     of the possible values only
+        choose                              looks it up (scoring) or draws it
+        PathNetwork.next_hidden             goes on to the next variable
+            NodeHeads.embed
+            Support.add
+    PathDrawing.update                  the node joins the path (only in drawing)
+
 Sizes of tensors have these letters. Of graphs: B of them with up to N nodes, V variables of a node,
 J edges of a node to earlier ones. Of several nodes or paths at a time: R or M, and K of these. Of
 tables: W columns of levels; S states, C node categories, E edge categories (E + 1 labels); U

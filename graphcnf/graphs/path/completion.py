@@ -9,15 +9,13 @@ two questions: what does each node still need, and can the nodes to come bring i
 - Its *missing* edges are the least number of further ones that complete it. No two of them lead to
   the same node.
 - Its *terminals* are the least number of missing edges to terminal nodes, which get no second edge.
-- Its *rest* is missing minus terminals.
+- Its *rest* is missing minus terminals. (Either is the least of its own, perhaps of two different
+  ways to complete a node.)
 
 *What the nodes to come can bring:* a terminal node serves one other node only. So the terminals
 that nodes still need are taken off the number of nodes to come; those that remain are *free*:
 
     free = to_come - sum of the terminals of all nodes on the path and of the new node
-
-Missing and terminals are the least each of its own, perhaps of two different ways to complete a
-node. So rest <= free says no more than missing <= to_come - terminals of all other nodes.
 
 A free node can serve several nodes, by the edge to its parent and by closures, but it brings each
 of them one edge at most. So each node needs as many free nodes as its rest, and several nodes may
@@ -33,8 +31,8 @@ parent or the end of a closure, is possible if after it these *requirements* hol
        node above, and both can be completed: `free_to_attach` < free, as it is a free node itself.
        This is asked of edges to parents only.
 
-`CompletingSupport` has a method for each: `_serves_other_and_below`, `_serves_above`,
-`_serves_new` and `_can_attach_next`.
+`CompletingSupport` has a method for each, which says why it is necessary:
+`_serves_other_and_below`, `_serves_above`, `_serves_new` and `_can_attach_next`.
 
 For example, let nodes get only the edges that they have in acetamide, CC(N)=O, whose nodes are c,
 c, n and o. What nodes need while they are drawn in this order:
@@ -48,23 +46,23 @@ After the first c, a node must be to come: rest <= free is 1 <= 0 without one. A
 an n at level 1 is possible if another node is to come after it: `free` is 1 - 1 = 0. With none to
 come `free` would be -1, since the c at level 1 could not be completed any more.
 
-The requirements are necessary, but not sufficient: drawing may come to a node that it cannot
-complete, which is then left as it is. They never rule out a graph whose environments are known;
-`Support` does only where eight or more nodes are to come (`MOST_ROOM`). They could be stricter: of
-the nodes above, only the last of those with the largest rest is looked at. Nodes that must follow a
-node to come are not counted. A node counts for requirement 4 although backtracks may not lead to
-it.
+The requirements are necessary, so that they never rule out a graph whose environments are known;
+`Support` does only where eight or more nodes are to come (`MOST_ROOM`). They are not sufficient:
+drawing may come to a node that it cannot complete, which is then left as it is. They could be
+stricter: of the nodes above, only the last of those with the largest rest is looked at. Nodes that
+must follow a node to come are not counted. A node counts for requirement 4 although backtracks may
+not lead to it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import (
     NEVER,
     NO_NODE,
@@ -81,9 +79,9 @@ class NeededEdges(nn.Module):
 
     Args:
         states: The states of nodes.
-        attaches: Which new nodes can be attached to a node with how much room, as
-            `Support.attaches`, (9, S, E + 1, C) bool.
-        leaf: State of the new node with this edge, (S, E + 1, C) long.
+        can_attach: Which new nodes can be attached to a node with how much room, as
+            `Support.can_attach`, (9, S, E + 1, C) bool.
+        attached_state: State of the new node with this edge, (S, E + 1, C) long.
         closures: Largest number of closures of a node.
 
     Attributes:
@@ -107,29 +105,31 @@ class NeededEdges(nn.Module):
     lowered: Tensor
     free_to_attach: Tensor
 
-    def __init__(self, states: NodeStates, attaches: Tensor, leaf: Tensor, closures: int):
+    def __init__(
+        self, states: NodeStates, can_attach: Tensor, attached_state: Tensor, closures: int
+    ):
         super().__init__()
         after = states.after
         gets_no_edge = (after[:, 1:] == UNKNOWN).flatten(1).all(1)
-        leads_to_terminal = gets_no_edge[leaf].long()
+        leads_to_terminal = gets_no_edge[attached_state].long()
         cost_if_left = torch.where(states.complete, 0, NEVER)
-        missing = states.least_cost(cost_if_left, torch.where(attaches[0], 1, NEVER))
-        cost = torch.where(attaches[0], leads_to_terminal, NEVER)
+        missing = states.least_cost(cost_if_left, torch.where(can_attach[0], 1, NEVER))
+        cost = torch.where(can_attach[0], leads_to_terminal, NEVER)
         terminals = states.least_cost(cost_if_left, cost)
         rest = missing - terminals
         # Axes: state of the node, label of the edge, category of its other end.
         has_less_rest = rest[after] < rest[:, None, None]
         needs_no_more_terminals = terminals[after] <= terminals[:, None, None]
         # -1 for a terminal that was missing.
-        used = terminals[after] + terminals[leaf] - terminals[:, None, None]
-        least_free = used + rest[after].maximum(rest[leaf] - closures)
+        used = terminals[after] + terminals[attached_state] - terminals[:, None, None]
+        least_free = used + rest[after].maximum(rest[attached_state] - closures)
         set_tables(
             self,
             terminals=terminals,
             rest=rest,
             is_incomplete=(missing > 0).long(),
             lowered=has_less_rest & needs_no_more_terminals & (after != UNKNOWN),
-            free_to_attach=torch.where(attaches, least_free, NEVER).amin((2, 3)),
+            free_to_attach=torch.where(can_attach, least_free, NEVER).amin((2, 3)),
         )
 
 
@@ -162,7 +162,7 @@ class CompletingSupport(Support):
     leaves a node with missing edges, or after which no edge is left: the parent and a node attached
     to it would need more free nodes than there are (`NeededEdges.free_to_attach`), or a node waits
     for a closure that none of these could get. If no value remains, all that `Support` allows are
-    possible, and drawing may leave a node incomplete.
+    possible (`Support.restricted`), and drawing may leave a node incomplete.
 
     Args:
         code: The variables of a node.
@@ -203,14 +203,24 @@ class CompletingSupport(Support):
     def __init__(self, code: DepthFirstCode, edge_weights: list[int], environments: Environments):
         super().__init__(code, environments.states(edge_weights))
         self.environments = environments
-        self.needed = NeededEdges(self.states, self.attaches, self.leaf, len(code.closures))
+        self.needed = NeededEdges(
+            self.states, self.can_attach, self.attached_state, len(code.closures)
+        )
         # An edge takes at most the largest number of terminals off `free` for either node, and
         # after it no rest is larger than the largest one.
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
-    def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, U, 1) bool; see `Support`."""
-        possible = super()._possible_backtracks(new)
+    def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        match new.variable.role:
+            case VariableRole.BACKTRACK:
+                return self._completable_backtracks(new, possible)
+            case VariableRole.PARENT_EDGE:
+                return self._completable_attachments(new, possible)
+            case _:
+                return self._completable_closures(new, possible)
+
+    def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        """Return the possible backtracks that leave no node incomplete and some edge, (M, U, 1)."""
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
@@ -218,8 +228,7 @@ class CompletingSupport(Support):
         room = self._needed_room(new, parent)
         least_free = self.needed.free_to_attach[room, new.state.gather(1, parent)]
         fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
-        fits = possible & fits[..., None]
-        return _if_any(self._serving_waiting_nodes(new, fits), possible)
+        return self._serving_waiting_nodes(new, possible & fits[..., None])
 
     def _serving_waiting_nodes(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Return which backtracks leave an edge that meets the requirements.
@@ -236,24 +245,14 @@ class CompletingSupport(Support):
         """
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
         row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
-        attached = replace(new[row], column=new.column[row] - backtrack)
-        edges = self._completable_attachments(attached, super()._possible_attachments(attached))
+        moved = self._moved(new[row], backtrack)
+        edges = self._completable_attachments(moved, self._possible_attachments(moved))
         fits = possible.clone()
         fits[row, backtrack, 0] = edges.flatten(1).any(1)
         return fits
 
-    def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible edges to parents, and categories with them; see `Support`."""
-        possible = super()._possible_attachments(new)
-        return _if_any(self._completable_attachments(new, possible), possible)
-
     def _completable_attachments(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which attachments meet the requirements, (M, E + 1, C) bool.
-
-        Args:
-            new: M new nodes in the columns that their backtracks lead to.
-            possible: What `Support` allows, of the same shape as what is returned.
-        """
+        """Return the possible attachments that meet the requirements, (M, E + 1, C) bool."""
         row, label, category = self._to_look_up(new, possible)
         alone = self.states.first[category]
         edges = self._edges(new, row, alone, label, length=torch.ones_like(row))
@@ -261,20 +260,18 @@ class CompletingSupport(Support):
         fits[row, label, category] = self._serves(new, edges)
         return fits
 
-    def _possible_closures(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible lengths of closures, and labels with them; see `Support`."""
-        possible = super()._possible_closures(new)
+    def _completable_closures(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        """Return the possible closures that meet the requirements, (M, L, E + 1) bool."""
         row, length, label = self._to_look_up(new, possible)
         edges = self._edges(new, row, new.own_state[row], label, length)
         fits = possible.clone()
         fits[row, length, label] = self._serves(new, edges)
-        return _if_any(fits, possible)
+        return fits
 
     def _free(self, new: UndecidedNodes) -> Tensor:
         """Return the number of free nodes for each of M new nodes, (M,) long.
 
         Before the first edge of a new node it may be -1: the node itself may be a missing terminal.
-        Nodes below its parent are added up, too; they are complete, and miss nothing.
         """
         terminals = self.needed.terminals
         return new.to_come - terminals[new.state].sum(1) - terminals[new.own_state]
@@ -330,14 +327,22 @@ class CompletingSupport(Support):
         return path & self._serves_new(new, edges) & self._can_attach_next(new, edges)
 
     def _serves_other_and_below(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 1 holds: nodes from the other down, (K,) bool."""
+        """Return after which edges requirement 1 holds: nodes from the other down, (K,) bool.
+
+        Further closures of the new node lead further up. So these nodes get edges to later nodes
+        only, at most one to each.
+        """
         # The largest rest in each column and all to its right:
         largest = self.needed.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
         return below.maximum(self.needed.rest[edges.other_state]) <= edges.free
 
     def _serves_above(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 2 holds: nodes above the other one, (K,) bool."""
+        """Return after which edges requirement 2 holds: nodes above the other one, (K,) bool.
+
+        These get at most one edge to each later node, and one to the new node if it may still get a
+        closure, and a closure between them is possible.
+        """
         # The largest rest in each column and all to its left, and the last column that has it:
         largest, its_column = self.needed.rest[new.state].cummax(1)
         largest = largest[edges.row, edges.column - 1]
@@ -349,7 +354,11 @@ class CompletingSupport(Support):
         return fits
 
     def _serves_new(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 3 holds: the new node itself, (K,) bool."""
+        """Return after which edges requirement 3 holds: the new node itself, (K,) bool.
+
+        It gets at most one edge to each later node, and further closures to nodes above the other
+        one, each of which lowers its rest by 1 at most.
+        """
         short = self.needed.rest[edges.own_state] - edges.free
         fits = short <= 0
         k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
@@ -360,14 +369,19 @@ class CompletingSupport(Support):
         return fits
 
     def _can_attach_next(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 4 holds: a next node finds a parent, (K,) bool."""
+        """Return after which edges requirement 4 holds: a next node finds a parent, (K,) bool.
+
+        If no terminal is missing, all nodes to come are free. The next node is one of them. It must
+        be attached to a node of the path, and may itself need terminals, which take free nodes.
+        """
         to_attach = self.needed.free_to_attach[0]  # `Support` has seen to the room
         least = to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
             least = least.minimum(to_attach[state])
         to_parent = edges.column == new.column[edges.row] - 1
         all_free = (edges.free == new.to_come[edges.row]) & (edges.free > 0)
-        return (least < edges.free) | ~(to_parent & all_free)
+        # The next node is a free one itself.
+        return (least + 1 <= edges.free) | ~(to_parent & all_free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
         """Return whether a closure is possible that lowers the rest of the other node.
@@ -382,8 +396,3 @@ class CompletingSupport(Support):
         category = self.states.category
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.needed.lowered[other, :, category[own]]).any(-1)
-
-
-def _if_any(fits: Tensor, others: Tensor) -> Tensor:
-    """Return `fits` (M, ., .) bool, but rows of `others` where it allows nothing."""
-    return torch.where(fits.flatten(1).any(1)[:, None, None], fits, others)

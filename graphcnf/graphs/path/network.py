@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
 from graphcnf.categorical.transformer import Transformer
-from graphcnf.flows.transform import Context
+from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
@@ -326,7 +326,8 @@ class PathNetwork(AutoregressiveNetwork):
         return PathDrawing(self, context.mask, context.condition_values)
 
     def logits(self, hidden: NodeHidden) -> Tensor:
-        logits = super().logits(self.heads.logits(hidden))
+        logits = self.heads.logits(hidden)
+        logits = logits.to(log_term_dtype(logits))
         return logits.masked_fill(~self.support.allowed(hidden.nodes), -math.inf)
 
     def next_hidden(self, hidden: NodeHidden, x: Tensor) -> tuple[NodeHidden, Tensor | None]:

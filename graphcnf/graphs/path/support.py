@@ -12,7 +12,7 @@ together; `UndecidedNodes.possible` has what is possible in the stage at hand:
 
 The last stage is repeated for each closure. `Support.new_nodes` begins the first stage,
 `Support.add` takes the value of a variable and begins the next stage, `Support.allowed` reads
-`possible`.
+`possible`. A subclass may rule out more values (`Support.restricted`).
 
 What is possible follows from the states of the new node and the node at the other end of the edge,
 and from the number of nodes to come, which must find a parent:
@@ -43,10 +43,10 @@ Two special cases:
 
 - A *first node* has no parent. The column before its own has `NO_NODE`, so that only two entries
   are possible, which stand in no table of parents: backtrack 0, and label 0 with the categories of
-  `Support.begins`.
+  `Support.can_begin`.
 - *Nothing is possible* if an earlier value was impossible, as in scoring a graph outside of the
   support, whose probability is 0 already. `allowed` then allows all values, as logits of -inf alone
-  would make it nan. `CompletingSupport` besides falls back on what `Support` allows.
+  would make it nan. If only the further rules of a subclass leave nothing, they do not count.
 """
 
 from __future__ import annotations
@@ -82,19 +82,18 @@ class UndecidedNodes:
     """M new nodes while their variables are decided one after the other.
 
     Nodes of the path stand in columns, `Support.pad` of `NO_NODE` first, then level 0, 1, ...; an
-    edge of length l leads to the node l columns before the new one (1 for the parent). Nodes from
-    which a backtrack leads away stay in their columns: they get no further edge.
+    edge of length l leads to the node l columns before the new one (1 for the parent).
 
     Attributes:
         state: State of the node in each column, (M, W) long, with the edges of the new node that
-            are decided; `NO_NODE` from the column of the previous node plus 1 on.
+            are decided; `NO_NODE` in `column` and to its right.
         column: Column in which the new node will stand, (M,) long. Before the backtrack is decided,
             that with backtrack 0.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
         possible: Which values of the variables of this stage are possible: of the first one by the
             second axis, and of the second one with it by the third, (M, ., .) bool. See the table
-            of this module.
+            of this module. Without meaning once all variables are decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -143,24 +142,24 @@ class Support(nn.Module):
             never backtrack.
         pad: Number of columns before that of the first node. They are enough for every backtrack
             and closure, and for the 16 levels that the network sees (`SEEN_LEVELS`).
-        leaf: State of a new node with only the edge to its parent, by state of the parent, label of
-            the edge and category of the new node, (S, E + 1, C) long.
+        attached_state: State of a new node with only the edge to its parent, by state of the
+            parent, label of the edge and category of the new node, (S, E + 1, C) long.
         room: Room of a node in each state, (S,) long.
-        attaches: Whether a new node can be attached so that it and its parent together have the
-            needed room, (9, S, E + 1, C) bool: by needed room, then as `leaf`.
-        attaches_at: `attaches` for at least one label and category, (9, S) bool.
-        begins: Whether a graph can begin with a node of each category so that it has the needed
+        can_attach: Whether a new node can be attached so that it and its parent together have the
+            needed room, (9, S, E + 1, C) bool: by needed room, then as `attached_state`.
+        can_be_parent: `can_attach` for at least one label and category, (9, S) bool.
+        can_begin: Whether a graph can begin with a node of each category so that it has the needed
             room, (9, C) bool.
-        takes: Whether a node in each state may get a further edge to a neighbour of each category,
-            (S, C) bool.
+        can_join: Whether a node in each state may get a further edge to a neighbour of each
+            category, (S, C) bool.
     """
 
-    leaf: Tensor
+    attached_state: Tensor
     room: Tensor
-    attaches: Tensor
-    attaches_at: Tensor
-    begins: Tensor
-    takes: Tensor
+    can_attach: Tensor
+    can_be_parent: Tensor
+    can_begin: Tensor
+    can_join: Tensor
 
     def __init__(self, code: DepthFirstCode, states: NodeStates):
         super().__init__()
@@ -175,30 +174,34 @@ class Support(nn.Module):
         """Set the tables of nodes that are attached to a parent."""
         first = self.states.first
         after = self.states.after
-        # leaf[s, e, c] is after[first[c], e, category[s]].
-        leaf = after[first][:, :, self.states.category].permute(2, 1, 0)
-        fits = (after != UNKNOWN) & (leaf != UNKNOWN)
+        # attached_state[s, e, c] is after[first[c], e, category[s]].
+        attached_state = after[first][:, :, self.states.category].permute(2, 1, 0)
+        fits = (after != UNKNOWN) & (attached_state != UNKNOWN)
         fits[:, 0] = False
-        room = self._rooms(fits, leaf)
+        room = self._rooms(fits, attached_state)
         parent_room = room[after] if self.branches else 0
         enough = [*range(MOST_ROOM), ENDLESS]  # by needed room
-        attaches = torch.stack([fits & (room[leaf] + parent_room >= least) for least in enough])
+        can_attach = torch.stack(
+            [fits & (room[attached_state] + parent_room >= least) for least in enough]
+        )
         set_tables(
             self,
-            leaf=leaf,
+            attached_state=attached_state,
             room=room,
-            attaches=attaches,
-            attaches_at=attaches.flatten(2).any(2),
-            begins=torch.stack([(first != UNKNOWN) & (room[first] >= least) for least in enough]),
-            takes=(after[:, 1:] != UNKNOWN).any(1),
+            can_attach=can_attach,
+            can_be_parent=can_attach.flatten(2).any(2),
+            can_begin=torch.stack(
+                [(first != UNKNOWN) & (room[first] >= least) for least in enough]
+            ),
+            can_join=(after[:, 1:] != UNKNOWN).any(1),
         )
 
-    def _rooms(self, fits: Tensor, leaf: Tensor) -> Tensor:
+    def _rooms(self, fits: Tensor, attached_state: Tensor) -> Tensor:
         """Return the room of a node in each state, (S,) long.
 
         Args:
-            fits: Whether a new node can be attached, indexed as `leaf`.
-            leaf: As the attribute.
+            fits: Whether a new node can be attached, indexed as `attached_state`.
+            attached_state: As the attribute.
         """
         after = self.states.after
         # A node has endless room if a chain can follow it: begin with all that get a further edge,
@@ -207,12 +210,12 @@ class Support(nn.Module):
         previous = None
         while previous is None or not torch.equal(endless, previous):
             previous = endless
-            goes_on = endless[leaf] | (endless[after] & self.branches)
+            goes_on = endless[attached_state] | (endless[after] & self.branches)
             endless = endless & (fits & goes_on).flatten(1).any(1)
         room = torch.where(endless, ENDLESS, 0)
         for _ in range(ROUNDS):
             previous = room
-            more = torch.where(fits, 1 + room[leaf] + room[after] * self.branches, 0)
+            more = torch.where(fits, 1 + room[attached_state] + room[after] * self.branches, 0)
             room = torch.where(endless, ENDLESS, more.amax((1, 2)))
             if torch.equal(room, previous):
                 break
@@ -226,16 +229,15 @@ class Support(nn.Module):
             depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: Number of nodes of the graph after the new one, (M,) long.
         """
-        new_column = depth + self.pad + 1
-        column = torch.arange(state.shape[1], device=state.device)
+        column = depth + self.pad + 1
         new = UndecidedNodes(
-            state=torch.where(column < new_column[:, None], state, NO_NODE),
-            column=new_column,
+            state=_before(column, state),
+            column=column,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
             possible=torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device),
         )
-        return replace(new, possible=self._possible_backtracks(new))
+        return self._begin_stage(new)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
         """Return M new nodes with one more variable decided, and what is possible after it.
@@ -248,20 +250,52 @@ class Support(nn.Module):
         """
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
-            case VariableRole.BACKTRACK:
-                # The clamp only matters for impossible values, which lead beyond the first node.
-                moved = replace(decided, column=(new.column - x).clamp(min=self.pad))
-                return replace(moved, possible=self._possible_attachments(moved))
-            case VariableRole.CATEGORY:
-                alone = replace(decided, own_state=self.states.first[x])
-                joined = self._joined(alone, label=new.x[-1], length=torch.ones_like(x))
-            case VariableRole.CLOSING_EDGE:
-                joined = self._joined(decided, label=x, length=new.x[-1])
             case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
                 return decided  # The stage has a second variable.
-        if len(joined.x) == len(self.code.cardinalities):
-            return joined
-        return replace(joined, possible=self._possible_closures(joined))
+            case VariableRole.BACKTRACK:
+                decided = self._moved(new, x)
+            case VariableRole.CATEGORY:
+                alone = replace(decided, own_state=self.states.first[x])
+                decided = self._joined(alone, label=new.x[-1], length=torch.ones_like(x))
+            case VariableRole.CLOSING_EDGE:
+                decided = self._joined(decided, label=x, length=new.x[-1])
+        return (
+            decided
+            if len(decided.x) == len(self.code.cardinalities)
+            else self._begin_stage(decided)
+        )
+
+    def _begin_stage(self, new: UndecidedNodes) -> UndecidedNodes:
+        """Return M new nodes with what is possible in the stage that they come to."""
+        match new.variable.role:
+            case VariableRole.BACKTRACK:
+                possible = self._possible_backtracks(new)
+            case VariableRole.PARENT_EDGE:
+                possible = self._possible_attachments(new)
+            case _:
+                possible = self._possible_closures(new)
+        restricted = self.restricted(new, possible)
+        is_left = restricted.flatten(1).any(1)[:, None, None]
+        return replace(new, possible=torch.where(is_left, restricted, possible))
+
+    def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        """Rule out more values; a subclass may override it. By default none.
+
+        Args:
+            new: M new nodes at the begin of a stage.
+            possible: What is possible in it by the rules of this class, (M, ., .) bool.
+
+        Returns:
+            What is possible by the rules of the subclass as well, of the same shape. Where nothing
+            is, `possible` counts.
+        """
+        return possible
+
+    def _moved(self, new: UndecidedNodes, backtrack: Tensor) -> UndecidedNodes:
+        """Return M new nodes with backtracks (M,) long: all nodes below their parents have left."""
+        # The clamp only matters for impossible values, which lead beyond the first node.
+        column = (new.column - backtrack).clamp(min=self.pad)
+        return replace(new, column=column, state=_before(column, new.state), x=(backtrack,))
 
     def _joined(self, new: UndecidedNodes, *, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
@@ -301,8 +335,8 @@ class Support(nn.Module):
         """Return the possible backtracks of M new nodes, (M, U, 1) bool."""
         parent = self._parent_columns(new)
         room = self._needed_room(new, parent)
-        fits = self.attaches_at[room, new.state.gather(1, parent)]
-        fits[:, 0] |= self._is_first(new) & self.begins.any(1)[room[:, 0]]
+        fits = self.can_be_parent[room, new.state.gather(1, parent)]
+        fits[:, 0] |= self._is_first(new) & self.can_begin.any(1)[room[:, 0]]
         return fits[..., None]
 
     def _is_first(self, new: UndecidedNodes) -> Tensor:
@@ -326,8 +360,8 @@ class Support(nn.Module):
         """
         parent = new.column[:, None] - 1
         room = self._needed_room(new, parent)[:, 0]
-        possible = self.attaches[room, new.state.gather(1, parent)[:, 0]]
-        possible[:, 0] |= self._is_first(new)[:, None] & self.begins[room]
+        possible = self.can_attach[room, new.state.gather(1, parent)[:, 0]]
+        possible[:, 0] |= self._is_first(new)[:, None] & self.can_begin[room]
         return possible
 
     def _needed_room(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
@@ -374,12 +408,16 @@ class Support(nn.Module):
         other = new.state.gather(1, new.column[:, None] - length)
         own = new.own_state[:, None]
         category = self.states.category
-        fits = self.takes[own, category[other]] & self.takes[other, category[own]] & (length >= 2)
+        fits = (
+            self.can_join[own, category[other]]
+            & self.can_join[other, category[own]]
+            & (length >= 2)
+        )
         if lengths := new.x[LENGTHS]:
             # Lengths increase, and after a length of 0 all are 0.
             previous = lengths[-1][:, None]
             fits = fits & (length > previous) & (previous > 0)
-        possible = fits[..., None].repeat(1, 1, self.leaf.shape[1])
+        possible = fits[..., None].repeat(1, 1, self.attached_state.shape[1])
         row, at_length = fits.nonzero(as_tuple=True)
         possible[row, at_length] = self._closing_labels(new, row, other[row, at_length], at_length)
         possible[:, 0, 0] = True
@@ -410,3 +448,9 @@ class Support(nn.Module):
         fits = known & (room >= new.to_come[row, None])
         fits[:, 0] = False
         return fits
+
+
+def _before(column: Tensor, state: Tensor) -> Tensor:
+    """Return the states (M, W) of nodes left of some columns (M,), and `NO_NODE` from there on."""
+    number = torch.arange(state.shape[1], device=state.device)
+    return torch.where(number < column[:, None], state, NO_NODE)
