@@ -207,8 +207,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             raise UserError(f"{path}: {name} is of type {kind}, not {initial.dtype}")
     try:
         model.load_state_dict(tensors)
-    except RuntimeError:
-        raise UserError(f"{path}: the weights do not fit config.json") from None
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit config.json") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path}: weights that are no numbers; train again")
 

@@ -87,6 +87,9 @@ STATISTICS = ("draw", "median", "mean")
 SCORED = 256
 """Items that are scored at a time."""
 
+OTHER = "damaged, or saved by another version; fit the model anew"
+"""What is said of a saved model that cannot be read."""
+
 EVALUATING = 0.1
 """Largest share of a time budget that evaluations take."""
 
@@ -745,7 +748,13 @@ class CategoricalModel(nn.Module):
             kind = ADAPTERS[read_json(source)["metadata"]["data"]["kind"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: no CategoricalModel ({error})") from None
-        flow = kind.flow_class.from_pretrained(source.parent, device)
+        try:
+            flow = kind.flow_class.from_pretrained(source.parent, device)
+        except UserError as error:
+            # Arguments or weights that this version does not know.
+            if isinstance(error.__cause__, TypeError | RuntimeError):
+                raise UserError(f"{error}: {OTHER}") from None
+            raise
         try:
             content = {k: from_json(v) for k, v in flow.metadata["data"].items() if k != "kind"}
             adapter = kind(**content)
@@ -753,10 +762,7 @@ class CategoricalModel(nn.Module):
             if flow.config.get(fixed) != getattr(adapter, fixed, None):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise UserError(
-                f"{source}: unreadable vocabulary ({error}): damaged, or saved by another version; "
-                "fit the model anew"
-            ) from None
+            raise UserError(f"{source}: unreadable vocabulary ({error}): {OTHER}") from None
         return cls()._learned(adapter, flow)
 
 

@@ -225,6 +225,33 @@ def test_a_model_that_cannot_be_trained_in_this_memory_is_refused_before_it_is_t
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # 1 GB
 
 
+def of_before(model, folder):
+    """Save a model with an argument that this version no longer has."""
+    config = model.flow.config
+    config["counts"] = config.pop("ngrams")
+    model.save_pretrained(folder)
+
+
+def with_other_weights(model, folder):
+    """Save a model whose weights are of another shape than this version builds."""
+    model.flow.config["width"] = 8
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (of_before, "unexpected keyword argument 'counts'"),
+        (with_other_weights, "the weights do not fit config.json"),
+    ],
+)
+def test_a_model_of_another_version_is_to_be_fitted_anew(tmp_path, save, message):
+    save(CategoricalModel.for_data(["a", "bc"]), tmp_path)
+    with pytest.raises(UserError, match=f"{message}.*: damaged, or .*; fit the model anew$") as one:
+        CategoricalModel.from_pretrained(tmp_path)
+    assert "\n" not in str(one.value)
+
+
 def test_damaged_and_alien_folders(tmp_path):
     with pytest.raises(UserError, match="no model .*: give a folder with config.json"):
         CategoricalModel.from_pretrained(tmp_path)
@@ -233,7 +260,7 @@ def test_damaged_and_alien_folders(tmp_path):
     content = json.loads(config.read_text())
     content["metadata"]["data"]["symbols"] = ["a", "b", "x"]
     config.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="its checksum does not match"):
+    with pytest.raises(UserError, match=r"its checksum does not match\)$"):
         CategoricalModel.from_pretrained(tmp_path)
     content["metadata"]["data"] = {"kind": "pickle"}
     config.write_text(json.dumps(content))
