@@ -15,7 +15,7 @@ class UserError(Exception):
     """A mistake that the user can correct; the message is one line that says how.
 
     It says what was given and what would be right. The `graphcnf` command prints it as
-    ``error: ...`` and exits with status 1.
+    `error: ...` and exits with status 1.
     """
 
 

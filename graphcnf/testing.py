@@ -7,8 +7,8 @@ They check properties rather than values, and raise AssertionError with the devi
         assert_bijection(MyCoupling(6), x)
         assert_log_det_matches_jacobian(MyCoupling(6), x)
 
-- A *transform* maps data x to latents z, both ``(B, ..., D)``: B samples, any axes of *entries*, D
-  channels. It also returns a *log term* ``(B,)`` in nats, for a bijection ``log|det dz/dx|``.
+- A *transform* maps data x to latents z, both `(B, ..., D)`: B samples, any axes of *entries*, D
+  channels. It also returns a *log term* `(B,)` in nats, for a bijection `log|det dz/dx|`.
 - A *context* (`graphcnf.flows.transform.Context`) is what the transform is told besides: the *mask*
   of real entries (the others are *padding*), features, and more.
 - *Variations* are data that an assertion makes of the given ones, to run on as well: one sample
@@ -42,8 +42,8 @@ VARIATIONS = ("batch", "length", "holes", "far")
 """Variations of the data that the assertions run on by default.
 
 - "batch": a batch of one record;
-- "length": only the first entry of each record, for x ``(B, L, D)``;
-- "holes": a mask with padding before and between real entries, for x ``(B, L, D)``;
+- "length": only the first entry of each record, for x `(B, L, D)`;
+- "holes": a mask with padding before and between real entries, for x `(B, L, D)`;
 - "far": x scaled to numbers up to 30. Omit it for transforms of an interval or of low precision.
 
 "batch", "length" and "holes" are skipped for data with an adjacency or conditions, or with features
@@ -63,7 +63,7 @@ def variations(
     """Yield the data for an assertion: the given data, then variations of them.
 
     Args:
-        x: Data, ``(B, ..., D)``.
+        x: Data, `(B, ..., D)`.
         kinds: Names of the variations, of `VARIATIONS`; those that do not suit the data are
             skipped.
         context: Context of the data.
@@ -126,7 +126,7 @@ def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
     """Return some of the records or entries of data, and the context with the same ones.
 
     Args:
-        x: Data, ``(B, ..., D)``.
+        x: Data, `(B, ..., D)`.
         context: Context with at most a mask and features.
         index: Index of the leading axes.
 
@@ -179,11 +179,11 @@ def assert_bijection(
 
     Args:
         transform: The bijection, whose latents have the shape of the data.
-        x: Data, ``(B, ..., D)``, for the round trip ``inverse(forward(x))``.
+        x: Data, `(B, ..., D)`, for the round trip `inverse(forward(x))`.
         context: Context of data and latents.
-        z: Latents, of the shape of ``x``, for the round trip ``forward(inverse(z))``; ``x`` if
+        z: Latents, of the shape of `x`, for the round trip `forward(inverse(z))`; `x` if
             None. Better draw them from the base density: encoded data do not cover all of the
-            latent space. They must lie in the image of ``forward``.
+            latent space. They must lie in the image of `forward`.
         atol: Absolute tolerance of all comparisons.
         rtol: Relative tolerance of all comparisons.
         vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
@@ -222,12 +222,12 @@ def assert_log_det_matches_jacobian(
 ) -> None:
     """Check the log term of a bijection against the Jacobian that autograd computes in float64.
 
-    It must be ``log|det dz/dx|`` over the real entries of each sample. Also checked is that no
+    It must be `log|det dz/dx|` over the real entries of each sample. Also checked is that no
     sample depends on another sample, and no real entry on padding.
 
     Args:
         transform: The transform; a copy of it is converted to float64.
-        x: Data, ``(B, ..., D)``. Take few: the Jacobian has the square of as many numbers.
+        x: Data, `(B, ..., D)`. Take few: the Jacobian has the square of as many numbers.
         context: Context of the data.
         atol: Absolute tolerance of the log term, in nats.
         rtol: Relative tolerance of it.
@@ -279,9 +279,9 @@ def assert_mask_invariance(
 
     Args:
         transform: The transform, of which both directions are checked.
-        x: Data, ``(B, ..., D)``.
+        x: Data, `(B, ..., D)`.
         context: Context with a mask that has padding.
-        extend: Number of padded entries to add at the end, if ``x`` is ``(B, L, D)`` and the
+        extend: Number of padded entries to add at the end, if `x` is `(B, L, D)` and the
             context has only a mask.
         atol: Absolute tolerance of all comparisons.
         rtol: Relative tolerance of all comparisons.
@@ -316,7 +316,7 @@ def _padding(function, name: str, x: Tensor, context: Context, extend: int, clos
         function: Direction of the transform, called with x and a context; returns the output and a
             log term.
         name: Name of the direction, for messages.
-        x: Input, ``(B, ..., D)``.
+        x: Input, `(B, ..., D)`.
         context: Context with a mask.
         extend: Number of padded entries to add.
         close: Assertion that two tensors are close, see `_within`.
@@ -342,7 +342,7 @@ def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> 
 
     Args:
         transform: The transform.
-        x: Data, ``(B, ..., D)``.
+        x: Data, `(B, ..., D)`.
         context: Context with a mask.
         close: Assertion that two tensors are close, see `_within`.
     """
@@ -379,7 +379,7 @@ def assert_dtype_and_autocast(
 
     Args:
         transform: The transform, with parameters in float32.
-        x: Data, ``(B, ..., D)`` float32.
+        x: Data, `(B, ..., D)` float32.
         context: Context of the data.
         atol: Absolute tolerance, in nats, by which autocast to bfloat16 may change the log term.
         rtol: Relative tolerance of it.
@@ -408,14 +408,14 @@ def assert_dtype_and_autocast(
 
 @torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that a transform comes back from a pickle and from its ``state_dict``.
+    """Check that a transform comes back from a pickle and from its `state_dict`.
 
     The transform is pickled and loaded. Then the parameters of this copy are changed at random, and
-    the saved ``state_dict`` is loaded into it. Both times the copy must give the same output.
+    the saved `state_dict` is loaded into it. Both times the copy must give the same output.
 
     Args:
         transform: The transform; a copy of it is changed.
-        x: Data, ``(B, ..., D)``.
+        x: Data, `(B, ..., D)`.
         context: Context of the data.
 
     Raises:
@@ -513,23 +513,23 @@ def assert_normalised(
 ) -> None:
     """Check that the probabilities of all elements of a small discrete space sum to one.
 
-    It works with exact probabilities and with bounds: ``exp`` of a K-sample bound is an unbiased
+    It works with exact probabilities and with bounds: `exp` of a K-sample bound is an unbiased
     estimate of the probability. So the sum over the space, averaged over many calls, is 1 up to its
     standard error.
 
     Args:
-        log_prob: Function that is called as ``log_prob(space, samples)``, and returns
-            log-probabilities or bounds, ``(B,)`` nats, with fresh noise in every call.
-        space: All B elements of the space, each exactly once, in any form that ``log_prob`` takes.
-        samples: Number K of draws of a bound, which is passed to ``log_prob``.
+        log_prob: Function that is called as `log_prob(space, samples)`, and returns
+            log-probabilities or bounds, `(B,)` nats, with fresh noise in every call.
+        space: All B elements of the space, each exactly once, in any form that `log_prob` takes.
+        samples: Number K of draws of a bound, which is passed to `log_prob`.
         repeats: Number of calls at first. More follow until the error, which is 4 (`Z_SCORE`)
-            standard errors of the mean, is at most ``max_error``.
+            standard errors of the mean, is at most `max_error`.
         most_repeats: Number of calls after which the check gives up, and fails.
         max_error: Largest error with which the check may pass.
         atol: Deviation from 1 that is allowed in addition to the error.
 
     Raises:
-        AssertionError: if the sum is not 1, or it is still too uncertain after ``most_repeats``
+        AssertionError: if the sum is not 1, or it is still too uncertain after `most_repeats`
             calls.
     """
     totals: list[float] = []
@@ -563,17 +563,17 @@ def assert_lower_bound(
     numbers K.
 
     Args:
-        log_prob: Function that is called as ``log_prob(x, K)``, and returns bounds, ``(B,)`` nats,
+        log_prob: Function that is called as `log_prob(x, K)`, and returns bounds, `(B,)` nats,
             with fresh noise in every call.
-        x: B samples, in any form that ``log_prob`` takes.
+        x: B samples, in any form that `log_prob` takes.
         samples: Numbers K of draws, increasing.
         repeats: Number of calls for each K, at least 2.
-        exact: Exact log-probabilities of the samples, ``(B,)`` nats; None if they are not known.
+        exact: Exact log-probabilities of the samples, `(B,)` nats; None if they are not known.
         atol: Deviation that is allowed in addition to 4 (`Z_SCORE`) standard errors, in nats.
 
     Raises:
-        AssertionError: if the mean falls, or exceeds the mean of ``exact``.
-        ValueError: if ``samples`` do not increase.
+        AssertionError: if the mean falls, or exceeds the mean of `exact`.
+        ValueError: if `samples` do not increase.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

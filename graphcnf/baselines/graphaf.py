@@ -8,7 +8,7 @@ Shi et al., ICLR 2020, arXiv 2001.09382. The model is here for comparison.
   nodes of its window only.
 - The *edge value* of a pair of nodes is 0 for no edge, else the edge category plus 1.
 - A *vector with noise* encodes a category: its one-hot vector plus uniform noise
-  (`OneHotDequantization`). The model draws such a vector as ``x = mu + exp(s) z`` with normal z; a
+  (`OneHotDequantization`). The model draws such a vector as `x = mu + exp(s) z` with normal z; a
   network computes the mean mu and the log-scale s.
 - The *sub-graph before* a node has all earlier nodes with their edges. It is what the network sees.
 - The *weight* of an edge belongs to its category; in molecules it is the bond order.

@@ -52,7 +52,7 @@ NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
 
 
 class OneHotDequantization(Encoding):
-    """Encoding ``z = onehot(x) + c u``, c = 0.9, u uniform in [0, 1)^K: ``log q(z|x) = -K log c``.
+    """Encoding `z = onehot(x) + c u`, c = 0.9, u uniform in [0, 1)^K: `log q(z|x) = -K log c`.
 
     Each category fills a cube of side c = 0.9 (`NOISE`). The cubes of different categories are
     disjoint, and the largest entry of z gives the category, so log p(x|z) = 0. The density p(z)
@@ -114,7 +114,7 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
 
 
 class RelationalConvolution(nn.Module):
-    """Layer ``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
+    """Layer `h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)`.
 
     h_i are the features of node i, and N_r(i) its neighbours along edges of category r.
     Schlichtkrull et al. 2018, arXiv 1703.06103. The paper divides by the number of neighbours; here
@@ -149,7 +149,7 @@ class RelationalConvolution(nn.Module):
 
 
 class OneByOne(Bijection):
-    """Base of flows that transform columns or nodes one at a time: ``z_k = exp(s) (x_k + t)``.
+    """Base of flows that transform columns or nodes one at a time: `z_k = exp(s) (x_k + t)`.
 
     The shift t and log-scale s of column or node k come from a network that reads all the others:
     the data of those with smaller numbers, and the latents of those with larger numbers. So

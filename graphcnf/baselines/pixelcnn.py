@@ -206,7 +206,7 @@ class PixelMixture:
 class GatedLayer(nn.Module):
     """Layer of a PixelCNN, which updates the vertical and the horizontal stack.
 
-    An update of a stack h is ``h + a sigmoid(b)``, where (a, b) come from causal convolutions of
+    An update of a stack h is `h + a sigmoid(b)`, where (a, b) come from causal convolutions of
     the normalised h.
 
     Args:

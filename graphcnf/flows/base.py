@@ -2,7 +2,7 @@
 
 - A *base density* is the density of the latents at the end of a flow: independent variables of a
   simple distribution, standard normal or standard logistic.
-- Latents are ``(B, ..., D)``: B samples, any axes of *entries*, D channels. A *mask* ``(B, ...)``
+- Latents are `(B, ..., D)`: B samples, any axes of *entries*, D channels. A *mask* `(B, ...)`
   is True at real entries; the others are padding.
 - A *record* is one sample of a long series, such as graph number 7 of a seed. It has a random
   generator of its own, made of seed and number, so that it comes out the same whatever else is
@@ -24,7 +24,7 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 
 
 def record_generators(seed: int | tuple, first: int, count: int) -> list[np.random.Generator]:
-    """Return a random generator for each of the records ``first`` to ``first + count - 1``.
+    """Return a random generator for each of the records `first` to `first + count - 1`.
 
     A generator is a function of the seed and of the number of its record: Philox, a counter-based
     generator, whose key is made of both.
@@ -52,11 +52,11 @@ def draw_normal(shape: Sequence[int], **options) -> Tensor:
     """Draw standard normal numbers.
 
     Args:
-        shape: Shape of the result, ``(B, ..., D)``.
-        **options: ``mask``, ``generator``, ``device`` and ``dtype``, as `draw_uniform` takes them.
+        shape: Shape of the result, `(B, ..., D)`.
+        **options: `mask`, `generator`, `device` and `dtype`, as `draw_uniform` takes them.
 
     Returns:
-        ``(B, ..., D)``, 0 where masked.
+        `(B, ..., D)`, 0 where masked.
 
     Raises:
         ValueError: if there are numpy generators, but not B of them.
@@ -68,17 +68,17 @@ def draw_uniform(shape: Sequence[int], **options) -> Tensor:
     """Draw uniform numbers in [0, 1), for a batch at once or by a generator for each record.
 
     Args:
-        shape: Shape of the result, ``(B, ..., D)``.
+        shape: Shape of the result, `(B, ..., D)`.
         **options: All may be left out:
 
-            - ``mask``, ``shape[:-1]`` bool, is True at real entries; the others are 0.
-            - ``generator`` is a torch generator for the whole batch, or a list of B numpy
+            - `mask`, `shape[:-1]` bool, is True at real entries; the others are 0.
+            - `generator` is a torch generator for the whole batch, or a list of B numpy
               generators, one for each record. A numpy generator draws real entries only, so that
               padding does not change the numbers of a record. Default: torch's global generator.
-            - ``device`` and ``dtype`` are those of the result, by default those of torch.
+            - `device` and `dtype` are those of the result, by default those of torch.
 
     Returns:
-        ``(B, ..., D)``, 0 where masked.
+        `(B, ..., D)`, 0 where masked.
 
     Raises:
         ValueError: if there are numpy generators, but not B of them.
@@ -137,20 +137,20 @@ def logistic_log_density(z: Tensor) -> Tensor:
         z: Numbers of any shape.
 
     Returns:
-        Nats, of the same shape: ``-z - 2 log(1 + exp(-z))``.
+        Nats, of the same shape: `-z - 2 log(1 + exp(-z))`.
     """
     z = z.abs()
     return -z - 2 * F.softplus(-z)
 
 
 def logistic_quantile(u: Tensor) -> Tensor:
-    """Turn uniform random numbers into standard logistic ones: ``log(u / (1 - u))``.
+    """Turn uniform random numbers into standard logistic ones: `log(u / (1 - u))`.
 
     Args:
         u: Numbers in [0, 1), float64; in float32, uniform numbers are too coarse for the tails.
 
     Returns:
-        Logistic numbers, of the shape and type of ``u``; finite, also for u = 0.
+        Logistic numbers, of the shape and type of `u`; finite, also for u = 0.
     """
     return torch.logit(u.clamp(1e-16, 1 - 1e-16))
 
@@ -165,10 +165,10 @@ class BaseDensity(nn.Module):
         """Return the log-density of every single element; `log_prob` sums over elements.
 
         Args:
-            z: latents, ``(B, ..., D)``.
+            z: latents, `(B, ..., D)`.
 
         Returns:
-            ``(B, ..., D)`` in nats.
+            `(B, ..., D)` in nats.
         """
         raise NotImplementedError
 
@@ -176,25 +176,25 @@ class BaseDensity(nn.Module):
         """Return the log-density of each sample: the sum over all channels of its real entries.
 
         Args:
-            z: latents, ``(B, ..., D)``.
-            mask: True for real entries, ``z.shape[:-1]`` bool; None if all are real.
+            z: latents, `(B, ..., D)`.
+            mask: True for real entries, `z.shape[:-1]` bool; None if all are real.
 
         Returns:
-            ``(B,)`` in nats.
+            `(B,)` in nats.
         """
         return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
     def sample(self, shape: Sequence[int], *, temperature: float = 1.0, **options) -> Tensor:
-        """Draw latents from the density, multiplied by ``temperature``.
+        """Draw latents from the density, multiplied by `temperature`.
 
         Args:
-            shape: shape of the result, ``(B, ..., D)``.
+            shape: shape of the result, `(B, ..., D)`.
             temperature: factor of the latents; below 1, samples of the flow are more probable.
-            **options: ``mask``, ``generator``, ``device`` and ``dtype``, as `draw_uniform` takes
+            **options: `mask`, `generator`, `device` and `dtype`, as `draw_uniform` takes
                 them.
 
         Returns:
-            ``(B, ..., D)``, 0 where masked.
+            `(B, ..., D)`, 0 where masked.
         """
         raise NotImplementedError
 
@@ -212,7 +212,7 @@ class StandardNormal(BaseDensity):
 class StandardLogistic(BaseDensity):
     """Base density of independent standard logistic variables.
 
-    Their mean is 0 and their standard deviation ``pi / sqrt(3)``, about 1.81.
+    Their mean is 0 and their standard deviation `pi / sqrt(3)`, about 1.81.
     """
 
     def log_density(self, z):

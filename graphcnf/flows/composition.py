@@ -1,7 +1,7 @@
 """Transforms one after the other, and bijections the other way round.
 
 A transform maps data x to latents z and returns a *log term* for each sample, for a bijection
-``log|det dz/dx|``; it is *exact* if ``log p(z)`` plus the log term is log p(x) itself, and no draw
+`log|det dz/dx|`; it is *exact* if `log p(z)` plus the log term is log p(x) itself, and no draw
 of a lower bound (`graphcnf.flows.transform`).
 """
 
@@ -15,7 +15,7 @@ from graphcnf.flows.transform import Bijection, Context, Transform, masked, zero
 
 
 class Sequential(Transform):
-    """Composition ``f_n(... f_1(x))``; log terms add up.
+    """Composition `f_n(... f_1(x))`; log terms add up.
 
     All steps get the same context. The composition of bijections is a bijection if it is a
     `SequentialBijection`.
@@ -75,7 +75,7 @@ class Sequential(Transform):
 
 
 class SequentialBijection(Sequential, Bijection):
-    """Composition ``f_n(... f_1(x))`` of bijections, a bijection; log-dets add up.
+    """Composition `f_n(... f_1(x))` of bijections, a bijection; log-dets add up.
 
     Args:
         *transforms: The steps, the one that is applied to the data first; none for the identity.
@@ -97,9 +97,9 @@ class SequentialBijection(Sequential, Bijection):
 
 
 class Inverse(Bijection):
-    """Inverse ``z = f^-1(x)`` of a bijection ``f``: the same map with its two directions exchanged.
+    """Inverse `z = f^-1(x)` of a bijection `f`: the same map with its two directions exchanged.
 
-    `forward` is the inverse of ``f``, and `inverse` is ``f`` itself. Use it to choose which
+    `forward` is the inverse of `f`, and `inverse` is `f` itself. Use it to choose which
     direction is fast: a `MaskedAutoregressive` scores fast and samples slowly, its `Inverse`
     samples fast and scores slowly.
 

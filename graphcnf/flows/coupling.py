@@ -1,10 +1,10 @@
 """Coupling layers, in which some channels determine the map of the others, and stacks of them.
 
-- Data x and latents z are ``(B, ..., D)``: B samples, any axes of entries, D *channels*.
-- A *coupling* cuts the channels in two parts, ``x_a`` and ``x_b``. The first stays as it is, and a
+- Data x and latents z are `(B, ..., D)`: B samples, any axes of entries, D *channels*.
+- A *coupling* cuts the channels in two parts, `x_a` and `x_b`. The first stays as it is, and a
   *network* computes from it the P *parameters* of an elementwise map of each channel of the second.
   The map is easy to invert, since the network sees the same input in both directions.
-- The *log-det* is ``log|det dz/dx|``: here the sum of ``log|dz/dx|`` over the elements of ``x_b``.
+- The *log-det* is `log|det dz/dx|`: here the sum of `log|dz/dx|` over the elements of `x_b`.
 - A *context* (`Context`) holds the mask of real entries, and what networks may see besides.
 """
 
@@ -27,14 +27,14 @@ from graphcnf.flows.transform import Bijection, Context, masked, prepare, sum_lo
 
 
 class Coupling(Bijection):
-    """Base of the coupling layers: ``z_a = x_a, z_b = f(x_b; network(x_a))``.
+    """Base of the coupling layers: `z_a = x_a, z_b = f(x_b; network(x_a))`.
 
     Subclasses write the elementwise map f, `transform_elements`, and `inverse_elements`, and set
     `parameters_per_channel`.
 
     Args:
-        network: called as ``network(x_a, context)`` with the A untransformed channels
-            ``(B, ..., A)``. For C transformed channels it returns ``(B, ..., P C)``: the first
+        network: called as `network(x_a, context)` with the A untransformed channels
+            `(B, ..., A)`. For C transformed channels it returns `(B, ..., P C)`: the first
             parameter of all C channels, then the second, and so on; finite, in any precision.
         split: number of channels in the first part. With 0 all channels are transformed, and the
             parameters depend on the context only.
@@ -44,7 +44,7 @@ class Coupling(Bijection):
         parameters_per_channel: number P of parameters of a transformed channel.
 
     Raises:
-        ValueError: if ``split`` is negative; when called, if the network does not return ``P C``
+        ValueError: if `split` is negative; when called, if the network does not return `P C`
             numbers.
     """
 
@@ -60,12 +60,12 @@ class Coupling(Bijection):
         """Apply the elementwise map f; `forward` and `inverse_and_logdet` call it.
 
         Args:
-            x: the channels to be transformed, ``(B, ..., C)``; 0 at padding.
-            parameters: P parameters of each of them, ``(B, ..., P, C)``.
+            x: the channels to be transformed, `(B, ..., C)`; 0 at padding.
+            parameters: P parameters of each of them, `(B, ..., P, C)`.
 
         Returns:
-            Two tensors: ``z``, ``(B, ..., C)``, and ``log|dz/dx|`` of every element,
-            ``(B, ..., C)`` in nats.
+            Two tensors: `z`, `(B, ..., C)`, and `log|dz/dx|` of every element,
+            `(B, ..., C)` in nats.
         """
         raise NotImplementedError
 
@@ -73,11 +73,11 @@ class Coupling(Bijection):
         """Invert the elementwise map f; `inverse_and_logdet` calls it.
 
         Args:
-            z: the channels that were transformed, ``(B, ..., C)``.
-            parameters: P parameters of each of them, ``(B, ..., P, C)``.
+            z: the channels that were transformed, `(B, ..., C)`.
+            parameters: P parameters of each of them, `(B, ..., P, C)`.
 
         Returns:
-            The ``x (B, ..., C)`` that `transform_elements` maps to ``z``.
+            The `x (B, ..., C)` that `transform_elements` maps to `z`.
         """
         raise NotImplementedError
 
@@ -95,14 +95,14 @@ class Coupling(Bijection):
         """Map the transformed channels, with parameters from the other channels.
 
         Args:
-            x: all channels, ``(B, ..., D)``.
-            elements: called as ``elements(x_b, parameters)`` with the C transformed channels and
-                their parameters ``(B, ..., P, C)``; returns the mapped channels and the log-det of
+            x: all channels, `(B, ..., D)`.
+            elements: called as `elements(x_b, parameters)` with the C transformed channels and
+                their parameters `(B, ..., P, C)`; returns the mapped channels and the log-det of
                 every element.
             context: mask, and what the network needs.
 
         Returns:
-            All channels ``(B, ..., D)``, and the log-det ``(B,)`` in nats.
+            All channels `(B, ..., D)`, and the log-det `(B,)` in nats.
 
         Raises:
             ValueError: if there are not more channels than `split`, or the network returns another
@@ -126,7 +126,7 @@ class Coupling(Bijection):
 
 
 class AdditiveCoupling(Coupling):
-    """Additive coupling ``z_b = x_b + t(x_a)``; the log-det is 0.
+    """Additive coupling `z_b = x_b + t(x_a)`; the log-det is 0.
 
     The network gives one parameter t for each transformed channel. The arguments are those of
     `Coupling`.
@@ -143,7 +143,7 @@ class AdditiveCoupling(Coupling):
 
 
 class AffineCoupling(Coupling):
-    """Affine coupling ``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
+    """Affine coupling `z_b = exp(s(x_a)) x_b + t(x_a)` with `|s| <= 3`; parameters `(t, s)`.
 
     The network gives t and any real number for each transformed channel; the number is bounded
     smoothly to give s (`bounded_log_scale`). The arguments are those of `Coupling`.
@@ -163,9 +163,9 @@ class AffineCoupling(Coupling):
 
 
 class MixtureLogisticCoupling(Coupling):
-    """Coupling ``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
+    """Coupling `z_b = exp(s) logit(CDF(x_b)) + t` with the CDF of a mixture of K logistics.
 
-    The network gives for each transformed channel ``t``, ``s``, and K logits, K means and K
+    The network gives for each transformed channel `t`, `s`, and K logits, K means and K
     log-scales of the mixture; s and the log-scales are bounded to +-3 (`bounded_log_scale`).
     Constants from -1 to 1 are added to the means, so that the components differ even where the
     network returns zeros.
@@ -173,8 +173,8 @@ class MixtureLogisticCoupling(Coupling):
     Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
 
     Args:
-        network: called as ``network(x_a, context)`` with the untransformed channels; returns
-            ``(B, ..., P C)`` for C transformed channels, with P = 3 K + 2: the first parameter of
+        network: called as `network(x_a, context)` with the untransformed channels; returns
+            `(B, ..., P C)` for C transformed channels, with P = 3 K + 2: the first parameter of
             all C channels, then the second, and so on.
         split: number of channels in the first part.
         swap: False to transform the second part given the first, True for the reverse.
@@ -205,11 +205,11 @@ class MixtureLogisticCoupling(Coupling):
         There is no formula for the inverse of the CDF of a mixture.
 
         Args:
-            z: the channels that were transformed, ``(B, ..., C)``.
-            parameters: P parameters of each of them, ``(B, ..., P, C)``.
+            z: the channels that were transformed, `(B, ..., C)`.
+            parameters: P parameters of each of them, `(B, ..., P, C)`.
 
         Returns:
-            The ``x (B, ..., C)`` that `transform_elements` maps to ``z``.
+            The `x (B, ..., C)` that `transform_elements` maps to `z`.
         """
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
         x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
@@ -219,12 +219,12 @@ class MixtureLogisticCoupling(Coupling):
         """Split the parameters, and move all N entries of the batch to the last axis.
 
         Args:
-            x: transformed channels, ``(B, ..., C)``.
-            parameters: their P parameters each, ``(B, ..., P, C)``.
+            x: transformed channels, `(B, ..., C)`.
+            parameters: their P parameters each, `(B, ..., P, C)`.
 
         Returns:
-            ``x``, shifts and log-scales, ``(C, N)`` each, and the mixture: a tuple of logits, means
-            and log-scales, ``(K, C, N)`` each.
+            `x`, shifts and log-scales, `(C, N)` each, and the mixture: a tuple of logits, means
+            and log-scales, `(K, C, N)` each.
         """
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.
@@ -245,7 +245,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
             the channels, odd ones the first.
 
     Returns:
-        Three values: the arguments ``split`` and ``swap`` of the `Coupling`, and the number of
+        Three values: the arguments `split` and `swap` of the `Coupling`, and the number of
         channels that it leaves as they are, which is what its network takes.
 
     Raises:
@@ -266,14 +266,14 @@ def coupling_stack(
 
     Args:
         network: function that builds the network of a coupling. It is called as
-            ``network(inputs, outputs)`` with the number of channels that the network sees and the
+            `network(inputs, outputs)` with the number of channels that the network sees and the
             number of parameters that it returns. `Coupling` says how the network is called.
         channels: number D of channels.
         couplings: number of blocks.
         mixtures: number of logistics in the mixture of each coupling.
 
     Returns:
-        A bijection of ``(B, ..., D)``. Its couplings transform the second and the first half of the
+        A bijection of `(B, ..., D)`. Its couplings transform the second and the first half of the
         channels in turn.
 
     Raises:

@@ -1,12 +1,12 @@
 """Dequantization: integers become real numbers by added noise, so that a flow can model them.
 
-- Data x are integers such as the brightness of pixels, ``(B, ..., D)``: B samples, any axes of
+- Data x are integers such as the brightness of pixels, `(B, ..., D)`: B samples, any axes of
   entries, D channels. The *levels* are the values that they can have.
 - The *cell* of an integer x is the interval from x to x + 1. *Noise* u in [0, 1] picks a number
   x + u in it. It is drawn from q(u|x), uniform or learned.
 - A flow p of such numbers bounds the probability P of the integers from below:
-  ``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``. A logsumexp over several draws tightens
-  the bound. The *log term* of a dequantization is ``-log q(u|x)``, plus constants.
+  `log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]`. A logsumexp over several draws tightens
+  the bound. The *log term* of a dequantization is `-log q(u|x)`, plus constants.
 
 Beside them, `Logit` maps numbers between 0 and 1 to all real numbers.
 """
@@ -36,18 +36,18 @@ MOST_LEVELS = 2**18  # with more levels, float32 has too few numbers in a cell
 
 
 class Dequantization(Transform):
-    """Base of the dequantizations: ``z = x + m + (1 - 2 m) u``; `inverse` rounds down.
+    """Base of the dequantizations: `z = x + m + (1 - 2 m) u`; `inverse` rounds down.
 
-    ``x (B, ..., D)`` holds whole numbers from 0 to ``levels - 1``, as integers or floats. u is the
+    `x (B, ..., D)` holds whole numbers from 0 to `levels - 1`, as integers or floats. u is the
     noise, in [0, 1]. m is a small margin at both ends of a cell, by which rounding cannot lead to
-    another integer; it costs ``-log2(1 - 2 m)`` bits per number. Subclasses write `forward`: they
+    another integer; it costs `-log2(1 - 2 m)` bits per number. Subclasses write `forward`: they
     draw u, and call `place`.
 
     Args:
         levels: number of values that a number can have, such as 256.
 
     Raises:
-        ValueError: if ``levels`` is less than 1 or greater than 2^18 (`MOST_LEVELS`).
+        ValueError: if `levels` is less than 1 or greater than 2^18 (`MOST_LEVELS`).
     """
 
     exact = False
@@ -60,38 +60,38 @@ class Dequantization(Transform):
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add noise to whole numbers, within the margin m: ``z = x + m + (1 - 2 m) u``.
+        """Add noise to whole numbers, within the margin m: `z = x + m + (1 - 2 m) u`.
 
         Args:
-            x: whole numbers, ``(B, ..., D)``.
-            u: noise in [0, 1], of the shape of ``x``.
-            mask: True for real entries, ``(B, ...)`` bool; None if all are real.
+            x: whole numbers, `(B, ..., D)`.
+            u: noise in [0, 1], of the shape of `x`.
+            mask: True for real entries, `(B, ...)` bool; None if all are real.
 
         Returns:
-            Two tensors: ``z (B, ..., D)``, 0 where masked; and the sum of ``log|dz/du|`` over the
-            numbers of each sample, ``(B,)`` nats.
+            Two tensors: `z (B, ..., D)`, 0 where masked; and the sum of `log|dz/du|` over the
+            numbers of each sample, `(B,)` nats.
         """
         share = 1 - 2 * self.margin
         log_det = count_entries(x, mask) * (x.shape[-1] * math.log(share))
         return masked(x + (self.margin + share * u), mask), log_det
 
     def inverse(self, z, context=Context()):
-        """Round down to whole numbers, clipped to 0 to ``levels - 1``.
+        """Round down to whole numbers, clipped to 0 to `levels - 1`.
 
         Args:
-            z: real numbers, ``(B, ..., D)``.
+            z: real numbers, `(B, ..., D)`.
             context: only its mask is read.
 
         Returns:
-            Whole numbers, ``(B, ..., D)``, in float64 for float64, else in float32; 0 where masked.
+            Whole numbers, `(B, ..., D)`, in float64 for float64, else in float32; 0 where masked.
         """
         return prepare(z, context.mask).floor().clamp(0, self.levels - 1)
 
 
 class UniformDequantization(Dequantization):
-    """Dequantization with uniform noise ``u``.
+    """Dequantization with uniform noise `u`.
 
-    The log term is constant. The argument is ``levels``, the number of values that a number can
+    The log term is constant. The argument is `levels`, the number of values that a number can
     have, such as 256.
     Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
@@ -103,18 +103,18 @@ class UniformDequantization(Dequantization):
 
 
 class VariationalDequantization(Dequantization):
-    """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
+    """Dequantization with `u = sigmoid(f(e; x))`, `e` logistic noise.
 
     The bijection f is learned, so that the bound is tighter than with uniform noise. The log term
-    is ``-log q(z|x)``, in which log q follows from the density of e and the log-det of f.
+    is `-log q(z|x)`, in which log q follows from the density of e and the log-det of f.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
 
     Args:
         levels: number of values that a number can have, such as 256.
-        flow: the bijection f of ``(B, ..., D)``. It sees x by the features of its context: ``x``
-            scaled to (-1, 1), or what ``encoder`` makes of it.
-        encoder: network that is called with the scaled ``x (B, ..., D)``, and returns features
-            ``(B, ..., F)``; None for the scaled ``x`` itself as features.
+        flow: the bijection f of `(B, ..., D)`. It sees x by the features of its context: `x`
+            scaled to (-1, 1), or what `encoder` makes of it.
+        encoder: network that is called with the scaled `x (B, ..., D)`, and returns features
+            `(B, ..., F)`; None for the scaled `x` itself as features.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -136,16 +136,16 @@ class VariationalDequantization(Dequantization):
 
 
 class Logit(Bijection):
-    """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
+    """Logit map `z = logit(alpha / 2 + (1 - alpha) x)` of the unit interval.
 
-    ``x (B, ..., D)`` lies between 0 and 1, such as brightness divided by its largest value.
+    `x (B, ..., D)` lies between 0 and 1, such as brightness divided by its largest value.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
 
     Args:
-        alpha: in [0, 1); above 0 it keeps ``z`` finite at the ends of the interval.
+        alpha: in [0, 1); above 0 it keeps `z` finite at the ends of the interval.
 
     Raises:
-        ValueError: if ``alpha`` is not in [0, 1).
+        ValueError: if `alpha` is not in [0, 1).
     """
 
     def __init__(self, alpha: float = 1e-5):

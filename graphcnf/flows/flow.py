@@ -3,10 +3,10 @@
     z, log_term = transform(x)
     log p(x) = log p(z) + log_term
 
-- *Data* x and *latents* z are ``(B, ..., D)``: B samples, any axes of *entries*, D *channels*. A
-  vector has channels and no further axis: ``(B, D)``.
+- *Data* x and *latents* z are `(B, ..., D)`: B samples, any axes of *entries*, D *channels*. A
+  vector has channels and no further axis: `(B, D)`.
 - The *base density* is that of the latents, log p(z).
-- The *log term* of a bijection is ``log|det dz/dx|``. A transform is *exact* if the sum above is
+- The *log term* of a bijection is `log|det dz/dx|`. A transform is *exact* if the sum above is
   log p(x); else, as with dequantization, it is one draw of a lower bound.
 """
 
@@ -29,7 +29,7 @@ class Flow(nn.Module):
     """Density of continuous data: a transform to latents, and the density of the latents.
 
     Args:
-        transform: Transform of data ``(B, ..., D)`` to latents.
+        transform: Transform of data `(B, ..., D)` to latents.
         base: Density of the latents; standard normal if None.
 
     Examples:
@@ -52,11 +52,11 @@ class Flow(nn.Module):
         p(x) is a density in the units of the data, so that its logarithm may be above 0.
 
         Args:
-            x: Data, ``(B, ..., D)``.
+            x: Data, `(B, ..., D)`.
             context: Mask of real entries, features that the networks see, and more.
 
         Returns:
-            ``(B,)`` in nats.
+            `(B,)` in nats.
         """
         z, log_term = self.transform(x, context)
         return self.base.log_prob(z, context.mask) + log_term
@@ -65,12 +65,12 @@ class Flow(nn.Module):
         """Draw samples: latents from the base density, then the inverse transform.
 
         Args:
-            shape: Shape ``(B, ..., D)`` of the latents that are drawn.
+            shape: Shape `(B, ..., D)` of the latents that are drawn.
             context: Its generator draws the latents, and its temperature makes samples more
                 probable if below 1. It may hold a mask and features, as in `log_prob`.
 
         Returns:
-            Data, ``(B, ..., D')``, 0 where masked; D' = D unless the transform changes the number
+            Data, `(B, ..., D')`, 0 where masked; D' = D unless the transform changes the number
             of channels.
         """
         like = next(self.parameters(), torch.empty(0))
@@ -112,11 +112,11 @@ def vector_flow(
         autoregressive: True for masked autoregressive layers, False for coupling layers.
         hidden: Widths of the hidden layers of the networks.
         features: Number F of features on which the density depends, 0 for none. They are given as
-            ``Context(features=...)``, ``(B, ..., F)``.
-        **arguments: Arguments of `coupling`, such as ``bins``.
+            `Context(features=...)`, `(B, ..., F)`.
+        **arguments: Arguments of `coupling`, such as `bins`.
 
     Returns:
-        The untrained flow of data ``(B, ..., D)``.
+        The untrained flow of data `(B, ..., D)`.
 
     Raises:
         UserError: if a coupling has fewer than 2 channels.

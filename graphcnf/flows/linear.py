@@ -1,8 +1,8 @@
 """Affine and linear maps of the channels, the same at every position of a sample.
 
-Data x and latents z are ``(B, ..., D)``: B samples, any axes of *positions* (or entries), and D
+Data x and latents z are `(B, ..., D)`: B samples, any axes of *positions* (or entries), and D
 *channels*. A mask says which positions are real; only they count for the log-determinant, which is
-``log|det dz/dx|`` for each sample, in nats.
+`log|det dz/dx|` for each sample, in nats.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SMALLEST_DEVIATION = 1e-4
 
 
 class Affine(Bijection):
-    """Affine map ``z = scale x + shift`` with two constants, which are not learned.
+    """Affine map `z = scale x + shift` with two constants, which are not learned.
 
     Args:
         scale: factor of all channels, finite and not 0.
         shift: summand of all channels, finite.
 
     Raises:
-        ValueError: if ``scale`` is 0, or one of them is infinite or NaN.
+        ValueError: if `scale` is 0, or one of them is infinite or NaN.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -53,10 +53,10 @@ class Affine(Bijection):
 
 
 class ActNorm(Bijection):
-    """Activation normalisation ``z = exp(s) (x + b)`` of each of D channels.
+    """Activation normalisation `z = exp(s) (x + b)` of each of D channels.
 
-    ``b`` and ``s`` are learned, and start from data. The map is the identity until the first
-    forward pass in training mode on finite entries. This pass sets ``b`` and ``s`` so that every
+    `b` and `s` are learned, and start from data. The map is the identity until the first
+    forward pass in training mode on finite entries. This pass sets `b` and `s` so that every
     output channel has mean 0 and variance 1 over the real entries of the batch (under
     `torch.distributed`, of the batches of all processes). A constant channel is only shifted.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
@@ -65,7 +65,7 @@ class ActNorm(Bijection):
         features: number of channels D.
 
     Attributes:
-        initialized: True once ``b`` and ``s`` have been set from data.
+        initialized: True once `b` and `s` have been set from data.
 
     Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
@@ -101,7 +101,7 @@ class ActNorm(Bijection):
         """Set bias and scale such that outputs have mean 0 and variance 1; only if x is finite.
 
         Args:
-            x: data, ``(B, ..., D)``.
+            x: data, `(B, ..., D)`.
             mask: True for real entries, which alone count; None if all are real.
         """
         x = (x[mask] if mask is not None else x.flatten(0, -2)).double()
@@ -117,10 +117,10 @@ class ActNorm(Bijection):
 
 
 class InvertibleLinear(Bijection):
-    """Linear map of D channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
+    """Linear map of D channels `z = W x` with `W = P L (U + diag(sign exp(s)))`.
 
     The matrix W is learned in the form of its LU decomposition: P is a fixed permutation, L unit
-    lower and U strictly upper triangular, s a vector. So ``log|det W| = sum(s)`` needs no
+    lower and U strictly upper triangular, s a vector. So `log|det W| = sum(s)` needs no
     determinant. W starts as a random rotation.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
 
@@ -128,8 +128,8 @@ class InvertibleLinear(Bijection):
         features: number of channels D.
 
     Attributes:
-        permutation: the permutation matrix P, ``(D, D)``.
-        sign: signs of the diagonal of U, ``(D,)``, 1 or -1; fixed, as P is.
+        permutation: the permutation matrix P, `(D, D)`.
+        sign: signs of the diagonal of U, `(D,)`, 1 or -1; fixed, as P is.
     """
 
     permutation: Tensor
@@ -148,7 +148,7 @@ class InvertibleLinear(Bijection):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix W ``(D, D)`` in a floating type."""
+        """Return the matrix W `(D, D)` in a floating type."""
         lower = self.lower.to(dtype).tril(-1)
         lower = lower + torch.eye(len(lower), dtype=dtype, device=lower.device)
         diagonal = self.sign.to(dtype) * torch.exp(self.log_diagonal.to(dtype))

@@ -1,8 +1,8 @@
 """Multilayer perceptrons, and flows in which a channel's map depends on the channels before it.
 
-- Data x and latents z are ``(B, ..., D)``: B samples, any axes of entries, D *channels*.
-- A *network* computes the parameters of elementwise maps. It is called as ``network(x, context)``
-  with channels ``(B, ..., A)``, and returns ``(B, ..., P C)``: the first of P parameters for all C
+- Data x and latents z are `(B, ..., D)`: B samples, any axes of entries, D *channels*.
+- A *network* computes the parameters of elementwise maps. It is called as `network(x, context)`
+  with channels `(B, ..., A)`, and returns `(B, ..., P C)`: the first of P parameters for all C
   channels that are mapped, then the second, and so on.
 - A network is *autoregressive* if the parameters of a channel depend only on the channels before
   it. `MaskedMLP` is; it has weights that are fixed to 0 by a matrix of True and False.
@@ -28,7 +28,7 @@ class MLP(nn.Module):
         inputs: number of channels that it sees.
         outputs: number of parameters that it returns.
         hidden: widths of the hidden layers, at least one.
-        features: number F of further inputs, which are read from ``context.features (B, ..., F)``;
+        features: number F of further inputs, which are read from `context.features (B, ..., F)`;
             if the context has none, they count as 0. 0 for a network without such inputs.
     """
 
@@ -48,12 +48,12 @@ class MLP(nn.Module):
             hidden: widths of the layers between.
 
         Returns:
-            ``len(hidden) + 1`` layers.
+            `len(hidden) + 1` layers.
         """
         return [nn.Linear(*sizes) for sizes in pairwise([inputs, *hidden, outputs])]
 
     def forward(self, x, context=Context()):
-        """Map channels ``(B, ..., inputs)`` and features to parameters ``(B, ..., outputs)``."""
+        """Map channels `(B, ..., inputs)` and features to parameters `(B, ..., outputs)`."""
         first, *further = self.layers
         x = first(x)
         if self.features is not None and context.features is not None:
@@ -67,7 +67,7 @@ class MaskedLinear(nn.Linear):
     """Linear layer in which some weights are fixed to 0.
 
     Args:
-        allowed: True where an output may depend on an input, ``(outputs, inputs)`` bool; it also
+        allowed: True where an output may depend on an input, `(outputs, inputs)` bool; it also
             gives the size of the layer.
     """
 
@@ -78,7 +78,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("allowed", allowed)
 
     def forward(self, x):
-        """Apply the layer: inputs ``(..., inputs)`` become outputs ``(..., outputs)``."""
+        """Apply the layer: inputs `(..., inputs)` become outputs `(..., outputs)`."""
         return F.linear(x, self.weight * self.allowed, self.bias)
 
 
@@ -89,8 +89,8 @@ class MaskedMLP(MLP):
     hidden unit gets a number from 1 to D - 1. Unit c sees the first c channels and units of numbers
     up to c. The parameters of channel c see units with numbers below c, and so channels before it.
 
-    The arguments are those of `MLP`: ``inputs`` is the number D of channels, ``outputs`` a multiple
-    ``P D`` of it, for P parameters of each channel.
+    The arguments are those of `MLP`: `inputs` is the number D of channels, `outputs` a multiple
+    `P D` of it, for P parameters of each channel.
     """
 
     def make_layers(self, inputs, outputs, hidden):
@@ -102,20 +102,20 @@ class MaskedMLP(MLP):
 
 
 class MaskedAutoregressive(Bijection):
-    """Map of each channel with parameters from the channels before it: ``z_c = f(x_c; h(x_<c))``.
+    """Map of each channel with parameters from the channels before it: `z_c = f(x_c; h(x_<c))`.
 
     `forward` maps all channels at once. The inverse takes one channel after the other, since the
     parameters of a channel need the data of those before it, so that it is D times slower.
     Papamakarios et al., *Masked Autoregressive Flow*, NeurIPS 2017, arXiv 1705.07057.
 
     Args:
-        coupling: a coupling with ``split=0``. Its elementwise map is f, and its network is h. The
+        coupling: a coupling with `split=0`. Its elementwise map is f, and its network is h. The
             network gets all channels, and must be autoregressive, as `MaskedMLP` is.
         reverse: True to take the channels in reverse order: the parameters of a channel then depend
             on those after it.
 
     Raises:
-        ValueError: if the coupling has another ``split``.
+        ValueError: if the coupling has another `split`.
     """
 
     def __init__(self, coupling: Coupling, *, reverse: bool = False):
@@ -140,10 +140,10 @@ class MaskedAutoregressive(Bijection):
         return masked(self._ordered(x), context.mask), -sum_log_term(log_det, context.mask)
 
     def _ordered(self, x: Tensor) -> Tensor:
-        """Return channels ``x (B, ..., D)`` in the order of the network, or that order undone."""
+        """Return channels `x (B, ..., D)` in the order of the network, or that order undone."""
         return x.flip(-1) if self.reverse else x
 
     def _conditioned(self, x: Tensor, context: Context) -> Tensor:
-        """Return the parameters of channels ``x (B, ..., D)`` in order, ``(B, ..., P, D)``."""
+        """Return the parameters of channels `x (B, ..., D)` in order, `(B, ..., P, D)`."""
         shape = (self.coupling.parameters_per_channel, x.shape[-1])
         return self.coupling.network(x, context).to(x.dtype).unflatten(-1, shape)

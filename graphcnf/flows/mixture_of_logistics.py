@@ -1,10 +1,10 @@
-"""The logit of a mixture-of-logistics CDF, an elementwise bijection ``f`` of the real line.
+"""The logit of a mixture-of-logistics CDF, an elementwise bijection `f` of the real line.
 
     f(x) = log CDF(x) - log SF(x),   CDF(x) = sum_k w_k sigmoid((x - m_k) / s_k),   SF = 1 - CDF
 
 `MixtureLogisticCoupling` maps channels by it. The mixture has K *components*, logistic
 distributions with the weights w_k, means m_k and scales s_k; every element of x has a mixture of
-its own. Both logarithms keep their relative precision, so that ``f`` and its inverse are accurate
+its own. Both logarithms keep their relative precision, so that `f` and its inverse are accurate
 far into the tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Components lie on the FIRST
 axis of all parameters: sums over a short last axis are several times slower.
 """
@@ -24,15 +24,15 @@ SMALLEST_LOG_SLOPE = -30.0  # lower limit of log f' in the derivative of the inv
 
 
 def bounded_log_scale(x: Tensor) -> Tensor:
-    """Bound log-scales smoothly to +-3: return ``3 tanh(x / 3)``, nearly x itself around 0.
+    """Bound log-scales smoothly to +-3: return `3 tanh(x / 3)`, nearly x itself around 0.
 
-    A network can so give any numbers, and ``exp`` of them stays between about 0.05 and 20.
+    A network can so give any numbers, and `exp` of them stays between about 0.05 and 20.
 
     Args:
         x: log-scales without bounds, of any shape.
 
     Returns:
-        Log-scales between -3 and 3, of the shape of ``x``.
+        Log-scales between -3 and 3, of the shape of `x`.
     """
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
     return torch.sigmoid(x * (2 / 3)) * 6 - 3
@@ -41,17 +41,17 @@ def bounded_log_scale(x: Tensor) -> Tensor:
 def logistic_mixture(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate ``f`` and its slope elementwise; both are differentiable once in all arguments.
+    """Evaluate `f` and its slope elementwise; both are differentiable once in all arguments.
 
     Args:
         x: numbers of any shape, float32 or float64.
         logits: logarithms of the weights w of the K components, up to a constant,
-            ``(K, *x.shape)``.
-        means: means m of the components, ``(K, *x.shape)``.
-        log_scales: logarithms of their scales s, ``(K, *x.shape)``, within about +-3.
+            `(K, *x.shape)`.
+        means: means m of the components, `(K, *x.shape)`.
+        log_scales: logarithms of their scales s, `(K, *x.shape)`, within about +-3.
 
     Returns:
-        Two tensors of the shape of ``x``: ``f(x)`` and ``log f'(x)``.
+        Two tensors of the shape of `x`: `f(x)` and `log f'(x)`.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -59,17 +59,17 @@ def logistic_mixture(
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> Tensor:
-    """Solve ``f(x) = y`` elementwise, differentiable in all arguments.
+    """Solve `f(x) = y` elementwise, differentiable in all arguments.
 
     Args:
-        y: values of ``f``, of any shape.
+        y: values of `f`, of any shape.
         logits: logarithms of the weights w of the K components, up to a constant,
-            ``(K, *y.shape)``.
-        means: means m of the components, ``(K, *y.shape)``.
-        log_scales: logarithms of their scales s, ``(K, *y.shape)``, within about +-3.
+            `(K, *y.shape)`.
+        means: means m of the components, `(K, *y.shape)`.
+        log_scales: logarithms of their scales s, `(K, *y.shape)`, within about +-3.
 
     Returns:
-        ``x``, of the shape of ``y``; float64 for float64, else float32.
+        `x`, of the shape of `y`; float64 for float64, else float32.
     """
     y = y.to(log_term_dtype(y))
     parameters = [tensor.to(y.dtype) for tensor in (logits, means, log_scales)]
@@ -131,9 +131,9 @@ class _LogisticMixture(torch.autograd.Function):
 
 
 def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """Solve ``f(x) = y`` by bisections between component quantiles, then bounded Newton steps.
+    """Solve `f(x) = y` by bisections between component quantiles, then bounded Newton steps.
 
-    Arguments and result are those of `logistic_mixture_inverse`, all in the type of ``y``, which is
+    Arguments and result are those of `logistic_mixture_inverse`, all in the type of `y`, which is
     a key of `STEPS`; there are no gradients.
     """
     bisections, newton_steps = STEPS[y.dtype]

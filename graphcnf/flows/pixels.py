@@ -1,6 +1,6 @@
 """Transforms of images, for flows with several scales.
 
-Images are ``(B, C, H, W)``: B images, C channels, H rows, W columns. Other transforms of this
+Images are `(B, C, H, W)`: B images, C channels, H rows, W columns. Other transforms of this
 package have the channels last.
 
 - `ChannelsFirst` applies such transforms to the channels of every pixel.
@@ -22,11 +22,11 @@ from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dty
 
 
 class ChannelsFirst(SequentialBijection):
-    """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
+    """Composition of bijections of `(B, H, W, C)`, applied to images `(B, C, H, W)`.
 
     A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`
     becomes an invertible 1x1 convolution. The mask of the context, if there is one, is
-    ``(B, H, W)``.
+    `(B, H, W)`.
 
     Args:
         *steps: bijections of tensors with the channels last; the one that is applied to the image
@@ -61,9 +61,9 @@ class ChannelsFirst(SequentialBijection):
 
 
 class Squeeze(Bijection):
-    """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``.
+    """Rearrangement of space to channels: `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`.
 
-    A block of 2 x 2 pixels becomes one pixel. Channel ``(2 i + j) C + c`` of the output holds, of
+    A block of 2 x 2 pixels becomes one pixel. Channel `(2 i + j) C + c` of the output holds, of
     channel c, the pixels in row i and column j of each block (0 or 1). So the first half of the
     output's channels holds the even rows of the image.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
@@ -72,10 +72,10 @@ class Squeeze(Bijection):
     order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
 
     def forward(self, x, context=Context()):
-        """Rearrange images ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``; the log-det is 0.
+        """Rearrange images `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`; the log-det is 0.
 
         Raises:
-            ValueError: for an odd height or width, or if ``x`` does not have 4 axes.
+            ValueError: for an odd height or width, or if `x` does not have 4 axes.
         """
         _check_image(x)
         height, width = x.shape[2:]
@@ -87,10 +87,10 @@ class Squeeze(Bijection):
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange ``(B, 4 C, H, W)`` to images ``(B, C, 2 H, 2 W)``; the log-det is 0.
+        """Rearrange `(B, 4 C, H, W)` to images `(B, C, 2 H, 2 W)`; the log-det is 0.
 
         Raises:
-            ValueError: if the number of channels is not a multiple of 4, or ``z`` does not have 4
+            ValueError: if the number of channels is not a multiple of 4, or `z` does not have 4
                 axes.
         """
         _check_image(z)
@@ -104,7 +104,7 @@ class Squeeze(Bijection):
 class Checkerboard(Squeeze):
     """`Squeeze` with the output channels ordered by the colours of a checkerboard.
 
-    It maps ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``. The first half of the output's channels
+    It maps `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`. The first half of the output's channels
     holds the pixels whose row plus column is even. A coupling that splits the channels in the
     middle is then RealNVP's coupling with a checkerboard mask.
     """
@@ -113,20 +113,20 @@ class Checkerboard(Squeeze):
 
 
 class Split(Transform):
-    """Multi-scale split ``z = x[:, :keep]`` with the log term ``log p(rest)``.
+    """Multi-scale split `z = x[:, :keep]` with the log term `log p(rest)`.
 
-    ``keep`` is half of the channels, rounded up. The *rest*, ``x[:, keep:]``, takes no part in
+    `keep` is half of the channels, rounded up. The *rest*, `x[:, keep:]`, takes no part in
     later layers; its density is a base density. To get it back in `inverse`, pass a list as
-    ``Context.discarded``: `forward` appends the rest to it, and `inverse` takes it from the end.
+    `Context.discarded`: `forward` appends the rest to it, and `inverse` takes it from the end.
     Without a list, `inverse` draws the rest from the base density.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
 
     Args:
-        channels: number of channels of ``x``.
+        channels: number of channels of `x`.
         base: density of the rest, standard normal if None.
 
     Raises:
-        ValueError: if there are fewer than 2 channels; when called, if ``x`` has another number.
+        ValueError: if there are fewer than 2 channels; when called, if `x` has another number.
     """
 
     def __init__(self, channels: int, base: BaseDensity | None = None):
@@ -148,16 +148,16 @@ class Split(Transform):
         """Put the rest back behind the channels that were kept.
 
         Args:
-            z: kept channels, ``(B, keep, H, W)``.
-            context: if it has a list ``discarded``, the rest is the last tensor of it, which is
+            z: kept channels, `(B, keep, H, W)`.
+            context: if it has a list `discarded`, the rest is the last tensor of it, which is
                 removed from the list. Else the rest is drawn from the base density by its
-                ``generator`` and ``temperature``.
+                `generator` and `temperature`.
 
         Returns:
-            All channels, ``(B, C, H, W)``.
+            All channels, `(B, C, H, W)`.
 
         Raises:
-            ValueError: if ``context.discarded`` is an empty list.
+            ValueError: if `context.discarded` is an empty list.
         """
         z = z.to(log_term_dtype(z))
         if context.discarded is None:
@@ -182,6 +182,6 @@ def _check_image(x: Tensor) -> None:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Return images ``(B, C, H, W)`` as ``(B, H, W, C)``."""
+    """Return images `(B, C, H, W)` as `(B, H, W, C)`."""
     _check_image(x)
     return x.to(log_term_dtype(x)).movedim(1, -1)

@@ -1,7 +1,7 @@
 """Couplings by monotonic rational-quadratic splines.
 
-A *coupling* leaves some channels ``x_a`` as they are, and maps each other channel of ``x_b`` by a
-function whose parameters a network computes from ``x_a`` (`graphcnf.flows.coupling`). Here the
+A *coupling* leaves some channels `x_a` as they are, and maps each other channel of `x_b` by a
+function whose parameters a network computes from `x_a` (`graphcnf.flows.coupling`). Here the
 function is a *spline*: it maps an interval around 0 to itself, and is the identity outside. The
 interval is cut into K *bins*. In each bin the spline is a quotient of two quadratic polynomials,
 which passes through the *knots* at both ends of the bin with given slopes.
@@ -56,20 +56,20 @@ class Bin:
 
 
 class RationalQuadraticCoupling(Coupling):
-    """Coupling ``z_b = spline(x_b; network(x_a))``, the identity outside ``[-bound, bound]``.
+    """Coupling `z_b = spline(x_b; network(x_a))`, the identity outside `[-bound, bound]`.
 
     The network gives 3 K - 1 parameters for each transformed channel: K logits of the widths of the
     bins, K logits of their heights, and K - 1 logarithms of the slopes at the inner knots. All are
     bounded to +-1.5, so that the inverse is accurate in float32; zeros give the identity.
 
-    In a bin with knots ``x_k, z_k``, slopes ``d_k`` and mean slope ``s``, with
-    ``t = (x - x_k) / width`` (Durkan et al. 2019, arXiv 1906.04032, eq. 4 and 5):
+    In a bin with knots `x_k, z_k`, slopes `d_k` and mean slope `s`, with
+    `t = (x - x_k) / width` (Durkan et al. 2019, arXiv 1906.04032, eq. 4 and 5):
 
         z = z_k + height (s t^2 + d_k t (1 - t)) / (s + (d_k+1 + d_k - 2 s) t (1 - t))
 
     Args:
-        network: called as ``network(x_a, context)`` with the untransformed channels; returns
-            ``(B, ..., P C)`` for C transformed channels, with P = 3 K - 1: the first parameter of
+        network: called as `network(x_a, context)` with the untransformed channels; returns
+            `(B, ..., P C)` for C transformed channels, with P = 3 K - 1: the first parameter of
             all C channels, then the second, and so on.
         split: number of channels in the first part.
         swap: False to transform the second part given the first, True for the reverse.
@@ -126,10 +126,10 @@ class RationalQuadraticCoupling(Coupling):
         """Compute the knots, the ends of the K bins of each channel, from what the network gives.
 
         Args:
-            parameters: Output of the network, ``(..., P, C)``.
+            parameters: Output of the network, `(..., P, C)`.
 
         Returns:
-            x, z and dz/dx at the knots, ``(..., C, K + 1)`` each.
+            x, z and dz/dx at the knots, `(..., C, K + 1)` each.
         """
         widths, heights, log_slopes = (
             (bounded_log_scale(2 * parameters) / 2)
@@ -140,10 +140,10 @@ class RationalQuadraticCoupling(Coupling):
         return self._cuts(widths), self._cuts(heights), slopes
 
     def _cuts(self, logits: Tensor) -> Tensor:
-        """Cut the interval into bins; their lengths are a softmax of logits ``(..., K)``.
+        """Cut the interval into bins; their lengths are a softmax of logits `(..., K)`.
 
         Returns:
-            Ends of the bins, from ``-bound`` to ``bound``, ``(..., K + 1)``.
+            Ends of the bins, from `-bound` to `bound`, `(..., K + 1)`.
         """
         inner = (2 * logits.softmax(-1).cumsum(-1)[..., :-1] - 1) * self.bound
         left = F.pad(inner, (1, 0), value=-self.bound)
@@ -153,7 +153,7 @@ class RationalQuadraticCoupling(Coupling):
         """Return the bins of numbers inside of the interval.
 
         Args:
-            value: The numbers, ``(..., C)``.
+            value: The numbers, `(..., C)`.
             knots: What `_knots` returns.
             cuts: Ends of the bins on the axis of the numbers: the first of `knots` for numbers x,
                 the second for z.

@@ -1,15 +1,15 @@
 """The interface of all transforms, `Transform` and `Bijection`, and helpers to write one.
 
-- A *transform* maps data ``x`` to latents ``z`` (`forward`), and back (`inverse`). `forward` also
+- A *transform* maps data `x` to latents `z` (`forward`), and back (`inverse`). `forward` also
   returns the *log term*, one number for each sample, such that
-  ``p(x) = E[exp(log p(z) + log_term)]``.
-- The log term of a *bijection* is ``log|det dz/dx|``, and needs no expectation. A *stochastic step*
-  draws ``z`` at random (dequantization, categorical encoding): ``log p(z)`` plus its log term is
+  `p(x) = E[exp(log p(z) + log_term)]`.
+- The log term of a *bijection* is `log|det dz/dx|`, and needs no expectation. A *stochastic step*
+  draws `z` at random (dequantization, categorical encoding): `log p(z)` plus its log term is
   one draw of a lower bound on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
   2007.02731).
-- Tensors are ``(B, ..., D)``: B samples of a batch, any number of axes of *entries* (positions of a
+- Tensors are `(B, ..., D)`: B samples of a batch, any number of axes of *entries* (positions of a
   sequence, rows and columns of an image), and D *channels*.
-- A *mask* ``(B, ...)`` is True at *real* entries. The others are padding: they are 0 in every
+- A *mask* `(B, ...)` is True at *real* entries. The others are padding: they are 0 in every
   output, and change no other output.
 - A *context* holds everything else that a transform may need, such as the mask.
 
@@ -36,17 +36,17 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """All that a transform or network is told besides its input ``x``.
+    """All that a transform or network is told besides its input `x`.
 
     One context is passed through all transforms of a flow; each reads what it uses, and ignores the
     rest. A network that needs more gets a subclass with further attributes.
 
     Attributes:
-        mask: True where an entry is real, bool, of the shape of ``x`` without the channels:
-            ``(B, L)`` for ``x (B, L, D)``. None if all entries are real.
-        features: What networks see of each entry besides ``x``, ``(B, ..., F)``; None where they
-            see ``x`` alone.
-        condition_values: Properties of whole samples given which the density is meant, ``(B, P)``,
+        mask: True where an entry is real, bool, of the shape of `x` without the channels:
+            `(B, L)` for `x (B, L, D)`. None if all entries are real.
+        features: What networks see of each entry besides `x`, `(B, ..., F)`; None where they
+            see `x` alone.
+        condition_values: Properties of whole samples given which the density is meant, `(B, P)`,
             each in its own unit, NaN where unknown; None if all are unknown, or for a density
             without conditions.
         noise: Tape from which stochastic steps take their random numbers; None for fresh numbers.
@@ -88,11 +88,11 @@ class Transform(nn.Module):
         """Map data to latents, and return the log term.
 
         Args:
-            x: data, ``(B, ..., D)``; any values at padding.
+            x: data, `(B, ..., D)`; any values at padding.
             context: mask and other inputs; without a mask all entries are real.
 
         Returns:
-            Two tensors: the latents ``z (B, ..., D')``, 0 at padding; and the log term ``(B,)`` in
+            Two tensors: the latents `z (B, ..., D')`, 0 at padding; and the log term `(B,)` in
             nats, float32 (float64 for float64 input) whatever the autocast type.
         """
         raise NotImplementedError
@@ -104,11 +104,11 @@ class Transform(nn.Module):
         the context, or takes the most probable ones: its class says which.
 
         Args:
-            z: latents, ``(B, ..., D')``. D' differs from D in steps that add or drop channels.
+            z: latents, `(B, ..., D')`. D' differs from D in steps that add or drop channels.
             context: mask and other inputs, those that `forward` would get.
 
         Returns:
-            Data ``(B, ..., D)``, 0 at padding.
+            Data `(B, ..., D)`, 0 at padding.
         """
         raise NotImplementedError
 
@@ -123,12 +123,12 @@ class Bijection(Transform):
         """Map latents to data, and return the log-determinant of this map.
 
         Args:
-            z: latents, ``(B, ..., D)``.
+            z: latents, `(B, ..., D)`.
             context: mask and other inputs, those that `forward` would get.
 
         Returns:
-            Two tensors: the data ``x (B, ..., D)``, 0 at padding; and ``log|det dx/dz|`` ``(B,)``
-            in nats, which is minus the log term of ``forward(x)``, in the same type.
+            Two tensors: the data `x (B, ..., D)`, 0 at padding; and `log|det dx/dz|` `(B,)`
+            in nats, which is minus the log term of `forward(x)`, in the same type.
         """
         raise NotImplementedError
 
@@ -145,7 +145,7 @@ class Noise:
     `draw`; `graphcnf.graphs.records.RecordNoise` draws by record.
 
     Attributes:
-        draws: The recorded draws in order, ``(B, ...)`` each.
+        draws: The recorded draws in order, `(B, ...)` each.
         position: Number of the draw that `uniform` returns next.
 
     Examples:
@@ -166,13 +166,13 @@ class Noise:
         """Return the next draw of the tape; at its end, draw new numbers and record them.
 
         Args:
-            shape: Shape ``(B, ...)`` of the draw. A draw that is repeated is returned as it was
+            shape: Shape `(B, ...)` of the draw. A draw that is repeated is returned as it was
                 recorded, so that the caller must ask for the same shape again.
             device: Device of new numbers.
             dtype: Type of new numbers.
 
         Returns:
-            Numbers in [0, 1), ``(B, ...)``.
+            Numbers in [0, 1), `(B, ...)`.
         """
         if self.position == len(self.draws):
             self.draws.append(self.draw(shape, device, dtype))
@@ -185,12 +185,12 @@ class Noise:
         `uniform` calls it where the tape has no numbers to repeat, and records the result.
 
         Args:
-            shape: Shape ``(B, ...)`` of the draw.
+            shape: Shape `(B, ...)` of the draw.
             device: Device of the numbers.
             dtype: Their type.
 
         Returns:
-            Uniform numbers in [0, 1), ``(B, ...)``; here by torch's global generator.
+            Uniform numbers in [0, 1), `(B, ...)`; here by torch's global generator.
         """
         return torch.rand(tuple(shape), device=device, dtype=dtype)
 
@@ -206,12 +206,12 @@ def draw_noise(noise: Noise | None, shape: Sequence[int], *, device, dtype=torch
     Args:
         noise: Tape that records the numbers, or repeats them; None to draw by torch's global
             generator.
-        shape: Shape ``(B, ...)`` of the draw.
+        shape: Shape `(B, ...)` of the draw.
         device: Device of the numbers.
         dtype: Their type.
 
     Returns:
-        Numbers in [0, 1), ``(B, ...)``.
+        Numbers in [0, 1), `(B, ...)`.
     """
     return (Noise() if noise is None else noise).uniform(shape, device=device, dtype=dtype)
 
@@ -222,12 +222,12 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     Unlike a product with the mask, this also works where padding is infinite or NaN.
 
     Args:
-        x: ``(B, ..., D)``.
-        mask: True for real entries, bool, of the shape of ``x`` or without its last axis; None if
+        x: `(B, ..., D)`.
+        mask: True for real entries, bool, of the shape of `x` or without its last axis; None if
             all are real.
 
     Returns:
-        A copy of ``x`` with 0 at padding; ``x`` itself if there is no mask.
+        A copy of `x` with 0 at padding; `x` itself if there is no mask.
     """
     if mask is None:
         return x
@@ -238,11 +238,11 @@ def with_mask(x: Tensor, context: Context) -> Context:
     """Add a mask to a context that has none, so that code after it need not treat both cases.
 
     Args:
-        x: Any tensor ``(B, N, ...)``; its first two axes and its device are those of the mask.
+        x: Any tensor `(B, N, ...)`; its first two axes and its device are those of the mask.
         context: Any context; it stays as it is.
 
     Returns:
-        The context itself if it has a mask. Else a copy with a mask ``(B, N)`` that is True
+        The context itself if it has a mask. Else a copy with a mask `(B, N)` that is True
         everywhere.
     """
     if context.mask is not None:
@@ -267,11 +267,11 @@ def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
     Most transforms begin with this call.
 
     Args:
-        x: data or latents, ``(B, ..., D)``, of any type.
-        mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
+        x: data or latents, `(B, ..., D)`, of any type.
+        mask: True for real entries, `x.shape[:-1]` bool; None if all are real.
 
     Returns:
-        ``(B, ..., D)``, in float64 for float64 input, else in float32.
+        `(B, ..., D)`, in float64 for float64 input, else in float32.
     """
     return masked(x.to(log_term_dtype(x)), mask)
 
@@ -280,10 +280,10 @@ def zero_log_term(x: Tensor) -> Tensor:
     """Return the log term of a map that changes no volume: zeros.
 
     Args:
-        x: Input of the map, ``(B, ...)``.
+        x: Input of the map, `(B, ...)`.
 
     Returns:
-        Zeros ``(B,)``, of the type `log_term_dtype`, on the device of ``x``.
+        Zeros `(B,)`, of the type `log_term_dtype`, on the device of `x`.
     """
     return torch.zeros(x.shape[0], dtype=log_term_dtype(x), device=x.device)
 
@@ -292,12 +292,12 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum the log terms of single elements to one log term for each sample; padding does not count.
 
     Args:
-        values: log term of each element, ``(B, ...)`` nats; any values at padding.
-        mask: True for real elements, bool; its axes are the first axes of ``values``, and it holds
+        values: log term of each element, `(B, ...)` nats; any values at padding.
+        mask: True for real elements, bool; its axes are the first axes of `values`, and it holds
             for all indices of the further ones. None if all are real.
 
     Returns:
-        ``(B,)`` nats, of the type `log_term_dtype`.
+        `(B,)` nats, of the type `log_term_dtype`.
     """
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
@@ -312,11 +312,11 @@ def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
     Transforms whose log-det is the same at every entry multiply it by this number.
 
     Args:
-        x: Input of the transform, ``(B, ..., D)``; only its shape, type and device matter.
-        mask: True for real entries, ``x.shape[:-1]`` bool; None if all are real.
+        x: Input of the transform, `(B, ..., D)`; only its shape, type and device matter.
+        mask: True for real entries, `x.shape[:-1]` bool; None if all are real.
 
     Returns:
-        ``(B,)``, real numbers of the type `log_term_dtype`.
+        `(B,)`, real numbers of the type `log_term_dtype`.
     """
     if mask is None:
         return zero_log_term(x) + math.prod(x.shape[1:-1])

@@ -309,7 +309,7 @@ def realnvp(
     coupling more, and factors out nothing (Dinh et al. 2017, arXiv 1605.08803).
 
     Args:
-        shape: Channels, height and width of the images. ``2 ** scales`` must divide both sides.
+        shape: Channels, height and width of the images. `2 ** scales` must divide both sides.
         levels: Number of values of a pixel.
         scales: Number of scales.
         couplings: Number of couplings with each kind of mask in a scale.
@@ -352,10 +352,10 @@ def glow(
     Half of the numbers are factored out after each scale but the last. Unlike in the original
     (Kingma & Dhariwal 2018, arXiv 1807.03039), the first couplings have checkerboard masks and
     mixtures of logistics. The reason is that the values of a pixel may have several modes, such as
-    black and bright, which an affine map cannot merge. With ``pixels=0`` it is Glow as published.
+    black and bright, which an affine map cannot merge. With `pixels=0` it is Glow as published.
 
     Args:
-        shape: Channels, height and width of the images. ``2 ** scales`` must divide both sides.
+        shape: Channels, height and width of the images. `2 ** scales` must divide both sides.
         levels: Number of values of a pixel.
         scales: Number of scales.
         steps: Number of couplings in a scale.

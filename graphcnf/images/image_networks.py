@@ -6,8 +6,8 @@
 - The *context* of a network is further input besides the image: features of the image that is
   dequantized, which an `ImageEncoder` computes.
 
-`ConvolutionNetwork` takes and returns ``(B, H, W, C)``, as couplings do: B images of H rows and W
-columns of pixels with C channels. All other tensors here are ``(B, C, H, W)``, in PyTorch's
+`ConvolutionNetwork` takes and returns `(B, H, W, C)`, as couplings do: B images of H rows and W
+columns of pixels with C channels. All other tensors here are `(B, C, H, W)`, in PyTorch's
 channels-last memory format. So no copy is made, and CPUs convolve faster.
 """
 
@@ -46,7 +46,7 @@ class ConvolutionNetwork(nn.Module):
         layers: Number of blocks.
         block: Kind of the blocks: "gated", "residual" or "pointwise".
         heads: Heads of self-attention (`PixelAttention`) after the last block; 0 for none. They
-            must divide ``width``.
+            must divide `width`.
         context: Channels of the context's features; 0 for a network without context.
         position: True for a learned vector of each pixel, which is added after the first
             convolution.
@@ -92,12 +92,12 @@ class ConvolutionNetwork(nn.Module):
         """Map images to as many pixels with other channels.
 
         Args:
-            x: Input with channels last, ``(B, H, W, inputs)``.
-            context: Its `features`, with channels first, ``(B, C, H, W)`` for C = `context` of the
+            x: Input with channels last, `(B, H, W, inputs)`.
+            context: Its `features`, with channels first, `(B, C, H, W)` for C = `context` of the
                 constructor, are a second input. Without effect if that was 0.
 
         Returns:
-            ``(B, H, W, outputs)``.
+            `(B, H, W, outputs)`.
         """
         h = x.movedim(-1, 1)
         if self.with_context:
@@ -135,33 +135,33 @@ class ImageEncoder(nn.Module):
         """Compute the features of images.
 
         Args:
-            x: Images, ``(B, C, H, W)``.
+            x: Images, `(B, C, H, W)`.
 
         Returns:
-            ``(B, F, H / 2, W / 2)``.
+            `(B, F, H / 2, W / 2)`.
         """
         return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation of each pixel over its channels, for tensors ``(B, C, H, W)``."""
+    """Layer normalisation of each pixel over its channels, for tensors `(B, C, H, W)`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the channels of every pixel.
 
         Args:
-            x: Features, ``(B, C, H, W)``.
+            x: Features, `(B, C, H, W)`.
 
         Returns:
-            ``(B, C, H, W)``.
+            `(B, C, H, W)`.
         """
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class GatedBlock(nn.Module):
-    """Gated residual block ``h + a sigmoid(b)``, as in Flow++ (Ho et al. 2019, arXiv 1902.00275).
+    """Gated residual block `h + a sigmoid(b)`, as in Flow++ (Ho et al. 2019, arXiv 1902.00275).
 
-    ``(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))``. The last convolution has 2 C output
+    `(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))`. The last convolution has 2 C output
     channels; the first half of them is a, the second b.
 
     Args:
@@ -178,19 +178,19 @@ class GatedBlock(nn.Module):
         """Apply the block.
 
         Args:
-            h: Features, ``(B, C, H, W)``.
+            h: Features, `(B, C, H, W)`.
 
         Returns:
-            ``(B, C, H, W)``.
+            `(B, C, H, W)`.
         """
         u = F.silu(self.convolution(self.norm(h)))
         return h + F.glu(self.gate(u), 1)
 
 
 class ResidualBlock(nn.Module):
-    """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803).
+    """`h` plus two 3x3 convolutions of the normalised `h`, as in RealNVP (arXiv 1605.08803).
 
-    ``h + conv3x3(relu(conv3x3(relu(ChannelNorm(h)))))``.
+    `h + conv3x3(relu(conv3x3(relu(ChannelNorm(h)))))`.
 
     Args:
         width: Channels C.
@@ -206,17 +206,17 @@ class ResidualBlock(nn.Module):
         """Apply the block.
 
         Args:
-            h: Features, ``(B, C, H, W)``.
+            h: Features, `(B, C, H, W)`.
 
         Returns:
-            ``(B, C, H, W)``.
+            `(B, C, H, W)`.
         """
         u = F.relu(self.first(F.relu(self.norm(h))))
         return h + self.second(u)
 
 
 class PointwiseBlock(nn.Module):
-    """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039).
+    """1x1 convolution of `relu(h)`, as in the middle of Glow's networks (arXiv 1807.03039).
 
     It has no normalisation and no residual connection.
 
@@ -232,18 +232,18 @@ class PointwiseBlock(nn.Module):
         """Apply the block; the input is overwritten, to save memory.
 
         Args:
-            h: Features, ``(B, C, H, W)``.
+            h: Features, `(B, C, H, W)`.
 
         Returns:
-            ``(B, C, H, W)``.
+            `(B, C, H, W)`.
         """
         return self.convolution(F.relu_(h))
 
 
 class PixelAttention(nn.Module):
-    """Gated self-attention among all pixels, ``h + a sigmoid(b)`` (Flow++, arXiv 1902.00275, 3.3).
+    """Gated self-attention among all pixels, `h + a sigmoid(b)` (Flow++, arXiv 1902.00275, 3.3).
 
-    Self-attention acts on the normalised ``h`` plus a learned vector of each pixel. A linear map of
+    Self-attention acts on the normalised `h` plus a learned vector of each pixel. A linear map of
     its output gives (a, b).
 
     Args:
@@ -264,10 +264,10 @@ class PixelAttention(nn.Module):
         """Apply the attention.
 
         Args:
-            h: Features, ``(B, C, H, W)``.
+            h: Features, `(B, C, H, W)`.
 
         Returns:
-            ``(B, C, H, W)``.
+            `(B, C, H, W)`.
         """
         pixels = (self.norm(h) + self.position).flatten(2).transpose(1, 2)
         parts = self.query_key_value(pixels).unflatten(-1, (3, self.heads, -1))
