@@ -4,7 +4,14 @@ A graph model is the density of a graph given its number of nodes, and of that n
 (`graphcnf.graphs.sizes`). The class says how it is scored, encoded and drawn;
 `graphcnf.graphs.saved_model` how it is found by name, saved and loaded,
 `graphcnf.graphs.building` builds models from training graphs, and `graphcnf.graphs.records` scores
-and draws many graphs.
+and draws many graphs. A graph is scored by
+
+    bounds                 terms of log p(graph | number of nodes), by part of the graph; a class
+                           writes it
+    estimate               the same or another estimate, which training maximises
+    log_prob               the sum of `bounds`, with gradients, of a batch that is checked
+    log_prob_in_batches    the same of any number of graphs, without gradients (`records`)
+    size_prior.log_prob    log p(number of nodes), which is in none of these
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class PathNetwork(AutoregressiveNetwork):
         self.cardinalities = code.cardinalities
         self.support = support
         self.max_nodes = max_nodes
-        self.features = PathFeatures(self.cardinalities, max_nodes, width, level_width, table_rows)
+        self.features = PathFeatures(code, max_nodes, width, level_width, table_rows)
         self.biases = AttentionBiases(layers * heads, max_nodes)
         self.blocks = self.make_blocks(width, heads, expansion, layers, dropout)
         self.dropout = nn.Dropout(dropout)

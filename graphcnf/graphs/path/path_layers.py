@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.transformer import MASKED, ReadOut, zero_init
-from graphcnf.graphs.path.depth_first import COMMON_VARIABLES
+from graphcnf.graphs.path.depth_first import COMMON_VARIABLES, DepthFirstCode
 from graphcnf.graphs.path.node_states import unpacked_neighbour
 from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels
 from graphcnf.graphs.path.support import UndecidedNodes
@@ -98,7 +98,7 @@ class PathFeatures(nn.Module):
     the nodes at the last n levels; a *token* summarises one node (`tokens_of`).
 
     Args:
-        cardinalities: Number of values of each variable of a node, V of them.
+        code: The variables of a node.
         max_nodes: Largest number of nodes of a graph.
         width: Channels D of a position.
         level_width: Channels of a level of the path.
@@ -121,23 +121,23 @@ class PathFeatures(nn.Module):
 
     def __init__(
         self,
-        cardinalities: Sequence[int],
+        code: DepthFirstCode,
         max_nodes: int,
         width: int,
         level_width: int,
         table_rows: int,
     ):
         super().__init__()
-        _, labels, categories = cardinalities[:3]
+        categories = code.node_categories
         self.categories = categories
         self.no_node = nn.Parameter(0.3 * torch.randn(width))
-        self.variables = nn.ModuleList(nn.Embedding(c, width) for c in cardinalities)
+        self.variables = nn.ModuleList(nn.Embedding(c, width) for c in code.cardinalities)
         self.number = nn.Embedding(max_nodes, width)
         self.to_come = nn.Embedding(max_nodes + 1, width)
         self.category_weight = nn.Embedding(categories * SEEN_SUMS, level_width)
         self.degree_ring = nn.Embedding(SEEN_DEGREES * 2, level_width)
-        # The first row is for no neighbour.
-        pairs = labels * categories
+        # A row for each label and category; the first one is for no neighbour.
+        pairs = (code.edge_categories + 1) * categories
         self.neighbours = nn.EmbeddingBag(pairs, level_width, mode="sum", padding_idx=0)
         self.levels = nn.Linear(SEEN_LEVELS * level_width, width)
         self.ngrams = nn.ModuleList(nn.Embedding(table_rows, 2 * level_width) for _ in NGRAMS)
