@@ -97,11 +97,11 @@ class FileRecords(NamedTuple):
 
         Returns:
             A dict `{column: value}` for each record, with columns in this order: the number of the
-            record, under the name `unit`; the first column of the result; what the file says beside
-            the SMILES; the other columns of the result. If the file has a column of the same name
-            as the result, that of the file gets "_given" appended. NaN in the result becomes None.
-            The first dict has all columns; later ones lack columns of the file that their record
-            does not have.
+            record, in the column "line" or "record" (`unit`); the first column of the result; what
+            the file says beside the SMILES; the other columns of the result. A column of the file
+            that has the name of a column of the result gets "_given" appended. NaN in the result
+            becomes None. The first dict has all columns; later ones lack columns of the file that
+            their record does not have.
         """
         columns = dict.fromkeys(name for other in self.others for name in other)
         own, names = {self.unit, *frame}, {}

@@ -85,10 +85,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the inputs of attention and of the feed-forward part.
+        """Normalise positions, and compute the first layers of attention and feed-forward part.
 
         Args:
-            x: Channels of positions, (..., D).
+            x: Channels of positions, not normalised, (..., D).
 
         Returns:
             Queries, keys and values, (..., D) each, and feed-forward channels before their

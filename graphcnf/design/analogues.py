@@ -133,7 +133,7 @@ class Origin:
 
     @property
     def advice(self) -> str:
-        """What the user could change if the search ends early: a clause for its message."""
+        """What the user could change to get more analogues: a clause for the error message."""
         if not self.similar:
             return "ask for fewer, or keep less of it"
         if self.similar_ones or not self.others:

@@ -384,9 +384,11 @@ class ColumnMLP(AutoregressiveNetwork):
 
     - If the known columns are exactly those before the next one in `order`, the perceptron is the
       masked autoencoder `ordered`. One pass gives the probabilities of all columns.
-    - For any other known columns, counts use the known parents alone, the perceptron is `free`, and
-      the regression is applied in both directions with half of its weights. Every column takes a
-      pass of its own.
+    - For any other known columns, the counts of a column leave out its unknown parents (the earlier
+      columns that they are given), and the perceptron is `free`. The regression predicts each
+      column from earlier ones; here it is read backwards as well, from later to earlier ones, and
+      all weights are halved, as each pair of columns is then used twice. Every column takes a pass
+      of its own.
 
     Untrained, the network is the density of counts and regression. If a category is a bin, the
     place u in it has the density 1 + s (2 u - 1), whose slope s comes from the hidden units (a
@@ -585,7 +587,7 @@ class ColumnMLP(AutoregressiveNetwork):
     def from_counts(
         self, rows: Inputs, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate counts and a perceptron for all columns, in one pass.
+        """Evaluate counts and a perceptron for all columns, given the same known columns of each.
 
         Args:
             rows: B rows. Their ranks are not used.
@@ -596,8 +598,8 @@ class ColumnMLP(AutoregressiveNetwork):
 
         Returns:
             Three tensors (B, S), for the S categories of all columns: log-probabilities by counts,
-            in nats; log-probabilities by counts with the perceptron, in nats; and slopes of the
-            density of places.
+            in nats; log-probabilities by counts with the perceptron, in nats; and the slopes s of
+            the density of places in each category, see the class.
         """
         net, start, rank = self.ordered, rows.start, self.rank[None]
         if known is not None:

@@ -183,14 +183,14 @@ class GatedPixelCNN(AutoregressiveNetwork):
         return F.relu(self.out(F.relu(torch.cat([v, h], 1).permute(0, 2, 3, 1))))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all pixels that are not masked in one step, to score known grids.
+        """Yield one step with all real pixels of known grids, to score them.
 
         Args:
             x: Categories in raster order, (B, H W, 1) long.
-            context: Its mask is (B, H W).
+            context: Its mask (B, H W) is True for the M real pixels.
 
         Yields:
-            One step of M pixels; its `hidden` are their logits, (M, C).
+            The step; its `hidden` are the logits of the pixels, (M, C).
         """
         h = self.hidden(x[..., 0].unflatten(1, self.shape)).flatten(1, 2)
         rows, positions = context.mask.nonzero(as_tuple=True)

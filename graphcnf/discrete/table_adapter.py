@@ -713,10 +713,12 @@ class TableAdapter(Adapter):
                 value of the column counts as a value.
 
         Returns:
-            The single values as one encoded row, masked in all other columns; and the event of the
-            lists and intervals: the lowest and the highest allowed place in each category of each
-            column, (N, C, 2) float64, 0 and 1 in other columns. The event is None if there are
-            neither lists nor intervals.
+            Two values: the single values as one encoded row, masked in all other columns; and the
+            event of the lists and intervals, the lowest and the highest allowed place in each
+            category of each column, (N, C, 2) float64. It is (0, 1) in a category that is allowed
+            as a whole, such as those of columns without a list or interval, and has two equal
+            numbers in one that is not allowed. The event is None if there are neither lists nor
+            intervals.
 
         Raises:
             UserError: if a column or value is unknown, or no value meets a condition.

@@ -240,18 +240,19 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
         shown: The M molecules, as the page shows them.
         found: Their review, in which molecule k is `shown[k]`.
         quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
-        known: Number of known molecules.
+        known: Number of known molecules with which the review compared.
 
     Returns:
-        A dict. Sentences that open the sections: "clustered", "alerted", "compared" and "struck".
-        What the sections list:
+        A dict, with a sentence that opens each of four sections, and what the section lists:
 
-        - "clusters": dicts of the "title" of a cluster and its best "members" (`Shown`);
-        - "alerts": dicts of the texts "name", "catalogue", "count" and "share" of an alert, the
-          most frequent ones also with an "example" (`Shown`);
-        - "pairs": dicts of the text "similarity", and "found" and "known" (`Shown`), the nearest
-          known molecule to the best one of a cluster; [] without known molecules;
-        - "worst": the molecules with the most alerts (`Shown`).
+        - "clustered" opens "clusters": dicts of the "title" of a cluster and its best "members"
+          (`Shown`);
+        - "alerted" opens "alerts": dicts of the texts "name", "catalogue", "count" and "share" of
+          an alert, the most frequent ones also with an "example" (`Shown`);
+        - "compared" opens "pairs": dicts of "found", the best molecule of a cluster (`Shown`),
+          "known", the known molecule nearest to it (`Shown`), and the text "similarity"; [] without
+          known molecules;
+        - "struck" opens "worst": the molecules with the most alerts (`Shown`).
     """
     groups = [cluster for cluster in found.clusters if len(cluster) > 1]
     alone = [cluster[0] for cluster in found.clusters if len(cluster) == 1]

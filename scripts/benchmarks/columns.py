@@ -75,9 +75,13 @@ def columns(
 ) -> None:
     """Learn a column with a hidden truth, and draw molecules with high values of it.
 
-    Methods: samples without a target; with the 95th percentile of the column as target; the best of
-    ten such samples by the surrogate; the best of a search that maximizes the surrogate in the CPU
-    time of fine-tuning and drawing the best of ten together.
+    The table has a row for each method:
+
+    1. samples without a target;
+    2. samples with the 95th percentile of the column as target;
+    3. the best of ten such samples, by the surrogate;
+    4. the best of a search that maximizes the surrogate. It gets as much CPU time as fine-tuning
+       and method 3 took.
     """
     truth, place = activity(protein=protein), expand_user(folder) / f"{protein}-{size}-seed-{seed}"
     table = inside(place, "column.csv")
@@ -137,11 +141,11 @@ def _column(truth: Callable[[Chem.Mol], float], size: int, seed: int) -> str:
 
 
 class Judge:
-    """Collects the rows of the table, one for each method of drawing molecules.
+    """Collects the rows of the table that the command prints, one for each method.
 
     Args:
         truth: The oracle: function from an RDKit molecule to its true activity.
-        surrogate: Surrogate of the column, which the methods knew.
+        surrogate: Surrogate of the column. The methods may use it, but not the truth.
         common: `{name: value}` that all rows have, such as the protein.
 
     Attributes:

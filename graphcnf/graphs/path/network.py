@@ -191,8 +191,8 @@ class PathNetwork(AutoregressiveNetwork):
             context: Its mask (B, N) says which nodes are real.
 
         Yields:
-            One `Step` of all real nodes. What its `hidden` has of a node depends on the nodes
-            before it only.
+            One `Step` of all M real nodes. Its `hidden` is a `NodeHidden`, whose row for a node
+            depends on the nodes before it only.
         """
         mask = context.mask
         conditions = context.condition_values

@@ -73,16 +73,17 @@ def tokens_of(levels: Levels) -> Tensor:
 
 @dataclass
 class FoldedEmbeddings:
-    """Embeddings of `PathFeatures` that are looked up together, in one table each.
+    """Two tables made of the embeddings of `PathFeatures`, so that one look-up replaces several.
 
-    They are computed anew for every batch, since they are out of date once the network is trained
+    They are made anew for every batch, since they are out of date once the network is trained
     further.
 
     Attributes:
         variables: The embeddings of all V variables of a node, one table under the other, (sum of
             the cardinalities, D) for D channels.
         offsets: First row of each variable in `variables`, (V,) long.
-        tokens: Embedding of every token, one row for each number that `tokens_of` can return.
+        tokens: Embedding of every token that `tokens_of` can return, the sum of those of its two
+            halves, (number of tokens, channels of a level).
     """
 
     variables: Tensor
