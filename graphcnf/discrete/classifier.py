@@ -39,7 +39,9 @@ class Classifier(nn.Module):
 
     where k runs over the curves of the other columns, with the values g_k, and j over the slots of
     their categories that no curve describes: those of columns without an order, and "missing".
-    Until `fit` is called, all categories are equally probable.
+    Where a column is unknown, what it adds to the logit is replaced by the expected value of this,
+    by probabilities of its categories that `forward` is given. Until `fit` is called, all
+    categories are equally probable.
 
     Args:
         target: Number of the column that is predicted.
@@ -48,12 +50,18 @@ class Classifier(nn.Module):
         curves: Values of the curves at each category, (S, R).
 
     Attributes:
+        owner: The argument `owner`.
+        curve_owner: The argument `curve_owner`.
+        curves: The argument `curves`.
         offset: The a_c, (C,).
         weights: The u_kc, then the v_jc, (R + S, C).
         kept: 1 for the weights of `weights` that are used, (R + S, 1). 0 for those of the target
             itself, and for slots that curves describe.
     """
 
+    owner: Tensor
+    curve_owner: Tensor
+    curves: Tensor
     offset: Tensor
     weights: Tensor
     kept: Tensor
@@ -61,28 +69,38 @@ class Classifier(nn.Module):
     def __init__(self, target: int, owner: Tensor, curve_owner: Tensor, curves: Tensor):
         super().__init__()
         count = int((owner == target).sum())
+        for name, value in {"owner": owner, "curve_owner": curve_owner, "curves": curves}.items():
+            self.register_buffer(name, value, persistent=False)
         self.register_buffer("offset", torch.zeros(count))
         self.register_buffer("weights", torch.zeros(len(curve_owner) + len(owner), count))
         nominal = (owner != target) & (curves == 0).all(1)
         kept = torch.cat([curve_owner != target, nominal])
         self.register_buffer("kept", kept.float()[:, None], persistent=False)
 
-    def forward(self, number: Tensor, curves: Tensor) -> Tensor:
+    def forward(
+        self, number: Tensor, curves: Tensor, known: Tensor | None = None, p: Tensor | None = None
+    ) -> Tensor:
         """Return the log-probabilities of the categories of the target.
 
         Args:
-            number: Slots of the categories of B rows, (B, N) long; any in the target.
-            curves: Values of the curves of these rows, (B, R); any for those of the target.
+            number: Slots of the categories of B rows, (B, N) long; any in the target and in unknown
+                columns.
+            curves: Values of the curves of these rows, (B, R); any for those columns.
+            known: 1 for known columns, else 0, (B, N); None if all but the target are known.
+            p: Probabilities of the categories of the unknown columns, (B, S); any for known ones.
+                None if `known` is.
 
         Returns:
             (B, C) nats.
         """
-        by_curve, by_slot = (self.weights * self.kept).split(
-            [curves.shape[1], len(self.kept) - curves.shape[1]]
-        )
-        logits = self.offset + curves.to(self.offset) @ by_curve
-        logits = logits + weighted_sum(by_slot, number, torch.ones_like(number))
-        return logits.log_softmax(-1)
+        by_curve, by_slot = (self.weights * self.kept).split(self.curves.shape[::-1])
+        seen, curves = torch.ones_like(number), curves.to(by_curve)
+        logits = self.offset
+        if known is not None and p is not None:
+            seen, curves = known, curves * known[:, self.curve_owner]
+            unknown = p * (1 - known)[:, self.owner]
+            logits = logits + unknown.to(by_curve) @ (by_slot + self.curves @ by_curve)
+        return (logits + curves @ by_curve + weighted_sum(by_slot, number, seen)).log_softmax(-1)
 
     def fit(self, number: Tensor, curves: Tensor, category: Tensor) -> None:
         """Fit the weights to rows, in place, with the penalty that is best for a tenth of them.

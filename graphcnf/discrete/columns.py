@@ -652,7 +652,8 @@ class ColumnMLP(AutoregressiveNetwork):
     ) -> Tensor:
         """Add the regression to log-probabilities by counts.
 
-        Those of the target, given all other columns, are the classifier's instead.
+        Those of the target are the classifier's instead. For unknown columns it takes probabilities
+        by counts and perceptron, given the known columns.
 
         Args:
             start: Log-probabilities by counts, (B, C) nats.
@@ -671,13 +672,12 @@ class ColumnMLP(AutoregressiveNetwork):
                 weights, seen = (weights + self.weights[slots].T) / 2 + self.tree[:, slots], known
             linear = start + weighted_sum(weights, rows.number, seen)
             linear = normalised(linear, owner - owner[0])
-        if known is not None or self.classifier is None:
-            return linear
         own = (owner == self.order[-1]).nonzero()[:, 0]
-        if len(own):
-            by_class = self.classifier(rows.number, rows.curves)
-            linear = linear.index_copy(1, own, by_class.to(linear))
-        return linear
+        if self.classifier is None or not len(own):
+            return linear
+        p = None if known is None else self.from_counts(rows, known.bool())[1].exp()
+        by_class = self.classifier(rows.number, rows.curves, known, p)
+        return linear.index_copy(1, own, by_class.to(linear))
 
     def direct(self, rank: Tensor) -> Tensor:
         """Find the columns that one pass of the masked autoencoder `ordered` can predict.

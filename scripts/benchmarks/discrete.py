@@ -477,7 +477,8 @@ def predictions(
 ) -> None:
     """Predict the class of held-out rows of tables, beside gradient boosting.
 
-    Prints accuracy, -log p of the class in nats, and seconds. Boosting takes no part in --minutes.
+    Prints accuracy, -log p of the class in nats, and seconds, for rows that are complete, and for
+    the same rows without a tenth of their entries. Boosting takes no part in --minutes.
     """
     rows: list[dict[str, Any]] = []
     for name in names or CLASSES:
@@ -486,20 +487,28 @@ def predictions(
         table = TABLES[name]()
         data = {"categories": _categorical(table), "numbers": table}
         for seed, (kind, columns) in product(parse_seeds(seeds), data.items()):
-            parts = _parts(columns.assign(target=table["target"]), seed)
-            row: dict[str, Any] = {"table": name, "columns": kind, "seed": seed}
+            known, complete = _parts(columns.assign(target=table["target"]), seed)
+            hidden = np.random.default_rng(seed).random(complete.shape) < HIDDEN_ENTRIES
+            given = pd.concat([complete, complete.mask(hidden)], ignore_index=True)
+            both: list[dict[str, Any]] = [
+                {"table": name, "columns": kind, "known": part, "seed": seed} for part in KNOWN
+            ]
             for method, predict in PREDICTORS.items():
                 start = time.process_time()
-                p = predict(*parts, seed, minutes)
-                row |= {f"{method} s": time.process_time() - start}
-                own = np.searchsorted(p.columns, parts[1]["target"])
-                right = p.to_numpy().argmax(1) == own
-                nats = -np.log(p.to_numpy()[np.arange(len(p)), own].clip(1e-12))
-                row |= {method: float(right.mean()), f"{method} nats": float(nats.mean())}
-            rows.append(row)
-            say("  ".join(f"{k} {v:.3f}" if is_number(v) else str(v) for k, v in row.items()))
+                p = predict(known, given.drop(columns="target"), seed, minutes)
+                seconds = time.process_time() - start
+                own = np.searchsorted(p.columns, complete["target"])
+                for row, part in zip(both, np.split(p.to_numpy(), 2), strict=True):
+                    right = part.argmax(1) == own
+                    nats = -np.log(part[np.arange(len(part)), own].clip(1e-12))
+                    row |= {method: float(right.mean()), f"{method} nats": float(nats.mean())}
+                    row[f"{method} s"] = seconds
+            rows += both
+            for row in both:
+                say("  ".join(f"{k} {v:.3f}" if is_number(v) else str(v) for k, v in row.items()))
     columns_: list[Column] = [
-        ("Table", text("table")), ("Columns", text("columns")), ("Seed", number("seed", 0)),
+        ("Table", text("table")), ("Columns", text("columns")), ("Known", text("known")),
+        ("Seed", number("seed", 0)),
     ]  # fmt: skip
     for method in PREDICTORS:
         columns_ += [
@@ -508,7 +517,9 @@ def predictions(
             (f"{method.capitalize()} s", number(f"{method} s", 0)),
         ]
     note = (
-        "Accuracy, -log p of the class and seconds of CPU time, for a quarter of the rows. "
+        "Accuracy, -log p of the class and seconds of CPU time, for a quarter of the rows. Known: "
+        f"all entries, or all but {HIDDEN_ENTRIES:.0%} at random. One model predicts both kinds, "
+        "and seconds are for both. "
         f"Categories: columns with more than {MOST} different numbers are in {BINS} quantile bins. "
         "Boosting: HistGradientBoostingClassifier with its defaults. Not told: the model without "
         "the argument target."
@@ -519,13 +530,19 @@ def predictions(
 CLASSES = ["digits", "breast_cancer", "wine"]
 """Tables with a column "target" of classes."""
 
+HIDDEN_ENTRIES = 0.1
+"""Share of the entries of held-out rows that are hidden."""
+
+KNOWN = "all", f"{1 - HIDDEN_ENTRIES:.0%}"
+"""Names of the complete held-out rows, and of those with hidden entries."""
+
 
 def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
     """Return the probabilities of the classes of rows by gradient boosting of scikit-learn.
 
     Args:
         known: Table to learn from.
-        rows: M rows.
+        rows: M rows without the class.
         seed: Seed of the classifier.
         minutes: Ignored: training ends by itself.
 
@@ -538,7 +555,7 @@ def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float)
     model = HistGradientBoostingClassifier(
         categorical_features="from_dtype", random_state=seed
     ).fit(known.drop(columns="target"), known["target"])
-    p = model.predict_proba(rows.drop(columns="target"))
+    p = model.predict_proba(rows)
     return pd.DataFrame(p, columns=model.classes_)
 
 
@@ -549,7 +566,7 @@ def _predicted(
 
     Args:
         known: Table to learn from.
-        rows: M rows.
+        rows: M rows without the class.
         seed: Seed of the training.
         minutes: CPU time of the training.
         target: Column that the model is told to predict; None for a model that is not told.
@@ -558,7 +575,7 @@ def _predicted(
         A table of M rows with a column for each class, ascending.
     """
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", target=target)
-    p = model.predict_proba(rows.drop(columns="target"), "target")
+    p = model.predict_proba(rows, "target")
     return p[sorted(p.columns)]
 
 

@@ -45,6 +45,20 @@ def test_weights_are_those_of_scikit_learn(monkeypatch):
     hidden = number.clone()
     hidden[:, 2], values[:, 3:] = 8, 7.0
     assert torch.equal(own(hidden, values), own(number, values))
+    # An unknown column has its expected value, whatever stands in it.
+    known, p = torch.tensor([[1.0, 0, 0]]).expand(300, -1), torch.rand(300, 12)
+    p[:, 5:8] = torch.tensor([0.5, 0.2, 0.3])
+    hidden[:, 1] = 5
+    every = [own(number.clone().index_fill_(1, torch.tensor(1), 5 + k), values) for k in range(3)]
+    expected = sum(share * one for share, one in zip((0.5, 0.2, 0.3), every, strict=True))
+    torch.testing.assert_close(
+        own(hidden, values, known, p), expected.log_softmax(1), atol=1e-5, rtol=0
+    )
+    known = torch.tensor([[0.0, 1, 0]]).expand(300, -1)
+    p[:, :5] = torch.eye(5)[ordered]
+    torch.testing.assert_close(
+        own(number, torch.rand(300, 6), known, p), own(number, values), atol=1e-5, rtol=0
+    )
 
 
 def test_a_target_leaves_one_density_that_sums_to_one(double):
@@ -63,6 +77,21 @@ def test_a_target_leaves_one_density_that_sums_to_one(double):
     np.testing.assert_allclose(own, bayes, atol=1e-6)
     network.ordered.share.fill_(0.999)
     assert abs(model.predict_proba(every, "a").to_numpy().max(1) - own).max() > 0.01
+    # Where entries are missing, and where the target comes before others.
+    network.free.share.fill_(0.4)
+    missing = every[every["b"] == 0].assign(b=np.nan)
+    p = pd.Series(np.exp(model.log_prob(missing)), missing.index)
+    assert p.sum() == pytest.approx(1, abs=1e-6)
+    bayes = p / p.groupby(missing["c"]).transform("sum")
+    own = model.predict_proba(missing, "a").to_numpy()[range(6), missing["a"].map("xyz".index)]
+    np.testing.assert_allclose(own, bayes, atol=1e-6)
+    assert np.exp(model.log_prob(every, orders=4)).sum() == pytest.approx(1, abs=1e-6)
+    some = every[every["a"] != "z"]
+    p = pd.Series(np.exp(model.log_prob(some)), pd.MultiIndex.from_frame(some))
+    drawn = model.sample(10_000, seed=1, given={"a": ["x", "y"]}).value_counts(normalize=True)
+    assert abs(drawn.reindex(p.index, fill_value=0) - p / p.sum()).max() < 0.02
+    network.classifier.offset[0] += 5
+    assert (model.predict_proba(missing, "a").to_numpy()[:, 0] > own[0] + 0.1).all()
 
 
 def test_a_target_that_depends_on_a_sum_is_predicted_better():

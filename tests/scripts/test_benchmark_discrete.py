@@ -78,8 +78,12 @@ def test_classes_that_a_column_tells_are_predicted_by_every_method(
     monkeypatch.setitem(discrete.TABLES, "wine", lambda: table)
     bench("predictions", "wine", "--minutes", 0.005, "--out", "x.json")
     rows = json.loads((surroundings / "x.json").read_text())
-    assert [row["columns"] for row in rows] == ["categories", "numbers"]
-    assert all(row["boosting"] == row["model"] == 1 and row["model nats"] < 0.2 for row in rows)
+    assert [row["columns"] for row in rows] == ["categories"] * 2 + ["numbers"] * 2
+    assert [row["known"] for row in rows] == ["all", "90%"] * 2
+    for complete, hidden in (rows[:2], rows[2:]):
+        assert complete["boosting"] == complete["model"] == 1 and complete["model nats"] < 0.2
+        # Without the column, the class is one of two.
+        assert 0.8 < hidden["model"] < 1 and complete["model nats"] < hidden["model nats"] < 0.3
 
 
 def test_made_strings_keep_their_rules_and_their_entropy(surroundings, bench, monkeypatch):
