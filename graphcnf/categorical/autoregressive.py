@@ -240,9 +240,9 @@ class AutoregressiveNetwork(nn.Module):
             x[kept, variable] = category
             if variable == x.shape[1] - 1:
                 break
-            hidden, rows = self.next_hidden(hidden, category)
-            if rows is not None:
-                kept = kept[rows]
+            hidden, those = self.next_hidden(hidden, category)
+            if those is not None:
+                kept = kept[those]
                 if not len(kept):
                     break
         return x

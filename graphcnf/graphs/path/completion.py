@@ -44,7 +44,18 @@ c, n and o. What nodes need while they are drawn in this order:
 
 After the first c, a node must be to come: rest <= free is 1 <= 0 without one. After the path c-c,
 an n at level 1 is possible if another node is to come after it: `free` is 1 - 1 = 0. With none to
-come `free` would be -1, since the c at level 1 could not be completed any more.
+come `free` would be -1, since the c at level 1 could not be completed any more. A second c with one
+node to come breaks requirement 4: that node would have to be an n or an o, and a c that gets one of
+them needs the other, too.
+
+Closures count in a ring of three, where each node c gets two edges to nodes c:
+
+    edge                    free   1. other and below   2. above         3. new node
+    second c to the first   1      first: 1 <= 1        nothing          1 <= 1
+    third c to the second   0      second: 0 <= 0       first: 1 = 0+1   1 <= 0 + 1
+    closure to the first    0      first, second: 0     nothing          0 <= 0
+
+The third c is possible because it may get a closure to the first one, which lowers both rests.
 
 The requirements are necessary, so that they never rule out a graph whose environments are known;
 `Support` does only where eight or more nodes are to come (`MOST_ROOM`). They are not sufficient:
@@ -56,7 +67,7 @@ not lead to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -245,7 +256,7 @@ class CompletingSupport(Support):
         """
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
         row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
-        moved = self._moved(new[row], backtrack)
+        moved = self._moved(replace(new[row], x=(backtrack,)))
         edges = self._completable_attachments(moved, self._possible_attachments(moved))
         fits = possible.clone()
         fits[row, backtrack, 0] = edges.flatten(1).any(1)
@@ -273,8 +284,11 @@ class CompletingSupport(Support):
 
         Before the first edge of a new node it may be -1: the node itself may be a missing terminal.
         """
-        terminals = self.needed.terminals
-        return new.to_come - terminals[new.state].sum(1) - terminals[new.own_state]
+        return self._free_of_path(new) - self.needed.terminals[new.own_state]
+
+    def _free_of_path(self, new: UndecidedNodes) -> Tensor:
+        """Return how many nodes would be free if the new nodes needed no terminals, (M,) long."""
+        return new.to_come - self.needed.terminals[new.state].sum(1)
 
     def _to_look_up(self, new: UndecidedNodes, possible: Tensor) -> tuple[Tensor, ...]:
         """Return the possible values of which requirements must be looked up: few nodes are free.
@@ -306,10 +320,8 @@ class CompletingSupport(Support):
         column = new.column[row] - length
         other = new.state[row, column]
         own_after, other_after = self.states.joined(own, other, label)
-        # `_free` has taken off the terminals of `new.own_state`, not of `own`. Before the category
-        # of the new node is decided this is `NO_NODE`, of which none are taken off.
-        before = terminals[other] + terminals[new.own_state[row]]
-        free = self._free(new)[row] + before - terminals[other_after] - terminals[own_after]
+        without_other = self._free_of_path(new)[row] + terminals[other]
+        free = without_other - terminals[other_after] - terminals[own_after]
         closures_left = len(self.code.closures) - new.variable.edge_number
         return PossibleEdges(
             row=row,

@@ -42,7 +42,7 @@ from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.path_layers import (
     AttentionBiases,
-    FoldedEmbeddings,
+    EmbeddingTables,
     NodeHeads,
     NodeHidden,
     PathFeatures,
@@ -90,12 +90,12 @@ class Folded:
         network: The network.
 
     Attributes:
-        embeddings: Embeddings of the inputs, see `PathFeatures.fold`.
+        tables: Embeddings of the inputs, see `PathFeatures.fold`.
         weight, bias: First layer of the first output heads, see `NodeHeads.fold`.
     """
 
     def __init__(self, network: PathNetwork):
-        self.embeddings: FoldedEmbeddings = network.features.fold()
+        self.tables: EmbeddingTables = network.features.fold()
         self.weight, self.bias = network.heads.fold()
 
 
@@ -227,7 +227,7 @@ class PathNetwork(AutoregressiveNetwork):
         Returns:
             Those of one graph after the other, (B * N, D).
         """
-        before = self.features.of_nodes(x[:, :-1].flatten(0, 1), folded.embeddings)
+        before = self.features.of_nodes(x[:, :-1].flatten(0, 1), folded.tables)
         before = before.unflatten(0, (len(x), x.shape[1] - 1))
         none = self.features.no_node.to(before.dtype).expand(len(x), 1, -1)
         return torch.cat([none, before], 1).flatten(0, 1)
@@ -251,7 +251,7 @@ class PathNetwork(AutoregressiveNetwork):
             deepest level first, 0 where the path has no such level, (R, 16) long.
         """
         levels, neighbours = path.last_levels(len(to_come))
-        h = self.features(levels, neighbours, before, number, to_come, folded.embeddings)
+        h = self.features(levels, neighbours, before, number, to_come, folded.tables)
         return h, levels.held_at
 
     def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
@@ -430,7 +430,7 @@ class PathDrawing:
         count = len(x)
         if self.conditions is not None:
             self.so_far[:count] += net.contribution(x, self.path)
-        self.before[:count] = net.features.of_nodes(x, self.folded.embeddings)
+        self.before[:count] = net.features.of_nodes(x, self.folded.tables)
         self.path.add(self.order.position, x, net.support.states)
 
     def select(self, rows: Tensor) -> None:

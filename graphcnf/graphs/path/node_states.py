@@ -100,8 +100,7 @@ class NodeStates(nn.Module):
     categories. `Environments.states` makes the tables for models with environments,
     `graphcnf.graphs.path.sum_states` those of other models; `Support` reads them.
 
-    Args:
-        **tables: The attributes below, each by its name.
+    The arguments are the attributes.
 
     Attributes:
         weights: Weight of an edge by label, 0 for no edge, (E + 1,) long.
@@ -123,9 +122,26 @@ class NodeStates(nn.Module):
     category: Tensor
     sums: Tensor
 
-    def __init__(self, **tables: Tensor):
+    def __init__(
+        self,
+        *,
+        weights: Tensor,
+        first: Tensor,
+        after: Tensor,
+        complete: Tensor,
+        category: Tensor,
+        sums: Tensor,
+    ):
         super().__init__()
-        set_tables(self, **tables)
+        set_tables(
+            self,
+            weights=weights,
+            first=first,
+            after=after,
+            complete=complete,
+            category=category,
+            sums=sums,
+        )
 
     def least_cost(self, least: Tensor, cost: Tensor) -> Tensor:
         """Find the cheapest further edges, at most 12 (`MOST_EDGES`), for a node in each state.

@@ -72,7 +72,7 @@ def tokens_of(levels: Levels) -> Tensor:
 
 
 @dataclass
-class FoldedEmbeddings:
+class EmbeddingTables:
     """Two tables made of the embeddings of `PathFeatures`, so that one look-up replaces several.
 
     They are made anew for every batch, since they are out of date once the network is trained
@@ -146,7 +146,7 @@ class PathFeatures(nn.Module):
         for table in [self.number, self.to_come, *self.variables]:
             nn.init.normal_(table.get_parameter("weight"), std=0.2)
 
-    def fold(self) -> FoldedEmbeddings:
+    def fold(self) -> EmbeddingTables:
         """Put the embeddings that are looked up together into one table each.
 
         One look-up is faster than several. To be called once for every batch, after the last change
@@ -157,21 +157,21 @@ class PathFeatures(nn.Module):
         tokens = self.category_weight.weight[:, None] + self.degree_ring.weight
         # Token 0, for no node, has the embedding 0.
         tokens = F.pad(tokens.flatten(0, 1), (0, 0, 1, 0))
-        return FoldedEmbeddings(torch.cat(tables), sizes.cumsum(0), tokens)
+        return EmbeddingTables(torch.cat(tables), sizes.cumsum(0), tokens)
 
-    def of_nodes(self, x: Tensor, folded: FoldedEmbeddings) -> Tensor:
+    def of_nodes(self, x: Tensor, tables: EmbeddingTables) -> Tensor:
         """Embed nodes by all their variables.
 
         Args:
             x: Variables of the nodes, (R, V) long, in the order of `DepthFirstCode`: backtrack,
                 label of the edge to the parent, category, then length and label of each closure.
-            folded: The embeddings of all variables in one table, as `fold` returns them. After a
+            tables: The embeddings of all variables in one table, as `fold` returns them. After a
                 change of the weights, call `fold` again.
 
         Returns:
             Sum of the embeddings of the variables, (R, D).
         """
-        return F.embedding_bag(x + folded.offsets, folded.variables, mode="sum")
+        return F.embedding_bag(x + tables.offsets, tables.variables, mode="sum")
 
     def forward(
         self,
@@ -180,7 +180,7 @@ class PathFeatures(nn.Module):
         before: Tensor,
         number: Tensor,
         to_come: Tensor,
-        folded: FoldedEmbeddings,
+        tables: EmbeddingTables,
     ) -> Tensor:
         """Embed what is known before each of R nodes that are to be drawn.
 
@@ -194,7 +194,7 @@ class PathFeatures(nn.Module):
                 before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
             to_come: How many nodes of the graph come after these, (R,) long.
-            folded: What `fold` returns.
+            tables: What `fold` returns.
 
         Returns:
             Inputs of the attention, (R, D).
@@ -202,7 +202,7 @@ class PathFeatures(nn.Module):
         tokens = tokens_of(levels)
         label, category = unpacked_neighbour(neighbours.flatten(0, 1))
         of_neighbours = self.neighbours(label * self.categories + category)
-        channels = F.embedding(tokens, folded.tokens) + of_neighbours.unflatten(0, tokens.shape)
+        channels = F.embedding(tokens, tables.tokens) + of_neighbours.unflatten(0, tokens.shape)
         of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(tokens))
         return of_path + before + self.number(number) + self.to_come(to_come + 1)
 

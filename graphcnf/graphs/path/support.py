@@ -253,7 +253,7 @@ class Support(nn.Module):
             case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
                 return decided  # The stage has a second variable.
             case VariableRole.BACKTRACK:
-                decided = self._moved(new, x)
+                decided = self._moved(decided)
             case VariableRole.CATEGORY:
                 alone = replace(decided, own_state=self.states.first[x])
                 decided = self._joined(alone, label=new.x[-1], length=torch.ones_like(x))
@@ -291,11 +291,11 @@ class Support(nn.Module):
         """
         return possible
 
-    def _moved(self, new: UndecidedNodes, backtrack: Tensor) -> UndecidedNodes:
-        """Return M new nodes with backtracks (M,) long: all nodes below their parents have left."""
+    def _moved(self, new: UndecidedNodes) -> UndecidedNodes:
+        """Move M new nodes by their backtracks: all nodes below their parents leave the path."""
         # The clamp only matters for impossible values, which lead beyond the first node.
-        column = (new.column - backtrack).clamp(min=self.pad)
-        return replace(new, column=column, state=_before(column, new.state), x=(backtrack,))
+        column = (new.column - new.x[-1]).clamp(min=self.pad)
+        return replace(new, column=column, state=_before(column, new.state))
 
     def _joined(self, new: UndecidedNodes, *, label: Tensor, length: Tensor) -> UndecidedNodes:
         """Return M new nodes after one more edge to an earlier node.
@@ -374,7 +374,7 @@ class Support(nn.Module):
         Returns:
             (M, K) long.
         """
-        # Backtrack 0 leads to the new node, 1 to its parent, and the others to nodes above.
+        # Of the next node, backtrack 0 leads to the new one, 1 to its parent, others further up.
         room = self._room_above(new, parent, self.code.largest_backtrack - 1)
         return (new.to_come[:, None] - room).clamp(0, MOST_ROOM)
 
