@@ -31,10 +31,13 @@ CANDIDATES = 8
 """Default number of candidates for one molecule with target properties; the nearest is kept."""
 
 MOST_CANDIDATES = 1000
-"""Largest number of candidates for one molecule with target properties."""
+"""Largest number of candidates for one molecule: the nearest to target properties, or likeliest."""
 
 PARTICLES = 8
 """Default number of particles for one molecule around a fragment, or one analogue."""
+
+LIKELIEST = 4
+"""Default number of linked molecules that are found for each one that is written, the likeliest."""
 
 SIMILAR = 0.5
 """Default of the lowest Tanimoto similarity (ECFP4) of an analogue to the molecule."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
-from graphcnf.limits import PARTICLES
+from graphcnf.limits import LIKELIEST, MOST_CANDIDATES, PARTICLES
 from graphcnf.messages import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._output import show_molecules, write_found, written_kind
@@ -18,6 +19,17 @@ def grow(
     around: options.Fragment,
     added: options.Added,
     particles: options.Particles = PARTICLES,
+    likeliest: Annotated[
+        int | None,
+        options.option(
+            "Find K times as many molecules, and write those with the highest log-probability per "
+            "atom; 1 for all.",
+            metavar="K",
+            min=1,
+            max=MOST_CANDIDATES,
+            show_default=f"{LIKELIEST} with --link, else 1",
+        ),
+    ] = None,
     stereo: options.Stereo = None,
     wanted: options.Targets = None,
     draw: options.Draw,
@@ -36,7 +48,7 @@ def grow(
     kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
     filters = chosen.filters(network, reactive=True)
 
-    from graphcnf.design.fragments import read_fragment
+    from graphcnf.design.fragments import TASKS, read_fragment
     from graphcnf.design.growing import Growth, found, known_rings
     from graphcnf.molecules.filters import passing_shares, passing_text, removed_by_alerts
     from graphcnf.molecules.molecule_flow import MoleculeFlow
@@ -45,7 +57,9 @@ def grow(
     marked = options.draws_stereo(network, draw.model, stereo)
     fragment = read_fragment(text, task, flow.vocabulary, added.limits())
     options.say_deviations([text], None, marked=marked)
-    growth = Growth(network, flow.vocabulary, fragment, **draw.search(particles, filters, wanted))
+    search = draw.search(particles, filters, wanted)
+    search["likeliest"] = likeliest or TASKS[task].likeliest
+    growth = Growth(network, flow.vocabulary, fragment, **search)
     distinct = {name: set() for name, _ in fragment.points}
 
     def groups(mol):
@@ -63,6 +77,8 @@ def grow(
     figures = {
         "written": draw.number,
         "distinct": draw.number,
+        "likeliest": growth.likeliest,
+        "found": growth.found,
         "particles": growth.drawn,
         "placed": growth.placed,
         "valid": growth.valid,
@@ -70,16 +86,20 @@ def grow(
     }
     kind_of = "samples of the model" if growth.common else "particles"
     fit = "valid and within the limits" if fragment.added.given() else "valid"
+    nearer, of_found = "more --particles", ""
+    if growth.likeliest > 1:
+        nearer += " and --likeliest 1"
+        of_found = f", the likeliest per atom of {growth.found:,}"
     sentence = (
-        f"{draw.number:,} distinct molecules with {text}; {growth.placed:,} of {growth.drawn:,} "
-        f"{kind_of} contain all of it, {share:.1%} of these are {fit}"
+        f"{draw.number:,} distinct molecules with {text}{of_found}; {growth.placed:,} of "
+        f"{growth.drawn:,} {kind_of} contain all of it, {share:.1%} of these are {fit}"
         f"{passed and f', of which {passed}'}"
     )
     if accuracy:
         sentence += (
             f"; effective number of particles {accuracy['effective']:,.0f}; "
             f"{accuracy['atoms']:.1f} atoms on average, {accuracy['atoms_weighted']:.1f} by weight "
-            "(nearer with more --particles)"
+            f"(nearer with {nearer})"
         )
     if fragment.fragment.closed_ring:
         figures["largest_ring"], advice = known_rings(network)

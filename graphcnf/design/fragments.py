@@ -37,6 +37,7 @@ from graphcnf.design.additions import NO_LIMITS, AddedLimits, parts_beside
 from graphcnf.design.linked import LinkedFragment
 from graphcnf.design.particles import MANY_RINGS, GraphFragment
 from graphcnf.errors import UserError
+from graphcnf.limits import LIKELIEST
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 from graphcnf.stereo.marks import StereoTemplate, dropped_marks
@@ -61,18 +62,21 @@ class Task(NamedTuple):
         points: Fewest and most attachment points that each part may have.
         linked: True if all new atoms must be one connected part, a linker, at all attachment
             points.
+        likeliest: Default number of molecules that are found for each one that is written, the
+            likeliest.
     """
 
     parts: tuple[int, int]
     points: tuple[int, int]
     linked: bool = False
+    likeliest: int = 1
 
 
 TASKS = {
     "scaffold": Task((1, 1), (0, MANY)),
     "grow": Task((1, 1), (0, MANY)),
     "decorate": Task((1, 1), (1, MANY)),
-    "link": Task((2, MANY), (1, MANY), linked=True),
+    "link": Task((2, MANY), (1, MANY), linked=True, likeliest=LIKELIEST),
     "close": Task((1, 1), (2, MANY), linked=True),
 }
 """Tasks by name."""
@@ -471,7 +475,7 @@ def _attachment_points(shown: str, given: Chem.Mol, task: str, smarts: bool) -> 
     Raises:
         UserError: One is bad, or the fragment has too few or too many parts or attachment points.
     """
-    frags, (parts, (low, high), _) = Chem.GetMolFrags(given), TASKS[task]
+    frags, (parts, (low, high), *_) = Chem.GetMolFrags(given), TASKS[task]
     if not parts[0] <= len(frags) <= parts[1]:
         raise UserError(f"{shown} has {len(frags)} parts, {_span(*parts)} needed")
     if smarts and task == "scaffold":

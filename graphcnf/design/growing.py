@@ -19,6 +19,9 @@ There are two ways to draw, and the first round decides between them:
 2. Otherwise particles are drawn: sequential importance sampling with rejection control (Liu, Chen &
    Wong 1998). A molecule is *accepted* with the probability min(1, weight / threshold).
 
+A search may find several molecules for each one that is yielded. This is the *likeliest* so far,
+the one with the highest log-probability per atom under the model; the others wait.
+
 All rounds share the threshold, so a round without probable molecules gives none. Molecules whose
 weight exceeds the threshold come too seldom, and these are mostly the larger ones. So the weights
 are first multiplied by a factor per atom, the *tilt*. It gives the accepted molecules the mean
@@ -38,14 +41,20 @@ from rdkit import Chem
 
 from graphcnf.design.additions import AddedLimits, Range
 from graphcnf.design.enlargement import with_fragment
-from graphcnf.design.fragments import MoleculeFragment, read_fragment
+from graphcnf.design.fragments import TASKS, MoleculeFragment, read_fragment
 from graphcnf.design.particles import Particles, ParticleSampler
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.records import condition_row, one_thread
-from graphcnf.limits import PARTICLES, check_integer, check_seed, check_temperature
+from graphcnf.limits import (
+    MOST_CANDIDATES,
+    PARTICLES,
+    check_integer,
+    check_seed,
+    check_temperature,
+)
 from graphcnf.molecules import codec
 from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
@@ -70,6 +79,9 @@ FINETUNE = "graphcnf finetune macrocycles.smi"
 
 MOST_LEFT_OUT = 1000
 """Consecutive molecules that cannot have a fragment's stereo marks after which a search ends."""
+
+WAITING = 1000
+"""Largest number of molecules that have been found and not yielded, since others are likelier."""
 
 CHECKED, COST = 128, 5
 """Samples of the model that are searched for the fragment; samples of the model that are drawn
@@ -170,6 +182,8 @@ class Growth:
             properties as conditions; None to draw without targets.
         given: Structure that the user has given, for structural alerts: reactive groups that belong
             to it do not count. None for the fragment.
+        likeliest: Number of molecules that are found for each one that is yielded: of those found
+            and not yet yielded, the one with the highest log-probability per atom. 1 to yield all.
 
     Attributes:
         drawn: Number of particles, or of samples of the model, drawn so far.
@@ -202,13 +216,16 @@ class Growth:
         filters: Filters = NO_FILTERS,
         properties: Mapping[str, float] | None = None,
         given: Given | None = None,
+        likeliest: int = 1,
     ):
         check_grows(model)
         check_integer("particles", particles, 1, ROUND)
+        check_integer("likeliest", likeliest, 1, MOST_CANDIDATES)
         check_temperature(temperature)
         check_seed(seed)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
+        self.likeliest = likeliest
         wanted = conditions_of(model, properties or {})
         self.condition_values = None if wanted is None else condition_row(wanted).to(model.device)
         filters.check_sizes(model.max_nodes)
@@ -255,11 +272,38 @@ class Growth:
             UserError: No new molecule was found in 8 consecutive rounds (`PATIENCE`), or in 80 if
                 the filters refuse more than half; the message says what to change.
         """
-        for one in self._funnel.distinct(map(self._accepted, count())):
+        found: Iterator[Result] = self._funnel.distinct(map(self._accepted, count()))
+        for one in self._likeliest(found) if self.likeliest > 1 else found:
             self._yielded.append(len(one.graph[0]))
             yield one
         advice = self.advice if self.valid else "the model cannot grow from it"
         raise UserError(f"{self.text[:80]!r}: {self._funnel.ending(size=ROUND)}; {advice}")
+
+    @property
+    def found(self) -> int:
+        """Number of distinct molecules found so far, of which the likeliest were yielded."""
+        return len(self._funnel.seen)
+
+    def _likeliest(self, found: Iterator[Result]) -> Iterator[Result]:
+        """Yield the likeliest molecules of a search, one whenever `likeliest` more are found.
+
+        The others wait, up to 1,000 of them (`WAITING`). When no further ones are found, these
+        follow, so that a search ends as late as if all were yielded.
+
+        Args:
+            found: The molecules, in the order in which they are found.
+        """
+        flow, waiting = MoleculeFlow(self.model), []
+        while True:
+            new = list(islice(found, self.likeliest))
+            with one_thread(self.model.device):
+                nats = flow.log_prob([one.smiles for one in new])
+            waiting += [(nat / len(one.graph[0]), one) for nat, one in zip(nats, new, strict=True)]
+            if not waiting:
+                return
+            waiting.sort(key=lambda pair: -pair[0])
+            yield waiting.pop(0)[1]
+            del waiting[WAITING:]
 
     def attempts(self, n: int) -> list[str | None]:
         """Draw n molecules for a benchmark, which counts failures and repetitions, too.
@@ -654,6 +698,7 @@ def grow(
     added_rotatable: Range | None = None,
     alerts: str | Sequence[str] | None = None,
     filters: Filters = NO_FILTERS,
+    likeliest: int | None = None,
     **options: Any,
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct molecules that contain a fragment; it does the work of `MoleculeFlow.grow`.
@@ -673,6 +718,8 @@ def grow(
         alerts: Catalogues of structural alerts that no molecule may have, beside "reactive"; None
             for "reactive" alone, "none" for no catalogue. See `Filters.with_alerts`.
         filters: Further filters that every molecule must pass.
+        likeliest: Number of molecules that are found for each one that is returned, see `Growth`;
+            None for that of the task, 4 for "link" and 1 for the others.
         **options: Further arguments of `Growth`.
 
     Returns:
@@ -686,6 +733,7 @@ def grow(
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
     part = read_fragment(fragment, task, flow.vocabulary, added)
+    options["likeliest"] = TASKS[task].likeliest if likeliest is None else likeliest
     return first_found(flow, Growth(flow.model, flow.vocabulary, part, **options), n, stereo)
 
 

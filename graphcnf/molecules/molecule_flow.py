@@ -390,8 +390,10 @@ class MoleculeFlow:
             stereo: True to keep the fragment's stereo marks and draw all others, if the model has
                 stereo.
             **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties` of
-                `graphcnf.design.growing.Growth`; `added_atoms`, `added_rings`, `added_rotatable`,
-                each the (lowest, highest) number of what is added
+                `graphcnf.design.growing.Growth`; `likeliest`, the number of molecules that are
+                found for each one that is returned, the most probable per atom, 4 for "link" and 1
+                for other tasks by default; `added_atoms`, `added_rings`, `added_rotatable`, each
+                the (lowest, highest) number of what is added
                 (`graphcnf.design.additions.AddedLimits`); `alerts`, names of catalogues of
                 structural alerts to exclude beside "reactive", or "none" to allow reactive groups
                 as well.

@@ -65,6 +65,42 @@ def test_a_seed_determines_the_molecules(flow):
     assert flow.grow("[1*]CC(N)=O", 3, seed=4, **OPTIONS).smiles != few
 
 
+def drawn_around(flow, text, task, **options):
+    part = read_fragment(text, task, flow.vocabulary)
+    return growth.Growth(flow.model, flow.vocabulary, part, particles=2, **options)
+
+
+@pytest.mark.parametrize(("text", "task"), [("[*:1]CO.[*:2]C#N", "link"), ("[*:1]CC", "grow")])
+def test_the_likeliest_of_those_found_come_first(flow, text, task):
+    def smiles(n, likeliest):
+        search = drawn_around(flow, text, task, atoms=(8, 14), seed=2, likeliest=likeliest)
+        return [one.smiles for one in islice(search.molecules(), n)], search.found
+
+    found, kept = smiles(18, 1)[0], smiles(6, 3)
+    atoms = [codec.parse(one).GetNumAtoms() for one in found]
+    nats = dict(zip(found, flow.log_prob(found) / atoms, strict=True))
+    for k in range(6):
+        left = [one for one in found[: 3 * k + 3] if one not in kept[0][:k]]
+        assert kept[0][k] == max(left, key=nats.get)
+    assert kept[0] != found[:6] and kept[1] == 18 == smiles(18, 1)[1]
+    how = {**OPTIONS, "stereo": False}
+    assert flow.grow(text, 4, task=task, seed=2, likeliest=3, **how).smiles == kept[0][:4]
+    # Linkers are chosen unless the user says otherwise.
+    default = smiles(4, 4 if task == "link" else 1)[0]
+    assert flow.grow(text, 4, task=task, seed=2, **how).smiles == default
+
+
+def test_a_search_that_finds_no_more_yields_all_that_wait(flow, monkeypatch):
+    monkeypatch.setattr(growth, "PATIENCE", 2)
+    found = {}
+    for likeliest in (1, 3):
+        search = drawn_around(flow, "[*:1]CO.[*:2]CN", "link", atoms=(5, 5), likeliest=likeliest)
+        found[likeliest] = []
+        with pytest.raises(UserError, match=r"\d molecules found and no further one"):
+            found[likeliest].extend(one.smiles for one in search.molecules())
+    assert len(found[1]) > 3 and sorted(found[1]) == sorted(found[3])
+
+
 def read(flow, text, task="scaffold"):
     return read_fragment(text, task, flow.vocabulary)
 
@@ -294,6 +330,8 @@ def test_only_mapped_atoms_carry_new_ones(flow):
 def test_options_out_of_range(flow):
     for options, message in (
         ({"particles": 0}, "particles"),
+        ({"likeliest": 0}, "likeliest must be an integer from 1 to 1000, got 0"),
+        ({"likeliest": 2.5}, "likeliest must be an integer from 1 to 1000, got 2.5"),
         ({"temperature": float("nan")}, "temperature"),
         ({"atoms": (2, 2)}, "needs 3 or more"),
         ({"atoms": (4, 9), "added_atoms": (8, 9)}, "needs 10 or more"),

@@ -69,6 +69,21 @@ def test_every_format_has_the_same_molecules_with_the_fragment(draw, surrounding
     assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
 
 
+def test_a_summary_counts_the_molecules_of_which_the_likeliest_are_written(draw, model_folder):
+    same = ("grow", "--link", "[*:1]C.[*:2]C", "-n", 2, "--size", "4-6")
+    for how, likeliest, of_found in (
+        ((), 4, ", the likeliest per atom of 8"),
+        (("--likeliest", 1), 1, ""),
+    ):
+        out, err = draw(*same, *how)
+        assert f"2 distinct molecules with [*:1]C.[*:2]C{of_found}; " in err
+        figures = json.loads(draw(*same, *how, "--json")[1].splitlines()[-1])
+        assert (figures["likeliest"], figures["found"]) == (likeliest, 2 * likeliest)
+        flow = MoleculeFlow.from_pretrained(model_folder)
+        options = {"task": "link", "atoms": (4, 6), "likeliest": likeliest}
+        assert flow.grow("[*:1]C.[*:2]C", 2, **options).smiles == out.split()
+
+
 def test_a_column_for_each_attachment_point(draw):
     how = ("-n", 3, "--particles", 2, "--size", "3-6", "--json")
     for task, text, names in (

@@ -61,6 +61,7 @@ def places(model_folder, surroundings):
         ([*GROW, "--grow", "[*]C", "--link", "[*]C.[*]C"], 2, "exclude each other"),
         (GROW, 2, "name the fragment: --scaffold, --grow, --link, --close or --decorate"),
         ([*GROW, "--close", "[*]CC[*]", "--added-atoms", "6-3"], 2, "the smaller one first"),
+        ([*GROW, "--grow", "CC", "--likeliest", "0"], 2, "'--likeliest': must be greater than or"),
         ([*GROW, "--decorate", "CC"], 1, "the task scaffold (--scaffold) needs none"),
         ([*GROW, "--scaffold", "[Xe]"], 1, "not among the atoms"),
         ([*GROW, "--size", "3-6", "--scaffold", "CCCCCCCCC"], 1, "molecules of up to 6"),
