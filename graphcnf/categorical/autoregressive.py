@@ -30,7 +30,9 @@ log-probabilities; in drawing, it draws them. With three positions of two variab
 `AutoregressiveCoupling` is a bijection of latents with the same probabilities. `IntervalEncoding`
 gives the categories of a variable equal intervals; the coupling stretches each to the conditional
 probability of the category. Its log-det is therefore the log-probability of the categories, up to
-constants. So scoring and drawing need not evaluate it: they use the network alone.
+constants. So scoring and drawing need not evaluate it: they use the network alone. There is one
+exception: `AutoregressiveNetwork.settle` may correct drawn categories by a rule of which the
+probabilities know nothing, such as that graphs stay planar.
 """
 
 from __future__ import annotations
@@ -670,5 +672,5 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
         check_temperature(context.temperature)
         context = with_mask(z, context)
         u = torch.sigmoid(masked(z, context.mask).double())
-        x = self.transform.network.draw(u, context)
+        x = self.network.draw(u, context)
         return x[..., 0] if self.encoding.single else x
