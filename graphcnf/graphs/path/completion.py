@@ -73,7 +73,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
+from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import (
     NEVER,
     NO_NODE,
@@ -82,7 +82,7 @@ from graphcnf.graphs.path.node_states import (
     NodeStates,
     set_tables,
 )
-from graphcnf.graphs.path.support import Support, UndecidedNodes
+from graphcnf.graphs.path.support import Stage, Support, UndecidedNodes
 
 
 class NeededEdges(nn.Module):
@@ -222,12 +222,12 @@ class CompletingSupport(Support):
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
     def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
+        match new.stage:
+            case Stage.BACKTRACK:
                 return self._completable_backtracks(new, possible)
-            case VariableRole.PARENT_EDGE:
+            case Stage.ATTACHMENT:
                 return self._completable_attachments(new, possible)
-            case _:
+            case Stage.CLOSURE:
                 return self._completable_closures(new, possible)
 
     def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Support of the density: which values of a new node's variables are possible.
 
 The words path, level, label and state are those of `graphcnf.graphs.path`. A *new node* is the one
-whose variables are decided now. They are decided in stages, of one variable or of two that belong
-together; `UndecidedNodes.possible` has what is possible in the stage at hand:
+whose variables are decided now. They are decided in stages (`Stage`), of one variable or of two
+that belong together; `UndecidedNodes.possible` has what is possible in the stage at hand:
 
     stage        variables                            `possible`      made by
     backtrack    backtrack                            (M, U, 1)       `_possible_backtracks`
@@ -52,6 +52,7 @@ Two special cases:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,14 @@ last eight nodes all hang on nodes without it is ruled out."""
 ROUNDS = 24
 """Rooms are found in rounds: after round r, those by way of chains of up to r nodes are counted.
 Longer chains without endless room count less than they hold, which makes the rules stricter."""
+
+
+class Stage(StrEnum):
+    """Stage in which a new node is; the table of this module says which variables belong to it."""
+
+    BACKTRACK = "backtrack"
+    ATTACHMENT = "attachment"
+    CLOSURE = "closure"
 
 
 @dataclass
@@ -119,6 +128,17 @@ class UndecidedNodes:
     def variable(self) -> Variable:
         """The variable that is decided next."""
         return Variable.at(len(self.x))
+
+    @property
+    def stage(self) -> Stage:
+        """The stage to which this variable belongs."""
+        match self.variable.role:
+            case VariableRole.BACKTRACK:
+                return Stage.BACKTRACK
+            case VariableRole.PARENT_EDGE | VariableRole.CATEGORY:
+                return Stage.ATTACHMENT
+            case VariableRole.LENGTH | VariableRole.CLOSING_EDGE:
+                return Stage.CLOSURE
 
 
 class Support(nn.Module):
@@ -267,12 +287,12 @@ class Support(nn.Module):
 
     def _begin_stage(self, new: UndecidedNodes) -> UndecidedNodes:
         """Return M new nodes with what is possible in the stage that they come to."""
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
+        match new.stage:
+            case Stage.BACKTRACK:
                 possible = self._possible_backtracks(new)
-            case VariableRole.PARENT_EDGE:
+            case Stage.ATTACHMENT:
                 possible = self._possible_attachments(new)
-            case _:
+            case Stage.CLOSURE:
                 possible = self._possible_closures(new)
         restricted = self.restricted(new, possible)
         is_left = restricted.flatten(1).any(1)[:, None, None]
