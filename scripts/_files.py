@@ -243,12 +243,13 @@ def _identity(path: Path) -> Any:
 def _folders_of(model: Path, own: set[Any]) -> list[Path]:
     """Return the folders in which nothing is written while a model or run is read.
 
-    These are the shipped weights and the whole run that a model lies in, or the model alone if the
-    command writes that run itself.
-
     Args:
         model: Folder of a model or run, or a name of shipped weights.
         own: Identity of each run that the command writes, by `_identity`.
+
+    Returns:
+        The folder of all shipped weights. If `model` is a folder, also the whole run in which it
+        lies; or `model` alone, if it lies in no run or in one that the command itself writes.
     """
     folder = Path(os.path.realpath(model))
     marks = (RUN_MARK, "config.json", "model/config.json")

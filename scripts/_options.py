@@ -372,7 +372,7 @@ class Draw:
     def search(
         self, particles: int, filters: Filters, wanted: list[tuple[str, float]] | None
     ) -> dict[str, Any]:
-        """Return arguments of `Growth` and `analogs_of`, which draw around given molecules.
+        """Return the arguments that the samplers `Growth` and `analogs_of` have in common.
 
         Args:
             particles: Particles (candidates) per molecule.
@@ -514,7 +514,7 @@ class Added:
 
 
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
-    """Return the option for an argument of `Filters`, which also checks its value.
+    """Return the option for an argument of `Filters`; its value is checked when it is parsed.
 
     Args:
         name: Name of the argument.
@@ -798,7 +798,7 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
         device: Value of --device.
 
     Raises:
-        typer.BadParameter: It is wrong, or contradicts one of the other options.
+        typer.BadParameter: --cluster names no cluster, or contradicts one of the other options.
     """
     if cluster is None:
         return
@@ -841,9 +841,9 @@ def say_deviations(
 ) -> None:
     """Print notes on stderr about what a model ignores in given molecules, and unusual charges.
 
-    Ignored are isotopes, and stereo marks that the model cannot keep. Charges are unusual on acids
-    and amines whose charge state is not that of the training data. Without such, nothing is
-    printed.
+    A model ignores isotopes, and stereo marks that it cannot keep. A charge is unusual if an acid
+    or amine is charged while those of the training data are neutral, or the reverse. If there is
+    nothing to note, nothing is printed.
 
     Args:
         smiles: SMILES, or SMARTS of fragments.

@@ -167,8 +167,8 @@ def check_shown(draw: Draw) -> None:
         draw: Options of the command.
 
     Raises:
-        typer.BadParameter: One has another ending than those of pictures or pages.
-        UserError: One cannot be written.
+        typer.BadParameter: --picture does not end in .png, .svg or .pdf, or --html in .html.
+        UserError: A file cannot be written.
     """
     output_kind(draw.picture, PICTURES, "--picture")
     output_kind(draw.html, ("html",), "--html")
@@ -184,7 +184,7 @@ def written_kind(draw: Draw) -> str:
         The kind of --out, or that of the molecules on stdout.
 
     Raises:
-        typer.BadParameter: A file has another ending.
+        typer.BadParameter: The ending of a file is that of no known format.
         UserError: A file cannot be written, or --out exists and --force is not given.
     """
     kind = molecule_kind(draw.out, draw.as_json)
@@ -313,7 +313,7 @@ def write_found(
         kind: Kind of the file.
         types: Further columns beside SMILES and properties, `{name: its type in Parquet}`. Files of
             the kind "smi" do not have them.
-        more: Function from an RDKit molecule to the values of these columns by name.
+        more: Function from an RDKit molecule to the values of the further columns by name.
 
     Returns:
         The first `LISTED` (500) rows as dicts: "record" (its number from 0), "smiles", the further

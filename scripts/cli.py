@@ -64,10 +64,14 @@ Their modules defer heavy imports until a command runs, so that --help is fast.
 
 
 def _add(name: str) -> None:
-    """Add a command, or an app with commands of its own.
+    """Add a command to `graphcnf`, or an app with commands of its own.
+
+    Args:
+        name: Its name in `COMMANDS`.
 
     Raises:
-        Exception: One of another package cannot be loaded, or has a path without a `Role`.
+        Exception: It belongs to another package, and cannot be loaded or has a parameter of type
+            `Path` without a `Role`.
     """
     command = COMMANDS[name]
     is_app = isinstance(command, typer.Typer)
@@ -187,9 +191,11 @@ def _usage(error) -> int:
 def _one_line(error: Exception) -> str:
     """Return the message for an error, in one line.
 
+    For an error that no input can have caused, the message also names the type of the error, and
+    says how to see its traceback.
+
     Args:
-        error: The error. One that no user can have caused gets its type, and how to see where it
-            is.
+        error: The error.
     """
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:

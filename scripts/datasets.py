@@ -196,7 +196,7 @@ def _load(name: str, column: str | None, workers: Workers = None) -> MoleculeDat
         workers: Processes that encode, or a cluster; None for one per core.
 
     Raises:
-        typer.BadParameter: A column is given with a name.
+        typer.BadParameter: A column is given, and `name` is that of a data set.
         UserError: There is no such data set or file.
     """
     if name in MOLECULES:

@@ -183,7 +183,8 @@ def _piped(out: Path) -> bytes:
         The bytes of the file of molecules.
 
     Raises:
-        UserError: The copy differs, so that the run learns from other molecules.
+        UserError: Standard input differs from the copy: the run in the folder learns from other
+            molecules.
     """
     from graphcnf.datasets.smiles_file import read_stdin
 
@@ -199,11 +200,15 @@ def _piped(out: Path) -> bytes:
 
 @contextmanager
 def _kept(content: bytes | None, out: Path) -> Iterator[None]:
-    """Context of a run, which begins with a copy of standard input in the run's folder.
+    """Return a context for a fine-tuning, at whose start standard input is copied to its folder.
+
+    If the fine-tuning is refused by a `UserError`, the folder is removed, unless it holds more than
+    the copy.
 
     Args:
-        content: What standard input held; None if the molecules come from a file.
-        out: Folder of the run, which is removed if the run is refused.
+        content: What standard input held; None if the molecules come from a file, so that nothing
+            is copied.
+        out: Folder of the run.
     """
     if content is not None:
         claim(out, "training")
@@ -217,7 +222,7 @@ def _kept(content: bytes | None, out: Path) -> Iterator[None]:
 
 
 def _table(figures: dict[str, Any]) -> str:
-    """Return a Markdown table of figures before and after, beside those of the learned molecules.
+    """Return a Markdown table of figures before and after fine-tuning, and of the user's molecules.
 
     Args:
         figures: What is written to report.json, by name.

@@ -208,8 +208,8 @@ def _write_samples(
         recipe: How molecules are drawn, filtered and written.
         engine: Workers that draw.
         records: Numbers of the records to draw.
-        parts: Pairs of a file and the description of its shard; of a sample without shards the
-            file, or None for stdout, and None.
+        parts: Pairs of a file and the description of its shard. For a sample without shards there
+            is one pair: the file (None for stdout), and None.
         kind: Kind of the files.
         draw: Options of the command.
     """

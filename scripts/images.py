@@ -118,7 +118,7 @@ def evaluate(
 ) -> None:
     """Compare image models in a table: bits of held-out images, reconstruction and speed.
 
-    Bits per dimension: -log2 p(image), divided by the number of pixels and channels.
+    Bits per dimension: -log2 p(image), divided by the number of pixels times that of channels.
     """
     kind = table_kind(out, as_csv, as_json)
     rows = score_folders(models, images, draws=draws, seed=seed, device=device)
@@ -186,7 +186,8 @@ def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], 
 
     Args:
         key: Name of the value; its standard error is called `<key>_se` and may be missing.
-        kind: Name of the text in brackets; None for a difference, which gets a sign.
+        kind: Name of the row's value that is shown in brackets; None for a difference, which is
+            shown with its sign and without brackets.
     """
 
     def show(row: Mapping[str, Any]) -> str:

@@ -322,7 +322,7 @@ def _write_page(
         path: The page.
         title: Its title.
         known: Known molecules to compare with.
-        flow: The model, whose training molecules are not new.
+        flow: The model; a molecule counts as new if it is not among its training molecules.
     """
     from graphcnf.molecules.page import write_page
 

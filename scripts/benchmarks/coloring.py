@@ -134,7 +134,8 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
 def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
     """Draw a colouring of every graph, and measure the time.
 
-    A colouring depends on the model, the graph and its number alone.
+    A colouring depends on nothing but the model, the graph, and the number of the graph, which
+    counts over all batches.
 
     Args:
         model: The model.
@@ -155,8 +156,9 @@ def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Color
 def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
     """Colour graphs without a model, as a baseline for what the order of the nodes achieves alone.
 
-    The next node is always the one with the most colours around it (`SaturationOrder`). It gets a
-    random colour among those that no neighbour has, or among all if there is none.
+    The next node is always the one whose neighbours have the most different colours
+    (`SaturationOrder`). It gets a random colour among those that no neighbour has; if there is
+    none, a random one among all.
 
     Args:
         batches: The graphs; their colours are ignored.

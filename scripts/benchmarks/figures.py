@@ -32,7 +32,8 @@ THEMES = {
     "light": {"ink": "#30363d", "own": "#00796b", "rival": "#e07b00", "other": "#9aa4ae"},
     "dark": {"ink": "#d5dae1", "own": "#4db6ac", "rival": "#ffb04d", "other": "#77818c"},
 }
-"""Colours of each theme: text and axes, this package, the SMILES LSTM, published models."""
+"""Colours of each theme by role: "ink" for text and axes, "own" for this package, "rival" for the
+SMILES LSTM, "other" for published models."""
 
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 """Settings of matplotlib that have the colour of text."""
@@ -132,7 +133,7 @@ def _row(table: pd.DataFrame, start: str) -> pd.Series:
 
 
 def _drawn(panels: list[Axes]) -> str:
-    """Return the numbers of all lines and bars of a picture as text, which its file keeps.
+    """Return the numbers of all lines and bars of a picture as text, to be stored in its file.
 
     Args:
         panels: The axes of the picture.
@@ -147,8 +148,8 @@ def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 
     Args:
         tables: Tables of docs/results.md.
-        panels: Two axes, which are drawn into.
-        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
+        panels: Two axes, which are drawn into: the upper for ZINC250k, the lower for MOSES.
+        colours: Colour of each role, as in `THEMES`.
     """
     weights, trained = tables["What goes with which model", 0], tables[EQUAL_TIME, 0]
     points = [
@@ -207,7 +208,7 @@ def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
     Args:
         tables: Tables of docs/results.md.
         panels: Axes, which are drawn into, one for each data set.
-        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
+        colours: Colour of each role, as in `THEMES`.
     """
     for axes, table, title in (
         (panels[0], tables[SPLIT, 0], "ZINC250k, split of the literature"),
@@ -257,8 +258,8 @@ def speed(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 
     Args:
         tables: Tables of docs/results.md.
-        panels: Axes, which are drawn into.
-        colours: Colours of the theme by role: "ink" (text and axes), "own", "rival" and "other".
+        panels: Two axes, which are drawn into: the upper for drawing, the lower for training.
+        colours: Colour of each role, as in `THEMES`.
     """
     drawn = {row["row"]: numbers(row["Drawing"])[0] for _, row in tables["Speed", 0].iterrows()}
     _bars(panels[0], drawn, "molecules per second, one core", ".0f", colours)

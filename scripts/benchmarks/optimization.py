@@ -302,7 +302,7 @@ def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows: Values by name, with "task".
 
     Returns:
-        The rows, and one with the sums of their numbers, shares left out.
+        The rows, and one with the sums of their numbers. "of_model", a share, is not summed.
     """
     if len(rows) < 2:
         return rows
@@ -467,13 +467,22 @@ def constrained(
     budget: Annotated[int, option("Calls for each molecule and similarity.", min=1)] = 200,
     count: Annotated[
         int,
-        option(f"The lowest, of the N / {MOLECULES} of ZINC250k.", "--molecules", "-n", min=1),
+        option(
+            f"Molecules N to improve, the lowest of the first N / {MOLECULES} of ZINC250k.",
+            "--molecules",
+            "-n",
+            min=1,
+        ),
     ] = MOLECULES,
     folder: Folder = Path("runs/constrained"),
     model: Model = "zinc250k",
     out: Out = None,
 ) -> None:
-    """Improve the penalised logP of the molecules with the lowest one, within a similarity."""
+    """Find molecules similar to those of ZINC250k with the lowest penalised logP, but with more.
+
+    The table has a row for each similarity that must be reached: the mean improvement, and the
+    share of the given molecules that were improved.
+    """
     try:
         thresholds = [float(part) for part in similarities.split(",")]
         if not all(0 <= value <= 1 for value in thresholds):

@@ -58,13 +58,14 @@ SAME = {
 
 BIASED = r"\b(fcd|nspdk|frag|scaf)\b"
 WIDE = "wasserstein|total variation"
-"""Metrics whose expectation depends on the number of samples, and some that differ more."""
+"""Patterns of the names of metrics whose expectation depends on the number of samples. `allowed`
+permits those of `WIDE` a larger difference."""
 
 SAMPLES, SEEDS, ERRORS = 1000, 5, 3.0
 """Samples of each seed in a quick run, number of seeds, and standard errors that are allowed."""
 
 LEAST = 0.03
-"""Minutes of the shortest training: the first one in a process loads parts of torch meanwhile."""
+"""Fewest minutes of a quick training: the first one in a process also loads parts of torch."""
 
 FEWER = {
     "graphcnf evaluate ": " --reconstruct 20 --likelihood 20",
@@ -73,7 +74,7 @@ FEWER = {
     "graphcnf finetune ": " --steps 10 -n 20",
     "benchmarks columns ": " --steps 10 -n 20",
 }
-"""What makes commands smaller whose sizes a marker leaves at their defaults."""
+"""Options that `quicker` adds to commands, by text that the command contains."""
 
 SHARE = 0.1
 """Part of a printed figure by which a new one may differ if no standard error is known."""
@@ -406,10 +407,11 @@ def allowed(
     the quantile of Student's distribution that is as rare. Any other figure may differ by a tenth
     of itself (`SHARE`).
 
-    Some metrics depend on the number of samples. Where it differs from that of the page, the
-    difference of the train-vs-test references is subtracted first; these are one set each, with a
-    deviation of their own. Wasserstein and total variation distances may then still differ by the
-    reference, by the triangle inequality.
+    Some metrics depend on the number of samples (`BIASED`, `WIDE`). If there are fewer samples here
+    than on the page, the new figure is first corrected: what the train-vs-test reference of the
+    page has more than the one here is added. Each reference is measured on one set of molecules, so
+    its own deviation widens the bounds. Wasserstein and total variation distances may then still
+    differ by the reference here, by the triangle inequality.
 
     Args:
         one: The figure.
@@ -490,7 +492,10 @@ def reproduce(
     ] = None,
     out: Out = None,
 ) -> None:
-    """Make tables of the documentation again, and compare their figures; code 1 if one differs."""
+    """Make tables of the documentation again, and compare their figures with the printed ones.
+
+    The exit code is 1 if a figure differs.
+    """
     tables = {table.head["name"]: table for table in all_tables() if table.head}
     if listed:
         return write(out, [{**one.head, "page": one.page} for one in tables.values()], LISTED, [])

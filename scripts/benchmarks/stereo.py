@@ -71,7 +71,11 @@ def stereo_bits(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Bits of held-out stereo marks, beside tables of counts and the difference of two LSTMs."""
+    """Compare models of stereo marks by the bits that a held-out mark costs on average.
+
+    The table has a row for the model, one for each table of counts, and one for LSTMs of SMILES
+    with --lstm: the bits of SMILES with marks, minus those of SMILES without.
+    """
     flow, dataset = load_model(StereoFlow, model_folder(marks, shipped=True)), load_stereo()
     rows: list[dict[str, Any]] = []
     for name, bits in (*table_bits(dataset).items(), ("the model", model_bits(flow, dataset))):
@@ -252,7 +256,12 @@ def isomers(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Embed and relax polycycles: with drawn marks, with random ones, and those of the data."""
+    """Count molecules with several rings whose stereo marks can, or cannot, exist in space.
+
+    They have at least two marked atoms that are in several rings each. The table has a row for the
+    marks that the model draws, one for random marks on the same molecules, and one for molecules of
+    ZINC250k. It says how many can be embedded in three dimensions, and how many are strained.
+    """
     density = load_model(StereoFlow, model_folder(marks, shipped=True))
     flow = MoleculeFlow(load_graph_model(model), density)
     random = np.random.default_rng(seed)

@@ -230,10 +230,15 @@ def _figures(
         draw: Function that draws them, timed here; returns a list of blocks of graphs or SMILES.
 
     Returns:
-        By name "parameters"; "seed", "minutes" and "seen" molecules of training; the rates
-        "training_rate" and "sampling_rate" in molecules per second; shares of valid, distinct and
-        novel samples (`SUMMARY`); and if two samples are valid, their distances to held-out
-        molecules (`METRICS`).
+        `{name: figure}` with
+
+        - "parameters": their number;
+        - "seed", "minutes", "seen": seed and CPU time of the training, and the number of molecules
+          that it has read, repetitions included;
+        - "training_rate", "sampling_rate": molecules per second of CPU time;
+        - the names in `SUMMARY`: shares of valid, distinct and novel samples;
+        - if two samples are valid, the names of the distances of valid samples to held-out
+          molecules, by `METRICS`.
     """
     with one_thread(torch.device("cpu")):
         began = time.process_time()

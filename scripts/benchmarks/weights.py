@@ -71,7 +71,12 @@ def codes(
     reference: Reference = None,
     out: Out = None,
 ) -> None:
-    """Count the codes of samples, and measure the bits of further codes of a molecule."""
+    """Count samples in the canonical numbering, and measure bits with several numberings.
+
+    Prints shares of the valid samples; bits per held-out molecule, if the probabilities of one or
+    several of its numberings are summed; and with --reconstruct, the share of molecules that come
+    back from their latents.
+    """
     loaded = load_model(model)
     dataset = references.load_reference(reference, loaded)
     chosen = references.held_out(dataset, HELD_OUT)
@@ -206,8 +211,9 @@ def _errors(
 
     Returns:
         `condition`, the name; `error`, the mean absolute difference between property and target of
-        strictly valid molecules, None without any; `spread`, that of two target values; shares
-        `strict` of the molecules and `unique` of the valid ones.
+        strictly valid molecules, None without any; `spread`, the mean absolute difference between
+        two target values; `strict`, the share of strictly valid molecules; `unique`, the share of
+        distinct ones among these.
     """
     flow, errors, smiles = MoleculeFlow(model), [], []
     for k, value in enumerate(targets):
