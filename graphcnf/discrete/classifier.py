@@ -38,10 +38,10 @@ class Classifier(nn.Module):
         a_c + sum_k u_kc g_k + sum_j v_jc
 
     where k runs over the curves of the other columns, with the values g_k, and j over the slots of
-    their categories that no curve describes: those of columns without an order, and "missing".
-    Where a column is unknown, what it adds to the logit is replaced by the expected value of this,
-    by probabilities of its categories that `forward` is given. Until `fit` is called, all
-    categories are equally probable.
+    their categories that no curve describes: those of columns without an order, and "missing". What
+    an unknown column would add to the logit is replaced by its expected value, by the probabilities
+    of the column's categories that `forward` is given. Until `fit` is called, all categories are
+    equally probable.
 
     Args:
         target: Number of the column that is predicted.
@@ -55,8 +55,8 @@ class Classifier(nn.Module):
         curves: The argument `curves`.
         offset: The a_c, (C,).
         weights: The u_kc, then the v_jc, (R + S, C).
-        kept: 1 for the weights of `weights` that are used, (R + S, 1). 0 for those of the target
-            itself, and for slots that curves describe.
+        kept: 1 for rows of `weights` that are used, else 0, (R + S, 1). Not used are the curves and
+            slots of the target, and slots that curves describe.
     """
 
     owner: Tensor
@@ -83,12 +83,12 @@ class Classifier(nn.Module):
         """Return the log-probabilities of the categories of the target.
 
         Args:
-            number: Slots of the categories of B rows, (B, N) long; any in the target and in unknown
-                columns.
-            curves: Values of the curves of these rows, (B, R); any for those columns.
+            number: Slots of the categories of B rows, (B, N) long; arbitrary ones of the column in
+                the target and in unknown columns.
+            curves: Values of the curves of these rows, (B, R); likewise arbitrary there.
             known: 1 for known columns, else 0, (B, N); None if all but the target are known.
-            p: Probabilities of the categories of the unknown columns, (B, S); any for known ones.
-                None if `known` is.
+            p: Probabilities of the categories of unknown columns, by slot, (B, S); arbitrary in
+                known columns. None if `known` is None.
 
         Returns:
             (B, C) nats.

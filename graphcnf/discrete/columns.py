@@ -70,8 +70,8 @@ DEGREE = 3
 """Highest degree of the polynomials that are the curves of an ordinal column."""
 
 PRIOR = 20
-"""Number of rows for which the weight of all columns together counts where a column gets a weight
-of its own, see `best_share`."""
+"""Number of rows as which the common weight of all columns counts when each column gets a weight of
+its own, see `best_share`."""
 
 ITERATIONS = 50
 """Steps of expectation and maximisation."""
@@ -92,23 +92,23 @@ masks is chosen."""
 
 @dataclass(frozen=True)
 class ColumnContext(Context):
-    """Context of a flow over B rows of N columns: which columns count, their order, conditions.
+    """Context of a flow over B rows of N columns: which are drawn, their order, what is given.
 
     C is the largest number of categories of a column.
 
     Attributes:
-        mask: True for columns that count, (B, N) bool. The others are marginalised, and must come
-            last in the order.
+        mask: True for columns that are scored or drawn, (B, N) bool. The others are marginalised,
+            and must come last in the order.
         order: Numbers of the columns in the order of their steps, (B, N) long; None for the order
             of the network.
-        allowed: Categories that may be drawn, (B, N, C) bool; None for all. A single one for a
-            column makes it a known column.
-        event: Range of places that may be drawn in each category, (N, C, 2) float64, lowest and
-            highest: 0 and 1 for the whole category, two equal places for none of it. None for all.
-            It conditions each column as it is drawn, given those before it, and is not part of
-            `log_prob`.
-        places: Places that are known, of numbers in bins, (B, N); nan where unknown. None if all
-            are unknown.
+        allowed: True for categories that may be drawn, (B, N, C) bool; None for all. A column with
+            a single one is a known column.
+        event: Lowest and highest place that may be drawn in each category of each column, (N, C, 2)
+            float64: (0, 1) in a category that is allowed as a whole, two equal numbers in one that
+            is not allowed. None for no limits. Each column is drawn under this condition, given the
+            columns before it; `log_prob` does not read it.
+        places: Known places of numbers in their bins, (B, N); nan where a place is unknown. None if
+            all are unknown.
     """
 
     order: Tensor | None = None
@@ -122,7 +122,7 @@ class ColumnContext(Context):
 
         Args:
             context: A `ColumnContext`, or a `Context` of which only the mask is used. If its mask
-                (B, M) has fewer than N columns, the missing ones are masked.
+                (B, M) has fewer than N columns, the missing ones are marginalised.
             network: Network of the flow. Its order is used if the context has none.
 
         Returns:
@@ -168,12 +168,13 @@ class Perceptron(nn.Module):
             is a masked autoencoder (MADE; Germain et al. 2015, arXiv 1502.03509). None for no
             masks: every logit depends on all categories that the caller says are known (orderless
             NADE; Uria et al. 2014, arXiv 1310.1757).
-        placed: Slots of the categories that are bins, (K,) long; None if there are none.
-        curves: Values of R curves, 3 of each ordinal column (`DEGREE`), at each category, (S, R); 0
-            in other columns.
+        placed: Slots of the bins whose slope is learned, (K,) long; None if no category is a bin.
+        curves: Values of the R curves at each category, (S, R). There are 3 curves of each ordinal
+            column (`DEGREE`); a curve is 0 at the categories of other columns.
 
     Attributes:
-        share: Weight of this perceptron in the mixture with the regression, by column, (N,).
+        share: Weight of counts with this perceptron in the mixture with counts and regression, for
+            each column, (N,).
         owner: Column of each slot, (S,) long.
         seen: 1 where the hidden unit depends on the slot, else 0, (S, width).
         told: 1 where the slot's logit depends on the hidden unit, else 0, (S, width).
@@ -333,17 +334,18 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
 
 def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Tensor:
-    """Choose the weight of the first of two densities in a mixture that makes data most likely.
+    """Choose the weight of the first of two densities with which their mixture fits data best.
 
-    The algorithm is expectation-maximisation. Columns with little data can be kept near a common
-    weight by `prior`.
+    The best fit has the highest likelihood; expectation-maximisation finds it. Columns with little
+    data can be kept near a common weight by `prior`.
 
     Args:
         gain: Log-probability by the first density minus that by the second, of each column of each
             row, (M, N) nats.
         counts: True for those entries of `gain` that count, (M, N) bool.
-        prior: Weight that all columns had together, a scalar. Each column then gets a weight of its
-            own, as if 20 further rows (`PRIOR`) had chosen this one. None for a single weight.
+        prior: The common weight, a scalar. Each column then gets a weight of its own, as if 20
+            further rows (`PRIOR`) had chosen the common one. None to choose a single weight for all
+            columns.
 
     Returns:
         The single weight, a scalar, or the weights of the columns, (N,); from 0.001 to 0.999.
@@ -369,7 +371,7 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
 
     Returns:
         Weights, (N,), from 0.001 to 0.999. If the mixture gains fewer than 10 nats (`GAIN`) over
-        the second density, which may be chance, all are the least weight.
+        the second density, which may be chance, all weights are 0.001.
     """
     share = best_share(gain, counts, best_share(gain, counts))
     gained = mixture(gain, torch.zeros_like(gain), share) * counts
@@ -400,10 +402,10 @@ class ColumnMLP(AutoregressiveNetwork):
     Args:
         cardinalities: Number of categories of each column.
         parts: Number of different places in each category, S numbers, by slot. It is n for a bin of
-            n integers, 0 for a bin of real numbers, 1 for a category that is no bin. None if no
-            category is a bin.
-        ordinal: For each column the number of its categories that are in an order, the first ones;
-            0 if there are none. None for 0 in all columns.
+            n integers, 0 for a bin of real numbers, 1 for a category without a slope, such as one
+            that is no bin. None if no category is a bin.
+        ordinal: For each column the number of its categories that are in an order; these come
+            first, before "missing". 0 for a column that is not ordinal. None if no column is.
         counts: Dict as `Counts.arguments` returns it: "order", the numbers of the columns in order;
             and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
         target: Number of the column that the classifier predicts, the last one in order; None for
@@ -419,8 +421,9 @@ class ColumnMLP(AutoregressiveNetwork):
         possible: True for the categories that each column has, (N, C) bool.
         order: Numbers of the columns in the order of counts, regression and `ordered`, (N,) long.
         rank: Rank of each column in this order, (N,) long.
-        tree: Pointwise mutual information, `Counts.information`, (S, S) nats, which is added to
-            the direct weights of `free`. For more than 1024 slots it is (0, 0), as are `weights`.
+        tree: Pointwise mutual information, `Counts.information`, (S, S) nats, which is added to the
+            direct weights of `free`. For more than 1024 slots, `tree` and `weights` have the shape
+            (0, 0).
         weights: Weights of the regression, `Counts.weights`, (S, S).
         parts: The argument `parts`, (S,) long, if it is not None.
         divided: True if some category is a bin, that is, if `parts` is not None.
@@ -520,9 +523,10 @@ class ColumnMLP(AutoregressiveNetwork):
         Args:
             counts: Counts of the columns that this network was built for, with the same order and
                 parents.
-            regression: True to set the direct weights to those of the regression; those of `free`
-                to half of them, in both directions. In its own order the untrained network is then
-                the density of counts and regression.
+            regression: True to set the direct weights of `ordered` to the weights W of the
+                regression, and those of `free` to (W + W^T) / 2, since `free` also predicts earlier
+                columns from later ones. In its own order the untrained network is then the density
+                of counts and regression.
         """
         self.counts.counts = counts.columns.counts.to(self.order.device)
         if self.tree.numel():
@@ -562,9 +566,9 @@ class ColumnMLP(AutoregressiveNetwork):
             x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
                 bin k; arbitrary where masked.
             context: Mask and orders, as `ColumnContext.of` returns them.
-            start: Log-probabilities of all categories by the counts (`Rows.start`), (B, S) nats,
-                by slot, in the network's own order: looked up once before training. None to look
-                them up when they are needed.
+            start: Log-probabilities of all categories by counts, (B, S) nats, by slot, each column
+                given those before it in the network's own order: `Rows.start`, looked up once
+                before training. None to look them up when they are needed.
 
         Returns:
             Categories, slots, curves and ranks of the columns of the B rows.
@@ -587,7 +591,9 @@ class ColumnMLP(AutoregressiveNetwork):
     def from_counts(
         self, rows: Inputs, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate counts and a perceptron for all columns, given the same known columns of each.
+        """Evaluate counts and a perceptron for all columns of each row.
+
+        In training mode, each row is left out of its own counts.
 
         Args:
             rows: B rows. Their ranks are not used.
@@ -599,7 +605,7 @@ class ColumnMLP(AutoregressiveNetwork):
         Returns:
             Three tensors (B, S), for the S categories of all columns: log-probabilities by counts,
             in nats; log-probabilities by counts with the perceptron, in nats; and the slopes s of
-            the density of places in each category, see the class.
+            the density 1 + s (2 u - 1) of the place u in each category.
         """
         net, start, rank = self.ordered, rows.start, self.rank[None]
         if known is not None:
@@ -629,7 +635,7 @@ class ColumnMLP(AutoregressiveNetwork):
             log_p: Log-probabilities by counts and perceptron, (B, C) nats.
             start: Log-probabilities by counts, (B, C) nats.
             rows: The B rows.
-            slots: The C slots of all these, of one column or (by default) of all.
+            slots: The C slots to which these belong: those of one column, or by default all.
             known: 1 for known columns, else 0, (B, N), if the perceptron is `free`. None if it is
                 `ordered`, and the known columns are those before the column in the network's own
                 order.
@@ -652,15 +658,17 @@ class ColumnMLP(AutoregressiveNetwork):
     ) -> Tensor:
         """Add the regression to log-probabilities by counts.
 
-        Those of the target are the classifier's instead. For unknown columns it takes probabilities
-        by counts and perceptron, given the known columns.
+        The log-probabilities of the target are those of the classifier instead. In place of unknown
+        columns, the classifier reads the probabilities of their categories by counts and
+        perceptron, given the known columns.
 
         Args:
             start: Log-probabilities by counts, (B, C) nats.
             rows: The B rows.
             slots: The C slots of `start`, of one column or (by default) of all.
-            known: 1 for known columns, else 0, (B, N). None if the known columns are those before
-                the column in the network's own order.
+            known: 1 for known columns, else 0, (B, N); the weights of the regression are then
+                halved and used in both directions, and `tree` is added to them. None if the known
+                columns are those before the column in the network's own order.
 
         Returns:
             Log-probabilities by counts and regression, (B, C) nats.
@@ -786,8 +794,9 @@ class ColumnMLP(AutoregressiveNetwork):
             context: Mask, orders and allowed categories, see `ColumnContext`.
 
         Yields:
-            A step of all M pairs of a row and a column. Its `hidden` is a pair: logits (M, C), and
-            slopes of the density of places, (M, C).
+            A step of the M pairs of a row and a column whose mask is True. Its `hidden` is a pair:
+            logits (M, C), -inf where a category is not allowed; and slopes of the density of
+            places, (M, C).
         """
         given = ColumnContext.of(context, self)
         mask, x = given.mask, F.pad(x[..., 0], (0, self.columns - x.shape[1]))
@@ -910,7 +919,7 @@ class ColumnDrawing:
             column: Number of this column in each row, (M,) long.
 
         Returns:
-            (M,) bool.
+            (M,) bool, True for these rows.
         """
         several = allowed.sum(1) > 1
         if not self.network.divided:
@@ -948,7 +957,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     Every order of the columns gives an exact density: the product of the conditional probabilities
     of the categories, each given those before it. Training draws subsets of the columns as well, so
     that any subset can come first: as a condition, or as the columns that remain when the others
-    are marginalised. The densities of two orders are similar, not equal; `log_prob` is that of one.
+    are marginalised. The densities of two orders are similar, not equal; `log_prob` is the density
+    in one order.
 
     Where categories are bins of numbers, rows are given and drawn as floats k + u. Their density
     includes that of the place u in [0, 1). `TableAdapter.log_prob` turns it into a density per unit
@@ -984,7 +994,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.network.start_from(counts, regression)
 
     def _components(self, batch: Rows, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of each column by both densities that are mixed.
+        """Return the log-probability of each entry by each of the two densities that are mixed.
 
         Args:
             batch: B rows without masked entries.
@@ -1073,9 +1083,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
                 bin k.
             context: A `ColumnContext`; or a `Context` whose mask is (B, N), for the network's
                 order.
-            event: Range of places in each category, as in `ColumnContext`, (N, C, 2). The
-                probability of each column is then the one given that the column lies in its ranges.
-                None for no such condition.
+            event: Lowest and highest allowed place in each category, (N, C, 2), see
+                `ColumnContext`. The probability of each column is then conditional on an allowed
+                place in it. None for no such condition.
 
         Returns:
             (B, N) nats, with the density of places in bins; 0 where masked.
@@ -1206,14 +1216,16 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch and its metrics; the training loop calls it.
 
-        In training mode, the loss is that of counts with the perceptron `ordered`, without the
-        mixture. In a quarter of the calls (`FREE`), at random, gradients of a second loss are
-        added, without changing the value: that of the perceptron `free`. It is -log p of the other
-        columns given a random subset of the columns, weighted so that its mean is -log p of the row
-        in a random order.
+        In training mode, the loss is -log p by counts and the perceptron `ordered`, without the
+        mixture. It leaves out entries that `ordered` cannot predict because an earlier column is
+        masked. In a quarter of the calls (`FREE`), at random, the gradients of a second loss are
+        added, but not its value. The second loss is -log p by counts and the perceptron `free`:
+        that of the other columns given a random subset of the columns, weighted so that its mean is
+        -log p of the row in a random order.
 
-        In evaluation mode, the loss is that of the density. Before `weigh` has been called, this is
-        a mixture with the single weight that is best for the batch.
+        In evaluation mode, the loss is -log p by the mixture. Before `weigh` has chosen its
+        weights, a batch without masked entries is scored with the single weight that is best for
+        it.
 
         Args:
             batch: The rows.
@@ -1249,8 +1261,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 def random_columns(mask: Tensor) -> Tensor:
     """Draw a random subset of the columns of each row, of a random size from none to all but one.
 
-    All sizes are equally likely, and so are all subsets of a size: the columns before one of a
-    random order.
+    All sizes are equally likely, and so are all subsets of a size. (They are the first columns of a
+    random order.)
 
     Args:
         mask: True for columns to choose from, (B, N) bool, one or more of each row.
