@@ -53,7 +53,7 @@ MOST_SYMBOLS = 10_000
 """Largest number of distinct symbols."""
 
 Items = pd.DataFrame | np.ndarray | torch.Tensor | Sequence[Any]
-"""A user's data: a table, an array (N, D), or a list of sequences or of graphs."""
+"""A user's data: a table, an array (N, D) or (N, H, W), or a list of sequences or of graphs."""
 
 TYPES = {"str": str, "list": list, "tuple": tuple}
 

@@ -243,8 +243,8 @@ class CategoricalModel(nn.Module):
             steps: Budget in training steps, used instead of `minutes` if it is given. The result
                 then depends on `x` and the arguments alone, not on the speed of the machine; the
                 weights at the end are kept.
-            held_out: Share of the items to score and not to train on, in [0, 1). None for a tenth;
-                with fewer than 300 items for 30 of them, but at most a quarter.
+            held_out: Share of the items to score and not to train on, in [0, 1). None for a tenth
+                or, of fewer than 300 items, for 30 of them, but at most a quarter.
             out: Folder for the files of the run (log, checkpoints, model); progress is then printed
                 to stderr. None to write no files.
             network: Sizes of the network by name, such as `{"width": 64}`; `for_data` says where
@@ -529,13 +529,14 @@ class CategoricalModel(nn.Module):
         return self.adapter
 
     def predict_proba(self, x: Items, column: Any) -> pd.DataFrame:
-        """Predict a column of a table or array: the probability of each value given all others.
+        """Predict a column of a table or array: the probabilities of its values.
 
-        The density of the whole row is evaluated with each value v in the column: p(v | others) is
-        proportional to exp(`log_prob`) of the row with v. So the probabilities agree with
-        `log_prob` and with rows that `sample` draws, also with `given`. They may differ from
-        `log_prob(given=...)`, which decides the given columns before all others. Other missing
-        entries are marginalised. A column that was the `target` of `fit` is predicted best.
+        They are those given all other entries of the row. The density of the whole row is evaluated
+        with each value v in the column: p(v | others) is proportional to exp(`log_prob`) of the row
+        with v. So the probabilities agree with `log_prob` and with rows that `sample` draws, also
+        with `given`. They may differ from `log_prob(given=...)`, which decides the given columns
+        before all others. Other missing entries are marginalised. A column that was the `target` of
+        `fit` is predicted best.
 
         Args:
             x: Rows with the columns of the training data. The column to predict may be absent (in

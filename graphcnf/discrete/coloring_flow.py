@@ -184,14 +184,15 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Args:
             batch: B graphs; their `node_types` are the colours.
-            beta: Weight of log p(x|z); 1 for the bound on log p(colours | graph).
+            beta: Weight of log p(colours | latents) in the bound; 1 for the bound on log p(colours
+                | graph).
 
         Returns:
             The negative bound in nats per node, a scalar; and metrics as `{name: (sum over graphs,
             number of graphs)}`. "bits_per_node" is the bound at beta = 1 in bits per node.
-            "accuracy" is the share of nodes whose most probable colour under p(x|z) is the encoded
-            one. "validity", in evaluation mode only, is 1 for graphs whose drawn colouring is
-            proper, else 0.
+            "accuracy" is the share of nodes whose most probable colour given their latents is the
+            encoded one. "validity", in evaluation mode only, is 1 for graphs whose drawn colouring
+            is proper, else 0.
 
         Raises:
             ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.

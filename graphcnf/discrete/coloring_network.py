@@ -114,12 +114,13 @@ def turns(
         x: Colours, (B, N) long.
         context: Adjacency and mask of the graphs.
         categories: Number of colours K.
-        waves: True to decide nodes with at most one colour left in one step.
+        waves: True for one step that decides all nodes to which at most one colour is left, as in
+            `SaturationOrder`.
 
     Returns:
-        The turn of each node, (B, N) long; and how many neighbours of each node (third axis) had
-        each colour (last axis) before each turn (second axis), (B, N, N, K) long. All turns of a
-        wave have the same counts.
+        The turn of each node, (B, N) long, N for padding; and how many neighbours of each node
+        (third axis) had each colour (last axis) before each turn (second axis), (B, N, N, K) long.
+        All turns of a wave have the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -397,14 +398,14 @@ class ColoringNetwork(AutoregressiveNetwork):
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
-        """Yield all nodes in one step, with the logits of their colours, to score known colourings.
+        """Yield one step with all real nodes of graphs with known colours, to score these.
 
         Args:
             x: Colours, (B, N, 1) long.
             context: Adjacency, mask and node features of the graphs.
 
         Yields:
-            One step of all M real nodes; its `hidden` are their logits, (M, K).
+            The step of all M real nodes; its `hidden` are the logits of their colours, (M, K).
         """
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
@@ -445,12 +446,12 @@ class ColoringNetwork(AutoregressiveNetwork):
         """Return the look-ahead scores of all turns at once; nodes are numbered by their turns.
 
         Args:
-            adjacency: Edges, (B, N, N) bool.
-            blocked: Colours that a neighbour of each node has before each turn, (B, turns, N, K)
-                bool.
+            adjacency: True where two nodes share an edge, (B, N, N) bool.
+            blocked: True for the colours that are blocked for each node before each turn, (B,
+                turns, N, K) bool.
             own: True for the colours that are blocked for the node whose turn it is, (B, turns, K)
                 bool.
-            mask: Real nodes, (B, N) bool.
+            mask: True for real nodes, (B, N) bool.
             h: Channels of the nodes, as `encode` returns them, (B, N, width).
 
         Returns:
@@ -573,7 +574,7 @@ class ColoringDrawing:
             node: Number of each node, (M,) long.
 
         Returns:
-            (M, colours).
+            Scores, (M, K).
         """
         assert self.network.lookahead is not None
         waiting = self.order.open[graph]

@@ -108,9 +108,9 @@ class ContextCounts(nn.Module):
         owner: Tensor | None = None,
         x: Tensor | None = None,
     ) -> Tensor:
-        """Return the log-probabilities of all categories of N columns given their contexts.
+        """Return the log-probabilities of all categories of N columns in M rows.
 
-        For sequences, M are the positions, and N is 1.
+        A column is predicted from K contexts in each row. For sequences, the M rows are positions, and N is 1.
 
         Args:
             keys: Keys of K contexts for each of N columns in each of M rows, from the shortest
@@ -150,9 +150,10 @@ class ContextCounts(nn.Module):
             x: Categories of rows that have been counted.
 
         Yields:
-            For each of the K contexts, from the shortest to the longest: the probabilities up to
-            it, (M, S); how often it was seen, n(s), (M, N); and the number of different categories
-            that were seen in it, (M, N). All leave rows out of their own counts if `x` is given.
+            Three tensors for each of the K contexts s_k, from the shortest to the longest: the
+            probabilities p_k, (M, S); how often it was seen, n(s_k), (M, N); and the number of
+            different categories that were seen in it, (M, N). If `x` is given, each row is left out
+            of its own counts in all three.
         """
         shape, cells = keys.shape[:2], keys[..., 0].numel()
         owner = p.new_zeros(p.shape[1], dtype=torch.long) if owner is None else owner

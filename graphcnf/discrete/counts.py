@@ -256,9 +256,10 @@ class ColumnCounts(nn.Module):
                 counts; None for rows that have not been counted.
 
         Returns:
-            Rows of the tables, first without any context, then of each context length, (B, M,
-            L + 1) long; their weights, (B, M, L + 1); and the probability of the row's own
-            category, (B, M), which means nothing without `own`.
+            Three tensors: row numbers in the table of each column (`Tables.p`), first that without
+            any context, then that of each context length, (B, M, L + 1) long; the weights of these
+            table rows, (B, M, L + 1); and the probability of the category `own`, (B, M), which has
+            no meaning if `own` is None.
         """
         index, seen = find(self.counts.contexts, keys)
         kind = log_term_dtype(self.uniform)
@@ -506,8 +507,8 @@ def _pointwise(x: np.ndarray, sizes: np.ndarray, column: int) -> tuple[np.ndarra
         column: The column, of C categories.
 
     Returns:
-        The probabilities of pairs of a category of the column and a slot, (C, S), and their
-        pointwise mutual information, (C, S) nats.
+        Two arrays for all pairs of a category of the column and a slot: their probabilities, (C,
+        S); and their pointwise mutual information, (C, S) nats.
     """
     starts, total, own = sizes.cumsum() - sizes, int(sizes.sum()), slots_of(sizes, column)
     often = np.bincount((x + starts).ravel(), minlength=total).astype(float)
@@ -651,15 +652,14 @@ class _Regression:
     """Ridge regressions of all columns on the categories of the columns before them.
 
     Args:
-        x: Categories, (M, N).
+        x: Categories, (rows, N). The first M rows are used, as many as `LARGEST_REGRESSION` allows.
         sizes: Number of categories of each column, (N,).
         counts: Order of the columns, and the counts to which the regression adds.
         counted: True if `counts` include the rows x: each is then left out of its own counts.
 
     Attributes:
         start: Log-probabilities from the counts, (M, S).
-        slots: Slot of each category of the rows, (M, N) long: of the first rows of x, as many as
-            `LARGEST_REGRESSION` allows.
+        slots: Slots of the categories of these rows, (M, N) long.
         column: Column of each slot, (S,) long.
         earlier: 1 where the first slot belongs to an earlier column than the second, (S, S); else
             0.

@@ -319,10 +319,10 @@ class GraphAdapter(Adapter):
         Args:
             flow: Trained model.
             batch: B encoded graphs.
-            orders: From 1 to 1024 (`LARGEST_ORDERS`); more orders tighten the bound. For a
-                model with a node order: number of node orders of each graph, whose probabilities
-                are added. For a model without one: number of draws of the bound, of which exp is
-                averaged.
+            orders: From 1 to 1024 (`LARGEST_ORDERS`); more orders tighten the bound. For a model
+                with a node order: the number of node orders of each graph whose probabilities are
+                added. For a model without one: the number of draws of the bound whose exponentials
+                are averaged.
 
         Returns:
             (B,) nats in float64. They do not depend on what else is in the batch.
@@ -373,7 +373,7 @@ class GraphAdapter(Adapter):
         return sample_records(flow, range(count), size_range=sizes, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
-        """Return labels and edges of a networkx graph, numbering its nodes in their order.
+        """Return labels and edges of a networkx graph; nodes are numbered as networkx lists them.
 
         Args:
             graph: The graph.

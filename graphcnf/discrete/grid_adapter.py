@@ -38,7 +38,7 @@ FEW = 4
 """Effective number of particles below which a warning counts a grid."""
 
 COMPLETED = 16
-"""Grids whose particles are drawn at a time."""
+"""Number of grids whose particles are drawn at a time."""
 
 
 @dataclass
@@ -152,8 +152,9 @@ class GridAdapter(Adapter):
             data: Array or tensor, (M, H, W).
 
         Returns:
-            The grids as rows in raster order, masked where a value is unknown; and the values
-            themselves, in the same order, (M, H * W).
+            Two values: the encoded grids, whose mask is False where a pixel is missing or has a
+            value that training lacked; and the pixels as they were given, in raster order, (M, H
+            W).
 
         Raises:
             UserError: if `data` is of another type or shape.

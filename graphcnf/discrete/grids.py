@@ -10,8 +10,8 @@
   without convolving again what is known.
 - A `Step` is what `graphcnf.categorical.autoregressive` calls pixels that are decided together; its
   `hidden` is what the network says of them, here the logits of their categories.
-- *Particles* are copies of a grid with known and unknown pixels, whose unknown pixels are drawn
-  differently; weights choose one of them (`GridFlow.complete`).
+- *Particles* are copies of a grid with known and unknown pixels. Each has a draw of the unknown
+  pixels of its own, and one particle is chosen by weights (`GridFlow.complete`).
 
 `GridFlow` is the model, `GatedPixelCNN` its network, `GridDrawing` a batch that is being drawn.
 """
@@ -73,7 +73,7 @@ class GatedConvolutions(nn.Module):
         """Update the vertical channels of whole grids, or of their next row.
 
         Args:
-            v: The channels, (B, width, H, W).
+            v: The channels, (B, width, H, W); H is 1 for a row.
             memory: For the next row, the last inputs of the convolutions at the rows before, which
                 this call updates, see `CausalConvolution.forward`. None for whole grids.
 
@@ -88,7 +88,7 @@ class GatedConvolutions(nn.Module):
         """Update the horizontal channels of whole grids, or of their next pixel.
 
         Args:
-            h: The channels, (B, width, H, W).
+            h: The channels, (B, width, H, W); H and W are 1 for a pixel.
             above: Second result of `vertical` at the same pixels, (B, 2 width, H, W).
             memory: For the next pixel, the last inputs of the convolutions at earlier pixels of the
                 row, which this call updates, see `CausalConvolution.forward`. None for whole grids.

@@ -41,8 +41,8 @@ LARGEST_COUNTS = 4_000_000
 """Largest number of different n-grams that are counted; with more, contexts stay shorter."""
 
 LARGEST_MIXTURE = 10_000_000
-"""Number of probabilities that the network of the weights learns from, at most: those of C
-categories at each of its positions."""
+"""Largest number of probabilities that the network of the weights learns from: those of C
+categories at each position."""
 
 CHUNK = 4096
 """Positions that are looked up at a time."""
@@ -51,20 +51,21 @@ FEWEST = 1000
 """With fewer positions there is no mixture."""
 
 HELD_OUT = 0.1
-"""Share of these positions that is held out, to see what the mixture gains."""
+"""Share of the positions that is held out, to see what the mixture gains."""
 
 UNITS = 32
 """Hidden units of the network of the weights."""
 
 STEPS, BATCH, LEARNING_RATE = 1000, 512, 1e-2
-"""Training of this network: steps, positions in each, and learning rate, which falls to 0."""
+"""Training of the network of the weights: steps, positions in each step, and learning rate, which
+falls to 0."""
 
 
 class MixtureWeights(nn.Module):
     """Network of the weights of K interpolated probabilities at each position.
 
     Args:
-        count: Their number K.
+        count: Number K of probabilities at a position.
     """
 
     def __init__(self, count: int):
@@ -197,7 +198,8 @@ class NGrams(nn.Module):
     def _fit_weights(self, before: Tensor, x: Tensor) -> None:
         """Learn the weights of the mixture, unless it gains less than 10 nats (`GAIN`).
 
-        The gain is that on positions that are held out. They, too, are counted, and left out.
+        The gain is that over the longest context alone, on positions from which the weights are not
+        learned. The counts include these positions, too, but each is left out of its own counts.
 
         Args:
             before: As in `of`.

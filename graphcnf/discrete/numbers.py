@@ -8,9 +8,9 @@
 - The *parts* of a bin are the number of different values in it: n integers, or 0 for real numbers.
 - The outermost bins are *tails*, without an outer end. They hold what is smaller or larger than all
   numbers of the training data.
-- The *mean excess* of the largest numbers is their mean distance from the next smaller number; that
-  of the smallest numbers is likewise that from the next larger one. Numbers in a tail are taken to
-  have the same mean distance from the training data.
+- The *mean excess* of the largest numbers is their mean distance from the largest of all others;
+  that of the smallest numbers, from the smallest of all others. Numbers in a tail are taken to have
+  the same mean distance from the training data.
 - A value that occurs often among real numbers has a bin of its own, a *point mass*.
 - Times are numbers of *units*; a unit is given in nanoseconds, 86,400 * 10^9 for days.
 """
@@ -37,7 +37,8 @@ UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
 """Units of times in nanoseconds, down to a microsecond: float64 cannot resolve finer ones."""
 
 OUTERMOST = 20
-"""Different numbers of which a mean excess is the mean; entries in each half of a halved bin."""
+"""Number of the largest (or smallest) different numbers whose mean excess is taken. Also the least
+number of entries in each half of a bin that is halved."""
 
 SHAPE = 3.0
 """Shape of the tails' distribution: far away, their mass beyond the distance t falls with t^-3.
@@ -113,7 +114,7 @@ class Bins:
 
     @classmethod
     def of(cls, series: pd.Series, count: int | None = None) -> Bins:
-        """Choose bins for the numbers of a column, which hold about equally many entries each.
+        """Choose bins for the numbers of a column, with about equally many entries in each.
 
         A number that occurs often gets a bin of its own. Tails are added for numbers outside of the
         data. If no number (or duration) is negative, there is no lower tail: a bin from 0 to the
@@ -231,7 +232,7 @@ class Bins:
         Returns:
             Four arrays (N,): the bin k; the place u in it; the parts of the bin, as the third
             column of `edges` has them; and, if the bin is a tail, the distance of the number from
-            its end.
+            the end of the tail at the data.
         """
         k = np.floor(value).astype(int)
         place = value - k
@@ -266,7 +267,7 @@ class Bins:
 
         Returns:
             Lowest and highest place of each of the K bins, (K, 2): 0 and 1 for a whole bin, two
-            equal places for a bin without such a number.
+            equal places for a bin without a number of the interval.
         """
         if self.whole:
             least, most = np.ceil(least), np.floor(most) + 1
@@ -367,7 +368,7 @@ def _mean_excess(values: np.ndarray) -> float:
 
     Returns:
         Mean of the `OUTERMOST` largest numbers (of a quarter of all if these are fewer), minus the
-        largest but these; 0 for a single number.
+        largest of all others; 0 for a single number.
     """
     count = min(OUTERMOST, max(1, len(values) // 4))
     return float(np.mean(values[-count:]) - values[max(-count - 1, -len(values))])
@@ -377,7 +378,7 @@ def is_numeric(dtype) -> bool:
     """Return True for a type of numbers, dates or durations: one whose values can have bins.
 
     Args:
-        dtype: A type of pandas or numpy. Bool is none of numbers.
+        dtype: A type of pandas or numpy. Bool is no type of numbers here.
     """
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
@@ -404,7 +405,8 @@ def _range(dtype: str, unit: int | None) -> tuple[float, float]:
         unit: Unit of times in nanoseconds; None for numbers.
 
     Returns:
-        Both as float64; for times, the numbers of units whose nanoseconds fit into 64 bits.
+        Lowest and highest number. For times, they are the largest numbers of units, negative and
+        positive, whose nanoseconds fit into 64 bits.
     """
     if unit is not None:
         limit = float(np.iinfo(np.int64).max // unit)

@@ -65,8 +65,8 @@ class CausalAttention(AutoregressiveNetwork):
 
     The input of a position is what is known before its category: the previous category, the number
     of the position, and how many positions are still to come. (The length is drawn first.) The
-    output is the logits of the category. With `counts`, its log-probabilities by n-grams are added
-    to them: what the frequencies of n-grams in the training rows say.
+    output is the logits of the category. With `ngrams`, the log-probabilities of the category by
+    n-grams are added to the logits: what the frequencies of n-grams in the training rows say.
 
     Shapes: B rows of up to L positions, C categories.
 
@@ -154,7 +154,7 @@ class CausalAttention(AutoregressiveNetwork):
         """Check the mask of a batch of rows.
 
         Args:
-            mask: Real positions, (B, L) bool.
+            mask: True at real positions, (B, L) bool.
 
         Raises:
             ValueError: if it has too many positions, or a row has padding before a real position.
@@ -195,14 +195,16 @@ class CausalAttention(AutoregressiveNetwork):
         return F.linear(h, self.weight, self.bias) + start.to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all real positions in one step, to score known sequences.
+        """Yield one step with all real positions of known sequences, to score them.
 
         Args:
             x: Categories, (B, L, 1) long; arbitrary at padding.
-            context: Its mask is (B, L). A `RowContext` may hold the log-probabilities by n-grams.
+            context: Its mask (B, L) is True at the M real positions. A `RowContext` may hold the
+                log-probabilities by n-grams. Else they are looked up; in training mode, each
+                position is then left out of its own counts.
 
         Yields:
-            One step of all M real positions; its `hidden` are their logits, (M, C).
+            The step; its `hidden` are the logits of the positions, (M, C).
 
         Raises:
             ValueError: if there are too many positions, or padding comes before a real one.

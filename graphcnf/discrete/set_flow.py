@@ -2,7 +2,7 @@
 
 - A *set* has up to L *elements*, each with a *category*. Sets are passed as rows (B, L) of
   categories; a mask (B, L) is True for *real* elements, and False for padding.
-- The *latents* of an element are the continuous numbers that stand for its category, D of them.
+- The *latents* z of an element are the continuous numbers that stand for its category x, D of them.
 - The *sorting latent* is one more latent, in front of the others. A coupling that goes from element
   to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
   flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
@@ -604,8 +604,8 @@ class GroupNetwork(AutoregressiveNetwork):
             own: Number of elements in this group, (M,) long.
 
         Returns:
-            The hidden state: channels that sum up the earlier groups, (M, C); `decided`; `after`;
-            `own`.
+            The hidden state, four tensors: channels that sum up the earlier groups, (M, C);
+            `decided`; `after`; `own`.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -644,7 +644,7 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Let absent elements of groups have the embedding 0, so that they add nothing to sums.
+        """Replace absent elements of groups by a category that adds nothing to sums.
 
         Args:
             x: Categories of the elements of groups, (..., V) long; arbitrary after the last element
@@ -659,15 +659,16 @@ class GroupNetwork(AutoregressiveNetwork):
         return torch.where(number < own[..., None], x, self.cardinalities[0])
 
     def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
-        """Yield all groups in one step, to score known sets.
+        """Yield one step with all groups of known sets, to score them.
 
         Args:
             x: Categories of the elements of each group, (B, G, V) long; arbitrary after the last
                 element of a group.
-            context: Mask of real groups, and numbers of their elements.
+            context: Its mask is True for groups that have elements, see `GroupContext`.
 
         Yields:
-            One step of all M real groups, with their hidden state before the first element.
+            The step of all M groups that have elements, with their hidden state before the first
+            element.
         """
         mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
@@ -687,7 +688,7 @@ class GroupNetwork(AutoregressiveNetwork):
         """Begin to draw the sets of a batch, group by group.
 
         Args:
-            context: Mask of real groups, and numbers of their elements.
+            context: Its mask is True for groups that have elements, see `GroupContext`.
         """
         return GroupDrawing(self, context)
 
@@ -710,7 +711,7 @@ class GroupDrawing:
 
     Args:
         network: Network that gives the probabilities of the elements.
-        context: Mask of real groups, (B, G) bool, and numbers of their elements.
+        context: Its mask (B, G) is True for groups that have elements, see `GroupContext`.
     """
 
     def __init__(self, network: GroupNetwork, context: GroupContext):

@@ -17,7 +17,8 @@ rows by a `graphcnf.discrete.columns.ColumnFlow`.
   *flow's own order* is the same for all rows, and `log_prob` is the density in this order.
 - An *event* is a condition on an entry that leaves several values, such as an interval. It is an
   array (N, C, 2): the lowest and the highest place that is allowed in each category of each column.
-  They are 0 and 1 for a whole category, and two equal places for none of it.
+  They are 0 and 1 in a category that is allowed as a whole, and two equal numbers in one that is
+  not allowed.
 - *Draws with weights*: where a draw under conditions cannot be exact, several draws of a row are
   made, and one is chosen by importance weights. Their *effective number* is (sum w)^2 / sum w^2.
 """
@@ -277,8 +278,8 @@ class Column:
                 value, highest value), both included, with None for no end.
 
         Returns:
-            Lowest and highest allowed place in each of the C categories, (C, 2): 0 and 1 for a
-            whole category, two equal places for none of it.
+            Lowest and highest allowed place in each of the C categories, (C, 2): 0 and 1 in one
+            that is allowed as a whole, two equal numbers in one that is not allowed.
 
         Raises:
             UserError: if the column has no value in the interval, or lacks one of the list; if a
@@ -561,8 +562,8 @@ class TableAdapter(Adapter):
             data: Table or array, as `encode` takes it.
 
         Returns:
-            What `Column.encode` returns of each column, (M, N) float64; where an entry has a value
-            that training lacked, (M, N) bool; and the rows as a table.
+            Three values: what `Column.encode` returns of each column, (M, N) float64; a mask, (M,
+            N) bool, True for entries whose value training lacked; and the rows as a table.
 
         Raises:
             UserError: if `data` is of another type, or lacks a column or has a further one.
@@ -797,12 +798,12 @@ class TableAdapter(Adapter):
         Args:
             flow: Flow that gives the order of the other columns.
             known: Rows; the mask is True for known entries.
-            mask: Columns that are not marginalised, (B, N) bool.
+            mask: True for columns that are not marginalised, (B, N) bool.
             event: What may be drawn, see `ColumnContext`; None for anything. Columns that it limits
-                come directly after the known ones, before all others. A column counts as limited if
-                it may not have some value; that it may not be missing is no limit.
-            chosen: Categories that unknown entries must have, (B, N) long, -1 for any; None for
-                any.
+                come directly after the known ones, before all others. A column is limited if some
+                value of it is not allowed, but not if only "missing" is not.
+            chosen: Categories that unknown entries must have, (B, N) long, -1 where any is allowed;
+                None if any is allowed everywhere.
             **draw: Further fields of the context, such as `temperature`.
         """
         known, event = known.to(flow.device), None if event is None else event.to(flow.device)
@@ -862,10 +863,12 @@ class TableAdapter(Adapter):
 
         Args:
             rows: B encoded rows.
-            mask: Columns that count, (B, N) bool.
+            mask: True for entries that are scored, (B, N) bool.
 
         Returns:
-            log |d place / d number| summed over the columns that count, (B,) nats in float64.
+            Sum over the scored entries of a row, (B,) nats in float64. A number has log |du / dx|,
+            the derivative of its place u by the number x; a rare value the logarithm of its share
+            of the rows with rare values; all others have 0.
         """
         values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
         for k, column in enumerate(self.columns):
@@ -953,14 +956,14 @@ class TableAdapter(Adapter):
         Args:
             flow: Trained flow.
             known: M rows; the mask is True for known entries.
-            early: What `_early` returns, (M, N) bool. Nothing is drawn of rows with more than 256
+            early: What `_early` returns, (M, N) bool. Nothing is drawn for rows with more than 256
                 combinations (50,000 if all rows have the same known entries), or with an early
-                entry of which the event allows a part of a bin.
+                entry for which the event allows only a part of a bin.
             random: Random generators of the rows.
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            The categories that have been drawn, -1 elsewhere, (M, N) long.
+            The categories that have been drawn, (M, N) long; -1 elsewhere.
         """
         chosen = torch.full(known.mask.shape, -1)
         for part in chunked(self._combinations(known, early, event), TOGETHER):
@@ -991,8 +994,9 @@ class TableAdapter(Adapter):
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            For each set of rows with the same known entries: the numbers of these rows, the E early
-            columns, and the combinations of their categories, (K, E).
+            A tuple for each set of rows with the same known entries that has few combinations: the
+            numbers of these rows; the numbers of their E early columns; and the K combinations of
+            categories of these columns, (K, E).
         """
         allowed = (self.whole if event is None else event).diff(dim=2)[..., 0].numpy()
         open_ = [own[: c.cardinality] for own, c in zip(allowed, self.columns, strict=True)]
@@ -1010,11 +1014,11 @@ class TableAdapter(Adapter):
         return found
 
     def _nats(self, flow: ColumnFlow, rows: Rows) -> np.ndarray:
-        """Return the log-density of rows in the flow's order, without masked entries.
+        """Return the log-density of rows in the flow's order; masked entries are marginalised.
 
         Args:
             flow: Trained flow.
-            rows: B rows of which the masked entries are marginalised.
+            rows: B encoded rows.
 
         Returns:
             (B,) nats in float64.
@@ -1033,10 +1037,10 @@ class TableAdapter(Adapter):
     ) -> tuple[Rows, np.ndarray]:
         """Draw the early entries of rows several times, and choose a draw by importance weights.
 
-        The draws are in the order with the known columns first. This is exact in the limit
-        (sampling-importance-resampling; Rubin 1988, *Using the SIR algorithm to simulate posterior
-        distributions*). There are up to 64 draws of a row (`TRIES`), and no more once their
-        effective number is 8 (`ENOUGH`).
+        The draws are in the order with the known columns first. This is exact in the limit of many
+        draws (sampling-importance-resampling; Rubin 1988, *Using the SIR algorithm to simulate
+        posterior distributions*). There are up to 64 draws of a row (`TRIES`), and no more once
+        their effective number is 8 (`ENOUGH`).
 
         Args:
             flow: Trained flow.
@@ -1216,8 +1220,8 @@ class TableAdapter(Adapter):
     def typical(self, flow: ColumnFlow, known: Rows, mean: bool) -> pd.DataFrame:
         """Fill each unknown entry with a typical value: its mean, median, or most probable value.
 
-        Every entry is predicted for itself, given the known entries of its row. Missing is no
-        value.
+        Every entry is predicted for itself, given the known entries of its row. No entry is filled
+        with "missing".
 
         Args:
             flow: Trained flow.

@@ -13,8 +13,8 @@ Figures of a synthetic table, from `evaluate_table`:
   numbers, and the total variation for categories. 0 is best.
 - `trend_error`, in percent: mean error of the pairs of columns. For two columns of numbers it is
   half the difference of their Pearson correlations in both tables. For two columns of categories it
-  is the total variation of their joint values. For numbers with categories it is the same, after
-  each table's numbers were cut into ten equal bins of their range. 0 is best.
+  is the total variation of their joint values. For a column of numbers and one of categories it is
+  this, too, once the numbers of each table are cut into ten equal bins of their range. 0 is best.
 - Both errors are as in `sdmetrics` 0.32, with two exceptions. The report of `sdmetrics` omits pairs
   with little dependence. And a column whose values are all lost has the error 100 here.
 - `detection`: area under the ROC curve of a classifier that tells real from synthetic rows
@@ -25,13 +25,14 @@ Figures of a synthetic table, from `evaluate_table`:
 - `beta_recall` (same paper): whether synthetic rows are as varied as real ones. It counts the real
   rows that have a synthetic row no further away than the nearest other real row. It is about 0.5
   for new rows of the same distribution, and more for copies.
-- In these two, the squared distance of two rows is that of their numbers, scaled to the range of
-  each column, plus 2 for each different category. Both are integrated as in the code of the paper.
+- In `alpha_precision` and `beta_recall`, the squared distance of two rows is the sum of the squared
+  differences of their numbers, scaled to the range of each column, plus 2 for each different
+  category. Both are integrated as in the code of the paper.
 - `closest`: median distance of a synthetic row to the closest real one. The distance is a mean over
   columns: of numbers the difference, scaled to their range; of categories 1 if they differ.
-- With `held_out`: `closest_held_out`, the same for held-out rows. And `copies`, the share of
-  synthetic rows that are closer to a real row than to a held-out one, with tables of equal size.
-  0.5 means no copying.
+- With `held_out`: `closest_held_out`, the median distance of a held-out row to the closest real
+  one. And `copies`, the share of synthetic rows that are closer to a real row than to a held-out
+  one, with tables of equal size. 0.5 means no copying.
 - With `held_out` and `target`: `utility` and `utility_real`, the accuracy on held-out rows of a
   classifier of `target` that was trained on synthetic rows, and of one trained on real rows.
 """
@@ -175,8 +176,8 @@ def evaluate_table(
 
     Raises:
         UserError: if the columns or their types differ, a number is infinite, a table is empty,
-            there is no column `target` or none beside it, its numbers are not all whole,
-            scikit-learn or jinja2 is not installed, or the page cannot be written.
+            there is no column `target` or no other column, `target` holds numbers that are not
+            whole, scikit-learn or jinja2 is not installed, or the page cannot be written.
 
     Example:
         >>> import pandas as pd
@@ -238,7 +239,7 @@ def evaluate_table(
 
 
 def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list[Any]) -> pd.DataFrame:
-    """Return a table in two kinds of columns, so that tables of other types can be compared.
+    """Turn the columns of a table into floats or objects, so that tables of other types compare.
 
     Args:
         what: Name of the table, with which the message of an error begins.
