@@ -110,7 +110,7 @@ class ContextCounts(nn.Module):
     ) -> Tensor:
         """Return the log-probabilities of all categories of N columns in M rows.
 
-        A column is predicted from K contexts in each row. For sequences, the M rows are positions, and N is 1.
+        For sequences, the M rows are positions, and N is 1. A column has K contexts in each row.
 
         Args:
             keys: Keys of K contexts for each of N columns in each of M rows, from the shortest
