@@ -34,7 +34,8 @@ from graphcnf.graphs.path.path_layers import SEEN_SUMS
 from graphcnf.graphs.path.path_model import PathModel
 
 FURTHER = 2
-"""Free neighbours of a fragment's node whose own environment no training graph has."""
+"""If no training graph has the environment of a fragment's node: how many neighbours outside the
+fragment the node may get at most."""
 LEAST = -8.0  # least initial log-probability of a copied category relative to its original
 
 
@@ -114,7 +115,8 @@ def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
 
     Returns:
         The model itself, if it has no environments or knows those of the fragment. Else a copy that
-        also knows those of the fragment, with up to 2 free neighbours (`FURTHER`) of each node.
+        also knows those of the fragment, each with 0 to 2 further neighbours (`FURTHER`) that do
+        not belong to the fragment.
     """
     arguments = model.config.get("environments")
     if arguments is None:

@@ -44,11 +44,12 @@ from graphcnf.stereo.marks import StereoTemplate, dropped_marks
 from graphcnf.torch_state import default_type
 
 STRUCTURES, MATCHES = 256, 1000
-"""Limits on the Kekulé structures and on the symmetries of a fragment, and on its matches in a
-molecule."""
+"""`STRUCTURES`: largest number of Kekulé structures of a fragment, and of its symmetries.
+`MATCHES`: largest number of its matches in a molecule."""
 
 MOST_VALENCE = 6
-"""Free degree of an atom of a SMARTS that is open to growth."""
+"""Largest sum of the orders of an atom's bonds to new atoms, for an atom of a SMARTS at which the
+fragment may grow: its hydrogens are not known."""
 
 MANY = 255
 """In place of a limit on parts or attachment points where there is none."""
@@ -565,9 +566,9 @@ def _of_smiles(
         points: The attachment points.
 
     Returns:
-        `categories`, `edges`, `structures`, `valence` and `attachments` of `make_fragment`, where
-        each Kekulé structure is one of the structures; and the pattern that matches molecules with
-        the fragment.
+        - The arguments `categories`, `edges`, `structures`, `valence` and `attachments` of
+          `make_fragment`, in this order; each Kekulé structure is one of the structures.
+        - The pattern that matches molecules with the fragment.
 
     Raises:
         UserError: It has a radical, or an atom or bond that the vocabulary lacks, or there is no
@@ -707,8 +708,9 @@ def _of_smarts(
         points: The attachment points.
 
     Returns:
-        `categories`, `edges`, `structures`, `valence` and `attachments` of `make_fragment`; and the
-        pattern without dummy atoms.
+        - The arguments `categories`, `edges`, `structures`, `valence` and `attachments` of
+          `make_fragment`, in this order.
+        - The pattern without dummy atoms.
 
     Raises:
         UserError: No atom or bond of the vocabulary matches one of the pattern.

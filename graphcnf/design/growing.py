@@ -66,9 +66,10 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.torch_state import evaluation_mode
 
 ROUND, TRIAL, LARGEST = 256, 64, 2048
-"""Particles in a round, and samples of the model in the first one; particles in a trial round,
-which learns in which orders of its atoms the model draws the fragment; samples of the model in the
-largest round: more at once take less time each."""
+"""`ROUND`: particles in a round. `TRIAL`: particles in a trial round before, by which the sampler
+learns in which orders of its atoms the model draws the fragment. Where samples of the model are
+drawn instead, a round has twice as many as the last one, from `ROUND` up to `LARGEST`, since more
+at once take less time each."""
 
 ROUNDS, PATIENCE = 16, 8
 """Last rounds that determine the threshold; consecutive rounds without a new molecule after which
@@ -84,8 +85,9 @@ WAITING = 1000
 """Largest number of molecules that have been found and not yielded, since others are likelier."""
 
 CHECKED, COST = 128, 5
-"""Samples of the model that are searched for the fragment; samples of the model that are drawn
-rather than a particle. They take up to 1.5 times as long, but are exact."""
+"""Samples of the model in which the fragment is looked for at first; and how many samples of the
+model may be drawn in place of one particle. So many take up to 1.5 times as long as the particle,
+but the molecules among them that contain the fragment are exact draws."""
 
 TILT = 0.5
 """Largest factor for the weight of a molecule per atom, in nats; see `size_tilt`."""
@@ -133,9 +135,9 @@ class Result(NamedTuple):
         smiles: Its canonical SMILES, without stereo marks unless the function `found` drew them.
         graph: Its graph of n atoms and m bonds, as arrays or lists: atom categories (n,), bonds as
             pairs of atom numbers (m, 2) and bond categories (m,).
-        log_weight: From `Growth`: logarithm of its importance weight in nats, summed over the
-            particles of its round that are this molecule; 0 for a sample of the model. From
-            `NearAnalogs`: its log-probability in nats.
+        log_weight: From `Growth`: logarithm of its importance weight in nats, where the weights of
+            all particles of its round that are this molecule are summed; a sample of the model has
+            the weight 1. From `NearAnalogs`: its log-probability in nats.
         ancestor: Number of the particle of the round from which it descends by resampling. Results
             of one round with the same ancestor share new atoms, so they are not independent.
     """
@@ -509,8 +511,8 @@ class Growth:
 
         Args:
             part: Its fragment is looked for.
-            graph: Element categories (n,), bonds as pairs of atom numbers (m, 2) and bond
-                categories (m,).
+            graph: Atom categories (n,), bonds as pairs of atom numbers (m, 2) and bond categories
+                (m,).
 
         Returns:
             The canonical SMILES, the molecule, and at how many places it contains the fragment
@@ -535,8 +537,8 @@ class Growth:
             count: Number of graphs.
 
         Returns:
-            For each graph its element categories (n,), bonds as pairs of atom numbers (m, 2) and
-            bond categories (m,).
+            For each graph its atom categories (n,), bonds as pairs of atom numbers (m, 2) and bond
+            categories (m,).
         """
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))

@@ -251,9 +251,10 @@ class LinkedProgress(Progress):
         return pieces, made
 
     def _must_join(self, pieces: list[Tensor]) -> Tensor:
-        """Return for which particles the next free node must still close a ring to join the linker.
+        """Return for which particles the next free node must get a closure to the linker.
 
-        So it is for the last free node if it is part of another piece.
+        These are the particles with a linker and one free node to come, if neither the piece of
+        this node nor one that its closures join is the linker.
 
         Args:
             pieces: Its own piece, and those to which its closures so far lead, (P, 1) long each.

@@ -152,7 +152,8 @@ class MissingEdges:
         """Return the least number of edges to free nodes that complete a node in each state.
 
         Args:
-            attaches: Edges to free nodes that are possible, indexed as `Support.attached_state`.
+            attaches: True for edges to free nodes that are possible, by state of the node, label of
+                the edge and category of the free node, (S, E + 1, C) bool.
 
         Returns:
             By the number of its entries, and by state, (entries + 1, S) long.
@@ -167,7 +168,12 @@ class MissingEdges:
         return torch.stack(found)
 
     def _entries(self) -> Tensor:
-        """Return which entries free nodes may get, indexed as `Support.attached_state`."""
+        """Return which entries free nodes may get.
+
+        Returns:
+            By state of the free node, label of the edge and category of the fragment node, (S, E +
+            1, C) bool.
+        """
         after = self.states.after
         takes = torch.zeros_like(after, dtype=torch.bool)
         for node in self.entering.any(1).nonzero()[:, 0].tolist():

@@ -356,8 +356,8 @@ class Progress:
         - `enterable`: it may be the first node of its component that is placed, bool;
         - `is_first`: no symmetry in `symmetric` maps it to a node of a lower number, bool;
         - `log_alike`: logarithm of the number of nodes to which symmetries in `symmetric` map it;
-        - `needed`: sum of the least weights of its edges of the fragment and attachments to come,
-          long.
+        - `needed`: the least free degree for the edges that it has yet to get: edges of the
+          fragment, each with the least weight that it may have, and attachments, long.
 
         For the levels of the path, (P, levels):
 
@@ -365,7 +365,7 @@ class Progress:
         - `attachments_at`, `valence_at`: attachments and free degree that the node has left, long;
         - `pending_at`: it is a fragment node with fragment neighbours to come, bool;
         - `grows_at`: it may get a free neighbour, bool;
-        - `open_below`: it may, or a node above it or a fragment node to come may, bool;
+        - `open_below`: it, a node above it or a fragment node to come may get one, bool;
         - `free_below`: it or a node above it on the path is free, bool;
         - `last_member`: level of the last fragment node down to it, -1 for none, long.
 

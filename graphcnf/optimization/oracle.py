@@ -294,7 +294,7 @@ class Oracle:
             are not computed again. None for a temporary folder.
         workers: Number of child processes; None for one per core. 0 computes in this process,
             without a time limit. A cluster is also possible: each of its workers has one child
-            process, and if this process dies, the answers of calls in progress are lost.
+            process; if the process of the search dies, the answers of calls in progress are lost.
         timeout: Seconds per molecule; a longer call fails.
         stop_on_error: True to end the search at the first failed call, which is made again when the
             run is continued. The search itself looks at this attribute.
@@ -484,8 +484,8 @@ def _opened(
         identity: Text that identifies the goal, its `Goal.identity`.
 
     Returns:
-        The goal, or the exception that it raised while it was loaded, and the journal, or None
-        without a folder.
+        - The goal, or the exception that was raised while it was loaded.
+        - The journal; None without a folder.
     """
     # The parent handles Ctrl-C; the call in progress is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -528,8 +528,8 @@ def _score_in_child(
 class ScoreProcess:
     """A child process that scores molecules; it is started anew after a time-out or a crash.
 
-    The process starts at the first call and loads the goal once. If this process dies, the child
-    ends after its current call.
+    The child starts at the first call and loads the goal once. If the process that started it dies,
+    the child ends after its current call.
 
     Args:
         function: Pickled function from a SMILES to an `Answer`, packed by

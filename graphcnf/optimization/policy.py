@@ -47,10 +47,11 @@ BATCH = 64
 """Number of graphs that are drawn, or whose likelihood is computed, at a time."""
 
 PARTICLES = 2
-"""Partly drawn graphs, of which one molecule is kept: few, since the score selects further."""
+"""Graphs with the fragment that are drawn for each molecule that is kept: few, since the score
+selects among the molecules anyway."""
 
 SIZES_FROM_PRIOR = 0.2
-"""Weight of the training data's numbers of atoms in those of proposals; see `Policy.sizes`."""
+"""Share of proposals whose number of atoms follows the training data; see `Policy.sizes`."""
 
 SIZE_WIDTH = 1.5
 """Standard deviation, in atoms, by which the numbers of atoms of good molecules are blurred."""
@@ -149,9 +150,9 @@ class Policy:
                 the seed, `sizes` and the weights.
 
         Returns:
-            Canonical SMILES without stereo marks, in the order of their records, so that the first
-            ones are as large as all: at most `count`, and fewer where graphs are equal or not
-            valid; [] if none is valid.
+            Canonical SMILES without stereo marks: at most `count`, and fewer where graphs are equal
+            or not valid; [] if none is valid. They are not sorted by size, so the first few of them
+            have the same distribution of sizes as all.
         """
         drawn: dict[int, str | None] = {}
         for records, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):

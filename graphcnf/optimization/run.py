@@ -65,7 +65,7 @@ SAVED = "saved.json"
 """File in a run's folder that says to which folder the trained model was saved, with its hash."""
 
 CHECKPOINT_SECONDS = 30.0
-"""Seconds at least between two times that the state is saved."""
+"""Fewest seconds between two saves of the state during a search."""
 
 HOPELESS = 10
 """The search ends with an error if all calls so far, and at least this many, have failed."""
@@ -531,8 +531,8 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 
     Args:
         answers: Answers of the last calls.
-        first: Number of calls before.
-        hopeless: True if all calls before have failed.
+        first: Number of calls before these.
+        hopeless: True if all calls before these have failed.
         oracle: Oracle that has made the calls.
 
     Raises:

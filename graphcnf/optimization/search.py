@@ -66,7 +66,8 @@ RANK_SHARE = 0.01
 """Share of the molecules that is favoured when they are drawn by rank; see `rank_probabilities`."""
 
 FEWEST = 10
-"""Scored molecules at least for a surrogate; with fewer, proposals are chosen at random."""
+"""Fewest scored molecules to which a surrogate is fitted; with fewer, proposals are chosen at
+random."""
 
 CLIPPED = 0.05
 """Quantile of the scores; lower ones are raised to it before the surrogate is fitted."""
@@ -84,8 +85,9 @@ class SearchSettings:
         batch: Molecules to score in a round.
         first: Molecules that the policy draws for the first round, and for later ones as long as
             all scores are equal.
-        every: The policy draws molecules and is trained only in every `every`-th round (8: in
-            rounds 0, 8, 16, ...), since both are slow.
+        every: The policy is trained in every `every`-th round (8: in rounds 0, 8, 16, ...), and
+            draws molecules in these, since both are slow. In other rounds it draws molecules only
+            if there are too few new offspring, or if no score tells which molecules are good.
         sampled: How many graphs the policy draws in such a round, as a multiple of the molecules
             that are scored until the next such round (`every * batch`).
         bred: Offspring to breed in a round, as a multiple of `batch`.
@@ -360,10 +362,10 @@ class Search:
     def propose(self, count: int) -> list[tuple[str, str]]:
         """Propose new molecules to score in this round.
 
-        First come the molecules of `start` that have no score. Then the policy alone proposes,
-        until a call succeeds, and for as long as all scores, `first` of them or more, are equal.
-        Afterwards the surrogate chooses among drawn molecules and offspring. Neither memory nor
-        policy is changed; `outcomes` counts what the filters said.
+        First come the molecules of `start` that have no score. After these, only the policy
+        proposes while no call has succeeded, or while at least `first` scores are known and all of
+        them are equal. Otherwise the surrogate chooses among molecules of the policy and offspring.
+        Neither memory nor policy is changed; `outcomes` counts what the filters said.
 
         Args:
             count: Number of calls that are left: the largest number of molecules to return.
@@ -398,9 +400,10 @@ class Search:
     def _is_blind(self) -> bool:
         """True if no score tells which molecules are good: `propose` then asks the policy alone.
 
-        So it is before the first score, and as long as all scores, `first` of them or more, are
-        equal: a pattern that no molecule has had gives only zeros. Offspring of parents that are
-        not chosen would drift away from real molecules, which are more likely to have the pattern.
+        This is so before the first score, and while at least `first` scores are known and all of
+        them are equal, such as the zeros for a pattern that no molecule has had. No parents would
+        then be better than others, and offspring would drift away from real molecules, which are
+        more likely to have the pattern.
         """
         scores = np.array(self.memory.scores)
         scores = scores[np.isfinite(scores)]
