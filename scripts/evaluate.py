@@ -110,8 +110,9 @@ def evaluate(
 ) -> None:
     """Evaluate molecules of files, or raw samples of models, side by side.
 
-    Prints a table: validity in four conventions, uniqueness, novelty, reconstruction and distances
-    to held-out molecules, beside the same figures of training data.
+    Raw samples are all graphs that a model draws, invalid ones included. Prints a table: validity
+    in four conventions, uniqueness, novelty, reconstruction and distances to held-out molecules,
+    beside the same figures of training data.
     """
     from graphcnf.evaluation.evaluate import Reference
     from graphcnf.evaluation.summary import Records

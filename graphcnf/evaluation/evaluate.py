@@ -718,8 +718,8 @@ def _held_out_figures(
         notes: Footnotes, to which further ones are appended.
 
     Returns:
-        "reconstruction" and the fields that `bits` returns, with the number of molecules of each
-        (the names in `ON_HELD_OUT`); None where they were not measured.
+        `{name in ON_HELD_OUT: figure}`: "reconstruction", the number of molecules of which it is,
+        and what `bits` returns; None where it was not measured.
     """
     figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:

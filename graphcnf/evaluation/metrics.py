@@ -54,7 +54,8 @@ RADIUS, BITS = 2, 1024
 """Radius and length of the Morgan fingerprints."""
 
 KEPT, COMPARED = 200_000, 30_000
-"""Numbers of first molecules whose fingerprints are stored, and that are compared if generated.
+"""How many fingerprints of a set are stored, and how many of a generated set are compared: those of
+the first molecules.
 
 Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
 """

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOLECULES = 200
-"""Number of molecules in the table."""
+"""Number of molecules in the table of valid ones, which the sets share equally."""
 
 REASONS, PER_REASON = 6, 4
 """Number of reasons of invalidity that are illustrated, and of drawings for each."""
@@ -56,7 +56,7 @@ FIGURES = {
     "novel": percent("novelty"),
     "FCD": number("fcd"),
 }
-"""Headline figures: label, and function that formats the figure."""
+"""Headline figures by label: the function from the figures of a set to the text of one of them."""
 
 BINS = 40
 """Bins of a histogram over numbers."""
@@ -193,7 +193,10 @@ def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dic
         several: True if the page has several sets.
 
     Yields:
-        The cells of a row by the heading of the column.
+        `{heading: cell}` with "smiles"; "set", its name, None if the page has one set; "record",
+        the number of the first sample that is the molecule; "times", how many of the first samples
+        are; "atoms", "rings", "weight" (g/mol), "logP", "QED" and "SA" (None if it cannot be
+        computed); and "novel", "yes" or "no", None if the training molecules are unknown.
     """
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()

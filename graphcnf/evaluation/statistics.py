@@ -239,8 +239,8 @@ def _cache_path(wanted: Sequence[Statistic], smiles: Sequence[str], label: str) 
         label: Short name of the set.
 
     Returns:
-        The path; None if a function has no source by which it could be recognised, so that an
-        outdated result would be read.
+        The path; None if the source of a function cannot be read: a change of the function would
+        then not be noticed, and an outdated result be read.
     """
     try:
         functions = sorted((one.name, _origin(one.of), _origin(one.add)) for one in wanted)

@@ -116,7 +116,7 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
     """Arrange evaluations in tables.
 
     Args:
-        results: Evaluations of at least one set of molecules; each is a row.
+        results: Evaluations of at least one set of molecules.
 
     Returns:
         Title, rows and columns of each table: an overview and the conventions of validity; stereo

@@ -1,7 +1,8 @@
 """Benchmarks of `CategoricalModel`: likelihood of tables, digits and text, and synthetic tables.
 
 - *Method*: a function `score(known, held_out, seed, minutes)` that learns the known items in so
-  many minutes of CPU time, and returns the bits of each held-out item, (M,).
+  many minutes of CPU time, and returns the bits of each held-out item, (M,). For digits, one
+  dictionary of all images stands in place of the known and the held-out items.
 - *Bits* of an item: -log2 of its probability under the model; lower is better.
 - *Synthetic tables*: rows drawn from a model, beside CTGAN, TVAE and published figures, by the
   protocol of Zhang et al. 2024 (TabSyn, arXiv 2310.09656). Models learn nine tenths of the rows,
@@ -76,7 +77,7 @@ def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, floa
 
     Args:
         methods: `{name: function}`; a function returns the bits of each held-out item, (M,).
-        *data: Arguments of each function: known items, held-out items, seed and minutes.
+        *data: Arguments of each function: data, seed and minutes.
 
     Yields:
         (name, bits, seconds): name of a method; its bits of each held-out item, (M,) float64; and
@@ -139,7 +140,7 @@ CENSUS = {
     "relation": (5, ("marital", "age")), "sector": (5, ("job",)),
     "income": (2, ("education", "hours")), "owner": (3, ("income", "age")),
 }  # fmt: skip
-"""Columns of a synthetic census: number of categories, and the columns it depends on."""
+"""Columns of a synthetic census, `{name: (number of categories, columns it depends on)}`."""
 
 
 CENSUS_ROWS = 8000
@@ -284,7 +285,10 @@ def tables(
     minutes: Minutes = 0.5,
     out: Out = None,
 ) -> None:
-    """Train models on three quarters of the rows of tables, and score them on the rest."""
+    """Train models on three quarters of the rows of tables, and count the bits of the other rows.
+
+    The bits of a row are -log2 of its probability under the model, so less is better.
+    """
     numbers, rows = parse_seeds(seeds), []
     for name in names or TABLES:
         if name not in TABLES:
@@ -337,9 +341,9 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
 
     Returns:
         A row: `table`, its name and shape; `seed`; `entropy`, the least bits of a row that are
-        possible, None if unknown; by the name of each method its mean bits per held-out row, and
-        its seconds; `best`, the best method besides the model; `gap`, the model's bits minus those
-        of the best; `error`, the standard error of the gap.
+        possible, None if unknown; for each METHOD `METHOD`, its mean bits per held-out row, and
+        `METHOD s`, its CPU seconds; `best`, the name of the best method besides the model; `gap`,
+        the model's bits minus those of this method; `error`, the standard error of the gap.
     """
     parts = _parts(table, seed)
     row: dict[str, Any] = {"table": f"{name} {len(parts[0])}×{table.shape[1]}", "seed": seed}

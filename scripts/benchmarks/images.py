@@ -113,9 +113,12 @@ def _scored(
         path: Folder of the images; None for the digits.
 
     Returns:
-        Three values: a row for each preset, with means over seeds; pictures (1 + P, K, C, H, W)
-        uint8, first K held-out images (up to 16), then K samples of each preset's first run; and
-        footnotes.
+        - Rows: one for each preset, with means over seeds; for digits one more, with the distance
+          of real images to the held-out ones.
+        - Pictures, (1 + P, K, C, H, W) uint8, K at most 16. The first K are held-out images, which
+          follow each other at equal distances in the data; the others are samples of the first run
+          of each preset.
+        - Footnotes.
     """
     first = str(found[0][0].path)
     data = images_of_model(ImageModel.from_pretrained(first), first, path)
@@ -160,9 +163,10 @@ def _score(
         samples: Number N of samples, drawn with the seed of the training.
 
     Returns:
-        Figures by name: what `score_image_models` returns, but "sampling_milliseconds" in CPU time;
-        "latents", their number per image; with features "frechet", the distance to held-out images.
-        And the samples, (N, C, H, W) uint8.
+        - Figures by name: what `score_image_models` returns, but "sampling_milliseconds" in CPU
+          time; "latents", the number of latents of an image, None without any; with `features` also
+          "frechet", the distance between the samples and held-out images.
+        - The samples, (N, C, H, W) uint8.
 
     Raises:
         UserError: The model was trained on other images.

@@ -244,7 +244,8 @@ class Searches:
         Args:
             goal: The score.
             place: Folder of the search.
-            counts: Numbers of best molecules that count; the search ends when all of these score 1.
+            counts: Numbers k of best molecules; the search ends early when the mean score of the k
+                best is 1 for all k.
         """
         start: list[str] = []
         if self.library:

@@ -174,7 +174,11 @@ def sequences(
     minutes: Minutes = 2,
     out: Out = None,
 ) -> None:
-    """Train models on made strings, and score them on others of the same set."""
+    """Train models on made strings, and count the bits of other strings of the same set.
+
+    The bits of a string are -log2 of its probability under the model. The table also has the
+    entropy of each set, the fewest bits that a model can need.
+    """
     rows: list[dict[str, Any]] = []
     for name in names or SETS:
         if name not in SETS:

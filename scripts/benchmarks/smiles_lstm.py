@@ -171,7 +171,7 @@ def train_lstm(
 def train(
     dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
 ) -> SmilesLSTM:
-    """Train a `SmilesLSTM` on batches of similar lengths, and save it in a folder.
+    """Train a `SmilesLSTM` on batches of SMILES of similar lengths, and save it in a folder.
 
     Args:
         dataset: Data set, of which the training part is learned.

@@ -356,7 +356,7 @@ class Shape(NamedTuple):
         embedded: True if the molecule itself can be embedded.
         possible: True if the molecule or one of its isomers can.
         strain: Energy of the molecule above the lowest one among it and its isomers, kcal/mol; None
-            if unknown.
+            if the molecule cannot be embedded or the force field lacks parameters for it.
     """
 
     embedded: bool

@@ -265,7 +265,11 @@ def fragments(
     seeds: Seeds = "0,1,2",
     out: Out = None,
 ) -> None:
-    """Extend, link, build around and decorate the fragments of ten drugs; failures count."""
+    """Complete fragments of ten drugs: extend, link, build around and decorate them.
+
+    The table has a row for each task, with the validity, quality and diversity of the molecules.
+    Attempts that fail count as invalid.
+    """
     numbers = parse_seeds(seeds)
     loaded = load_model(model)
     check_grows(loaded)
@@ -320,9 +324,16 @@ def _score(
         particles: Particles of each attempt.
 
     Returns:
-        The shares "valid", "unique", "quality" and "holds" (with the fragment), "diversity",
-        "distance" and "seconds". If no attempt succeeds, the first three are 0, and "holds",
-        "diversity" and "distance" are NaN.
+        A dict:
+
+        - "valid", "quality": shares of the attempts, 0 if none succeeds;
+        - "unique": share of distinct molecules among the valid ones, 0 without these;
+        - "holds": share of the distinct molecules in which RDKit finds the fragment;
+        - "diversity", "distance": mean Tanimoto distances of the distinct molecules, to each other
+          and to the drug;
+        - "seconds": CPU seconds for 100 attempts.
+
+        "holds", "diversity" and "distance" are NaN if there are too few molecules for them.
     """
     began = time.process_time()
     vocabulary = vocabulary_of(model)
