@@ -325,7 +325,7 @@ def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     Args:
         first: Log-densities of one part, nats, of any shape.
         second: Log-densities of the other part, nats, of the same shape.
-        share: Weight of the first part, in (0, 1), of a shape that broadcasts.
+        share: Weight of the first part, in (0, 1), of a shape that broadcasts to theirs.
 
     Returns:
         Log-densities of the mixture, nats, of the shape of `first`.
@@ -342,7 +342,7 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
     Args:
         gain: Log-probability by the first density minus that by the second, of each column of each
             row, (M, N) nats.
-        counts: True for those entries of `gain` that count, (M, N) bool.
+        counts: True for the entries of `gain` to use, (M, N) bool.
         prior: The common weight, a scalar. Each column then gets a weight of its own, as if 20
             further rows (`PRIOR`) had chosen the common one. None to choose a single weight for all
             columns.
@@ -367,7 +367,7 @@ def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
     Args:
         gain: Log-probability by the first density minus that by the second, of each column of each
             row, (M, N) nats.
-        counts: True for those entries of `gain` that count, (M, N) bool.
+        counts: True for the entries of `gain` to use, (M, N) bool.
 
     Returns:
         Weights, (N,), from 0.001 to 0.999. If the mixture gains fewer than 10 nats (`GAIN`) over

@@ -255,7 +255,7 @@ class NGrams(nn.Module):
 
         Args:
             before: Last categories before each position, the latest one last, (M, N) long, with N
-                at least `reach`. The number C stands for the start of the row.
+                at least `reach`. C, which is no category, stands before the start of the row.
             x: Categories of the positions, (M,) long, if these rows have been counted. Each
                 position is then left out of its own counts. None for rows that have not been
                 counted.

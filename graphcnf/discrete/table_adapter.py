@@ -896,8 +896,8 @@ class TableAdapter(Adapter):
         An unknown entry that comes after all conditions in this order is drawn as usual. The
         *early* ones, before a known entry or one that the event limits, are drawn first. If they
         have few combinations, the density of the row with each of these is evaluated, and the draw
-        is exact. (Places in bins count as the middle of the bin in this.) Else the row is drawn
-        several times, and one draw is chosen by importance weights.
+        is exact. (In these densities, a number counts as the middle of its bin.) Else the row is
+        drawn several times, and one draw is chosen by importance weights.
 
         Args:
             flow: Trained flow.
@@ -921,9 +921,10 @@ class TableAdapter(Adapter):
         return rows, effective
 
     def _early(self, flow: ColumnFlow, known: Rows, event: torch.Tensor | None) -> torch.Tensor:
-        """Return which unknown columns of rows come before a condition in the flow's order.
+        """Return which unknown columns of rows come before a condition in the flow's own order.
 
-        All later ones are drawn from the density of whole rows as it is.
+        Conditions are known entries, and columns that the event limits. Unknown columns after all
+        of them are drawn from the density of whole rows as it is.
 
         Args:
             flow: Trained flow.
@@ -931,8 +932,8 @@ class TableAdapter(Adapter):
             event: What the unknown entries may be, (N, C, 2); None for anything.
 
         Returns:
-            True for these columns, (M, N) bool. A column that the event limits is a condition, and
-            True as well, since it is unknown.
+            True for these columns, (M, N) bool. An unknown column that the event limits is also
+            True.
         """
         limited = torch.zeros(len(self.columns), dtype=torch.bool)
         if event is not None:
@@ -1194,9 +1195,9 @@ class TableAdapter(Adapter):
         """Return the probabilities of the categories of a column, given the known columns.
 
         First, they are evaluated in an order in which the column comes directly after the known
-        ones. Then the most probable categories, at most 32 (`CANDIDATES`), divide their total among
-        them anew: in proportion to the density, in the flow's own order, of the row with each of
-        them. So the result agrees with `log_prob`.
+        ones. Then the total probability of the most probable categories, at most 32 (`CANDIDATES`),
+        is divided among them anew: in proportion to the density, in the flow's own order, of the
+        row with each of them. So the result agrees with `log_prob`.
 
         Args:
             flow: Trained flow.
