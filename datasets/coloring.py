@@ -217,9 +217,9 @@ def load_coloring(
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
     """Draw a connected random graph.
 
-    Each pair of nodes has an edge with the same probability. The edges of a node that has none are
-    drawn again, until it has one. Then each unconnected part is joined to the rest by up to three
-    random edges.
+    Each pair of nodes has an edge with the same probability. Where a node gets no edge, its pairs
+    are drawn again until it has one. Then each unconnected part is joined to the rest by up to
+    three random edges.
 
     Args:
         nodes: Number N of nodes.

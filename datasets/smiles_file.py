@@ -99,7 +99,7 @@ class FileRecords(NamedTuple):
             A dict `{column: value}` for each record, with columns in this order: the number of the
             record, in the column "line" or "record" (`unit`); the first column of the result; what
             the file says beside the SMILES; the other columns of the result. A column of the file
-            that has the name of a column of the result gets "_given" appended. NaN in the result
+            that has the name of one of the other columns gets "_given" appended. NaN in the result
             becomes None. The first dict has all columns; later ones lack columns of the file that
             their record does not have.
         """

@@ -200,7 +200,7 @@ def _piped(out: Path) -> bytes:
 
 @contextmanager
 def _kept(content: bytes | None, out: Path) -> Iterator[None]:
-    """Return a context for a fine-tuning, at whose start standard input is copied to its folder.
+    """Return a context for a fine-tuning; it first copies standard input to the run's folder.
 
     If the fine-tuning is refused by a `UserError`, the folder is removed, unless it holds more than
     the copy.

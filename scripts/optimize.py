@@ -297,7 +297,8 @@ def _with_routes(
         folder: Folder of the search.
 
     Returns:
-        The table with further columns; and why the command has failed, None if it has not.
+        - The table with three more columns, `graphcnf.optimization.routes.COLUMNS`.
+        - Why the command has failed, in one line; None if it has not.
     """
     from graphcnf.optimization.routes import ASKED, routes_of
 

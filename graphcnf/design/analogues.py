@@ -285,9 +285,10 @@ class RedrawnAnalogs(growth.Growth):
         self._with: dict[frozenset[int], growth.Part] = {}
 
     def _part_of(self, number: int) -> growth.Part:
-        """Return the core of a round: the scaffold and random ones of its substituents.
+        """Return the core of a round with its sampler; with "scaffold", it varies.
 
-        The fewer analogues were similar enough, the more substituents are retained.
+        It is then the scaffold and random ones of its substituents. The fewer analogues were
+        similar enough, the more substituents are retained.
 
         Args:
             number: Number of the round, which seeds the choice.

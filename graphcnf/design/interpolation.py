@@ -58,9 +58,9 @@ def interpolate(
 ) -> list[dict[str, Any]]:
     """Return a path of molecules from one molecule to another, through the latents of the flow.
 
-    Some variables can have any value along the path: those whose intervals overlap, and those of
-    atoms that only one molecule has. Their values are drawn anew for each of `paths` paths, and the
-    path of lowest energy is returned.
+    A variable whose intervals overlap may have any value in the overlap, and one of an atom that
+    only one molecule has any value in the interval of that molecule. These values are drawn anew
+    for each of `paths` paths, and the path of lowest energy is returned.
 
     Args:
         flow: A model that draws atom by atom, with nodes in canonical order.

@@ -235,8 +235,9 @@ class LinkedProgress(Progress):
             previous: Its variables so far, (P,) long each.
 
         Returns:
-            Its own piece, and that to which each closure so far leads, -2 (`NO_PIECE` - 1) for
-            none, (P, 1) long each; and the number of closures within a piece, (P,) long.
+            - A list: its own piece, then the piece to which each closure so far leads, -2
+              (`NO_PIECE` - 1) for none, (P, 1) long each.
+            - Number of closures within a piece, (P,) long.
         """
         up = (level - 1).clamp(min=0)
         after_free = (level > 0) & self.is_free.gather(1, up)

@@ -858,7 +858,7 @@ class ParticleSampler:
     def learn(self, particles: Particles) -> None:
         """Learn from weighted particles in which order the model draws the fragment nodes.
 
-        What was learnt before then counts half.
+        After the call, what was learnt before it counts half.
 
         Args:
             particles: Particles that `draw` returned; nothing is learnt if all are dead ends.
@@ -1099,8 +1099,9 @@ class ParticleSampler:
             ahead: What the nodes on their paths miss.
 
         Returns:
-            The values, (R, V) long, and the log-probability of all possible values of each
-            variable, (R, V) float64 in nats.
+            - The values, (R, V) long.
+            - For each variable the logarithm of the total probability of its possible values, given
+              the values before, (R, V) float64 in nats; -inf if none is possible.
         """
 
         def mask(previous, cardinality):
@@ -1124,8 +1125,9 @@ class ParticleSampler:
                 values of the next one; it returns which of these are possible, (R, values) bool.
 
         Returns:
-            The values, (R, V) long, and the log-probability of all possible values of each
-            variable, (R, V) float64 in nats.
+            - The values, (R, V) long.
+            - For each variable the logarithm of the total probability of its possible values, given
+              the values before, (R, V) float64 in nats; -inf if none is possible.
         """
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)

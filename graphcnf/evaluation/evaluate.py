@@ -175,8 +175,8 @@ class Reference:
             dataset: The data set that `load` returned; None for none.
 
         Returns:
-            Molecules of the file `test` if there is one, else of the held-out part. [] if no metric
-            is asked for, unless there is a file.
+            Molecules of the file `test` if there is one, else of the held-out part. [] if there is
+            neither this file nor a metric in `metrics`.
 
         Raises:
             UserError: There are too few molecules, or a package that the FCD needs is missing.
@@ -229,8 +229,9 @@ class Reference:
             hashes: Sorted hashes of the training molecules, by which novelty is measured.
 
         Returns:
-            - Figures by name, as `Summary.figures` returns them; also "reconstruction", the share
-              of molecules that come back unchanged from their graphs.
+            - Figures by name, as `Summary.figures` returns them; "name", that of the row;
+              "reconstruction", the share of molecules that come back unchanged from their graphs,
+              and "reconstruction_molecules", the number of all; "reference", the data set's name.
             - SMILES of the chosen molecules.
         """
         count = min(count, COMPARED)

@@ -585,7 +585,7 @@ def is_path(key: str, value: Any) -> bool:
 
 
 def parameters_of(score: Callable[..., Any]) -> list[str]:
-    """Return the names of the parameters that a score needs in a table, besides `score` itself.
+    """Return the names of the parameters that a score has in a table, besides `score` itself.
 
     Args:
         score: What `SCORES` holds for a name. A function whose arguments are keyword-only makes

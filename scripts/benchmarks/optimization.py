@@ -540,7 +540,7 @@ def constrained(
 
 
 def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
-    """Return the 800 molecules (`MOLECULES`) with the lowest penalised logP, the lowest first.
+    """Return up to 800 molecules (`MOLECULES`) with the lowest penalised logP, the lowest first.
 
     Args:
         smiles: SMILES to choose from; unreadable ones are left out.

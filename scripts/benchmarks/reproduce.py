@@ -408,10 +408,10 @@ def allowed(
     of itself (`SHARE`).
 
     Some metrics depend on the number of samples (`BIASED`, `WIDE`). If there are fewer samples here
-    than on the page, the new figure is first corrected: what the train-vs-test reference of the
-    page has more than the one here is added. Each reference is measured on one set of molecules, so
-    its own deviation widens the bounds. Wasserstein and total variation distances may then still
-    differ by the reference here, by the triangle inequality.
+    than on the page, the new figure is first corrected by the train-vs-test references: that of the
+    page is added, and that of this run subtracted. Each is measured on one set of molecules, so its
+    own deviation widens the bounds. Wasserstein and total variation distances may then still differ
+    by the reference of this run, by the triangle inequality.
 
     Args:
         one: The figure.
