@@ -120,8 +120,8 @@ def test_after_a_backtrack_a_node_that_waits_for_a_closure_can_get_it():
     for value in range(new.possible.shape[1]):
         rows = (waits & ruled_out & new.possible[:, value, 0]).nonzero()[:, 0]
         attached = support.add(new[rows], torch.full_like(rows, value))
-        allowed = Support._possible_attachments(support, attached)
-        assert support._completable_attachments(attached, allowed).flatten(1).any(1).all()
+        allowed = support._possible_attachments(attached)
+        assert support.restricted(attached, allowed).flatten(1).any(1).all()
         assert value or len(rows)
 
 

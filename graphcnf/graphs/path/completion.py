@@ -183,8 +183,8 @@ class CompletingSupport(Support):
     Attributes:
         environments: The known environments.
         needed: What nodes in each state still need.
-        enough_free: With so many free nodes before an edge, nothing is looked up: requirements 1 to
-            3 hold after it, and 4 is not asked.
+        enough_free: With so many free nodes before an edge, the requirements need no check: 1 to 3
+            hold after it, and 4 is not asked.
 
     Examples:
         Acetamide before its last node; the nodes c, n and o are the categories 0, 1 and 2:
@@ -222,13 +222,12 @@ class CompletingSupport(Support):
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
     def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        match new.stage:
-            case Stage.BACKTRACK:
-                return self._completable_backtracks(new, possible)
-            case Stage.ATTACHMENT:
-                return self._completable_attachments(new, possible)
-            case Stage.CLOSURE:
-                return self._completable_closures(new, possible)
+        if new.stage is Stage.BACKTRACK:
+            return self._completable_backtracks(new, possible)
+        few = (self._free(new) < self.enough_free).nonzero()[:, 0]
+        fits = possible.clone()
+        fits[few] = self._meeting_requirements(new[few], possible[few])
+        return fits
 
     def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Return the possible backtracks that leave no node incomplete and some edge, (M, U, 1)."""
@@ -257,26 +256,29 @@ class CompletingSupport(Support):
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
         row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
         moved = self._moved(replace(new[row], x=(backtrack,)))
-        edges = self._completable_attachments(moved, self._possible_attachments(moved))
+        edges = self._meeting_requirements(moved, self._possible_attachments(moved))
         fits = possible.clone()
         fits[row, backtrack, 0] = edges.flatten(1).any(1)
         return fits
 
-    def _completable_attachments(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return the possible attachments that meet the requirements, (M, E + 1, C) bool."""
-        row, label, category = self._to_look_up(new, possible)
-        alone = self.states.first[category]
-        edges = self._edges(new, row, alone, label, length=torch.ones_like(row))
-        fits = possible.clone()
-        fits[row, label, category] = self._serves(new, edges)
-        return fits
+    def _meeting_requirements(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
+        """Return which of the possible attachments or closures meet the requirements.
 
-    def _completable_closures(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return the possible closures that meet the requirements, (M, L, E + 1) bool."""
-        row, length, label = self._to_look_up(new, possible)
-        edges = self._edges(new, row, new.own_state[row], label, length)
+        Args:
+            new: M new nodes in one of these stages.
+            possible: What `Support` allows in it, (M, ., .) bool.
+
+        Returns:
+            (M, ., .) bool.
+        """
+        row, first, second = possible.nonzero(as_tuple=True)
+        if new.stage is Stage.ATTACHMENT:
+            alone = self.states.first[second]
+            edges = self._edges(new, row, alone, label=first, length=torch.ones_like(row))
+        else:
+            edges = self._edges(new, row, new.own_state[row], label=second, length=first)
         fits = possible.clone()
-        fits[row, length, label] = self._serves(new, edges)
+        fits[possible] = self._serves(new, edges)
         return fits
 
     def _free(self, new: UndecidedNodes) -> Tensor:
@@ -289,19 +291,6 @@ class CompletingSupport(Support):
     def _free_of_path(self, new: UndecidedNodes) -> Tensor:
         """Return how many nodes would be free if the new nodes needed no terminals, (M,) long."""
         return new.to_come - self.needed.terminals[new.state].sum(1)
-
-    def _to_look_up(self, new: UndecidedNodes, possible: Tensor) -> tuple[Tensor, ...]:
-        """Return the possible values of which requirements must be looked up: few nodes are free.
-
-        Args:
-            new: M new nodes.
-            possible: What `Support` allows in their stage, (M, ., .) bool.
-
-        Returns:
-            The indices of K values in `possible`, three tensors (K,) long.
-        """
-        few = self._free(new) < self.enough_free
-        return (possible & few[:, None, None]).nonzero(as_tuple=True)
 
     def _edges(
         self, new: UndecidedNodes, row: Tensor, own: Tensor, label: Tensor, length: Tensor
