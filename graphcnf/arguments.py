@@ -204,9 +204,11 @@ def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
 
 
 def _usable(value: Any) -> bool:
-    """Return False for a number outside 0 to 100,000 (`LARGEST_SIZE`).
+    """Check an option that has no range of its own, so that no file can ask for absurd sizes.
 
-    Also False for text with a zero character. A table or list is usable if all its values are.
+    Returns:
+        False for a number outside 0 to 100,000 (`LARGEST_SIZE`), for text with the character NUL,
+        which no path may have, and for a table or list that has such a value. Else True.
     """
     if isinstance(value, Mapping | list | tuple):
         return all(map(_usable, value.values() if isinstance(value, Mapping) else value))

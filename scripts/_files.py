@@ -260,7 +260,7 @@ def _folders_of(model: Path, own: set[Any]) -> list[Path]:
 
 
 def _linked(out: Path, folder: Path) -> set[Any]:
-    """Return the identities of files in a folder to which an output may be a hard link.
+    """Return device and number of each file in a folder, if an output may be a hard link to one.
 
     Args:
         out: File to write.

@@ -805,7 +805,9 @@ class GroupCoupling(Bijection):
         """Arrange the second latents of elements in groups, map them, and put them back.
 
         Args:
-            function: Map of the groups' latents and a context, in one direction or the other.
+            function: The coupling, or its inverse. It takes the second latents of G groups of
+                `slots` elements, (B, G, slots), with their mask and temperature, and returns the
+                mapped ones and the log-det, (B,) nats.
             x: Latents, (B, L, 2).
             context: Mask of real elements, and temperature.
 

@@ -70,7 +70,7 @@ def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row
     Args:
         rows: `{name: value}` of each row.
         columns: Heading of each column, and function from a row to the text of its cell. Columns
-            that are empty in all rows are left out; one must not be.
+            that are empty in all rows are left out first; at least one must remain.
 
     Returns:
         - Rows, one for each former column but the first.

@@ -140,7 +140,7 @@ class MaskedAutoregressive(Bijection):
         return masked(self._ordered(x), context.mask), -sum_log_term(log_det, context.mask)
 
     def _ordered(self, x: Tensor) -> Tensor:
-        """Return channels `x (B, ..., D)` in the order of the network, or that order undone."""
+        """Return channels `x (B, ..., D)` flipped if `reverse`; a second call undoes it."""
         return x.flip(-1) if self.reverse else x
 
     def _conditioned(self, x: Tensor, context: Context) -> Tensor:

@@ -436,9 +436,11 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         Args:
             grown: The M partly drawn graphs, whose new nodes have no edges yet.
-            nodes: Channels of the earlier nodes of B graphs, as `NewNodes` has them, (B, N, 3 * H).
+            nodes: Channels of the earlier nodes of B graphs, (B, N, 3 * H): three parts of H, which
+                the logits of edges to these nodes use (`NewNodes.nodes`).
             graph: Which of the B graphs each new node belongs to, (M,) long.
-            h: Output of the attention blocks for the graphs without the new node, (M, C).
+            h: Output of the attention blocks at the node before the new one, which knows the graph
+                without the new one, (M, C).
         """
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
@@ -629,24 +631,24 @@ class GrowthNetwork(AutoregressiveNetwork):
         return x
 
 
-def _size(name: int) -> int:
-    """Return the number of distinct values that `_within` can give for a feature.
+def _size(feature: int) -> int:
+    """Return the number of values that a feature has once `_within` has clamped it.
 
     Args:
-        name: Number of the feature, such as `DEGREE`.
+        feature: Number of the feature, such as `DEGREE`.
     """
-    low, high = RANGES[name]
+    low, high = RANGES[feature]
     return high - low + 1
 
 
-def _within(count: Tensor, name: int) -> Tensor:
+def _within(count: Tensor, feature: int) -> Tensor:
     """Clamp a feature to its range in `RANGES`, and subtract the lowest value of the range.
 
     Args:
         count: Values of the feature.
-        name: Number of the feature, such as `DEGREE`.
+        feature: Its number, such as `DEGREE`.
     """
-    low, high = RANGES[name]
+    low, high = RANGES[feature]
     return count.clamp(low, high) - low
 
 

@@ -678,12 +678,12 @@ def split_renumbered(
 
     Args:
         mol: A sanitized molecule.
-        random: Generator of the order, a random depth-first one.
+        random: Random number generator that chooses the order of the atoms, a depth-first one.
 
     Returns:
         - The constitution, whose `smiles` is not canonical.
-        - The configuration of the molecule's marks, which is canonical only if the constitution is
-          not `ambiguous`.
+        - The configuration of the molecule's marks. Where several configurations are the same
+          molecule (`Constitution.ambiguous`), it may be any of them, not the canonical one.
     """
     mol = without_hydrogens(mol)
     order = random.permutation(mol.GetNumAtoms()).tolist()

@@ -225,12 +225,23 @@ class CompletingSupport(Support):
         if new.stage is Stage.BACKTRACK:
             return self._completable_backtracks(new, possible)
         few = (self._free(new) < self.enough_free).nonzero()[:, 0]
+        if not len(few):  # Mostly so; drawing takes 6 % longer without this line and the next such
+            return possible
         fits = possible.clone()
         fits[few] = self._meeting_requirements(new[few], possible[few])
         return fits
 
     def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return the possible backtracks that leave no node incomplete and some edge, (M, U, 1)."""
+        """Rule out backtracks after which something remains to be done that cannot be done.
+
+        Args:
+            new: M new nodes in the stage of the backtrack.
+            possible: The backtracks 0 to U - 1 that `Support` allows, (M, U, 1) bool.
+
+        Returns:
+            Those of them after which the nodes that leave the path are complete, and the new node
+            can get an edge to its parent, (M, U, 1) bool.
+        """
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
@@ -255,6 +266,8 @@ class CompletingSupport(Support):
         """
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
         row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
+        if not len(row):
+            return possible
         moved = self._moved(replace(new[row], x=(backtrack,)))
         edges = self._meeting_requirements(moved, self._possible_attachments(moved))
         fits = possible.clone()

@@ -33,12 +33,13 @@ RIDGE = 0.3
 class Contributions(nn.Module):
     """Additive contributions of nodes and edges to the values of the conditions of a graph.
 
-    A node contributes one number for the value of each of its variables. An edge contributes one
-    that depends on its category, and on the category and the neighbours so far of its two nodes;
-    `links` hashes these. Conditions that are such sums are predicted nearly exactly, others
-    roughly. `fit` computes the numbers from training graphs. Then `forward` tells the network how
-    much the nodes so far have contributed, and how much is left to reach the value that was asked
-    for.
+    For each condition, a node contributes a sum over its variables: one number for the value of
+    each, from a table. An edge contributes one number, from a table with hashed rows (`links`): it
+    depends on the category of the edge, and on the category and the neighbours so far of its two
+    nodes. Conditions that are such sums are predicted nearly exactly, others roughly.
+
+    `fit` computes the tables from training graphs. Then `forward` tells the network how much the
+    nodes so far have contributed, and how much is left to reach the value that was asked for.
 
     Args:
         cardinalities: Number of values of each of the V variables of a node.
@@ -47,8 +48,8 @@ class Contributions(nn.Module):
         width: Number of channels of the network.
 
     Attributes:
-        deviations: Standard deviation of each condition, in its own unit, (P,). Numbers are stored
-            divided by it.
+        deviations: Standard deviation of each condition, in its own unit, (P,). The tables hold
+            contributions divided by it.
     """
 
     deviations: Tensor

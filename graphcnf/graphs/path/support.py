@@ -191,7 +191,7 @@ class Support(nn.Module):
         self._set_tables()
 
     def _set_tables(self) -> None:
-        """Set the tables of nodes that are attached to a parent."""
+        """Set all tables, from `attached_state` to `can_join`; they follow from `states`."""
         first = self.states.first
         after = self.states.after
         # attached_state[s, e, c] is after[first[c], e, category[s]].
