@@ -6,26 +6,27 @@
   the nodes), and V *variables* at each position (what describes a node).
 - A *mask* (B, N) is True at real positions. The others are padding: in no step, and 0 in x. Only
   the mask tells padding from category 0.
-- A *step* decides some positions together, given all earlier steps. The V variables of a position
-  are decided one after the other.
+- A *step* decides one variable of some positions together. The V variables of a position are
+  decided one after the other.
 - The *hidden state* of a variable is what the network knows when it decides the variable. It may be
   any object; only the network reads it.
 - A variable that an earlier one determines is *omitted*: it is 0 with probability 1. (A node that
   closes no first ring has no second one.) `AutoregressiveNetwork.next_hidden` says which these are.
-- The *place* of a variable is its index in x: rows, positions, and the number of the variable.
 - The *interval* of a category is a part of (0, 1) as wide as the probability of the category.
 
-`AutoregressiveNetwork` is the distribution. To score known categories, it goes through
-`AutoregressiveNetwork.steps`, which is one step if all positions can be evaluated in one pass. To
-draw, it asks a `Drawing`, which keeps what is drawn so far, for one step after the other. In both
-cases `AutoregressiveNetwork.decide` goes through the V variables of a step. It asks a function for
-the categories of each: in scoring, the function looks up the known ones and adds their
-log-probabilities; in drawing, it draws them. With three positions of two variables, drawing is
+`AutoregressiveNetwork` is the distribution. Some positions begin with a `Step` for their first
+variable; `AutoregressiveNetwork.next_variable` takes its categories, and returns the step for the
+next variable. To score known categories, all positions begin together, if the network can evaluate
+them in one pass (`AutoregressiveNetwork.steps`). To draw, one position of each row begins after the
+other: a `Drawing` keeps what is drawn so far. So drawing is, with three positions of two variables,
 
     drawing = network.start(context)
-    while (step := drawing.step()) is not None:    # positions 0, 1 and 2 of all rows
-        x = network.decide(step, choose)           # calls `choose` for variables 0 and 1
-        drawing.update(x)
+    while (first := drawing.step()) is not None:     # positions 0, 1 and 2 of all rows
+        step = first
+        while step is not None:                      # variables 0 and 1 of each
+            x[step.place] = ...                      # drawn by `network.logits(step.hidden)`
+            step = network.next_variable(step, x[step.place])
+        drawing.update(x[first.rows, first.positions])
 
 `AutoregressiveCoupling` is a bijection of latents with the same probabilities. `IntervalEncoding`
 gives the categories of a variable equal intervals; the coupling stretches each to the conditional
@@ -38,7 +39,7 @@ probabilities know nothing, such as that graphs stay planar.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -66,20 +67,29 @@ from graphcnf.torch_state import evaluated
 
 @dataclass
 class Step:
-    """M positions that are decided together, in any rows of the batch.
-
-    Their categories are `x[step.rows, step.positions]`, (M, V), of x (B, N, V).
+    """One variable of M positions, in any rows of the batch, that is decided next.
 
     Attributes:
         rows: Row of each position in the batch, (M,) long.
         positions: Number of each position in its row, (M,) long.
-        hidden: Hidden state of the first variable of the M positions, in a form that only the
-            network knows.
+        hidden: Hidden state of the variable at the M positions, in a form that only the network
+            knows.
+        variable: Number of the variable, from 0 to V - 1.
     """
 
     rows: Tensor
     positions: Tensor
     hidden: Any
+    variable: int = 0
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor, int]:
+        """Index of the variable in x (B, N, V): `x[step.place]` are its categories, (M,).
+
+        Returns:
+            Rows, (M,) long; positions, (M,) long; and the number of the variable.
+        """
+        return self.rows, self.positions, self.variable
 
 
 class Drawing(Protocol):
@@ -93,27 +103,18 @@ class Drawing(Protocol):
     def step(self) -> Step | None:
         """Go on to the positions that are decided next.
 
-        Call `update` with the categories of a step before the next one is asked for.
+        Before it is called again, call `update` with the categories of these.
 
         Returns:
-            The next positions with their hidden state; None once all positions are decided.
+            The step of their first variable; None once all positions are decided.
         """
 
     def update(self, x: Tensor) -> None:
-        """Receive the categories that were drawn for the last `Step`.
+        """Receive all categories of the positions of the last step that `step` returned.
 
         Args:
-            x: Categories of its M positions, (M, V) long.
+            x: Categories of its M positions, (M, V) long; 0 where a variable is omitted.
         """
-
-
-Place = tuple[Tensor, Tensor, int]
-"""Index of one variable of R positions in x (B, N, V): their rows (R,) long, their positions (R,)
-long, and the number of the variable, from 0 to V - 1. `x[place]` are its categories, (R,)."""
-
-Choose = Callable[[Place, Any], Tensor]
-"""Function that decides one variable of R positions: it takes the place of the variable and its
-hidden state, which `AutoregressiveNetwork.logits` reads, and returns its categories, (R,) long."""
 
 
 class Intervals(NamedTuple):
@@ -176,7 +177,7 @@ class AutoregressiveNetwork(nn.Module):
     def next_hidden(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
         """Go on from a decided variable to the next one of the same positions.
 
-        A subclass with V > 1 writes it. `decide` calls it after each variable but the last.
+        A subclass with V > 1 writes it. `next_variable` calls it for each variable but the last.
 
         Args:
             hidden: Hidden state of the decided variable at R positions.
@@ -205,49 +206,41 @@ class AutoregressiveNetwork(nn.Module):
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
-        """Yield the steps for scoring known categories: `log_probs` and `intervals` call it.
+        """Yield the steps of all first variables, for scoring known categories.
 
-        The hidden state of a step depends on the categories of earlier positions alone. By default
-        the steps are those of drawing. A network that computes the hidden states of all positions
-        in one pass overrides it, and yields a single step.
+        Their hidden states depend on the categories of earlier positions alone. By default the
+        positions come one after the other, as in drawing. A network that computes the hidden states
+        of all positions in one pass overrides it, and yields a single step.
 
         Args:
             x: Categories of all variables, (B, N, V) long; arbitrary at padding.
             context: `Context` with a mask (B, N), True for real positions.
 
         Yields:
-            The steps. Together they have every real position once, and no padding.
+            Steps of variable 0. Together they have every real position once, and no padding.
         """
         drawing = self.start(context)
         while (step := drawing.step()) is not None:
             yield step
             drawing.update(x[step.rows, step.positions])
 
-    def decide(self, step: Step, choose: Choose) -> Tensor:
-        """Decide the variables of the positions of a step, one after the other.
+    def next_variable(self, step: Step, x: Tensor) -> Step | None:
+        """Go on to the next variable of the positions of a step, where it is not omitted.
 
         Args:
-            step: M positions that are decided together.
-            choose: Function that is called for each variable, and returns its categories at the R
-                positions where it is not omitted.
+            step: Variable of M positions.
+            x: Its categories, (M,) long.
 
         Returns:
-            The categories, (M, V) long; 0 where a variable is omitted.
+            The next variable, of those of the positions that have one; None if none has.
         """
-        x = step.rows.new_zeros(len(step.rows), len(self.cardinalities))
-        kept = torch.arange(len(x), device=x.device)
-        hidden = step.hidden
-        for variable in range(x.shape[1]):
-            category = choose((step.rows[kept], step.positions[kept], variable), hidden)
-            x[kept, variable] = category
-            if variable == x.shape[1] - 1:
-                break
-            hidden, those = self.next_hidden(hidden, category)
-            if those is not None:
-                kept = kept[those]
-                if not len(kept):
-                    break
-        return x
+        if step.variable + 1 == len(self.cardinalities):
+            return None
+        hidden, kept = self.next_hidden(step.hidden, x)
+        rows, positions = step.rows, step.positions
+        if kept is not None:
+            rows, positions = rows[kept], positions[kept]
+        return Step(rows, positions, hidden, step.variable + 1) if len(rows) else None
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of each category, given those decided before it.
@@ -261,16 +254,23 @@ class AutoregressiveNetwork(nn.Module):
             positions have 0.
         """
         log_p = self._log_probs_if_omitted(x)
-
-        def choose(place: Place, hidden) -> Tensor:
-            category = x[place]
-            log_all = self.logits(hidden).log_softmax(-1)
-            log_p[place] = log_all.gather(-1, category[:, None])[:, 0]
-            return category
-
-        for step in self.steps(x, context):
-            self.decide(step, choose)
+        for step in self._all_steps(x, context):
+            log_all = self.logits(step.hidden).log_softmax(-1)
+            log_p[step.place] = log_all.gather(-1, x[step.place][:, None])[:, 0]
         return masked(log_p, context.mask)
+
+    def _all_steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield a step for each variable of known categories: those of `steps`, and all after them.
+
+        Args:
+            x: Categories, (B, N, V) long.
+            context: Context with a mask (B, N).
+        """
+        for first in self.steps(x, context):
+            step: Step | None = first
+            while step is not None:
+                yield step
+                step = self.next_variable(step, x[step.place])
 
     def _log_probs_if_omitted(self, x: Tensor) -> Tensor:
         """Return the log-probabilities of omitted variables: 0 is certain, all else impossible."""
@@ -305,17 +305,12 @@ class AutoregressiveNetwork(nn.Module):
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
-
-        def choose(place: Place, hidden) -> Tensor:
-            category = x[place]
-            log_all = self.logits(hidden).log_softmax(-1)
+        for step in self._all_steps(x, context):
+            category = x[step.place][:, None]
+            log_all = self.logits(step.hidden).log_softmax(-1)
             p = log_all.double().exp()  # In float64, a rare category keeps its interval.
-            log_width[place] = log_all.gather(-1, category[:, None])[:, 0]
-            lower[place] = (p.cumsum(-1) - p).gather(-1, category[:, None])[:, 0]
-            return category
-
-        for step in self.steps(x, context):
-            self.decide(step, choose)
+            log_width[step.place] = log_all.gather(-1, category)[:, 0]
+            lower[step.place] = (p.cumsum(-1) - p).gather(-1, category)[:, 0]
         return Intervals(lower, log_width)
 
     @torch.no_grad()
@@ -332,32 +327,7 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long; 0 where masked.
         """
-
-        def choose(place: Place, hidden) -> Tensor:
-            category, _, _ = find_interval(self.logits(hidden) / context.temperature, u[place])
-            return self.settle(hidden, category)
-
-        return self._draw_by(choose, context)
-
-    def _draw_by(self, choose: Choose, context: Context) -> Tensor:
-        """Draw all rows of a batch.
-
-        Args:
-            choose: Function that draws the categories of a variable.
-            context: Context with a mask (B, N).
-
-        Returns:
-            Categories, (B, N, V) long; 0 where masked.
-        """
-        assert context.mask is not None
-        x = torch.zeros(*context.mask.shape, len(self.cardinalities), dtype=torch.long)
-        x = x.to(context.mask.device)
-        drawing = self.start(context)
-        while (step := drawing.step()) is not None:
-            drawn = self.decide(step, choose)
-            x[step.rows, step.positions] = drawn
-            drawing.update(drawn)
-        return x
+        return self._draw(u, context, settled=True)[0]
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
@@ -374,15 +344,33 @@ class AutoregressiveNetwork(nn.Module):
             Categories, (B, N, V) long, and their intervals, (B, N, V). Categories, `lower` and
             `log_width` are 0 where masked or omitted.
         """
+        return self._draw(u, context, settled=False)
+
+    def _draw(self, u: Tensor, context: Context, *, settled: bool) -> tuple[Tensor, Intervals]:
+        """Draw categories, and find their intervals.
+
+        Args:
+            u: Numbers in (0, 1), (B, N, V) float64.
+            context: Mask (B, N) and temperature.
+            settled: True to correct categories by `settle`.
+
+        Returns:
+            As `invert`.
+        """
+        x = torch.zeros_like(u, dtype=torch.long)
         lower = torch.zeros_like(u)
         log_width = torch.zeros_like(u)
-
-        def choose(place: Place, hidden) -> Tensor:
-            logits = self.logits(hidden) / context.temperature
-            category, lower[place], log_width[place] = find_interval(logits, u[place])
-            return category
-
-        return self._draw_by(choose, context), Intervals(lower, log_width)
+        drawing = self.start(context)
+        while (first := drawing.step()) is not None:
+            step: Step | None = first
+            while step is not None:
+                logits = self.logits(step.hidden) / context.temperature
+                found = find_interval(logits, u[step.place])
+                category, lower[step.place], log_width[step.place] = found
+                x[step.place] = self.settle(step.hidden, category) if settled else category
+                step = self.next_variable(step, x[step.place])
+            drawing.update(x[first.rows, first.positions])
+        return x, Intervals(lower, log_width)
 
 
 class InSequence:
@@ -428,7 +416,7 @@ class InSequence:
         return self.count > 0
 
     def make_step(self, hidden: Any) -> Step:
-        """Build the `Step` of the current position in the `count` rows that have it.
+        """Build the `Step` of variable 0 at the current position, in the `count` rows that have it.
 
         Args:
             hidden: Hidden state of the position in these rows, the longest row first.

@@ -655,7 +655,7 @@ def _within(count: Tensor, feature: int) -> Tensor:
 class GrowthDrawing:
     """B graphs that are being drawn node by node; updated in place.
 
-    `AutoregressiveNetwork.one_by_one` calls `step` and `update` in turn. Inside, the graphs are
+    `AutoregressiveNetwork` calls `step` and `update` in turn. Inside, the graphs are
     sorted by size, the largest first. So the M graphs that have another node are always the first M
     (`InSequence`); rows of all tensors below are in this order.
 

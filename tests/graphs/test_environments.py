@@ -116,11 +116,11 @@ def test_after_a_backtrack_a_node_that_waits_for_a_closure_can_get_it():
     new = support.new_nodes(*random_paths(support, 4))
     waits = support.needed.rest[new.state].amax(1) > support._free(new)
     # Where some value is ruled out, the rule has not given way.
-    ruled_out = (Support._possible_backtracks(support, new) & ~new.possible).flatten(1).any(1)
+    ruled_out = (Support.possible_backtracks(support, new) & ~new.possible).flatten(1).any(1)
     for value in range(new.possible.shape[1]):
         rows = (waits & ruled_out & new.possible[:, value, 0]).nonzero()[:, 0]
         attached = support.add(new[rows], torch.full_like(rows, value))
-        allowed = support._possible_attachments(attached)
+        allowed = support.possible_attachments(attached)
         assert support.restricted(attached, allowed).flatten(1).any(1).all()
         assert value or len(rows)
 

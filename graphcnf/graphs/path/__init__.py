@@ -60,15 +60,16 @@ The argument `back` is the largest backtrack plus 1, the number of values of thi
 
 One node goes this way, in scoring and in drawing:
 
-    AutoregressiveNetwork.decide        each variable of the node:
-        PathNetwork.logits                  its distribution
-            NodeHeads.logits                    from what the attention says
-            Support.allowed                     of the possible values only
-        choose                              looks it up (scoring) or draws it
-        PathNetwork.next_hidden             goes on to the next variable
-            NodeHeads.embed
-            Support.add
-    PathDrawing.update                  the node joins the path (only in drawing)
+    PathNetwork.steps (scoring)         the step of the first variable, the backtrack
+      or PathDrawing.step (drawing)
+        PathNetwork.logits              the distribution of the variable of a step
+            NodeHeads.logits                from what the attention says
+            Support.allowed                 of the possible values only
+        PathNetwork.next_variable       its value leads to the step of the next variable
+            PathNetwork.next_hidden
+                NodeHeads.embed
+                Support.add
+    PathDrawing.update (drawing)        the node joins the path
 
 Sizes of tensors have these letters. Of graphs: B of them with up to N nodes, V variables of a node,
 J edges of a node to earlier ones. Of several nodes or paths at a time: R or M, and K of these. Of

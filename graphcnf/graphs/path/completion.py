@@ -73,7 +73,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.path.depth_first import DepthFirstCode
+from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
 from graphcnf.graphs.path.node_states import (
     NEVER,
     NO_NODE,
@@ -82,7 +82,7 @@ from graphcnf.graphs.path.node_states import (
     NodeStates,
     set_tables,
 )
-from graphcnf.graphs.path.support import Stage, Support, UndecidedNodes
+from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 
 class NeededEdges(nn.Module):
@@ -222,7 +222,7 @@ class CompletingSupport(Support):
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
     def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        if new.stage is Stage.BACKTRACK:
+        if new.variable.role is VariableRole.BACKTRACK:
             return self._completable_backtracks(new, possible)
         few = (self._free(new) < self.enough_free).nonzero()[:, 0]
         if not len(few):  # Mostly so; drawing takes 6 % longer without this line and the next such
@@ -245,9 +245,9 @@ class CompletingSupport(Support):
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
-        parent = self._parent_columns(new)
-        room = self._needed_room(new, parent)
-        least_free = self.needed.free_to_attach[room, new.state.gather(1, parent)]
+        parent = self.parent_columns(new)
+        needed_room = self.needed_room(new, parent)
+        least_free = self.needed.free_to_attach[needed_room, new.state.gather(1, parent)]
         fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
         return self._serving_waiting_nodes(new, possible & fits[..., None])
 
@@ -268,8 +268,8 @@ class CompletingSupport(Support):
         row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
         if not len(row):
             return possible
-        moved = self._moved(replace(new[row], x=(backtrack,)))
-        edges = self._meeting_requirements(moved, self._possible_attachments(moved))
+        moved = self.moved(replace(new[row], x=(backtrack,)))
+        edges = self._meeting_requirements(moved, self.possible_attachments(moved))
         fits = possible.clone()
         fits[row, backtrack, 0] = edges.flatten(1).any(1)
         return fits
@@ -285,7 +285,7 @@ class CompletingSupport(Support):
             (M, ., .) bool.
         """
         row, first, second = possible.nonzero(as_tuple=True)
-        if new.stage is Stage.ATTACHMENT:
+        if new.variable.role is VariableRole.PARENT_EDGE:
             alone = self.states.first[second]
             edges = self._edges(new, row, alone, label=first, length=torch.ones_like(row))
         else:

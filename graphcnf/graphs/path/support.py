@@ -1,18 +1,20 @@
 """Support of the density: which values of a new node's variables are possible.
 
 The words path, level, label and state are those of `graphcnf.graphs.path`. A *new node* is the one
-whose variables are decided now. They are decided in stages (`Stage`), of one variable or of two
-that belong together; `UndecidedNodes.possible` has what is possible in the stage at hand:
+whose variables are decided now, in stages of one variable or of two that belong together. At the
+begin of a stage, `UndecidedNodes.possible` says which values of its variables are possible:
 
     stage        variables                            `possible`      made by
-    backtrack    backtrack                            (M, U, 1)       `_possible_backtracks`
+    backtrack    backtrack                            (M, U, 1)       `possible_backtracks`
     attachment   label of the edge to the parent,
-                 category                             (M, E + 1, C)   `_possible_attachments`
+                 category                             (M, E + 1, C)   `possible_attachments`
     closure      length, label of the edge            (M, L, E + 1)   `_possible_closures`
 
-The last stage is repeated for each closure. `Support.new_nodes` begins the first stage,
-`Support.add` takes the value of a variable and begins the next stage, `Support.allowed` reads
-`possible`. A subclass may rule out more values (`Support.restricted`).
+The last stage is repeated for each closure. `Support.new_nodes` begins the first stage.
+`Support.add` takes the value of a variable: after the first one of two, it leaves in `possible`
+what is possible with this value, (M, C, 1) or (M, E + 1, 1); else it begins the next stage. So
+`Support.allowed` always finds the next variable in the second axis. A subclass may rule out more
+values (`Support.restricted`).
 
 What is possible follows from the states of the new node and the node at the other end of the edge,
 and from the number of nodes to come, which must find a parent:
@@ -52,7 +54,6 @@ Two special cases:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +79,6 @@ ROUNDS = 24
 Longer chains without endless room count less than they hold, which makes the rules stricter."""
 
 
-class Stage(StrEnum):
-    """Stage in which a new node is; the table of this module says which variables belong to it."""
-
-    BACKTRACK = "backtrack"
-    ATTACHMENT = "attachment"
-    CLOSURE = "closure"
-
-
 @dataclass
 class UndecidedNodes:
     """M new nodes while their variables are decided one after the other.
@@ -100,9 +93,9 @@ class UndecidedNodes:
             that with backtrack 0.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        possible: Which values of the variables of this stage are possible: of the first one by the
-            second axis, and of the second one with it by the third, (M, ., .) bool. See the table
-            of this module. Without meaning once all variables are decided.
+        possible: Which values of the next variable are possible, by the second axis, and with them
+            which values of the one after it if both belong to one stage, by the third axis, (M, .,
+            .) bool. See the table of this module. Without meaning once all variables are decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
     """
 
@@ -128,17 +121,6 @@ class UndecidedNodes:
     def variable(self) -> Variable:
         """The variable that is decided next."""
         return Variable.at(len(self.x))
-
-    @property
-    def stage(self) -> Stage:
-        """The stage to which this variable belongs."""
-        match self.variable.role:
-            case VariableRole.BACKTRACK:
-                return Stage.BACKTRACK
-            case VariableRole.PARENT_EDGE | VariableRole.CATEGORY:
-                return Stage.ATTACHMENT
-            case VariableRole.LENGTH | VariableRole.CLOSING_EDGE:
-                return Stage.CLOSURE
 
 
 class Support(nn.Module):
@@ -271,9 +253,11 @@ class Support(nn.Module):
         decided = replace(new, x=(*new.x, x))
         match new.variable.role:
             case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
-                return decided  # The stage has a second variable.
+                # The stage has a second variable: what is possible with this value of the first.
+                every_row = torch.arange(len(x), device=x.device)
+                return replace(decided, possible=new.possible[every_row, x, :, None])
             case VariableRole.BACKTRACK:
-                decided = self._moved(decided)
+                decided = self.moved(decided)
             case VariableRole.CATEGORY:
                 alone = replace(decided, own_state=self.states.first[x])
                 decided = self._joined(alone, label=new.x[-1], length=torch.ones_like(x))
@@ -287,12 +271,12 @@ class Support(nn.Module):
 
     def _begin_stage(self, new: UndecidedNodes) -> UndecidedNodes:
         """Return M new nodes with what is possible in the stage that they come to."""
-        match new.stage:
-            case Stage.BACKTRACK:
-                possible = self._possible_backtracks(new)
-            case Stage.ATTACHMENT:
-                possible = self._possible_attachments(new)
-            case Stage.CLOSURE:
+        match new.variable.role:
+            case VariableRole.BACKTRACK:
+                possible = self.possible_backtracks(new)
+            case VariableRole.PARENT_EDGE:
+                possible = self.possible_attachments(new)
+            case _:
                 possible = self._possible_closures(new)
         restricted = self.restricted(new, possible)
         is_left = restricted.flatten(1).any(1)[:, None, None]
@@ -311,7 +295,7 @@ class Support(nn.Module):
         """
         return possible
 
-    def _moved(self, new: UndecidedNodes) -> UndecidedNodes:
+    def moved(self, new: UndecidedNodes) -> UndecidedNodes:
         """Move M new nodes by their backtracks: all nodes below their parents leave the path."""
         # The clamp only matters for impossible values, which lead beyond the first node.
         column = (new.column - new.x[-1]).clamp(min=self.pad)
@@ -340,36 +324,30 @@ class Support(nn.Module):
         Returns:
             (M, Q) bool, for the Q values of this variable; at least one in each row is possible.
         """
-        match new.variable.role:
-            case VariableRole.CATEGORY | VariableRole.CLOSING_EDGE:
-                # The second variable of the stage: what is possible with the value of the first.
-                every_row = torch.arange(len(new.column), device=new.column.device)
-                fits = new.possible[every_row, new.x[-1]]
-            case _:
-                fits = new.possible.any(2)
+        fits = new.possible.any(2)
         # Values that lead beyond the first node were left out.
         fits = F.pad(fits, (0, self.code.cardinalities[len(new.x)] - fits.shape[1]))
         return fits | ~fits.any(1, keepdim=True)
 
-    def _possible_backtracks(self, new: UndecidedNodes) -> Tensor:
+    def possible_backtracks(self, new: UndecidedNodes) -> Tensor:
         """Return the possible backtracks of M new nodes, (M, U, 1) bool."""
-        parent = self._parent_columns(new)
-        room = self._needed_room(new, parent)
-        fits = self.can_be_parent[room, new.state.gather(1, parent)]
-        fits[:, 0] |= self._is_first(new) & self.can_begin.any(1)[room[:, 0]]
+        parent = self.parent_columns(new)
+        needed = self.needed_room(new, parent)
+        fits = self.can_be_parent[needed, new.state.gather(1, parent)]
+        fits[:, 0] |= self._is_first(new) & self.can_begin.any(1)[needed[:, 0]]
         return fits[..., None]
 
     def _is_first(self, new: UndecidedNodes) -> Tensor:
         """Return which of M new nodes are the first of their graphs, (M,) bool."""
         return new.column == self.pad
 
-    def _parent_columns(self, new: UndecidedNodes) -> Tensor:
+    def parent_columns(self, new: UndecidedNodes) -> Tensor:
         """Return the columns to which the backtracks 0, 1, ... of new nodes lead, (M, U) long."""
         most = min(self.code.largest_backtrack + 1, new.state.shape[1] - self.pad)
         backtrack = torch.arange(most, device=new.column.device)
         return new.column[:, None] - 1 - backtrack
 
-    def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
+    def possible_attachments(self, new: UndecidedNodes) -> Tensor:
         """Return by which edges, with which categories, M new nodes may be attached.
 
         Args:
@@ -379,12 +357,12 @@ class Support(nn.Module):
             By label of the edge to the parent and category of the new node, (M, E + 1, C) bool.
         """
         parent = new.column[:, None] - 1
-        room = self._needed_room(new, parent)[:, 0]
-        possible = self.can_attach[room, new.state.gather(1, parent)[:, 0]]
-        possible[:, 0] |= self._is_first(new)[:, None] & self.can_begin[room]
+        needed = self.needed_room(new, parent)[:, 0]
+        possible = self.can_attach[needed, new.state.gather(1, parent)[:, 0]]
+        possible[:, 0] |= self._is_first(new)[:, None] & self.can_begin[needed]
         return possible
 
-    def _needed_room(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
+    def needed_room(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
         """Return the needed room of M new nodes, 0 to 8 (`MOST_ROOM`), with each of K parents.
 
         Args:
