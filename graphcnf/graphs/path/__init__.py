@@ -38,8 +38,7 @@ The words of these files:
 - The *number* of a node is its place in the node order, from 0.
 - The *path* is the nodes from the first one to the last one that was added, each the *parent* of
   the next. The *level* of a node is its distance from the first node along it.
-- The *column* of a level is where tables have the node at this level: `pad` + level. The *index*
-  counts the columns of several paths, one path after the other.
+- The *column* of a level is where tables have the node at this level: `pad` + level.
 - *Above* a node are the nodes of the path that are nearer to the first one: they have smaller
   levels, and stand in columns further left. *Below* it are those with larger levels.
 - The *backtrack* of a node is the number of levels from the node before it up to its parent.

@@ -87,14 +87,14 @@ class Contributions(nn.Module):
         """
         parent = (path.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
         new_node = DepthFirstCode.categories(x)
-        categories = path.flat_levels.category
+        row = torch.arange(len(x), device=x.device)
         hashes = []
         edges = DepthFirstCode.labels(x)
         lengths = DepthFirstCode.lengths(x)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
-            earlier = path.index(parent + 1 - length)
-            neighbour = packed_neighbour(edge, categories[earlier])
-            around = path.flat_neighbours[earlier][:, :SEEN_NEIGHBOURS].sort(-1).values
+            earlier = row, parent + 1 - length + path.pad
+            neighbour = packed_neighbour(edge, path.levels.category[earlier])
+            around = path.neighbours[earlier][:, :SEEN_NEIGHBOURS].sort(-1).values
             key = new_node + 1
             for value in (neighbour, *around.unbind(-1)):
                 key = hashed(key, value)

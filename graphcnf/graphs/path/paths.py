@@ -58,11 +58,8 @@ class Path:
         holds     0    0    0    the path       leftovers
 
     The zeros mean "no node": what leads beyond the first node, such as an impossible backtrack,
-    reads them instead of another path's entries. Leftovers are of nodes that have left the path.
-
-    In the *flat* views the rows stand one after the other, so that one index addresses a node of
-    any path: `row * W + pad + level` (`index`). So nodes at different levels of many paths are read
-    or changed at once.
+    reads them. Leftovers are of nodes that have left the path. Nodes at different levels of many
+    paths are read or changed at once, indexed by their rows and columns.
 
     Attributes:
         depth: Level of the last node, (R,) long; -1 before the first one.
@@ -98,18 +95,11 @@ class Path:
 
     @property
     def levels(self) -> Levels:
-        """What is known of the nodes in all W columns of R paths: views (R, W) of `table`."""
+        """What is known of the nodes in all W columns of R paths: views (R, W) of `table`.
+
+        What is written into the views is thus written into `table`.
+        """
         return Levels(*self.table.unbind())
-
-    @property
-    def flat_levels(self) -> Levels:
-        """The same as `levels` in flat views (R * W,), to be read and written by `index`."""
-        return Levels(*self.table.view(len(self.table), -1).unbind())
-
-    @property
-    def flat_neighbours(self) -> Tensor:
-        """Flat view (R * W, 6) of `neighbours`, to be read and written by `index`."""
-        return self.neighbours.view(-1, self.neighbours.shape[-1])
 
     def select(self, rows: Tensor) -> Path:
         """Return copies of some of the paths.
@@ -118,18 +108,6 @@ class Path:
             rows: Indices of the paths, (K,) long; they may repeat.
         """
         return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
-
-    def index(self, level: Tensor) -> Tensor:
-        """Convert levels to indices of the flat views: `row * W + pad + level`.
-
-        Args:
-            level: Levels on the first R paths, (R, ...) long.
-
-        Returns:
-            Indices, of the shape of `level`.
-        """
-        rows = torch.arange(len(level), device=level.device) * self.table.shape[-1] + self.pad
-        return level + rows.reshape(-1, *[1] * (level.dim() - 1))
 
     def last_levels(self, rows: int) -> tuple[Levels, Tensor]:
         """Return what the network sees of paths: the nodes at their last 16 levels (`SEEN_LEVELS`).
@@ -142,10 +120,11 @@ class Path:
             the first 5 neighbours of each (`SEEN_NEIGHBOURS`), (rows, 16, 5) long, as in the
             attribute `neighbours`. Where a path is shorter, all is 0, which says "no node".
         """
-        up = torch.arange(SEEN_LEVELS, device=self.depth.device)
-        index = self.index(self.depth[:rows, None] - up)
-        levels = Levels(*self.table.view(len(self.table), -1)[:, index].unbind())
-        return levels, self.flat_neighbours[index][..., :SEEN_NEIGHBOURS]
+        row = torch.arange(rows, device=self.depth.device)[:, None]
+        up = torch.arange(SEEN_LEVELS, device=row.device)
+        column = self.depth[:rows, None] + self.pad - up
+        levels = Levels(*self.table[:, row, column].unbind())
+        return levels, self.neighbours[row, column][..., :SEEN_NEIGHBOURS]
 
     def add(self, number: int, x: Tensor, states: NodeStates) -> None:
         """Append a node to each of the first R paths, in place, with its edges to earlier nodes.
@@ -159,26 +138,30 @@ class Path:
         back = DepthFirstCode.backtracks(x)
         parent = (self.depth[: len(x)] - back).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
-        new_node = self.index(parent + 1)
-        self._place(new_node, number, DepthFirstCode.categories(x), states)
-        edges = DepthFirstCode.labels(x)
+        row = torch.arange(len(x), device=x.device)
+        column = parent + 1 + self.pad
+        self._place(row, column, number, DepthFirstCode.categories(x), states)
+        labels = DepthFirstCode.labels(x)
         lengths = DepthFirstCode.lengths(x)
-        for k in range(edges.shape[1]):
-            rows = edges[:, k].nonzero()[:, 0]
-            if not len(rows):
+        for k in range(labels.shape[1]):
+            row = labels[:, k].nonzero()[:, 0]
+            if not len(row):
                 continue
-            length = lengths[rows, k]
-            self._join(new_node[rows], new_node[rows] - length, edges[rows, k], states)
+            length = lengths[row, k]
+            self._join(row, column[row], length, labels[row, k], states)
             if k:
-                self._mark_ring(new_node[rows], length)
+                self._mark_ring(row, column[row], length)
 
-    def _place(self, new_node: Tensor, number: int, category: Tensor, states: NodeStates) -> None:
+    def _place(
+        self, row: Tensor, column: Tensor, number: int, category: Tensor, states: NodeStates
+    ) -> None:
         """Put a node without edges at the end of each of R paths.
 
         Args:
-            new_node: Index of its level in the flat views, (R,) long.
-            number: Its number in its graph.
-            category: Its category, (R,) long.
+            row: Rows of the paths, (R,) long.
+            column: Columns of the nodes, (R,) long.
+            number: Their number in their graphs.
+            category: Their categories, (R,) long.
             states: The states of nodes.
         """
         zero = torch.zeros_like(category)
@@ -190,40 +173,44 @@ class Path:
             on_ring=zero,
             state=states.first[category],
         )
-        self.table.view(len(node), -1)[:, new_node] = torch.stack(node)
-        self.flat_neighbours[new_node] = 0
+        self.table[:, row, column] = torch.stack(node)
+        self.neighbours[row, column] = 0
 
-    def _join(self, new_node: Tensor, earlier: Tensor, label: Tensor, states: NodeStates) -> None:
-        """Add one edge each to K of the new nodes.
+    def _join(
+        self, row: Tensor, column: Tensor, length: Tensor, label: Tensor, states: NodeStates
+    ) -> None:
+        """Add one edge to an earlier node to each of K new nodes.
 
         Args:
-            new_node: Index of the new nodes in the flat views, (K,) long.
-            earlier: Index of the nodes to which the edges lead, (K,) long.
+            row: Rows of the paths, (K,) long.
+            column: Columns of the new nodes, (K,) long.
+            length: Lengths of the edges, (K,) long.
             label: Labels of the edges, (K,) long.
             states: The states of nodes, and the weights of edges.
         """
-        levels = self.flat_levels
+        levels = self.levels
         # Each end of the edge gets the other one as a neighbour. No node is twice in `node`, since
-        # each graph gets at most one edge here: else its state could not be assigned.
-        node = torch.cat([new_node, earlier])
-        other = levels.category[torch.cat([earlier, new_node])]
-        label = torch.cat([label, label])
+        # each graph gets at most one edge here: else it could not be assigned.
+        node = row.repeat(2), torch.cat([column, column - length])
+        other = levels.category[node].roll(len(row))  # the new nodes and the earlier ones swapped
+        label = label.repeat(2)
         slot = levels.degree[node].clamp(max=SEEN_NEIGHBOURS)
-        self.flat_neighbours[node, slot] = packed_neighbour(label, other)
+        self.neighbours[(*node, slot)] = packed_neighbour(label, other)
         levels.state[node] = states.after[levels.state[node], label, other]
-        levels.weight.index_add_(0, node, states.weights[label])
-        levels.degree.index_add_(0, node, torch.ones_like(node))
+        levels.weight[node] += states.weights[label]
+        levels.degree[node] += 1
 
-    def _mark_ring(self, new_node: Tensor, length: Tensor) -> None:
+    def _mark_ring(self, row: Tensor, column: Tensor, length: Tensor) -> None:
         """Mark the edges that closures put on rings: those to the parents of all nodes but one.
 
         Args:
-            new_node: Index of K new nodes, the last ones on the rings, (K,) long.
+            row: Rows of K paths, (K,) long.
+            column: Columns of the new nodes, the last ones on the rings, (K,) long.
             length: Lengths of the closures, (K,) long.
         """
         up = torch.arange(int(length.max()), device=length.device)
-        ring = (new_node[:, None] - up.minimum(length[:, None] - 1)).flatten()
-        self.flat_levels.on_ring.index_fill_(0, ring, 1)
+        ring = column[:, None] - up.minimum(length[:, None] - 1)
+        self.levels.on_ring[row[:, None], ring] = 1
 
     @classmethod
     def before_each(cls, x: Tensor, states: NodeStates, pad: int) -> Path:
