@@ -327,7 +327,7 @@ class AutoregressiveNetwork(nn.Module):
         Returns:
             Categories, (B, N, V) long; 0 where masked.
         """
-        return self._draw(u, context, settled=True)[0]
+        return self._draw(u, context)
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
@@ -344,33 +344,37 @@ class AutoregressiveNetwork(nn.Module):
             Categories, (B, N, V) long, and their intervals, (B, N, V). Categories, `lower` and
             `log_width` are 0 where masked or omitted.
         """
-        return self._draw(u, context, settled=False)
+        intervals = Intervals(torch.zeros_like(u), torch.zeros_like(u))
+        return self._draw(u, context, intervals), intervals
 
-    def _draw(self, u: Tensor, context: Context, *, settled: bool) -> tuple[Tensor, Intervals]:
-        """Draw categories, and find their intervals.
+    def _draw(self, u: Tensor, context: Context, intervals: Intervals | None = None) -> Tensor:
+        """Draw the categories of all rows of a batch.
 
         Args:
             u: Numbers in (0, 1), (B, N, V) float64.
             context: Mask (B, N) and temperature.
-            settled: True to correct categories by `settle`.
+            intervals: Into these, those of the categories are written. None to correct categories
+                by `settle` instead.
 
         Returns:
-            As `invert`.
+            Categories, (B, N, V) long; 0 where masked or omitted.
         """
         x = torch.zeros_like(u, dtype=torch.long)
-        lower = torch.zeros_like(u)
-        log_width = torch.zeros_like(u)
         drawing = self.start(context)
         while (first := drawing.step()) is not None:
             step: Step | None = first
             while step is not None:
-                logits = self.logits(step.hidden) / context.temperature
-                found = find_interval(logits, u[step.place])
-                category, lower[step.place], log_width[step.place] = found
-                x[step.place] = self.settle(step.hidden, category) if settled else category
-                step = self.next_variable(step, x[step.place])
+                at = step.place
+                found = find_interval(self.logits(step.hidden) / context.temperature, u[at])
+                category = found[0]
+                if intervals is None:
+                    category = self.settle(step.hidden, category)
+                else:
+                    intervals.lower[at], intervals.log_width[at] = found[1:]
+                x[at] = category
+                step = self.next_variable(step, category)
             drawing.update(x[first.rows, first.positions])
-        return x, Intervals(lower, log_width)
+        return x
 
 
 class InSequence:

@@ -57,8 +57,8 @@ from graphcnf.graphs.path.depth_first import (
     Variable,
     VariableRole,
 )
+from graphcnf.graphs.path.network import NodeHidden
 from graphcnf.graphs.path.node_states import UNKNOWN
-from graphcnf.graphs.path.path_layers import NodeHidden
 
 FREE = -1  # in place of a fragment node's number: a node that is not part of the fragment
 UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path

@@ -283,14 +283,16 @@ def found_cells(tables: list[Table], row: str, column: str) -> list[str]:
 
     Args:
         tables: The tables; in some, rows and columns may be exchanged.
-        row: Name of the row; "a & b" names the row that has both cells.
+        row: Name of the row, one of its cells; "a & b" names the row whose first cells these
+            are, since a figure further right may look like a seed.
         column: Name of the column.
     """
     found = []
     for head, *rows in (table.cells for table in tables):
         for names, title in ((row, column), (column, row)):
-            wanted = {label(name) for name in names.split(" & ")}
-            lines = [cells for cells in rows if wanted <= set(map(label, cells))]
+            wanted = [label(name) for name in names.split(" & ")]
+            cut = len(wanted) if len(wanted) > 1 else None
+            lines = [x for x in rows if set(wanted) <= set(map(label, x[:cut]))]
             found += [
                 c for x in lines for h, c in zip(head, x, strict=True) if label(h) == label(title)
             ]

@@ -169,6 +169,12 @@ def test_a_cell_takes_its_figures_from_several_commands_and_quick_ones_replace_t
     assert reproduce.measure(table, outputs[:1])[1] == ["both, x", "both, x"]
 
 
+def test_a_row_is_named_by_its_first_cells_and_not_by_a_figure_that_looks_like_a_seed():
+    cells = [["set", "seed", "seconds", "x"], ["digits", "0", "2", "3"], ["digits", "2", "1", "4"]]
+    table = reproduce.Table("", "", cells)
+    assert reproduce.found_cells([table], "digits & 2", "x") == ["4"]
+
+
 def test_figures_of_cells():
     assert figures("99.61 ± 0.07 %") == [pytest.approx((0.9961, 0.0007, 0.00005))]
     assert [value for value, _, _ in figures("100.00 % of 2,000")] == [1]

@@ -13,7 +13,7 @@ same logits:
                             scoring                          drawing
                             `PathNetwork.steps`              `PathDrawing.step`
     paths before the nodes  `Path.before_each`               `PathDrawing.path`
-    inputs                  `PathNetwork.inputs`             `PathNetwork.inputs`
+    inputs                  `PathNetwork.features`           `PathNetwork.features`
     conditions, if any      `PathNetwork.embed_conditions`   `PathNetwork.embed_conditions`
     attention               `PathNetwork.attend`, `norm`     `PathDrawing.attend`, `norm`
     hidden state            `PathNetwork.first_hidden`       `PathNetwork.first_hidden`
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -40,15 +41,9 @@ from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequenc
 from graphcnf.categorical.transformer import Transformer
 from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.path.depth_first import DepthFirstCode, VariableRole
-from graphcnf.graphs.path.path_layers import (
-    AttentionBiases,
-    EmbeddingTables,
-    NodeHeads,
-    NodeHidden,
-    PathFeatures,
-)
+from graphcnf.graphs.path.path_layers import AttentionBiases, NodeHeads, PathFeatures
 from graphcnf.graphs.path.paths import Path
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 if TYPE_CHECKING:
     from graphcnf.graphs.conditions import ConditionEmbedding
@@ -81,22 +76,30 @@ class AttentionBlocks(Protocol):
         """
 
 
-class Folded:
-    """Parameters of a network, put together so that one batch is computed by fewer operations.
+@dataclass
+class NodeHidden:
+    """Hidden state of M new nodes while their variables are decided one after the other.
 
-    It is made for every batch anew, since training changes the parameters.
-
-    Args:
-        network: The network.
+    D channels of the attention, G hidden channels of an output head.
 
     Attributes:
-        tables: Embeddings of the inputs, see `PathFeatures.fold`.
-        weight, bias: First layer of the first output heads, see `NodeHeads.fold`.
+        attended: Output of the attention, (M, D).
+        common: What `NodeHeads.first_layers` makes of it, (M, 4 * G).
+        embedded: Sum of the embeddings of the variables so far, (M, G).
+        nodes: The variables of the nodes so far, and what `Support` needs to tell which values are
+            possible.
     """
 
-    def __init__(self, network: PathNetwork):
-        self.tables: EmbeddingTables = network.features.fold()
-        self.weight, self.bias = network.heads.fold()
+    attended: Tensor
+    common: Tensor
+    embedded: Tensor
+    nodes: UndecidedNodes
+
+    def __getitem__(self, rows: Tensor) -> NodeHidden:
+        """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
+        return NodeHidden(
+            self.attended[rows], self.common[rows], self.embedded[rows], self.nodes[rows]
+        )
 
 
 class PathNetwork(AutoregressiveNetwork):
@@ -197,13 +200,12 @@ class PathNetwork(AutoregressiveNetwork):
         mask = context.mask
         conditions = context.condition_values
         x = torch.where(mask[..., None], x, 0)
-        folded = Folded(self)
         # All nodes go through the network, those at padding as well.
         number = torch.arange(mask.shape[1], device=mask.device)
         to_come = (mask.sum(1, keepdim=True) - 1 - number).clamp(min=-1)
         path = Path.before_each(x, self.support.states, self.support.pad)
-        before = self._nodes_before(x, folded)
-        h, on_path = self.inputs(path, before, number.repeat(len(x)), to_come.flatten(), folded)
+        before = self._nodes_before(x)
+        h, on_path = self.features(path, before, number.repeat(len(x)), to_come.flatten())
         h = h.unflatten(0, mask.shape)
         on_path = on_path.unflatten(0, mask.shape)
         if conditions is not None:
@@ -214,45 +216,22 @@ class PathNetwork(AutoregressiveNetwork):
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
         rows, positions = mask.nonzero(as_tuple=True)
-        hidden = self.first_hidden(h[mask], path.levels.state, path.depth, to_come[mask], folded)
+        hidden = self.first_hidden(h[mask], path.levels.state, path.depth, to_come[mask])
         yield Step(rows, positions, hidden)
 
-    def _nodes_before(self, x: Tensor, folded: Folded) -> Tensor:
+    def _nodes_before(self, x: Tensor) -> Tensor:
         """Return the embeddings of the node before each node of whole graphs.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
-            folded: Parameters put together, for this batch.
 
         Returns:
             Those of one graph after the other, (B * N, D).
         """
-        before = self.features.of_nodes(x[:, :-1].flatten(0, 1), folded.tables)
+        before = self.features.of_nodes(x[:, :-1].flatten(0, 1))
         before = before.unflatten(0, (len(x), x.shape[1] - 1))
         none = self.features.no_node.to(before.dtype).expand(len(x), 1, -1)
         return torch.cat([none, before], 1).flatten(0, 1)
-
-    def inputs(
-        self, path: Path, before: Tensor, number: Tensor, to_come: Tensor, folded: Folded
-    ) -> tuple[Tensor, Tensor]:
-        """Return the inputs of the attention for R nodes that are to be drawn or scored.
-
-        The embeddings of conditions are not in them; see `embed_conditions`.
-
-        Args:
-            path: Its first R paths are those before the nodes.
-            before: Embeddings of the nodes before them, see `PathFeatures.forward`, (R, D).
-            number: Their numbers in their graphs, from 0, (R,) or () long.
-            to_come: How many nodes of the graph come after these, (R,) long.
-            folded: Parameters put together, for this batch.
-
-        Returns:
-            Inputs, (R, D); and positions that hold the nodes on the last levels of the path, the
-            deepest level first, 0 where the path has no such level, (R, 16) long.
-        """
-        levels, neighbours = path.last_levels(len(to_come))
-        h = self.features(levels, neighbours, before, number, to_come, folded.tables)
-        return h, levels.held_at
 
     def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
         """Embed the conditions of graphs, for M positions each.
@@ -304,7 +283,7 @@ class PathNetwork(AutoregressiveNetwork):
         return self.blocks(h, bias)
 
     def first_hidden(
-        self, attended: Tensor, state: Tensor, depth: Tensor, to_come: Tensor, folded: Folded
+        self, attended: Tensor, state: Tensor, depth: Tensor, to_come: Tensor
     ) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
 
@@ -313,20 +292,21 @@ class PathNetwork(AutoregressiveNetwork):
             state: State of the node in each column of `Path.table`, (M, W) long.
             depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: How many nodes of the graph come after these, (M,) long.
-            folded: Parameters put together, for this batch.
 
         Returns:
             The state that the output heads read for the first variable, the backtrack.
         """
         nodes = self.support.new_nodes(state, depth, to_come)
-        common = F.linear(attended, folded.weight, folded.bias)
-        return NodeHidden(attended, common, None, nodes)
+        common = self.heads.first_layers(attended)
+        none = common.new_zeros(len(common), self.heads.head_width)
+        return NodeHidden(attended, common, none, nodes)
 
     def start(self, context: Context) -> PathDrawing:
         return PathDrawing(self, context.mask, context.condition_values)
 
     def logits(self, hidden: NodeHidden) -> Tensor:
-        logits = self.heads.logits(hidden)
+        variable = len(hidden.nodes.x)
+        logits = self.heads.logits(variable, hidden.attended, hidden.common, hidden.embedded)
         logits = logits.to(log_term_dtype(logits))
         return logits.masked_fill(~self.support.allowed(hidden.nodes), -math.inf)
 
@@ -349,7 +329,7 @@ class PathNetwork(AutoregressiveNetwork):
             rows = x.nonzero()[:, 0]
             hidden = hidden[rows]
             x = x[rows]
-        embedded = self.heads.embed(hidden, x)
+        embedded = hidden.embedded + self.heads.embed(len(hidden.nodes.x), x)
         nodes = self.support.add(hidden.nodes, x)
         return NodeHidden(hidden.attended, hidden.common, embedded, nodes), rows
 
@@ -364,7 +344,6 @@ class PathDrawing:
     Attributes:
         network: The network.
         order: Which graphs have another node.
-        folded: Parameters of the network put together.
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         before: Embeddings of the last node, (B, D).
@@ -375,7 +354,6 @@ class PathDrawing:
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network = network
         self.order = InSequence(mask)
-        self.folded = Folded(network)
         self.cache = network.blocks.cache(mask)
         self.path = Path.start(len(mask), mask.shape[1], network.support.pad, mask.device)
         self.before = network.features.no_node.repeat(len(mask), 1)
@@ -398,13 +376,13 @@ class PathDrawing:
         to_come = self.order.sizes[:count] - 1 - number
         before = self.before[:count]
         of_all = to_come.new_tensor(number)
-        h, on_path = net.inputs(self.path, before, of_all, to_come, self.folded)
+        h, on_path = net.features(self.path, before, of_all, to_come)
         if self.conditions is not None:
             so_far = self.so_far[:count, None]
             h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
-        hidden = net.first_hidden(h, state, self.path.depth[:count], to_come, self.folded)
+        hidden = net.first_hidden(h, state, self.path.depth[:count], to_come)
         return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
@@ -430,7 +408,7 @@ class PathDrawing:
         count = len(x)
         if self.conditions is not None:
             self.so_far[:count] += net.contribution(x, self.path)
-        self.before[:count] = net.features.of_nodes(x, self.folded.tables)
+        self.before[:count] = net.features.of_nodes(x)
         self.path.add(self.order.position, x, net.support.states)
 
     def select(self, rows: Tensor) -> None:

@@ -16,7 +16,6 @@ The words path, level, label and closure are those of `graphcnf.graphs.path`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +23,8 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.transformer import MASKED, ReadOut, zero_init
 from graphcnf.graphs.path.depth_first import COMMON_VARIABLES, DepthFirstCode
-from graphcnf.graphs.path.node_states import unpacked_neighbour
-from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels
-from graphcnf.graphs.path.support import UndecidedNodes
+from graphcnf.graphs.path.node_states import set_tables, unpacked_neighbour
+from graphcnf.graphs.path.paths import SEEN_LEVELS, Levels, Path
 
 NGRAMS = (2, 3, 4, 6)
 """Lengths of the n-grams that have an embedding."""
@@ -71,26 +69,6 @@ def tokens_of(levels: Levels) -> Tensor:
     return torch.where(levels.held_at > 0, token * 2 + levels.on_ring + 1, 0)
 
 
-@dataclass
-class EmbeddingTables:
-    """Two tables made of the embeddings of `PathFeatures`, so that one look-up replaces several.
-
-    They are made anew for every batch, since they are out of date once the network is trained
-    further.
-
-    Attributes:
-        variables: The embeddings of all V variables of a node, one table under the other, (sum of
-            the cardinalities, D) for D channels.
-        offsets: First row of each variable in `variables`, (V,) long.
-        tokens: Embedding of every token that `tokens_of` can return, the sum of those of its two
-            halves, (number of tokens, channels of a level).
-    """
-
-    variables: Tensor
-    offsets: Tensor
-    tokens: Tensor
-
-
 class PathFeatures(nn.Module):
     """Inputs of the attention: embeddings of what is known before each node, added up.
 
@@ -118,7 +96,10 @@ class PathFeatures(nn.Module):
         levels: Layer that turns the channels of the last 16 levels into D channels.
         ngrams, all_ngrams: Hashed embeddings of n-grams, and the layer that turns them into D
             channels.
+        offsets: First row of each variable where the embeddings of all are one table, (V,) long.
     """
+
+    offsets: Tensor
 
     def __init__(
         self,
@@ -133,6 +114,7 @@ class PathFeatures(nn.Module):
         self.categories = categories
         self.no_node = nn.Parameter(0.3 * torch.randn(width))
         self.variables = nn.ModuleList(nn.Embedding(c, width) for c in code.cardinalities)
+        set_tables(self, offsets=torch.tensor([0, *code.cardinalities[:-1]]).cumsum(0))
         self.number = nn.Embedding(max_nodes, width)
         self.to_come = nn.Embedding(max_nodes + 1, width)
         self.category_weight = nn.Embedding(categories * SEEN_SUMS, level_width)
@@ -146,65 +128,48 @@ class PathFeatures(nn.Module):
         for table in [self.number, self.to_come, *self.variables]:
             nn.init.normal_(table.get_parameter("weight"), std=0.2)
 
-    def fold(self) -> EmbeddingTables:
-        """Put the embeddings that are looked up together into one table each.
-
-        One look-up is faster than several. To be called once for every batch, after the last change
-        of the weights.
-        """
-        tables: list[Tensor] = [table.get_parameter("weight") for table in self.variables]
-        sizes = torch.tensor([0, *map(len, tables[:-1])], device=self.no_node.device)
-        tokens = self.category_weight.weight[:, None] + self.degree_ring.weight
-        # Token 0, for no node, has the embedding 0.
-        tokens = F.pad(tokens.flatten(0, 1), (0, 0, 1, 0))
-        return EmbeddingTables(torch.cat(tables), sizes.cumsum(0), tokens)
-
-    def of_nodes(self, x: Tensor, tables: EmbeddingTables) -> Tensor:
+    def of_nodes(self, x: Tensor) -> Tensor:
         """Embed nodes by all their variables.
 
         Args:
             x: Variables of the nodes, (R, V) long, in the order of `DepthFirstCode`: backtrack,
                 label of the edge to the parent, category, then length and label of each closure.
-            tables: The embeddings of all variables in one table, as `fold` returns them. After a
-                change of the weights, call `fold` again.
 
         Returns:
             Sum of the embeddings of the variables, (R, D).
         """
-        return F.embedding_bag(x + tables.offsets, tables.variables, mode="sum")
+        # One look-up in one table is faster than V of them.
+        table = torch.cat([embedding.get_parameter("weight") for embedding in self.variables])
+        return F.embedding_bag(x + self.offsets, table, mode="sum")
 
     def forward(
-        self,
-        levels: Levels,
-        neighbours: Tensor,
-        before: Tensor,
-        number: Tensor,
-        to_come: Tensor,
-        tables: EmbeddingTables,
-    ) -> Tensor:
-        """Embed what is known before each of R nodes that are to be drawn.
+        self, path: Path, before: Tensor, number: Tensor, to_come: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embed what is known before each of R nodes that are to be drawn or scored.
 
         Values of conditions are not part of it: the network adds their embeddings to the result.
 
         Args:
-            levels: Nodes at the last 16 levels of the path before each node, (R, 16) each, as
-                `Path.last_levels` returns them.
-            neighbours: The first 5 neighbours of each of them, (R, 16, 5) long.
+            path: Its first R paths are those before the nodes.
             before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
                 before the first node, (R, D).
             number: Their numbers in their graphs, from 0, (R,) or () long.
             to_come: How many nodes of the graph come after these, (R,) long.
-            tables: What `fold` returns.
 
         Returns:
-            Inputs of the attention, (R, D).
+            Inputs of the attention, (R, D); and positions that hold the nodes on the last levels of
+            the path, the deepest level first, 0 where the path has no such level, (R, 16) long.
         """
-        tokens = tokens_of(levels)
+        seen, neighbours = path.last_levels(len(to_come))
+        tokens = tokens_of(seen)
+        of_tokens = self.category_weight.weight[:, None] + self.degree_ring.weight
+        of_tokens = F.pad(of_tokens.flatten(0, 1), (0, 0, 1, 0))  # Token 0, for no node, has 0.
         label, category = unpacked_neighbour(neighbours.flatten(0, 1))
         of_neighbours = self.neighbours(label * self.categories + category)
-        channels = F.embedding(tokens, tables.tokens) + of_neighbours.unflatten(0, tokens.shape)
+        channels = F.embedding(tokens, of_tokens) + of_neighbours.unflatten(0, tokens.shape)
         of_path = self.levels(channels.flatten(1)) + self.all_ngrams(self._ngrams(tokens))
-        return of_path + before + self.number(number) + self.to_come(to_come + 1)
+        h = of_path + before + self.number(number) + self.to_come(to_come + 1)
+        return h, seen.held_at
 
     def _ngrams(self, tokens: Tensor) -> Tensor:
         """Return the embeddings of the n-grams of tokens (R, SEEN_LEVELS), side by side."""
@@ -283,34 +248,6 @@ class AttentionBiases(nn.Module):
         return F.embedding(level, by_level) + by_distance
 
 
-@dataclass
-class NodeHidden:
-    """Hidden state of M new nodes while their variables are decided one after the other.
-
-    `PathNetwork` makes it for the nodes of a step; `NodeHeads` reads it for the logits of the next
-    variable. D channels of the attention, G hidden channels of an output head.
-
-    Attributes:
-        attended: Output of the attention, (M, D).
-        common: First layers of the heads of the first `COMMON_VARIABLES` (4) variables, (M, 4 * G).
-            Every node has these, so that one matrix product gives them all; the heads of further
-            variables, which only some nodes have, are evaluated one by one.
-        embedded: Sum of the embeddings of the variables so far, (M, G); None before the first one.
-        nodes: The variables of the nodes so far, and what `Support` needs to tell which values are
-            possible.
-    """
-
-    attended: Tensor
-    common: Tensor
-    embedded: Tensor | None
-    nodes: UndecidedNodes
-
-    def __getitem__(self, rows: Tensor) -> NodeHidden:
-        """Return the hidden state of K of the M nodes; `rows` are their indices, (K,) long."""
-        embedded = None if self.embedded is None else self.embedded[rows]
-        return NodeHidden(self.attended[rows], self.common[rows], embedded, self.nodes[rows])
-
-
 class NodeHeads(nn.Module):
     """Output heads of the V variables of a node.
 
@@ -336,49 +273,50 @@ class NodeHeads(nn.Module):
         self.gains = nn.Parameter(torch.ones(len(cardinalities), head_width))
         self.last = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in cardinalities)
 
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Put the first layers of the heads of the first `COMMON_VARIABLES` (4) into one layer.
+    def first_layers(self, h: Tensor) -> Tensor:
+        """Return the first layers of the heads of the first `COMMON_VARIABLES` (4) variables.
 
-        One matrix product is faster than several. To be called once for every batch, after the last
-        change of the weights.
-
-        Returns:
-            Weights (4 * G, D) and biases (4 * G,) of that layer.
-        """
-        layers = self.first[:COMMON_VARIABLES]
-        weights: list[Tensor] = [layer.get_parameter("weight") for layer in layers]
-        biases: list[Tensor] = [layer.get_parameter("bias") for layer in layers]
-        return torch.cat(weights), torch.cat(biases)
-
-    def logits(self, hidden: NodeHidden) -> Tensor:
-        """Return logits of the next variable of nodes, also of values that are impossible.
-
-        `PathNetwork.logits` sets those of impossible values to -inf.
+        Every node has these variables, so that one matrix product gives them all. The heads of
+        further variables, which only some nodes have, are evaluated one by one.
 
         Args:
-            hidden: Hidden state of M new nodes, whose `nodes` say which variable is next.
+            h: Output of the attention, (M, D).
+
+        Returns:
+            (M, 4 * G).
+        """
+        layers = self.first[:COMMON_VARIABLES]
+        weight = torch.cat([layer.get_parameter("weight") for layer in layers])
+        bias = torch.cat([layer.get_parameter("bias") for layer in layers])
+        return F.linear(h, weight, bias)
+
+    def logits(self, k: int, h: Tensor, common: Tensor, embedded: Tensor) -> Tensor:
+        """Return the logits of variable k of M nodes, also of values that are impossible.
+
+        Args:
+            k: Number of the variable.
+            h: Output of the attention, (M, D).
+            common: What `first_layers` returns for it, (M, 4 * G).
+            embedded: Sum of the embeddings of the variables before, as `embed` returns them; 0 if
+                there are none, (M, G).
 
         Returns:
             (M, number of values of the variable).
         """
-        k = len(hidden.nodes.x)
         if k < COMMON_VARIABLES:
-            channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
+            channels = common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
-            channels = self.first[k](hidden.attended)
-        if hidden.embedded is not None:
-            channels = channels + self.gains[k] * hidden.embedded
-        return self.last[k](F.relu(channels))
+            channels = self.first[k](h)
+        return self.last[k](F.relu(channels + self.gains[k] * embedded))
 
-    def embed(self, hidden: NodeHidden, x: Tensor) -> Tensor:
-        """Add the embedding of a variable that was decided to those of the variables before it.
+    def embed(self, k: int, x: Tensor) -> Tensor:
+        """Embed variable k for the heads of the variables after it.
 
         Args:
-            hidden: Hidden state of M new nodes before the variable.
-            x: The variable of each, (M,) long; not the last variable of a node.
+            k: Number of the variable; not the last one of a node.
+            x: Values of the variable, (M,) long.
 
         Returns:
-            The sum, (M, G): `embedded` of the next hidden state.
+            (M, G).
         """
-        embedding = self.decided[len(hidden.nodes.x)](x)
-        return embedding if hidden.embedded is None else hidden.embedded + embedding
+        return self.decided[k](x)
