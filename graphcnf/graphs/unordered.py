@@ -21,6 +21,7 @@ from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.transformer import MASKED, Block, Cache, Transformer
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.data_rules import measured_rules
 from graphcnf.graphs.path.depth_first import DepthFirstCode
@@ -167,7 +168,7 @@ class RoundNetwork(PathNetwork):
         return number // self.per_round * self.per_round
 
     def start(self, context):
-        return RoundDrawing(self, context.mask, None)
+        return RoundDrawing(self, context)
 
 
 class RoundDrawing(PathDrawing):
@@ -178,8 +179,7 @@ class RoundDrawing(PathDrawing):
 
     Args:
         network: The network.
-        mask: Real nodes of the B graphs to draw, (B, N) bool.
-        conditions: None, since these models take no conditions.
+        context: Its mask (B, N) says which nodes of the B graphs are real.
 
     Attributes:
         last_cache: Keys and values of the last block, made of the outputs of the other blocks.
@@ -189,9 +189,9 @@ class RoundDrawing(PathDrawing):
 
     network: RoundNetwork
 
-    def __init__(self, network: RoundNetwork, mask: Tensor, conditions: Tensor | None):
-        super().__init__(network, mask, conditions)
-        self.last_cache = Cache(1, mask, network.last.norm.weight)
+    def __init__(self, network: RoundNetwork, context: Context):
+        super().__init__(network, context)
+        self.last_cache = Cache(1, context.mask, network.last.norm.weight)
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:

@@ -190,6 +190,74 @@ class Contributions(nn.Module):
         self.edges.weight.copy_(torch.tensor(np.stack(fitted, 1)))
 
 
+class Conditioning:
+    """Conditions of B graphs, and what their nodes have contributed to them so far.
+
+    `PathNetwork.conditioning` makes it for a batch. In drawing, it is updated in place.
+
+    Args:
+        embedding: Embedding of the values.
+        contributions: What nodes and edges contribute.
+        values: Values of the P conditions, each in its own unit, (B, P); NaN where unknown.
+
+    Attributes:
+        so_far: Contributions of all nodes so far, in the units of the conditions, (B, P).
+    """
+
+    def __init__(self, embedding: ConditionEmbedding, contributions: Contributions, values: Tensor):
+        self.embedding = embedding
+        self.contributions = contributions
+        self.values = values
+        self.so_far = torch.zeros_like(values)
+
+    def of_all(self, x: Tensor, path: Path) -> Tensor:
+        """Return the channels that are added to the inputs of all nodes of whole graphs.
+
+        Args:
+            x: Variables of the nodes, (B, N, V) long.
+            path: The paths before the nodes, those of one graph after the other, B * N of them.
+
+        Returns:
+            (B, N, D), for D channels of the network.
+        """
+        of_nodes = self._of_nodes(x.flatten(0, 1), path).unflatten(0, x.shape[:2])
+        before = F.pad(of_nodes.cumsum(1)[:, :-1], (0, 0, 1, 0))
+        return self._channels(self.values, before)
+
+    def of_next(self, count: int) -> Tensor:
+        """Return the channels that are added to the inputs of the next nodes in drawing.
+
+        Args:
+            count: Number of graphs that have a next node: the first ones.
+
+        Returns:
+            (count, D).
+        """
+        return self._channels(self.values[:count], self.so_far[:count, None])[:, 0]
+
+    def add(self, x: Tensor, path: Path) -> None:
+        """Add what nodes contribute that were drawn for the first R graphs.
+
+        Args:
+            x: Variables of these nodes, (R, V) long.
+            path: Its first R paths are those before the nodes.
+        """
+        self.so_far[: len(x)] += self._of_nodes(x, path)
+
+    def select(self, rows: Tensor) -> None:
+        """Replace the batch by graphs of it: `rows` are their indices, (R,) long."""
+        self.values = self.values[rows]
+        self.so_far = self.so_far[rows]
+
+    def _of_nodes(self, x: Tensor, path: Path) -> Tensor:
+        """Return what R nodes and their edges contribute, (R, P); arguments as of `add`."""
+        return self.contributions.of(x, self.contributions.links(x, path))
+
+    def _channels(self, values: Tensor, so_far: Tensor) -> Tensor:
+        """Embed values (B, P), with what has been contributed before M positions, (B, M, P)."""
+        return self.embedding(values)[:, None] + self.contributions(values, so_far)
+
+
 def fit_contributions(model: PathModel, batch: GraphBatch) -> None:
     """Fit the contributions of nodes and edges to the conditions of graphs, in place.
 

@@ -14,7 +14,7 @@ same logits:
                             `PathNetwork.steps`              `PathDrawing.step`
     paths before the nodes  `Path.before_each`               `PathDrawing.path`
     inputs                  `PathNetwork.features`           `PathNetwork.features`
-    conditions, if any      `PathNetwork.embed_conditions`   `PathNetwork.embed_conditions`
+    conditions, if any      `Conditioning.of_all`            `Conditioning.of_next`
     attention               `PathNetwork.attend`, `norm`     `PathDrawing.attend`, `norm`
     hidden state            `PathNetwork.first_hidden`       `PathNetwork.first_hidden`
 
@@ -23,7 +23,8 @@ then decided one after the other: `PathNetwork.logits` gives the logits of the n
 `Support` says which values are possible, and `PathNetwork.next_hidden` adds its value.
 
 *Conditions* are numbers of a whole graph, such as logP; each node and edge has a learned
-*contribution* to them (`Contributions`), so that the network knows what is still missing.
+*contribution* to them (`Contributions`), so that the network knows what is still missing. A
+`Conditioning` holds the conditions of a batch and what its nodes have contributed so far.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
 from graphcnf.categorical.transformer import Transformer
@@ -47,7 +47,7 @@ from graphcnf.graphs.path.support import Support, UndecidedNodes
 
 if TYPE_CHECKING:
     from graphcnf.graphs.conditions import ConditionEmbedding
-    from graphcnf.graphs.path.contributions import Contributions
+    from graphcnf.graphs.path.contributions import Conditioning, Contributions
 
 
 class AttentionBlocks(Protocol):
@@ -198,7 +198,7 @@ class PathNetwork(AutoregressiveNetwork):
             depends on the nodes before it only.
         """
         mask = context.mask
-        conditions = context.condition_values
+        conditioning = self.conditioning(context)
         x = torch.where(mask[..., None], x, 0)
         # All nodes go through the network, those at padding as well.
         number = torch.arange(mask.shape[1], device=mask.device)
@@ -208,10 +208,8 @@ class PathNetwork(AutoregressiveNetwork):
         h, on_path = self.features(path, before, number.repeat(len(x)), to_come.flatten())
         h = h.unflatten(0, mask.shape)
         on_path = on_path.unflatten(0, mask.shape)
-        if conditions is not None:
-            of_nodes = self.contribution(x.flatten(0, 1), path).unflatten(0, mask.shape)
-            so_far = F.pad(of_nodes.cumsum(1)[:, :-1], (0, 0, 1, 0))
-            h = h + self.embed_conditions(conditions, so_far)
+        if conditioning is not None:
+            h = h + conditioning.of_all(x, path)
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
@@ -233,39 +231,24 @@ class PathNetwork(AutoregressiveNetwork):
         none = self.features.no_node.to(before.dtype).expand(len(x), 1, -1)
         return torch.cat([none, before], 1).flatten(0, 1)
 
-    def embed_conditions(self, conditions: Tensor, so_far: Tensor) -> Tensor:
-        """Embed the conditions of graphs, for M positions each.
+    def conditioning(self, context: Context) -> Conditioning | None:
+        """Return the conditions of the graphs of a batch; None if there are none.
 
         Args:
-            conditions: Values of the P conditions of B graphs, each in its own unit, (B, P); nan
-                where unknown.
-            so_far: Contributions of all nodes before each position, (B, M, P), in the units of the
-                conditions.
-
-        Returns:
-            Channels that are added to the inputs of the positions, (B, M, D).
-        """
-        assert self.condition_embedding is not None and self.contributions is not None
-        conditions = conditions.to(self.norm.weight.dtype)
-        embedded = self.condition_embedding(conditions)[:, None]
-        return embedded + self.contributions(conditions, so_far)
-
-    def contribution(self, x: Tensor, path: Path) -> Tensor:
-        """Return the contributions of R nodes and their edges to the conditions.
-
-        Args:
-            x: Variables of the nodes, (R, V) long.
-            path: Its first R paths are those before these nodes.
-
-        Returns:
-            Contributions, (R, P), in the units of the conditions.
+            context: Its `condition_values` (B, P) are the values of the P conditions of B graphs,
+                each in its own unit, nan where unknown; None for no conditions.
 
         Raises:
-            ValueError: if the model was trained without conditions.
+            ValueError: if there are some, but the model was trained without conditions.
         """
-        if self.contributions is None:
+        if context.condition_values is None:
+            return None
+        if self.condition_embedding is None or self.contributions is None:
             raise ValueError("this model was trained without conditions")
-        return self.contributions.of(x, self.contributions.links(x, path))
+        from graphcnf.graphs.path.contributions import Conditioning
+
+        values = context.condition_values.to(self.norm.weight.dtype)
+        return Conditioning(self.condition_embedding, self.contributions, values)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
         """Return the output of the attention blocks for all positions of whole graphs.
@@ -302,7 +285,7 @@ class PathNetwork(AutoregressiveNetwork):
         return NodeHidden(attended, common, none, nodes)
 
     def start(self, context: Context) -> PathDrawing:
-        return PathDrawing(self, context.mask, context.condition_values)
+        return PathDrawing(self, context)
 
     def logits(self, hidden: NodeHidden) -> Tensor:
         variable = len(hidden.nodes.x)
@@ -347,19 +330,19 @@ class PathDrawing:
         cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         before: Embeddings of the last node, (B, D).
-        conditions: Values of the conditions, (B, P), or None.
-        so_far: Contributions of all nodes to the conditions, (B, P); only with conditions.
+        conditioning: The conditions, and what all nodes have contributed to them; or None.
     """
 
-    def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
+    def __init__(self, network: PathNetwork, context: Context):
+        mask = context.mask
         self.network = network
         self.order = InSequence(mask)
         self.cache = network.blocks.cache(mask)
         self.path = Path.start(len(mask), mask.shape[1], network.support.pad, mask.device)
         self.before = network.features.no_node.repeat(len(mask), 1)
-        self.conditions = None if conditions is None else conditions[self.order.rows]
-        if conditions is not None:
-            self.so_far = self.before.new_zeros(conditions.shape)
+        self.conditioning = network.conditioning(context)
+        if self.conditioning is not None:
+            self.conditioning.select(self.order.rows)
 
     def step(self) -> Step | None:
         """Go on to the next node of all unfinished graphs.
@@ -377,9 +360,8 @@ class PathDrawing:
         before = self.before[:count]
         of_all = to_come.new_tensor(number)
         h, on_path = net.features(self.path, before, of_all, to_come)
-        if self.conditions is not None:
-            so_far = self.so_far[:count, None]
-            h = h + net.embed_conditions(self.conditions[:count], so_far)[:, 0]
+        if self.conditioning is not None:
+            h = h + self.conditioning.of_next(count)
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))
         state = self.path.levels.state[:count, : net.support.pad + number + 1]
         hidden = net.first_hidden(h, state, self.path.depth[:count], to_come)
@@ -406,8 +388,8 @@ class PathDrawing:
         """
         net = self.network
         count = len(x)
-        if self.conditions is not None:
-            self.so_far[:count] += net.contribution(x, self.path)
+        if self.conditioning is not None:
+            self.conditioning.add(x, self.path)
         self.before[:count] = net.features.of_nodes(x)
         self.path.add(self.order.position, x, net.support.states)
 
@@ -421,6 +403,5 @@ class PathDrawing:
         self.cache.select(index)
         self.path = self.path.select(index)
         self.before = self.before[index]
-        if self.conditions is not None:
-            self.conditions = self.conditions[index]
-            self.so_far = self.so_far[index]
+        if self.conditioning is not None:
+            self.conditioning.select(index)
