@@ -358,8 +358,8 @@ class PathDrawing:
         number = self.order.position
         to_come = self.order.sizes[:count] - 1 - number
         before = self.before[:count]
-        of_all = to_come.new_tensor(number)
-        h, on_path = net.features(self.path, before, of_all, to_come)
+        same_number = to_come.new_tensor(number)  # in all graphs
+        h, on_path = net.features(self.path, before, same_number, to_come)
         if self.conditioning is not None:
             h = h + self.conditioning.of_next(count)
         h = net.norm(self.attend(h, net.biases.of_next(on_path, number)))

@@ -64,6 +64,7 @@ def tokens_of(levels: Levels) -> Tensor:
         combination of category, sum of edge weights (11 stands for 11 or more), degree (5 for 5 or
         more) and whether the edge to the parent lies on a ring.
     """
+    # Digits of a number, the category first. `PathFeatures` has the embeddings in this order.
     token = levels.category * SEEN_SUMS + levels.weight.clamp(max=SEEN_SUMS - 1)
     token = token * SEEN_DEGREES + levels.degree.clamp(max=SEEN_DEGREES - 1)
     return torch.where(levels.held_at > 0, token * 2 + levels.on_ring + 1, 0)
@@ -162,8 +163,9 @@ class PathFeatures(nn.Module):
         """
         seen, neighbours = path.last_levels(len(to_come))
         tokens = tokens_of(seen)
+        # Row t is for token t, in the order in which `tokens_of` numbers them; 0 for no node.
         of_tokens = self.category_weight.weight[:, None] + self.degree_ring.weight
-        of_tokens = F.pad(of_tokens.flatten(0, 1), (0, 0, 1, 0))  # Token 0, for no node, has 0.
+        of_tokens = F.pad(of_tokens.flatten(0, 1), (0, 0, 1, 0))
         label, category = unpacked_neighbour(neighbours.flatten(0, 1))
         of_neighbours = self.neighbours(label * self.categories + category)
         channels = F.embedding(tokens, of_tokens) + of_neighbours.unflatten(0, tokens.shape)
