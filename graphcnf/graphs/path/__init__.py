@@ -19,8 +19,8 @@ For example, acetamide, CC(N)=O, of the node categories c, n and o (0, 1, 2):
     backtrack         0     0     0     1      node 3 goes one level back, from node 2 to node 1
     label of edge     0     1     1     2      category of the edge to the parent plus 1; 0: none
     category          0     0     1     2
-    length            0     0     0     0      2, if node 2 closed a ring with node 0
-    label of closure  0     0     0     0      then 1
+    length            0     0     0     0      in a ring of nodes 0, 1 and 2: 2 at node 2,
+    label of closure  0     0     0     0      and 1
 
 Before node 3, the path is c-c-n, and what is known of its nodes stands in columns (`paths`):
 

@@ -1,6 +1,6 @@
 """The network of the graph model "path": causal attention over the nodes in depth-first order.
 
-Each node is one *position* of the attention, and one *step* of drawing:
+Each node is one *position* of the attention. Position i has what is known before node i:
 
     position                   0          1          2          ...
     its input has the node     none       0          1          ... and the path to this node
@@ -272,12 +272,13 @@ class PathNetwork(AutoregressiveNetwork):
 
         Args:
             attended: Normalised output of the attention, (M, D).
-            state: State of the node in each column of `Path.table`, (M, W) long.
+            state: State of the node in each column of `Path.table`, (M, W) long. Columns in which
+                no path has a node may be cut off at the right.
             depth: Level of the previous node, (M,) long; -1 before the first one.
             to_come: How many nodes of the graph come after these, (M,) long.
 
         Returns:
-            The state that the output heads read for the first variable, the backtrack.
+            What the output heads read for the first variable, the backtrack.
         """
         nodes = self.support.new_nodes(state, depth, to_come)
         common = self.heads.first_layers(attended)
