@@ -8,11 +8,10 @@ In an environment of its own, beside graphcnf:
 
 The second command searches with the score, the third one runs the *protocol*: from one known drug
 of each target (`LEADS`), 250 molecules are docked that differ from it, but keep a similarity of at
-least 0.4 (Tanimoto, ECFP4), a QED of at least 0.6 and a synthetic accessibility of at most 4. These
-bounds are those of published lead optimisation by docking; targets, leads and docking program are
-not, so that no published figure compares. Two searches have equal numbers of docked molecules:
-`graphcnf.optimize` with its defaults and the genetic algorithm of the package mol_ga. What
-does not keep the bounds is not docked, and scores 0 in mol_ga.
+least 0.4 (Tanimoto, ECFP4), a QED of at least 0.6 and a synthetic accessibility of at most 4. The
+protocol is of our own, so that no published figure compares. Two searches dock equally many
+molecules: `graphcnf.optimize` with its defaults, and the genetic algorithm of the package mol_ga.
+What does not keep the bounds is not docked, and scores 0 in mol_ga.
 
 Receptors and boxes are those of dockstring (Garcia-Ortegon et al. 2022, arXiv 2110.15486);
 AutoDock Vina docks with exhaustiveness 1, quickly and coarsely. So the lead and the best molecule

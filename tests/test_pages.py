@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -129,7 +129,9 @@ def test_recipes_for_building_blocks():
 
 def test_searches_by_docking_keep_the_bounds_and_go_on_where_they_ended(tmp_path, monkeypatch):
     """Docking itself takes a program that is not installed: the weight stands in for its score."""
-    docking = SourceFileLoader("docking", str(ROOT / "docs" / "docking.py")).load_module()
+    spec = spec_from_file_location("docking", ROOT / "docs" / "docking.py")
+    docking = module_from_spec(spec)
+    spec.loader.exec_module(docking)
     docked = []
     monkeypatch.setattr(docking, "docked", lambda mol, _: docked.append(mol) or MolWt(mol))
     lead = docking.LEADS["parp1"][1]

@@ -226,7 +226,7 @@ class CompletingSupport(Support):
         if new.variable.role is VariableRole.BACKTRACK:
             return self._completable_backtracks(new, possible)
         few = (self._free(new) < self.enough_free).nonzero()[:, 0]
-        if not len(few):  # mostly so: it saves a twentieth of the time of drawing
+        if not len(few):  # Mostly so, and the check takes time even for no node.
             return possible
         fits = possible.clone()
         fits[few] = self._meeting_requirements(new[few], possible[few])
