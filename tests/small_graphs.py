@@ -101,9 +101,7 @@ def every_code(support, cardinalities, nodes):
         rows = torch.arange(len(done))
         new = support.new_nodes(path.levels.state, path.depth, to_come)
         for _ in cardinalities:
-            allowed = support.allowed(new)
-            assert allowed.any(1).all(), "a dead end"
-            row, value = allowed.nonzero(as_tuple=True)
+            row, value = new.possible.nonzero(as_tuple=True)
             rows = rows[row]
             new = support.add(new[row], value)
         x = torch.stack(new.x, -1)

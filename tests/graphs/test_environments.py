@@ -106,7 +106,7 @@ def test_what_is_not_looked_up_meets_the_requirements(environments, weights, mon
         assert torch.equal(*(new.possible for new in news))
         enough = quick._free(news[0]) >= quick.enough_free
         assert enough.any() and not enough.all()
-        allowed = quick.allowed(news[0]).float()
+        allowed = news[0].possible.float()
         value = torch.multinomial(allowed, 1, generator=generator)[:, 0]
         news = [quick.add(news[0], value), whole.add(news[1], value)]
 
@@ -116,12 +116,14 @@ def test_after_a_backtrack_a_node_that_waits_for_a_closure_can_get_it():
     new = support.new_nodes(*random_paths(support, 4))
     waits = support.needed.rest[new.state].amax(1) > support._free(new)
     # Where some value is ruled out, the rule has not given way.
-    ruled_out = (Support.possible_backtracks(support, new) & ~new.possible).flatten(1).any(1)
-    for value in range(new.possible.shape[1]):
-        rows = (waits & ruled_out & new.possible[:, value, 0]).nonzero()[:, 0]
+    before = Support.possible_backtracks(support, new)
+    possible = new.possible[:, : before.shape[1]]
+    ruled_out = (before & ~possible).any(1)
+    for value in range(before.shape[1]):
+        rows = (waits & ruled_out & possible[:, value]).nonzero()[:, 0]
         attached = support.add(new[rows], torch.full_like(rows, value))
-        allowed = support.possible_attachments(attached)
-        assert support.restricted(attached, allowed).flatten(1).any(1).all()
+        edges = Support.possible_edges(support, attached)
+        assert support._meeting_requirements(attached, edges).flatten(1).any(1).all()
         assert value or len(rows)
 
 

@@ -63,7 +63,7 @@ One node goes this way, in scoring and in drawing:
       or PathDrawing.step (drawing)
         PathNetwork.logits              the distribution of the variable of a step
             NodeHeads.logits                from what the attention says
-            Support.allowed                 of the possible values only
+            UndecidedNodes.possible         of the possible values only
         PathNetwork.next_variable       its value leads to the step of the next variable
             PathNetwork.next_hidden
                 NodeHeads.embed

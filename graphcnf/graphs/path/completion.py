@@ -168,12 +168,12 @@ class PossibleEdges:
 class CompletingSupport(Support):
     """Support of a model that knows environments: a node is left only when it is complete.
 
-    Of the values that `Support` allows in a stage of a new node, two kinds are ruled out. One is an
-    edge after which a requirement of this module does not hold. The other is a backtrack that
-    leaves a node with missing edges, or after which no edge is left: the parent and a node attached
-    to it would need more free nodes than there are (`NeededEdges.free_to_attach`), or a node waits
-    for a closure that none of these could get. If no value remains, all that `Support` allows are
-    possible (`Support.restricted`), and drawing may leave a node incomplete.
+    Of what `Support` allows, two kinds are ruled out. One is an edge after which a requirement of
+    this module does not hold. The other is a backtrack that leaves a node with missing edges, or
+    after which no edge is left: the parent and a node attached to it would need more free nodes
+    than there are (`NeededEdges.free_to_attach`), or a node waits for a closure that none of these
+    could get. If nothing remains, all that `Support` allows is possible, and drawing may leave a
+    node incomplete.
 
     Args:
         code: The variables of a node.
@@ -206,9 +206,9 @@ class CompletingSupport(Support):
         The c at level 1 misses a terminal. It must not be left, so that only a backtrack of 1 is
         possible, and then only label 2, the double edge, with category 2:
 
-        >>> support.allowed(new).tolist()
+        >>> new.possible.tolist()
         [[False, True, False]]
-        >>> support.add(new, torch.tensor([1])).possible.nonzero().tolist()
+        >>> support.add(new, torch.tensor([1])).pairs.nonzero().tolist()
         [[0, 2, 2]]
     """
 
@@ -222,26 +222,29 @@ class CompletingSupport(Support):
         # after it no rest is larger than the largest one.
         self.enough_free = 2 * int(self.needed.terminals.max()) + int(self.needed.rest.max())
 
-    def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        if new.variable.role is VariableRole.BACKTRACK:
-            return self._completable_backtracks(new, possible)
+    def possible_backtracks(self, new: UndecidedNodes) -> Tensor:
+        possible = super().possible_backtracks(new)
+        return _unless_empty(self._completable_backtracks(new, possible), possible)
+
+    def possible_edges(self, new: UndecidedNodes) -> Tensor:
+        possible = super().possible_edges(new)
         few = (self._free(new) < self.enough_free).nonzero()[:, 0]
         if not len(few):  # Mostly so, and the check takes time even for no node.
             return possible
         fits = possible.clone()
         fits[few] = self._meeting_requirements(new[few], possible[few])
-        return fits
+        return _unless_empty(fits, possible)
 
     def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Rule out backtracks after which something remains to be done that cannot be done.
 
         Args:
-            new: M new nodes in the stage of the backtrack.
-            possible: The backtracks 0 to U - 1 that `Support` allows, (M, U, 1) bool.
+            new: M new nodes before the backtrack.
+            possible: The backtracks 0 to U - 1 that `Support` allows, (M, U) bool.
 
         Returns:
             Those of them after which the nodes that leave the path are complete, and the new node
-            can get an edge to its parent, (M, U, 1) bool.
+            can get an edge to its parent, (M, U) bool.
         """
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=possible.device)
@@ -250,7 +253,7 @@ class CompletingSupport(Support):
         needed_room = self.needed_room(new, parent)
         least_free = self.needed.free_to_attach[needed_room, new.state.gather(1, parent)]
         fits = (parent >= last_incomplete[:, None]) & (least_free <= self._free(new)[:, None])
-        return self._serving_waiting_nodes(new, possible & fits[..., None])
+        return self._serving_waiting_nodes(new, possible & fits)
 
     def _serving_waiting_nodes(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
         """Return which backtracks leave an edge that meets the requirements.
@@ -259,28 +262,28 @@ class CompletingSupport(Support):
         is larger than `free`.
 
         Args:
-            new: M new nodes in the stage of the backtrack.
-            possible: Their possible backtracks so far, (M, U, 1) bool.
+            new: M new nodes before the backtrack.
+            possible: Their possible backtracks so far, (M, U) bool.
 
         Returns:
-            Those that leave such an edge, and all if no node waits, (M, U, 1) bool.
+            Those that leave such an edge, and all if no node waits, (M, U) bool.
         """
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
-        row, backtrack = (possible[..., 0] & waits[:, None]).nonzero(as_tuple=True)
+        row, backtrack = (possible & waits[:, None]).nonzero(as_tuple=True)
         if not len(row):
             return possible
         moved = self.moved(replace(new[row], x=(backtrack,)))
-        edges = self._meeting_requirements(moved, self.possible_attachments(moved))
+        edges = self._meeting_requirements(moved, super().possible_edges(moved))
         fits = possible.clone()
-        fits[row, backtrack, 0] = edges.flatten(1).any(1)
+        fits[row, backtrack] = edges.flatten(1).any(1)
         return fits
 
     def _meeting_requirements(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which of the possible attachments or closures meet the requirements.
+        """Return which of the possible edges meet the requirements.
 
         Args:
-            new: M new nodes in one of these stages.
-            possible: What `Support` allows in it, (M, ., .) bool.
+            new: M new nodes before the edge to their parents, or before a closure.
+            possible: What `Support.possible_edges` returns for them, (M, ., .) bool.
 
         Returns:
             (M, ., .) bool.
@@ -411,3 +414,9 @@ class CompletingSupport(Support):
         category = self.states.category
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.needed.lowered[other, :, category[own]]).any(-1)
+
+
+def _unless_empty(fits: Tensor, possible: Tensor) -> Tensor:
+    """Return `fits`, and `possible` in the rows where nothing fits; (M, ...) bool each."""
+    some = fits.flatten(1).any(1)
+    return torch.where(some.view(-1, *[1] * (fits.dim() - 1)), fits, possible)

@@ -292,7 +292,7 @@ class PathNetwork(AutoregressiveNetwork):
         variable = len(hidden.nodes.x)
         logits = self.heads.logits(variable, hidden.attended, hidden.common, hidden.embedded)
         logits = logits.to(log_term_dtype(logits))
-        return logits.masked_fill(~self.support.allowed(hidden.nodes), -math.inf)
+        return logits.masked_fill(~hidden.nodes.possible, -math.inf)
 
     def next_hidden(self, hidden: NodeHidden, x: Tensor) -> tuple[NodeHidden, Tensor | None]:
         """Add a decided variable to the hidden state of M new nodes.

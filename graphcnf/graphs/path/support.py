@@ -1,20 +1,18 @@
 """Support of the density: which values of a new node's variables are possible.
 
 The words path, level, label and state are those of `graphcnf.graphs.path`. A *new node* is the one
-whose variables are decided now, in stages of one variable or of two that belong together. At the
-begin of a stage, `UndecidedNodes.possible` says which values of its variables are possible:
+whose variables are decided now, one after the other. `UndecidedNodes.possible` says which values of
+the next variable are possible. The backtrack is decided by itself. The variables of an edge belong
+together, so that `UndecidedNodes.pairs` says which pairs of their values are possible:
 
-    stage        variables                            `possible`      made by
-    backtrack    backtrack                            (M, U, 1)       `possible_backtracks`
-    attachment   label of the edge to the parent,
-                 category                             (M, E + 1, C)   `possible_attachments`
-    closure      length, label of the edge            (M, L, E + 1)   `_possible_closures`
+    variables                                                 what is possible is found by
+    backtrack                                                 `Support.possible_backtracks`
+    label of the edge to the parent, category of the node     `Support.possible_edges`
+    length of a closure, label of its edge; for each closure  `Support.possible_edges`
 
-The last stage is repeated for each closure. `Support.new_nodes` begins the first stage.
-`Support.add` takes the value of a variable: after the first one of two, it leaves in `possible`
-what is possible with this value, (M, C, 1) or (M, E + 1, 1); else it begins the next stage. So
-`Support.allowed` always finds the next variable in the second axis. A subclass may rule out more
-values (`Support.restricted`).
+`Support.new_nodes` begins with the backtrack. `Support.add` takes the value of a variable, and
+finds what is possible for the next one. A subclass may override the two methods of the table to
+rule out more values.
 
 What is possible follows from the states of the new node and the node at the other end of the edge,
 and from the number of nodes to come, which must find a parent:
@@ -36,10 +34,10 @@ have in it (`Environments`). Before its last node, the path is c-c-n:
     backtrack to it         2           1           0
     possible                yes         yes         no: n gets no further edge
 
-Backtrack 1 is decided. In the next stage only label 2 (the double edge) with category o is
-possible. Had there been another node to come, backtrack 1 would have been impossible if it were the
-largest one: the next node could be attached neither to o nor to the full node at level 1, and the
-node at level 0 would be too far up.
+Backtrack 1 is decided. Then only label 2 (the double edge) with category o is possible. Had there
+been another node to come, backtrack 1 would have been impossible if it were the largest one: the
+next node could be attached neither to o nor to the full node at level 1, and the node at level 0
+would be too far up.
 
 Two special cases:
 
@@ -47,8 +45,8 @@ Two special cases:
   are possible, which stand in no table of parents: backtrack 0, and label 0 with the categories of
   `Support.can_begin`.
 - *Nothing is possible* if an earlier value was impossible, as in scoring a graph outside of the
-  support, whose probability is 0 already. `allowed` then allows all values, as logits of -inf alone
-  would make it nan. If only the further rules of a subclass leave nothing, they do not count.
+  support, whose probability is 0 already. Then all values count as possible, as logits of -inf
+  alone would make it nan.
 """
 
 from __future__ import annotations
@@ -93,18 +91,21 @@ class UndecidedNodes:
             that with backtrack 0.
         to_come: Number of nodes of the graph after the new one, (M,) long.
         own_state: State of the new node, (M,) long; `NO_NODE` before its category is decided.
-        possible: Which values of the next variable are possible, by the second axis, and with them
-            which values of the one after it if both belong to one stage, by the third axis, (M, .,
-            .) bool. See the table of this module. Without meaning once all variables are decided.
         x: The variables that are decided, in the order of `DepthFirstCode`, (M,) long each.
+        possible: Which of the Q values of the next variable are possible, (M, Q) bool; at least one
+            in each row. Without meaning once all variables are decided.
+        pairs: Before the two variables of an edge: which values of the second one are possible with
+            each value of the first one, (M, ., .) bool. Values of the first one that lead beyond
+            the first node are left out. None before a backtrack, and before the second of the two.
     """
 
     state: Tensor
     column: Tensor
     to_come: Tensor
     own_state: Tensor
+    x: tuple[Tensor, ...]
     possible: Tensor
-    x: tuple[Tensor, ...] = ()
+    pairs: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> UndecidedNodes:
         """Return K of the M nodes; `rows` are their indices, (K,) long."""
@@ -113,8 +114,9 @@ class UndecidedNodes:
             self.column[rows],
             self.to_come[rows],
             self.own_state[rows],
-            self.possible[rows],
             tuple(value[rows] for value in self.x),
+            self.possible[rows],
+            None if self.pairs is None else self.pairs[rows],
         )
 
     @property
@@ -224,7 +226,7 @@ class Support(nn.Module):
         return room
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
-        """Return M new nodes of which no variable is decided, in the stage of the backtrack.
+        """Return M new nodes of which no variable is decided.
 
         Args:
             state: State of the node in each column of `Path.table`, (M, W) long.
@@ -237,9 +239,10 @@ class Support(nn.Module):
             column=column,
             to_come=to_come,
             own_state=torch.full_like(depth, NO_NODE),
-            possible=torch.zeros(len(depth), 0, 0, dtype=torch.bool, device=depth.device),
+            x=(),
+            possible=torch.zeros(len(depth), 0, dtype=torch.bool, device=depth.device),
         )
-        return self._begin_stage(new)
+        return self._with_possible(new)
 
     def add(self, new: UndecidedNodes, x: Tensor) -> UndecidedNodes:
         """Return M new nodes with one more variable decided, and what is possible after it.
@@ -250,12 +253,12 @@ class Support(nn.Module):
             new: The M new nodes, with the variables that are decided; it stays as it is.
             x: The next variable of each, (M,) long, one that is possible.
         """
-        decided = replace(new, x=(*new.x, x))
+        decided = replace(new, x=(*new.x, x), pairs=None)
         match new.variable.role:
             case VariableRole.PARENT_EDGE | VariableRole.LENGTH:
-                # The stage has a second variable: what is possible with this value of the first.
+                assert new.pairs is not None  # as both begin an edge
                 every_row = torch.arange(len(x), device=x.device)
-                return replace(decided, possible=new.possible[every_row, x, :, None])
+                return replace(decided, possible=_all_if_none(new.pairs[every_row, x]))
             case VariableRole.BACKTRACK:
                 decided = self.moved(decided)
             case VariableRole.CATEGORY:
@@ -266,34 +269,20 @@ class Support(nn.Module):
         return (
             decided
             if len(decided.x) == len(self.code.cardinalities)
-            else self._begin_stage(decided)
+            else self._with_possible(decided)
         )
 
-    def _begin_stage(self, new: UndecidedNodes) -> UndecidedNodes:
-        """Return M new nodes with what is possible in the stage that they come to."""
-        match new.variable.role:
-            case VariableRole.BACKTRACK:
-                possible = self.possible_backtracks(new)
-            case VariableRole.PARENT_EDGE:
-                possible = self.possible_attachments(new)
-            case _:
-                possible = self._possible_closures(new)
-        restricted = self.restricted(new, possible)
-        is_left = restricted.flatten(1).any(1)[:, None, None]
-        return replace(new, possible=torch.where(is_left, restricted, possible))
-
-    def restricted(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Rule out more values; a subclass may override it. By default none.
-
-        Args:
-            new: M new nodes at the begin of a stage.
-            possible: What is possible in it by the rules of this class, (M, ., .) bool.
-
-        Returns:
-            What is possible by the rules of the subclass as well, of the same shape. Where nothing
-            is, `possible` counts.
-        """
-        return possible
+    def _with_possible(self, new: UndecidedNodes) -> UndecidedNodes:
+        """Return M new nodes with what is possible for a backtrack, or the next edge."""
+        pairs = None
+        if new.variable.role is VariableRole.BACKTRACK:
+            possible = self.possible_backtracks(new)
+        else:
+            pairs = self.possible_edges(new)
+            possible = pairs.any(2)
+        beyond_first = self.code.cardinalities[len(new.x)] - possible.shape[1]
+        possible = _all_if_none(F.pad(possible, (0, beyond_first)))
+        return replace(new, possible=possible, pairs=pairs)
 
     def moved(self, new: UndecidedNodes) -> UndecidedNodes:
         """Move M new nodes by their backtracks: all nodes below their parents leave the path."""
@@ -315,27 +304,17 @@ class Support(nn.Module):
         state = new.state.scatter(1, column, earlier_after[:, None])
         return replace(new, state=state, own_state=own_after)
 
-    def allowed(self, new: UndecidedNodes) -> Tensor:
-        """Return which values of the next variable are possible.
-
-        Args:
-            new: The M new nodes, with the variables that are decided; `new.variable` is the next.
-
-        Returns:
-            (M, Q) bool, for the Q values of this variable; at least one in each row is possible.
-        """
-        fits = new.possible.any(2)
-        # Values that lead beyond the first node were left out.
-        fits = F.pad(fits, (0, self.code.cardinalities[len(new.x)] - fits.shape[1]))
-        return fits | ~fits.any(1, keepdim=True)
-
     def possible_backtracks(self, new: UndecidedNodes) -> Tensor:
-        """Return the possible backtracks of M new nodes, (M, U, 1) bool."""
+        """Return the possible backtracks of M new nodes, (M, U) bool.
+
+        Those beyond the first node of all graphs are left out: U is at most the number of
+        backtracks.
+        """
         parent = self.parent_columns(new)
         needed = self.needed_room(new, parent)
         fits = self.can_be_parent[needed, new.state.gather(1, parent)]
         fits[:, 0] |= self._is_first(new) & self.can_begin.any(1)[needed[:, 0]]
-        return fits[..., None]
+        return fits
 
     def _is_first(self, new: UndecidedNodes) -> Tensor:
         """Return which of M new nodes are the first of their graphs, (M,) bool."""
@@ -347,15 +326,23 @@ class Support(nn.Module):
         backtrack = torch.arange(most, device=new.column.device)
         return new.column[:, None] - 1 - backtrack
 
-    def possible_attachments(self, new: UndecidedNodes) -> Tensor:
-        """Return by which edges, with which categories, M new nodes may be attached.
+    def possible_edges(self, new: UndecidedNodes) -> Tensor:
+        """Return which edges to an earlier node M new nodes may get next: pairs of two variables.
 
         Args:
-            new: The M new nodes, whose backtracks are decided.
+            new: The M new nodes, whose backtracks, and categories and earlier closures if any, are
+                decided.
 
         Returns:
-            By label of the edge to the parent and category of the new node, (M, E + 1, C) bool.
+            (M, ., .) bool. Before the edge to the parent: by its label and the category of the new
+            node, (M, E + 1, C). Before a closure: by its length and label, (M, L, E + 1).
         """
+        if new.variable.role is VariableRole.PARENT_EDGE:
+            return self._possible_attachments(new)
+        return self._possible_closures(new)
+
+    def _possible_attachments(self, new: UndecidedNodes) -> Tensor:
+        """Return by which edges to their parents, with which categories, new nodes may come."""
         parent = new.column[:, None] - 1
         needed = self.needed_room(new, parent)[:, 0]
         possible = self.can_attach[needed, new.state.gather(1, parent)[:, 0]]
@@ -394,12 +381,7 @@ class Support(nn.Module):
     def _possible_closures(self, new: UndecidedNodes) -> Tensor:
         """Return which lengths of the next closure, and which labels of its edge, are possible.
 
-        Args:
-            new: The M new nodes, whose categories and earlier closures are decided.
-
-        Returns:
-            By length and label, (M, L, E + 1) bool. Going without a further closure, length 0 and
-            label 0, is always possible.
+        Going without a further closure, length 0 and label 0, is always possible.
         """
         most = min(self.code.cardinalities[len(new.x)], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.column.device).expand(len(new.column), -1)
@@ -452,3 +434,8 @@ def _before(column: Tensor, state: Tensor) -> Tensor:
     """Return the states (M, W) of nodes left of some columns (M,), and `NO_NODE` from there on."""
     number = torch.arange(state.shape[1], device=state.device)
     return torch.where(number < column[:, None], state, NO_NODE)
+
+
+def _all_if_none(possible: Tensor) -> Tensor:
+    """Return which of Q values are possible, (M, Q) bool, and all of a row where none is."""
+    return possible | ~possible.any(1, keepdim=True)
