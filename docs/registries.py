@@ -24,7 +24,7 @@ import graphcnf.flows
 from graphcnf.categorical.learned_encodings import ENCODINGS
 from graphcnf.datasets import MOLECULES
 from graphcnf.evaluation import METRICS
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import parameters_of

@@ -24,7 +24,7 @@ from graphcnf.evaluation import METRICS
 from graphcnf.evaluation.metrics import Metric
 from graphcnf.evaluation.statistics import compare
 from graphcnf.graphs import GraphModel
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.images.image_model import IMAGE_MODELS, ImageModel
 from graphcnf.molecules.descriptors import PROPERTIES, qed
 from graphcnf.optimization import SCORES
@@ -131,8 +131,8 @@ PLACES = [
     ("evaluation/metrics.py", compares_sets, FUNCTIONS, "a Metric of the same file"),
     ("optimization", is_score, SCORES.values(), "SCORES of graphcnf/optimization/__init__.py"),
     ("molecules/descriptors.py", is_score, PROPERTIES.values(), "TABLE of the same file"),
-    ("graphs", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphcnf/graphs/saved_model.py"),
-    ("baselines", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphs/saved_model.py"),
+    ("graphs", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphcnf/graphs/graph_model.py"),
+    ("baselines", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphs/graph_model.py"),
     ("images", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of graphcnf/images/image_model.py"),
     ("baselines", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of images/image_model.py"),
     ("categorical", Encoding, ENCODINGS.values(), "ENCODINGS of categorical/learned_encodings.py"),

@@ -10,7 +10,7 @@ import pytest
 from test_package import CORE, ROOT, WINGS, folder
 
 import graphcnf
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = (DOCS / "where-is-what.md").read_text()

@@ -46,8 +46,8 @@ from graphcnf.flows.transform import (
     sum_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 

@@ -45,7 +45,7 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF

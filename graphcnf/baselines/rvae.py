@@ -31,9 +31,9 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.transform import Generators, Noise, draw_noise, log_term_dtype, masked
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.graph_model import StochasticModel
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.data_rules import measured_sums
+from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 PRIOR = StandardNormal()  # density of the latents, p(z)

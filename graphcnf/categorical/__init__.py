@@ -9,8 +9,8 @@ from graphcnf.registry import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "AutoregressiveCoupling": "autoregressive",
-        "AutoregressiveFlow": "autoregressive",
+        "AutoregressiveCoupling": "autoregressive_flow",
+        "AutoregressiveFlow": "autoregressive_flow",
         "AutoregressiveNetwork": "autoregressive",
         "InSequence": "autoregressive",
         "Step": "autoregressive",

@@ -1,4 +1,4 @@
-"""Autoregressive distributions over categories, and the flow that has the same probabilities.
+"""Autoregressive distributions over categories, given by a network.
 
     log p(x) = sum over the variables of log p(variable | variables decided before)
 
@@ -28,41 +28,24 @@ other: a `Drawing` keeps what is drawn so far. So drawing is, with three positio
             step = network.next_variable(step, x[step.place])
         drawing.update(x[first.rows, first.positions])
 
-`AutoregressiveCoupling` is a bijection of latents with the same probabilities. `IntervalEncoding`
-gives the categories of a variable equal intervals; the coupling stretches each to the conditional
-probability of the category. Its log-det is therefore the log-probability of the categories, up to
-constants. So scoring and drawing need not evaluate it: they use the network alone. There is one
-exception: `AutoregressiveNetwork.settle` may correct drawn categories by a rule of which the
-probabilities know nothing, such as that graphs stay planar.
+`graphcnf.categorical.autoregressive_flow` makes a flow of such a network: it turns categories into
+continuous latents and back, with the same probabilities.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.categorical_flow import Bound, CategoricalFlow
-from graphcnf.categorical.encoding import (
-    IntervalEncoding,
-    interval_bounds,
-    interval_category,
-    mask_of_variables,
-)
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    log_term_dtype,
-    masked,
-    sum_log_term,
-    with_mask,
-)
-from graphcnf.limits import check_temperature
-from graphcnf.torch_state import evaluated
+from graphcnf.flows.transform import Context, log_term_dtype, masked, sum_log_term
+
+LEAST = 1e-15
+"""Distance that float64 numbers in (0, 1) keep from 0 and 1, so that their logits are finite."""
 
 
 @dataclass
@@ -459,118 +442,6 @@ class InSequence:
         return kept[self.rows]
 
 
-FREE_SHARES = {torch.float64: 1e-9, torch.float32: 1e-5}
-"""Share of an interval that latents keep free at either end once they are mapped back, by their
-type: enough that rounding does not change the category."""
-
-LEAST = 1e-15
-"""Distance that float64 numbers in (0, 1) keep from 0 and 1, so that their logits are finite."""
-
-AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
-
-
-class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
-    """Bijection that makes the interval of each category as wide as its conditional probability.
-
-    The encoding gives category x an interval [lower(x), lower(x) + width(x)), which contains
-    u = sigmoid(z) of a latent z. The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) /
-    width(x), and z to logit(u'). Here p are the conditional probabilities of the categories and F
-    their cumulative sums. The map of u is monotone and piecewise linear (Mueller et al. 2019, arXiv
-    1808.03856).
-
-    Args:
-        network: Distribution of the categories.
-    """
-
-    tempers = True
-
-    def __init__(self, network: AnyNetwork):
-        super().__init__()
-        self.network: AnyNetwork = network
-
-    def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories that latents of `IntervalEncoding` stand for.
-
-        Args:
-            z: Latents, (B, N, V).
-            mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
-
-        Returns:
-            (B, N, V) long; 0 where masked.
-        """
-        return masked(interval_category(torch.sigmoid(z), self.network.cardinalities), mask)
-
-    def forward(self, z, context=Context()):
-        """Map latents of `IntervalEncoding` to base latents.
-
-        Args:
-            z: Latents, (B, N, V).
-            context: Its mask is (B, N). It may be (B, N, V), if the masked variables of a real
-                position are ones that the network omits.
-
-        Returns:
-            Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
-        """
-        context = with_mask(z, context)
-        z = masked(z, context.mask)
-        category = self.categories(z, context.mask)
-        source = self._intervals_of_encoding(category)
-        target = self.network.intervals(category, _with_mask_of_positions(context))
-        return _map_intervals(z, source, target, mask_of_variables(context.mask, z))
-
-    @torch.no_grad()
-    def inverse_and_logdet(self, z, context=Context()):
-        """Map base latents to latents of `IntervalEncoding`, step by step and without gradients.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Its mask is (B, N) or (B, N, V), as in `forward`. A temperature below 1
-                sharpens the conditional probabilities.
-
-        Returns:
-            Latents (B, N, V), 0 where masked, and the log-det of this map, (B,) nats.
-        """
-        context = with_mask(z, context)
-        z = masked(z, context.mask)
-        u = torch.sigmoid(z.double())
-        category, source = self.network.invert(u, _with_mask_of_positions(context))
-        target = self._intervals_of_encoding(category)
-        margin = FREE_SHARES.get(z.dtype, FREE_SHARES[torch.float32])
-        return _map_intervals(z, source, target, mask_of_variables(context.mask, z), margin)
-
-    def _intervals_of_encoding(self, category: Tensor) -> Intervals:
-        """Return the intervals of `IntervalEncoding` of categories (B, N, V) long."""
-        lower, width = interval_bounds(category, self.network.cardinalities)
-        return Intervals(lower, width.log())
-
-
-def _map_intervals(
-    z: Tensor, source: Intervals, target: Intervals, mask: Tensor, margin: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Map sigmoid(z) linearly from one interval to another.
-
-    Args:
-        z: Latents, (B, N, V).
-        source: Intervals that hold sigmoid(z).
-        target: Intervals to map them to.
-        mask: Real entries, (B, N, V) bool.
-        margin: Share of a source interval that is kept free at either end.
-
-    Returns:
-        Latents (B, N, V) whose sigmoid lies in `target`, 0 where masked, and the log-det of the map
-        from latents to latents, (B,) nats.
-    """
-    u = torch.sigmoid(z.double())
-    share = ((u - source.lower) / source.log_width.exp()).clamp(margin, 1 - margin)
-    moved = target.lower + target.log_width.double().exp() * share
-    moved = moved.clamp(LEAST, 1 - LEAST)
-    # du'/du, du/dz = u (1 - u), dz'/du' = 1 / (u' (1 - u'))
-    log_det = target.log_width - source.log_width + torch.log(u) + torch.log1p(-u)
-    log_det = log_det - torch.log(moved) - torch.log1p(-moved)
-    out = torch.where(mask, torch.logit(moved), 0.0).to(z.dtype)
-    return out, sum_log_term(log_det, mask).to(log_term_dtype(z))
-
-
 def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw categories from uniform numbers: find the category x with F(x - 1) <= u < F(x).
 
@@ -590,79 +461,3 @@ def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     category = (u[:, None].minimum(upper[:, -1:] * (1 - LEAST)) >= upper).sum(-1, keepdim=True)
     log_width = log_all.gather(-1, category)[:, 0]
     return category[:, 0], upper.gather(-1, category)[:, 0] - log_width.exp(), log_width
-
-
-def _with_mask_of_positions(context: Context) -> Context:
-    """Return the context with a mask of positions (B, N), real if one of their variables is."""
-    return context if context.mask.dim() == 2 else replace(context, mask=context.mask.any(-1))
-
-
-class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
-    """Categorical flow with exact probabilities: `IntervalEncoding` and autoregressive coupling.
-
-    `encode` and `decode` lead to base latents and back. `bound` and `log_prob` do not draw latents:
-    they are the log-probability of the network. The flow gives the same number, up to the margins
-    that `IntervalEncoding` keeps free at the ends of intervals.
-
-    Args:
-        network: Distribution of the categories.
-        single: True if positions have one variable and categories are (B, N); False for categories
-            (B, N, V).
-    """
-
-    encoding: IntervalEncoding
-    transform: AutoregressiveCoupling[AnyNetwork]
-
-    def __init__(self, network: AnyNetwork, *, single: bool = False):
-        cardinalities = network.cardinalities
-        encoding = IntervalEncoding(cardinalities[0] if single else cardinalities)
-        super().__init__(encoding, AutoregressiveCoupling(network))
-
-    @property
-    def network(self) -> AnyNetwork:
-        """Autoregressive distribution of the categories, the argument `network`."""
-        return self.transform.network
-
-    def bound(self, x, context: Context = Context()) -> Bound:
-        """Return log p(x) of the network, in the form of a bound that is exact.
-
-        Args:
-            x: Categories, (B, N, V), or (B, N) if the flow was built with `single`; integers.
-            context: Mask and other inputs of the network.
-
-        Returns:
-            A bound whose `value()` is log p(x), (B,) nats.
-
-        Raises:
-            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
-        """
-        self.encoding.check(x, context.mask)
-        x = x.long()
-        if self.encoding.single:
-            x = x.unsqueeze(-1)
-        return Bound.exact(self.network.log_prob(x, with_mask(x, context)))
-
-    @evaluated
-    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories, in evaluation mode.
-
-        The coupling is not inverted: `AutoregressiveNetwork.draw` finds the categories whose
-        intervals contain sigmoid(z) directly, and applies its `settle`.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Mask (B, N), and a temperature, which below 1 sharpens the conditional
-                probabilities.
-            sample: Without effect, since p(x|z) is 0 or 1.
-
-        Returns:
-            Categories (B, N, V) long, (B, N) for a single variable; 0 where masked.
-
-        Raises:
-            UserError: if the temperature is out of range.
-        """
-        check_temperature(context.temperature)
-        context = with_mask(z, context)
-        u = torch.sigmoid(masked(z, context.mask).double())
-        x = self.network.draw(u, context)
-        return x[..., 0] if self.encoding.single else x

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.arguments import check
-from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.categorical_flow import Bound, CategoricalFlow
 from graphcnf.categorical.learned_encodings import make_encoding
 from graphcnf.discrete.coloring_network import ColoringNetwork, GraphConvolutions

@@ -44,12 +44,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import (
-    AutoregressiveFlow,
-    AutoregressiveNetwork,
-    Step,
-    find_interval,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, Step, find_interval
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.categorical_flow import check_rows
 from graphcnf.discrete.classifier import Classifier
 from graphcnf.discrete.contexts import GAIN

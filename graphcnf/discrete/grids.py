@@ -26,11 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import (
-    AutoregressiveFlow,
-    AutoregressiveNetwork,
-    Step,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, Step
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.causal_convolution import COLUMNS, ROWS, CausalConvolution, Memory
 from graphcnf.discrete.rows import Rows, build_network, loss_of
 from graphcnf.flows.transform import Context

@@ -28,13 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.arguments import check
-from graphcnf.categorical.autoregressive import (
-    AnyNetwork,
-    AutoregressiveFlow,
-    AutoregressiveNetwork,
-    InSequence,
-    Step,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
+from graphcnf.categorical.autoregressive_flow import AnyNetwork, AutoregressiveFlow
 from graphcnf.categorical.transformer import MASKED, Transformer
 from graphcnf.discrete.ngrams import NGrams, longest_context
 from graphcnf.errors import UserError

@@ -34,12 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.arguments import check
-from graphcnf.categorical.autoregressive import (
-    AutoregressiveCoupling,
-    AutoregressiveNetwork,
-    InSequence,
-    Step,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
+from graphcnf.categorical.autoregressive_flow import AutoregressiveCoupling
 from graphcnf.categorical.categorical_flow import CategoricalFlow
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.learned_encodings import logistic_noise, make_encoding

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from graphcnf.discrete.adapters import Refused
 from graphcnf.errors import suggest
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.records import RecordNoise
+from graphcnf.graphs.stochastic_model import RecordNoise
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
 OUTPUTS = ("latents", "log_likelihood")

@@ -142,7 +142,7 @@ class Noise:
     A stochastic step takes its numbers from the tape by `uniform`. In the first pass the tape draws
     and records them; after `rewind` it returns them again. All draws are uniform numbers, of which
     steps make other distributions. So a subclass can decide where the numbers come from, by its own
-    `draw`; `graphcnf.graphs.records.RecordNoise` draws by record.
+    `draw`; `graphcnf.graphs.stochastic_model.RecordNoise` draws by record.
 
     Attributes:
         draws: The recorded draws in order, `(B, ...)` each.

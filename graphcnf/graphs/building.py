@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS, GraphModel
 
 NODE_ORDERS = ("canonical", "none")
 """Node orders of graph models: "canonical", which networks may use, or "none"."""

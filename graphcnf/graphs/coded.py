@@ -20,11 +20,8 @@ from typing import ClassVar, Generic, Protocol
 
 from torch import Tensor
 
-from graphcnf.categorical.autoregressive import (
-    AnyNetwork,
-    AutoregressiveFlow,
-    AutoregressiveNetwork,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork
+from graphcnf.categorical.autoregressive_flow import AnyNetwork, AutoregressiveFlow
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import Context, Generators, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents

@@ -1,10 +1,8 @@
-"""`GraphModel`, the base class of densities of typed graphs; `StochasticModel` with random bounds.
+"""`GraphModel`, the base class of densities of typed graphs.
 
 A graph model is the density of a graph given its number of nodes, and of that number
-(`graphcnf.graphs.sizes`). The class says how it is scored, encoded and drawn;
-`graphcnf.graphs.saved_model` how it is found by name, saved and loaded,
-`graphcnf.graphs.building` builds models from training graphs, and `graphcnf.graphs.records` scores
-and draws many graphs. A graph is scored by
+(`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models from training graphs, and
+`graphcnf.graphs.records` scores and draws many graphs. A graph is scored by
 
     bounds                 terms of log p(graph | number of nodes), by part of the graph; a class
                            writes it
@@ -12,29 +10,69 @@ and draws many graphs. A graph is scored by
     log_prob               the sum of `bounds`, with gradients, of a batch that is checked
     log_prob_in_batches    the same of any number of graphs, without gradients (`records`)
     size_prior.log_prob    log p(number of nodes), which is in none of these
+
+A graph model is saved to a folder, as `graphcnf.pretrained` says, with what only graph models have:
+
+- The *architecture* of a graph model is the short name of its class, such as "path". It stands in
+  `config.json`, and `GRAPH_MODELS` finds the class.
+- A *companion* is a second model, of what the graphs leave out, such as stereo marks. It is saved
+  and loaded with the graph model, in a folder of its own beside the weights.
+- The *training hashes* are numbers that tell which graphs were in the training data, so that a
+  model can say whether a drawn graph is new.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.categorical_flow import Bound, total
 from graphcnf.errors import UserError
+from graphcnf.file_reading import WEIGHTS, inside
 from graphcnf.flows.transform import Generators, Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
-from graphcnf.graphs.saved_model import SavedGraphModel
 from graphcnf.graphs.sizes import SizePrior
-from graphcnf.limits import check_integer, check_temperature
+from graphcnf.limits import LARGEST_COUNT, check_temperature, is_number
+from graphcnf.pretrained import (
+    Pretrained,
+    check_kinds,
+    check_sizes,
+    load_array,
+    load_model,
+    model_folder,
+    save_model,
+)
+from graphcnf.registry import Registry, load
 from graphcnf.torch_state import evaluated, refuse_half
 
+GRAPH_MODELS = Registry(
+    "models",
+    {
+        "path": "graphcnf.graphs.path.path_model:PathModel",
+        "unordered": "graphcnf.graphs.unordered:UnorderedModel",
+        "growth": "graphcnf.graphs.node_by_node:GrowthModel",
+        "faces": "graphcnf.graphs.faces:FaceModel",
+        "pairs": "graphcnf.graphs.pairs:PairsModel",
+        "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPModel",
+        "graphaf": "graphcnf.baselines.graphaf:GraphAFModel",
+        "rvae": "graphcnf.baselines.rvae:RegularizedVAE",
+        "jtvae": "graphcnf.baselines.jtvae:JunctionTreeVAE",
+    },
+)
+"""Classes of graph models by architecture; each is imported when it is looked up."""
 
-class GraphModel(SavedGraphModel, ABC):
+COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
+"""Addresses of the classes of companions, by the names of their folders."""
+
+
+class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
     What the probability of a graph is depends on the node order of the model, see `ordered`:
@@ -49,8 +87,9 @@ class GraphModel(SavedGraphModel, ABC):
     A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
     It **may override** `measure` and `options` (which depend on the training graphs, or may be
     configured), `knows`, `estimate` (what training maximises) and `sampling_notes`. The other
-    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those of
-    `SavedGraphModel`. A class whose `bounds` draws random numbers derives from `StochasticModel`.
+    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those
+    that save and load a model. A class whose `bounds` draws random numbers derives from
+    `graphcnf.graphs.stochastic_model.StochasticModel`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
@@ -60,8 +99,18 @@ class GraphModel(SavedGraphModel, ABC):
     `docs/own-model.md`, a larger one in `tests/own_model.py`.
 
     Attributes:
+        config: `{"architecture": name, argument: value, ...}`: the arguments that were given to
+            the constructor, JSON values, among them `node_categories`, `edge_categories` and
+            `max_nodes`.
+        metadata: JSON values about the training: `size_histogram` (entry n: number of training
+            graphs with n nodes), `dataset` (name of the data set), `training` (settings of the run)
+            and more.
+        training_hashes: Sorted hashes of the training graphs, (M,) uint64; None if unknown.
+        companions: Models of what the graphs leave out, by name: "stereo" for stereo marks. Empty
+            in a new model.
         size_network: Network of `size_prior`, by which values of conditions change the
             probabilities of the numbers of nodes, see `SizePrior`; None without conditions.
+        architecture: Short name of the class, the same as in `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
         measured_arguments: Names of the constructor's arguments that `measure` returns, which a
@@ -73,6 +122,9 @@ class GraphModel(SavedGraphModel, ABC):
             if there is none, and all samples are as the density says.
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to
             the last bit.
+
+    Raises:
+        TypeError: if the `__init__` of a subclass is not decorated by `keep_arguments`.
 
     Examples:
         >>> from graphcnf.graphs import model_for_graphs, sample_records
@@ -86,6 +138,8 @@ class GraphModel(SavedGraphModel, ABC):
         [3, 3, 3, 3, 3]
     """
 
+    not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
+    architecture: ClassVar[str] = ""
     node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
     measured_arguments: ClassVar[tuple[str, ...]] = ()
     why_unknown: str = "nothing"
@@ -95,6 +149,12 @@ class GraphModel(SavedGraphModel, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        if not hasattr(type(self).__init__, "__wrapped__"):
+            raise TypeError(f"write @keep_arguments above the __init__ of {type(self).__name__}")
+        self.metadata = {}
+        self.config = {"architecture": self.architecture, **self.config}
+        self.training_hashes: np.ndarray | None = None
+        self.companions: dict[str, Pretrained] = {}
         self.size_network: nn.Module | None = None
 
     # A subclass writes these four.
@@ -222,7 +282,7 @@ class GraphModel(SavedGraphModel, ABC):
         """
         return []
 
-    # The other methods are for users, and the same for all models.
+    # The other methods are the same for all models. These are for users.
 
     @property
     def ordered(self) -> bool:
@@ -267,6 +327,24 @@ class GraphModel(SavedGraphModel, ABC):
             ValueError: if a graph does not fit the model.
         """
         return total(self.bounds(batch.for_model(self.config)).values())
+
+    def log_prob_of_records(
+        self, batch: GraphBatch, seed: int = 0, records: np.ndarray | None = None
+    ) -> Tensor:
+        """Return `log_prob`; a model whose `bounds` is random draws it by seed and records.
+
+        Args:
+            batch: B graphs, in canonical node order if `ordered` is True, else in any.
+            seed: Seed of the draws of a `StochasticModel`.
+            records: Any number for each graph, (B,), of which its draw is a function.
+
+        Returns:
+            (B,) nats; -inf for a graph that `knows` rejects.
+
+        Raises:
+            ValueError: if a graph does not fit the model.
+        """
+        return self.log_prob(batch)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the loss of a batch, and metrics; see `graphcnf.graphs.training_loss`."""
@@ -366,49 +444,140 @@ class GraphModel(SavedGraphModel, ABC):
             latents, mask, temperature=temperature, generator=generator, **options
         )
 
+    # These save and load a model.
 
-class StochasticModel(GraphModel):
-    """Graph model whose bound on log p(graph | number of nodes) is one draw of random numbers.
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the model to a folder, from which `from_pretrained` loads it.
 
-    The expectation of a draw is a lower bound on log p; the logarithm of the mean over several
-    draws is a tighter one. A graph that `knows` rejects cannot be scored at all: callers such as
-    `log_prob_in_batches` leave it out.
-    """
-
-    @abstractmethod
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms.
+        The files are `config.json`, `model.safetensors`, `training_hashes.safetensors` if the
+        hashes are known, and a folder for each companion. Files that are there are replaced.
 
         Args:
-            batch: B graphs that `knows` accepts.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            `{name: Bound}`, as `GraphModel.bounds` returns them; `Bound.value()` is a term, (B,)
-            nats.
-        """
-
-    @evaluated
-    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Draw a lower bound on log p(graph | number of nodes).
-
-        It is the logarithm of the mean of exp(`bounds`) over some draws of the model's latent
-        variables, and in expectation at most log p.
-
-        Args:
-            batch: B graphs that `knows` accepts, in canonical node order if `ordered` is True, else
-                in any.
-            samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            (B,) nats.
+            folder: Folder to write to; it is created if it does not exist.
+            half: True to store parameters in float16, for half the size; they are loaded as
+                float32.
 
         Raises:
-            UserError: if `samples` is out of range.
-            ValueError: if a graph does not fit the model.
+            UserError: if a file or folder to be written is a symbolic link.
+            OSError: if a file cannot be written.
         """
-        check_integer("samples", samples, 1)
-        batch = batch.for_model(self.config)
-        draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
-        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+        for name, companion in self.companions.items():
+            companion.save_pretrained(inside(folder, name))
+        # Also if none is left: one whose package is not installed was not loaded.
+        self.metadata.pop("companions", None)
+        if self.companions:
+            self.metadata["companions"] = sorted(self.companions)
+        hashes = self.training_hashes
+        arrays = {} if hashes is None else {"training_hashes": hashes}
+        save_model(self, folder, half=half, **arrays)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
+        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
+
+        Args:
+            name_or_folder: Name of shipped weights, such as "zinc250k"; path of the folder of a
+                model or of a training run; or "org/name" of the Hugging Face hub.
+            device: Device of the weights, such as "cuda:1".
+
+        Returns:
+            The model in evaluation mode, of the class that its `config.json` names.
+
+        Raises:
+            UserError: if there is no such model, or a file is damaged.
+        """
+        folder = model_folder(name_or_folder, shipped=True)
+        model = load_model(cls, folder, device)
+        model.training_hashes = load_training_hashes(folder, model.metadata.get("dataset"))
+        model.companions = load_companions(folder, model.metadata.get("companions", []))
+        return model
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any]) -> Self:
+        """Build an untrained model from the `config` of another one.
+
+        `from_pretrained` calls it before it reads the weights.
+
+        Args:
+            config: Arguments of the constructor by name, and "architecture", which names the class.
+
+        Returns:
+            A model with initial weights, of the class that the architecture names.
+
+        Raises:
+            ValueError: if that class is not this class or a subclass of it, or a size is too large.
+            UserError: if there is no such architecture.
+        """
+        arguments = dict(config)
+        name = arguments.pop("architecture", None)
+        found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{name}"')
+        check_sizes(arguments, found.not_sizes)
+        return found(**arguments)
+
+    def check_metadata(self, metadata: Any) -> None:
+        """Check metadata that were read from a file, before they become those of this model.
+
+        `from_pretrained` calls it. The histogram of sizes, for example, must be a list of counts,
+        or drawing a graph would fail later.
+
+        Args:
+            metadata: The metadata, any JSON value.
+
+        Raises:
+            ValueError: if an entry that methods of this class read has a wrong type or value.
+        """
+        super().check_metadata(metadata)
+        check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
+        counts = metadata.get("size_histogram", [1])
+        if not all(is_number(count) and 0 <= count <= LARGEST_COUNT for count in counts):
+            raise ValueError("metadata.size_histogram is no list of counts")
+        if not any(counts[: self.config["max_nodes"] + 1]):
+            raise ValueError("metadata.size_histogram counts nothing that the model can draw")
+
+
+def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:
+    """Load the hashes of the training graphs of a saved model.
+
+    Args:
+        folder: Folder of the model.
+        dataset: Name of its data set; None if unknown. The hashes of shipped weights may be those
+            of the shipped folder of this name, so that models of one data set share one file.
+
+    Returns:
+        Hashes in ascending order, (M,) uint64; None if there is no such file.
+
+    Raises:
+        UserError: if the file is damaged, or its numbers do not rise.
+    """
+    hashes = load_array(folder, "training_hashes")
+    if hashes is None and folder.parent == WEIGHTS:
+        hashes = load_array(WEIGHTS / str(dataset), "training_hashes")
+    if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
+        raise UserError(f"{folder}/training_hashes.safetensors must hold rising uint64 numbers")
+    return hashes
+
+
+def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
+    """Load the companions of a model: models of what its graphs leave out, such as stereo marks.
+
+    A companion whose package is not installed is left out, since the model works without it.
+
+    Args:
+        folder: Folder of the model.
+        names: Names of its companions, as `config.json` lists them.
+
+    Returns:
+        `{name: companion}`, on the CPU; {} for no names.
+
+    Raises:
+        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
+    """
+    found = {}
+    for name in names:
+        if name not in list(COMPANIONS):  # a list, since a name from a file may be unhashable
+            raise UserError(f"{folder}/config.json: unknown companion {name!r}")
+        with suppress(ModuleNotFoundError):
+            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
+    return found

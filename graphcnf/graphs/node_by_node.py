@@ -30,12 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import (
-    AutoregressiveFlow,
-    AutoregressiveNetwork,
-    InSequence,
-    Step,
-)
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, InSequence, Step
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.transformer import MASKED, Transformer, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs

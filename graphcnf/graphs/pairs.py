@@ -50,7 +50,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 

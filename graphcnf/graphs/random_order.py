@@ -20,13 +20,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from graphcnf.categorical.autoregressive import AnyNetwork
+from graphcnf.categorical.autoregressive_flow import AnyNetwork
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Generators, Noise, draw_noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.coded import CodedModel
-from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.graphs.stochastic_model import StochasticModel
 
 
 class RandomOrder(CodedModel[AnyNetwork], StochasticModel):

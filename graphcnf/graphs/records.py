@@ -30,9 +30,8 @@ import torch
 from torch import Tensor
 
 from graphcnf.flows.base import record_generators
-from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs, batches
-from graphcnf.graphs.graph_model import GraphModel, StochasticModel
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.sizes import draw_sizes
 from graphcnf.limits import check_integer, check_low_and_high, check_seed, check_temperature
 from graphcnf.torch_state import evaluated
@@ -92,19 +91,11 @@ def log_prob_in_batches(
     nats = np.full(len(graphs), -math.inf)
     for chosen in batches(graphs.node_counts, batch_size):
         batch = GraphBatch.collate(graphs, chosen).to(model.device)
-        if isinstance(model, StochasticModel):
-            known = model.knows(batch)
-            batch = batch[known]
-            chosen = chosen[known.cpu().numpy()]
-        if not len(chosen):
-            continue
         if condition_values is not None:
             row = condition_row(condition_values).to(model.device)
             batch.condition_values = row.expand(len(chosen), -1)
-        if isinstance(model, StochasticModel) and noise_records is not None:
-            log_p = model.log_prob(batch, noise=RecordNoise(noise_seed, noise_records[chosen]))
-        else:
-            log_p = model.log_prob(batch)
+        records = None if noise_records is None else noise_records[chosen]
+        log_p = model.log_prob_of_records(batch, noise_seed, records)
         nats[chosen] = log_p.cpu().double().numpy()
     return nats
 
@@ -297,44 +288,3 @@ def one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-class RecordNoise(Noise):
-    """Tape of random numbers for bounds that do not depend on the batch in which a graph is scored.
-
-    The bound of a `StochasticModel` is random. With this tape as its `noise`, the random numbers of
-    a graph are a function of the seed and of a number that the graph has.
-
-    Args:
-        seed: Seed of the random numbers.
-        records: Number of each of the B graphs of the batch.
-    """
-
-    def __init__(self, seed: int, records: Sequence[int]):
-        super().__init__()
-        self.seed = seed
-        self.records = records
-
-    def draw(self, shape, device, dtype):
-        """Draw uniform numbers; `Noise.uniform` calls it where the tape has none to repeat.
-
-        Row k is drawn by a generator of its own, made of the seed, number k of `records`, and how
-        many draws are on the tape.
-
-        Args:
-            shape: Shape (B, ...) of the draw.
-            device: Device of the numbers.
-            dtype: Their type.
-
-        Returns:
-            Numbers in [0, 1), (B, ...).
-        """
-        rows = []
-        for record in self.records:
-            # The spawn key makes these numbers independent of those that drew the record.
-            key = (len(self.draws),)
-            sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
-            # Padding of nodes and pairs comes last, so it does not shift the numbers.
-            random = np.random.Generator(np.random.Philox(sequence))
-            rows.append(random.random(tuple(shape[1:])))
-        return torch.from_numpy(np.stack(rows)).to(device, dtype)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.transformer import MASKED, Block, Cache, Transformer
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs

@@ -26,7 +26,7 @@ from graphcnf.data_files import MEMORY_SHARE, memory, read_data
 from graphcnf.datasets.cache import cache_folder
 from graphcnf.errors import UserError, require
 from graphcnf.file_reading import inside, read_file
-from graphcnf.graphs.saved_model import COMPANIONS
+from graphcnf.graphs.graph_model import COMPANIONS
 from graphcnf.hub.card import model_card
 from graphcnf.messages import described, say
 from graphcnf.pretrained import Pretrained, model_folder

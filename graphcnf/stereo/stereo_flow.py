@@ -31,7 +31,8 @@ from rdkit import Chem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, AutoregressiveNetwork, Step
+from graphcnf.categorical.autoregressive import AutoregressiveNetwork, Step
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
 from graphcnf.file_reading import WEIGHTS

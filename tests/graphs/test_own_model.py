@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphModel
 from graphcnf.graphs.building import without_rules
-from graphcnf.graphs.saved_model import GRAPH_MODELS
+from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.scripts.cli import app
 
 NAMES = {"independent": "own_model:IndependentModel", "path": "own_model:IndependentModel"}

@@ -10,7 +10,7 @@ from graphcnf.discrete import SetFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.graph_model import StochasticModel
+from graphcnf.graphs.stochastic_model import StochasticModel
 
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {

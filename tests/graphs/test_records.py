@@ -14,12 +14,12 @@ from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.records import (
     BLOCK,
     FIRST_BLOCKS,
-    RecordNoise,
     blocks,
     log_prob_in_batches,
     one_thread,
     sample_records,
 )
+from graphcnf.graphs.stochastic_model import RecordNoise
 
 SEED = 3
 FIRST_BLOCK = FIRST_BLOCKS[1]

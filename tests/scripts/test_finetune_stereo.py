@@ -158,7 +158,7 @@ def test_a_folder_without_its_marks_is_refused(tuned, surroundings):
 @pytest.mark.parametrize("name", ["os", ["stereo"], "../stereo"])
 def test_a_companion_of_another_name_is_refused(tuned, name):
     folder, _, _ = tuned
-    from graphcnf.graphs.saved_model import load_companions
+    from graphcnf.graphs.graph_model import load_companions
 
     with pytest.raises(UserError, match="unknown companion"):
         load_companions(folder / "model", [name])

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow
+from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import CodedModel

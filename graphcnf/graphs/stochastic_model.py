@@ -1,0 +1,134 @@
+"""`StochasticModel`, the base class of graph models whose bounds are random.
+
+Such a model has latent variables that it cannot sum over, so that a bound on log p takes a draw of
+them. `RecordNoise` makes the draw of each graph a function of a seed and a number, so that scores
+can be repeated whatever the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcnf.categorical.categorical_flow import Bound, total
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.limits import check_integer
+from graphcnf.torch_state import evaluated
+
+
+class StochasticModel(GraphModel):
+    """Graph model whose bound on log p(graph | number of nodes) is one draw of random numbers.
+
+    The expectation of a draw is a lower bound on log p; the logarithm of the mean over several
+    draws is a tighter one. A graph that `knows` rejects cannot be given to `bounds` or `log_prob`;
+    `log_prob_of_records` leaves it out.
+    """
+
+    @abstractmethod
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms.
+
+        Args:
+            batch: B graphs that `knows` accepts.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            `{name: Bound}`, as `GraphModel.bounds` returns them; `Bound.value()` is a term, (B,)
+            nats.
+        """
+
+    @evaluated
+    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
+        """Draw a lower bound on log p(graph | number of nodes).
+
+        It is the logarithm of the mean of exp(`bounds`) over some draws of the model's latent
+        variables, and in expectation at most log p.
+
+        Args:
+            batch: B graphs that `knows` accepts, in canonical node order if `ordered` is True, else
+                in any.
+            samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
+            noise: Tape that records the random draws, or replays them; None for no tape.
+
+        Returns:
+            (B,) nats.
+
+        Raises:
+            UserError: if `samples` is out of range.
+            ValueError: if a graph does not fit the model.
+        """
+        check_integer("samples", samples, 1)
+        batch = batch.for_model(self.config)
+        draws = [total(self.bounds(batch, noise).values()) for _ in range(samples)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    def log_prob_of_records(
+        self, batch: GraphBatch, seed: int = 0, records: np.ndarray | None = None
+    ) -> Tensor:
+        """Draw a lower bound on log p(graph | number of nodes) once, of any graphs.
+
+        Args:
+            batch: B graphs that fit the sizes and categories of the model.
+            seed: Seed of the draws; used with `records`.
+            records: Any number for each graph, (B,). The draw of a graph is a function of the seed
+                and of its number. None to draw from torch's global generator.
+
+        Returns:
+            (B,) nats, float64; -inf for a graph that `knows` rejects.
+        """
+        known = self.knows(batch)
+        nats = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=known.device)
+        if known.any():
+            noise = None
+            if records is not None:
+                noise = RecordNoise(seed, records[known.cpu().numpy()])
+            nats[known] = self.log_prob(batch[known], noise=noise).double()
+        return nats
+
+
+class RecordNoise(Noise):
+    """Tape of random numbers for bounds that do not depend on the batch in which a graph is scored.
+
+    The bound of a `StochasticModel` is random. With this tape as its `noise`, the random numbers of
+    a graph are a function of the seed and of a number that the graph has.
+
+    Args:
+        seed: Seed of the random numbers.
+        records: Number of each of the B graphs of the batch.
+    """
+
+    def __init__(self, seed: int, records: Sequence[int]):
+        super().__init__()
+        self.seed = seed
+        self.records = records
+
+    def draw(self, shape, device, dtype):
+        """Draw uniform numbers; `Noise.uniform` calls it where the tape has none to repeat.
+
+        Row k is drawn by a generator of its own, made of the seed, number k of `records`, and how
+        many draws are on the tape.
+
+        Args:
+            shape: Shape (B, ...) of the draw.
+            device: Device of the numbers.
+            dtype: Their type.
+
+        Returns:
+            Numbers in [0, 1), (B, ...).
+        """
+        rows = []
+        for record in self.records:
+            # The spawn key makes these numbers independent of those that drew the record.
+            key = (len(self.draws),)
+            sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
+            # Padding of nodes and pairs comes last, so it does not shift the numbers.
+            random = np.random.Generator(np.random.Philox(sequence))
+            rows.append(random.random(tuple(shape[1:])))
+        return torch.from_numpy(np.stack(rows)).to(device, dtype)
