@@ -9,6 +9,7 @@ from couplings import perturb
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs
+from graphcnf.graphs.path.depth_first import VariableRole
 from graphcnf.graphs.path.paths import Path
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
@@ -101,6 +102,10 @@ def every_code(support, cardinalities, nodes):
         rows = torch.arange(len(done))
         new = support.new_nodes(path.levels.state, path.depth, to_come)
         for _ in cardinalities:
+            # Where nothing is possible, `possible` would have all values.
+            if new.variable.role is VariableRole.BACKTRACK:
+                assert support.possible_backtracks(new).any(1).all(), "a dead end"
+            assert new.pairs is None or new.pairs.flatten(1).any(1).all(), "a dead end"
             row, value = new.possible.nonzero(as_tuple=True)
             rows = rows[row]
             new = support.add(new[row], value)
