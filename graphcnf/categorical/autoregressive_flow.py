@@ -8,8 +8,8 @@ categories, up to constants:
     categories --IntervalEncoding--> latents --AutoregressiveCoupling--> base latents
 
 So `AutoregressiveFlow` need not evaluate the coupling to score and to draw: it uses the network
-alone. There is one exception: `AutoregressiveNetwork.settle` may correct drawn categories by a rule
-of which the probabilities know nothing, such as that graphs stay planar.
+alone. What it draws has these probabilities, unless the network corrects drawn categories by a rule
+of which they know nothing (`AutoregressiveNetwork.settle`), such as that graphs stay planar.
 """
 
 from __future__ import annotations

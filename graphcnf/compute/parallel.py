@@ -136,7 +136,9 @@ class Cluster:
     def _reached(self) -> Iterator[None]:
         """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`.
 
-        Other errors pass.
+        Raises:
+            WorkerDied: if inside of the context the scheduler is lost, or several workers died over
+                the same piece of work. Other errors pass.
         """
         from distributed.scheduler import KilledWorker
 

@@ -262,7 +262,17 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _to_integers(values: ArrayLike) -> np.ndarray:
-    """Return categories as int64; ValueError if one is not a whole number."""
+    """Return categories as int64.
+
+    Args:
+        values: Categories, of any shape and type.
+
+    Returns:
+        The same numbers, int64.
+
+    Raises:
+        ValueError: if one is not a whole number.
+    """
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):

@@ -331,12 +331,16 @@ class GraphModel(Pretrained, ABC):
     def log_prob_of_records(
         self, batch: GraphBatch, seed: int = 0, records: np.ndarray | None = None
     ) -> Tensor:
-        """Return `log_prob`; a model whose `bounds` is random draws it by seed and records.
+        """Return `log_prob`, which is the same whatever the batch also where `bounds` is random.
+
+        `graphcnf.graphs.records.log_prob_in_batches` calls it. A `StochasticModel` overrides it,
+        and draws its random numbers by seed and record; other models draw none.
 
         Args:
             batch: B graphs, in canonical node order if `ordered` is True, else in any.
             seed: Seed of the draws of a `StochasticModel`.
-            records: Any number for each graph, (B,), of which its draw is a function.
+            records: Any number for each graph, (B,), of which its draw is a function; None to draw
+                from torch's global generator.
 
         Returns:
             (B,) nats; -inf for a graph that `knows` rejects.

@@ -81,15 +81,20 @@ class StochasticModel(GraphModel):
                 and of its number. None to draw from torch's global generator.
 
         Returns:
-            (B,) nats, float64; -inf for a graph that `knows` rejects.
+            (B,) nats; -inf for a graph that `knows` rejects.
+
+        Raises:
+            ValueError: if a graph does not fit the model.
         """
         known = self.knows(batch)
-        nats = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=known.device)
-        if known.any():
-            noise = None
-            if records is not None:
-                noise = RecordNoise(seed, records[known.cpu().numpy()])
-            nats[known] = self.log_prob(batch[known], noise=noise).double()
+        if not known.any():
+            return torch.full((len(batch),), -math.inf, device=known.device)
+        noise = None
+        if records is not None:
+            noise = RecordNoise(seed, records[known.cpu().numpy()])
+        log_p = self.log_prob(batch[known], noise=noise)
+        nats = log_p.new_full((len(batch),), -math.inf)
+        nats[known] = log_p
         return nats
 
 

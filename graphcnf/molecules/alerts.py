@@ -199,7 +199,14 @@ def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
 
 @cache
 def _catalog(name: str) -> FilterCatalog:
-    """Return a catalogue of RDKit or medchem; `UserError` if there is none of this name."""
+    """Return a catalogue of RDKit or medchem.
+
+    Args:
+        name: Its name, such as "pains".
+
+    Raises:
+        UserError: if there is none of this name, or medchem is not installed.
+    """
     if name in ALERTS:
         known: Any = FilterCatalogParams.FilterCatalogs
         return FilterCatalog(FilterCatalogParams(getattr(known, name.upper())))

@@ -271,7 +271,11 @@ class Journal:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Return a context that turns errors of SQLite into `UserError` with the file's name."""
+        """Return a context that turns errors of SQLite into errors that name the file.
+
+        Raises:
+            UserError: if inside of the context the file cannot be written, or is damaged.
+        """
         try:
             yield
         except sqlite3.OperationalError as error:  # for example, the disk is full
