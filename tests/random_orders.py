@@ -15,7 +15,7 @@ from graphcnf.flows import Noise
 from graphcnf.graphs import GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.node_by_node import most_edges_first
-from graphcnf.graphs.unordered import depth_first
+from graphcnf.graphs.random_order import depth_first
 
 SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 8}
 

@@ -124,6 +124,14 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
             exact, and all are -inf for a graph without a code.
         """
         context = Context(batch.mask, condition_values=batch.condition_values)
+        return self.bounds_in(batch, context)
+
+    def bounds_in(self, batch: GraphBatch, context: Context) -> dict[str, Bound]:
+        """Return `bounds`; the network is told `context`.
+
+        Returns:
+            `{name: Bound}`.
+        """
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)

@@ -5,6 +5,7 @@
 - The order is a *latent variable*, as the noise of a variational autoencoder is: a distribution
   q(order | graph) draws one for a given graph, and log p(graph) is bounded from below by the mean
   of log p(graph, order) - log q(order | graph).
+- A *bridge* is an edge that lies on no ring.
 - A *code* is a graph as V categories (*variables*) for each node, in one node order
   (`graphcnf.graphs.coded`).
 - *Base latents* are continuous variables into which graph and order are encoded. Those of the code
@@ -27,6 +28,75 @@ from graphcnf.flows.transform import Generators, Noise, draw_noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.coded import CodedModel
 from graphcnf.graphs.stochastic_model import StochasticModel
+
+
+def bridges(adjacency: Tensor) -> Tensor:
+    """Find the bridges of graphs: the edges that lie on no ring.
+
+    All graphs are treated at once by linear algebra. With a resistor of 1 ohm on every edge, the
+    resistance between the ends of a bridge is 1 ohm; between the ends of an edge on a ring of n
+    nodes it is at most 1 - 1/n.
+
+    Args:
+        adjacency: Edges, (B, N, N) bool.
+
+    Returns:
+        True for pairs of nodes whose edge is a bridge, (B, N, N) bool.
+    """
+    conductance = adjacency.double()
+    # A small conductance from each node to the ground keeps the matrix invertible.
+    grounded = torch.diag_embed(conductance.sum(1) + 1e-6) - conductance
+    potential = torch.linalg.inv(grounded)
+    itself = potential.diagonal(dim1=1, dim2=2)
+    resistance = itself[:, :, None] + itself[:, None] - 2 * potential
+    return adjacency & (resistance > 1 - 0.5 / adjacency.shape[1])
+
+
+def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw random depth-first node orders of connected graphs, in which rings come before branches.
+
+    The first node is any node, each with the same probability. Then the walk goes on from the node
+    that it visited last, or backtracks to the last one with unvisited neighbours. It chooses one of
+    these neighbours, again with equal probabilities: one to which an edge on a ring leads, if there
+    is any. So a ring is closed before branches grow.
+
+    Args:
+        adjacency: Edges of B graphs, (B, N, N) bool.
+        sizes: Number of nodes of each graph, (B,) long.
+        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
+            node of graph b is the one of the possible nodes i with the smallest
+            `uniforms[b, i, t]`.
+
+    Returns:
+        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
+        padding comes last; and the logarithm of the probability of each order, (B,) nats.
+    """
+    batch, nodes = adjacency.shape[:2]
+    rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
+    on_ring = adjacency & ~bridges(adjacency)
+    unvisited = number < sizes[:, None]
+    candidates, depth = unvisited, torch.full_like(unvisited, -1, dtype=torch.long)
+    order, level = [], torch.zeros_like(sizes)
+    log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
+    for t in range(nodes):
+        # In a graph that is not connected, any unvisited node; after the last node, padding.
+        rest = candidates.any(1, keepdim=True)
+        candidates = torch.where(rest, candidates, unvisited)
+        candidates = torch.where(candidates.any(1, keepdim=True), candidates, number == t)
+        node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
+        log_p = log_p - candidates.sum(1).double().log()
+        order.append(node)
+        unvisited, depth = unvisited.clone(), depth.clone()
+        unvisited[rows, node], depth[rows, node] = False, level
+        # The walk goes on from the deepest visited node that has an edge to an unvisited one.
+        ahead = adjacency & unvisited[:, None]
+        last = torch.where(ahead.any(-1), depth, -1)
+        level, current = last.max(1)
+        level = level + 1
+        candidates = ahead[rows, current] & (level > 0)[:, None]
+        rings = candidates & on_ring[rows, current]
+        candidates = torch.where(rings.any(1, keepdim=True), rings, candidates)
+    return torch.stack(order, 1), log_p
 
 
 class RandomOrder(CodedModel[AnyNetwork], StochasticModel):

@@ -9,8 +9,8 @@ It draws a graph node by node along a depth-first order, as the model "path" doe
   round, for the nodes of the round before. Within a round, one more block is evaluated for each
   node. So drawing a graph of any size takes at most `rounds` evaluations of the large blocks.
 
-A *bridge* is an edge that lies on no ring. In a batch of B graphs of N nodes, nodes beyond a
-graph's own number are *padding*. A *position* is the place of a node in the order.
+In a batch of B graphs of N nodes, nodes beyond a graph's own number are *padding*. A *position* is
+the place of a node in the order.
 """
 
 from __future__ import annotations
@@ -28,77 +28,8 @@ from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathDrawing, PathNetwork
 from graphcnf.graphs.path.path_layers import AttentionBiases
 from graphcnf.graphs.path.path_model import PathModel, support_with_rules
-from graphcnf.graphs.random_order import RandomOrder
+from graphcnf.graphs.random_order import RandomOrder, depth_first
 from graphcnf.pretrained import keep_arguments
-
-
-def bridges(adjacency: Tensor) -> Tensor:
-    """Find the bridges of graphs: the edges that lie on no ring.
-
-    All graphs are treated at once by linear algebra. With a resistor of 1 ohm on every edge, the
-    resistance between the ends of a bridge is 1 ohm; between the ends of an edge on a ring of n
-    nodes it is at most 1 - 1/n.
-
-    Args:
-        adjacency: Edges, (B, N, N) bool.
-
-    Returns:
-        True for pairs of nodes whose edge is a bridge, (B, N, N) bool.
-    """
-    conductance = adjacency.double()
-    # A small conductance from each node to the ground keeps the matrix invertible.
-    grounded = torch.diag_embed(conductance.sum(1) + 1e-6) - conductance
-    potential = torch.linalg.inv(grounded)
-    itself = potential.diagonal(dim1=1, dim2=2)
-    resistance = itself[:, :, None] + itself[:, None] - 2 * potential
-    return adjacency & (resistance > 1 - 0.5 / adjacency.shape[1])
-
-
-def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw random depth-first node orders of connected graphs, in which rings come before branches.
-
-    The first node is any node, each with the same probability. Then the walk goes on from the node
-    that it visited last, or backtracks to the last one with unvisited neighbours. It chooses one of
-    these neighbours, again with equal probabilities: one to which an edge on a ring leads, if there
-    is any. So a ring is closed before branches grow.
-
-    Args:
-        adjacency: Edges of B graphs, (B, N, N) bool.
-        sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
-            node of graph b is the one of the possible nodes i with the smallest
-            `uniforms[b, i, t]`.
-
-    Returns:
-        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
-        padding comes last; and the logarithm of the probability of each order, (B,) nats.
-    """
-    batch, nodes = adjacency.shape[:2]
-    rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
-    on_ring = adjacency & ~bridges(adjacency)
-    unvisited = number < sizes[:, None]
-    candidates, depth = unvisited, torch.full_like(unvisited, -1, dtype=torch.long)
-    order, level = [], torch.zeros_like(sizes)
-    log_p = torch.zeros(batch, dtype=torch.double, device=adjacency.device)
-    for t in range(nodes):
-        # In a graph that is not connected, any unvisited node; after the last node, padding.
-        rest = candidates.any(1, keepdim=True)
-        candidates = torch.where(rest, candidates, unvisited)
-        candidates = torch.where(candidates.any(1, keepdim=True), candidates, number == t)
-        node = uniforms[..., t].masked_fill(~candidates, 2.0).argmin(1)
-        log_p = log_p - candidates.sum(1).double().log()
-        order.append(node)
-        unvisited, depth = unvisited.clone(), depth.clone()
-        unvisited[rows, node], depth[rows, node] = False, level
-        # The walk goes on from the deepest visited node that has an edge to an unvisited one.
-        ahead = adjacency & unvisited[:, None]
-        last = torch.where(ahead.any(-1), depth, -1)
-        level, current = last.max(1)
-        level = level + 1
-        candidates = ahead[rows, current] & (level > 0)[:, None]
-        rings = candidates & on_ring[rows, current]
-        candidates = torch.where(rings.any(1, keepdim=True), rings, candidates)
-    return torch.stack(order, 1), log_p
 
 
 class RoundNetwork(PathNetwork):
@@ -132,8 +63,9 @@ class RoundNetwork(PathNetwork):
         self.per_round = -(-max_nodes // rounds)
         block = self.blocks[0]
         assert isinstance(block, Block)
-        width, _, _, hidden = block.parts
-        self.last = Block(width, block.heads, hidden / width, block.dropout.p)
+        width, keys, _, hidden = block.parts
+        shared = keys < width
+        self.last = Block(width, block.heads, hidden / width, block.dropout.p, shared)
         heads = (len(self.blocks) + 1) * block.heads
         self.biases = AttentionBiases(heads, max_nodes)
 
@@ -191,7 +123,7 @@ class RoundDrawing(PathDrawing):
 
     def __init__(self, network: RoundNetwork, context: Context):
         super().__init__(network, context)
-        self.last_cache = Cache(1, context.mask, network.last.norm.weight)
+        self.last_cache = Cache(1, context.mask, network.last.norm.weight[: network.last.parts[1]])
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:

@@ -51,14 +51,17 @@ def build_model():
     return small_graphs.build_model
 
 
-@pytest.fixture(params=["path", "path without support"])
+@pytest.fixture(params=["path", "path without support", "path with multi-query attention"])
 def make_case(request, build_model, random_graphs):
     """Function that gives a path coupling as it is called for some of the random graphs."""
 
     def make(count, most):
         there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
         batch = GraphBatch.collate(random_graphs, there)
-        model = build_model(random_graphs, support=request.param == "path")
+        options = {"multi_query": True} if "multi-query" in request.param else {}
+        model = build_model(
+            random_graphs, support=request.param != "path without support", **options
+        )
         values = model.code.encode(batch)[0]
         return Case.of(model.flow.transform, values, Context(batch.mask))
 

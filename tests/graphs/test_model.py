@@ -221,6 +221,17 @@ def test_training_loss_reaches_every_parameter(double, build_model, random_graph
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch, beta=2.0)[0])
 
 
+def test_random_node_orders_are_for_training_alone(double, build_model, random_graphs):
+    model = build_model(random_graphs, random_orders=0.5)
+    batch = GraphBatch.collate(random_graphs, range(300))
+    scored = -model.log_prob(batch).sum() / batch.node_counts.sum()
+    torch.testing.assert_close(model.training_loss(batch)[0], scored)
+    model.train()
+    losses = [model.training_loss(batch)[0] for _ in range(2)]
+    assert not torch.isclose(*losses) and not torch.isclose(losses[0], scored)
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
+
+
 def test_training_loss_is_the_bound(model, random_graphs):
     batch = GraphBatch.collate(random_graphs, range(50))
     torch.manual_seed(0)

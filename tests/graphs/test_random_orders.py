@@ -14,7 +14,7 @@ from small_graphs import every_graph
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
-from graphcnf.graphs.unordered import bridges
+from graphcnf.graphs.random_order import bridges
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 

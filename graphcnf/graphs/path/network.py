@@ -76,6 +76,17 @@ class AttentionBlocks(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PathContext(Context):
+    """Context of graphs of which some are in a random node order.
+
+    Attributes:
+        random_order: True for graphs in a random depth-first order, not the canonical one, (B,).
+    """
+
+    random_order: Tensor
+
+
 @dataclass
 class NodeHidden:
     """Hidden state of M new nodes while their variables are decided one after the other.
@@ -122,6 +133,8 @@ class PathNetwork(AutoregressiveNetwork):
         level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, see `PathFeatures`.
         dropout: Share of the channels that training leaves out.
+        multi_query: True for one head of keys and values in each block.
+        random_orders: True to learn a vector that says that nodes are in a random order.
         conditions: The conditions, as `condition_statistics` describes them; None for a model
             without conditions.
 
@@ -130,6 +143,8 @@ class PathNetwork(AutoregressiveNetwork):
         biases: Biases of the attention.
         blocks, norm: Blocks of the attention, and the normalisation of their output.
         heads: Output heads of the variables; the argument `heads` counts attention heads.
+        random_order: What is added to all positions of graphs in a random order, (D,); None for a
+            network that never sees one.
         condition_embedding, contributions: Embedding of conditions, and the contributions of nodes
             and edges to them; None without conditions.
     """
@@ -148,6 +163,8 @@ class PathNetwork(AutoregressiveNetwork):
         level_width: int = 24,
         table_rows: int = 8192,
         dropout: float = 0.0,
+        multi_query: bool = False,
+        random_orders: bool = False,
         conditions: Sequence[Mapping[str, Any]] | None = None,
     ):
         super().__init__()
@@ -156,7 +173,8 @@ class PathNetwork(AutoregressiveNetwork):
         self.max_nodes = max_nodes
         self.features = PathFeatures(code, max_nodes, width, level_width, table_rows)
         self.biases = AttentionBiases(layers * heads, max_nodes)
-        self.blocks = self.make_blocks(width, heads, expansion, layers, dropout)
+        self.blocks = self.make_blocks(width, heads, expansion, layers, dropout, multi_query)
+        self.random_order = nn.Parameter(torch.zeros(width)) if random_orders else None
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.heads = NodeHeads(self.cardinalities, width, head_width)
@@ -170,7 +188,13 @@ class PathNetwork(AutoregressiveNetwork):
             self.contributions = Contributions(self.cardinalities, conditions, width)
 
     def make_blocks(
-        self, width: int, heads: int, expansion: float, layers: int, dropout: float
+        self,
+        width: int,
+        heads: int,
+        expansion: float,
+        layers: int,
+        dropout: float,
+        multi_query: bool,
     ) -> AttentionBlocks:
         """Build the attention blocks; subclasses may override it to use others.
 
@@ -180,18 +204,21 @@ class PathNetwork(AutoregressiveNetwork):
             expansion: Feed-forward hidden channels as a multiple of `width`.
             layers: Number of blocks.
             dropout: Share of the channels that training leaves out.
+            multi_query: True for one head of keys and values in each block.
 
         Returns:
             A module with the methods of `AttentionBlocks`.
         """
-        return Transformer(width, heads, expansion, layers, dropout=dropout)
+        return Transformer(
+            width, heads, expansion, layers, dropout=dropout, multi_query=multi_query
+        )
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of whole graphs in one step, for training and scoring.
 
         Args:
             x: Variables of the nodes, (B, N, V) long.
-            context: Its mask (B, N) says which nodes are real.
+            context: Its mask (B, N) says which nodes are real; it may be a `PathContext`.
 
         Yields:
             One `Step` of all M real nodes. Its `hidden` is a `NodeHidden`, whose row for a node
@@ -210,6 +237,8 @@ class PathNetwork(AutoregressiveNetwork):
         on_path = on_path.unflatten(0, mask.shape)
         if conditioning is not None:
             h = h + conditioning.of_all(x, path)
+        if isinstance(context, PathContext) and self.random_order is not None:
+            h = h + context.random_order[:, None, None] * self.random_order
         h = self.norm(self.attend(self.dropout(h), self.biases(on_path)))
         # Only real nodes have variables.
         path = path.select(mask.flatten().nonzero()[:, 0])
