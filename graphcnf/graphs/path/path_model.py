@@ -91,8 +91,8 @@ class PathModel(CodedModel[PathNetwork]):
             neighbours), as `Environments.arguments` returns them. If given, `largest_sums` has no
             effect. None for no such rule.
         random_orders: Share of the graphs of a training batch whose nodes are renumbered to a
-            random depth-first order, which the network is told: as randomised SMILES (Arús-Pous et
-            al. 2019), more to learn from the same graphs. Drawing and scoring keep their order.
+            random depth-first order, which the network is told: more to learn from the same
+            graphs. Drawing and scoring keep their order.
         conditions: Properties given which graphs can be drawn: "name", "mean" and "deviation" of
             each, as `condition_statistics` returns them. None for a model without conditions.
         **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
