@@ -4,7 +4,7 @@
 - *Cell*: the value of one record in a column: a number, or empty where nothing was measured. Cells
   are text in most formats.
 - *Hash* of a molecule: that of its canonical SMILES without stereo marks
-  (`graphcnf.molecules.hashing.hash_each`). Records with equal hashes are of the same molecule.
+  (`graphcnf.chemistry.hashing.hash_each`). Records with equal hashes are of the same molecule.
 
 The loader of molecule files (`graphcnf.datasets.smiles_file`) calls `column_values`.
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from graphcnf.chemistry.descriptors import PROPERTIES
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError, suggest
-from graphcnf.molecules.descriptors import PROPERTIES
 
 FEWEST = 20
 """Fewest molecules with a value from which a column can be learned."""

@@ -3,7 +3,7 @@
 - *To encode* molecules is to turn SMILES into graphs (`graphcnf.molecules.codec`).
 - *Vocabulary*: which atom or bond each category number in the graphs stands for.
 - *Hash* of a molecule: that of its canonical SMILES without stereo marks
-  (`graphcnf.molecules.hashing.hash_each`).
+  (`graphcnf.chemistry.hashing.hash_each`).
 - *Split*: molecules are *held out* from training by their hash, or by a list of `test_indices`.
 - *Measured column*: numbers beside the molecules of a user's file, such as pIC50.
 - *Targets*: the values of properties or measured columns that molecules have. A model that is
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from graphcnf.chemistry.hashing import hash_each
 from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets.cache import cache_file
@@ -33,7 +34,6 @@ from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.conditions import hide_values
 from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
-from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import AROMATIC, CODEC_VERSION, AtomCategory, MoleculeVocabulary
 from graphcnf.molecules.vocabulary_building import vocabulary_from_counts
 
@@ -399,7 +399,7 @@ def encode(
             2,000 SMILES are encoded in this process.
         exact: True to leave out molecules that come back from their graphs as other molecules.
         standardize: None to encode molecules as they are. A set of names to standardize each first
-            (`graphcnf.molecules.standardize.parse_standardized`): which of "acid" and "amine" are
+            (`graphcnf.chemistry.standardize.parse_standardized`): which of "acid" and "amine" are
             then written charged; all others become neutral.
         stereo: True to keep the SMILES with stereo marks as well, in `isomers`.
 
@@ -465,7 +465,7 @@ def _encode_chunk(
 
     read = codec.parse
     if standardize is not None:
-        from graphcnf.molecules.standardize import parse_standardized
+        from graphcnf.chemistry.standardize import parse_standardized
 
         read = partial(parse_standardized, states=standardize)
     tell_aromatic = vocabulary is None or vocabulary.tells_aromatic

@@ -4,7 +4,7 @@
   with its properties, a JSON object.
 - *Other values* of a record: all but the SMILES, `{name of the column or property: value}`.
 - *Measured column*: a column of numbers that cannot be computed, such as pIC50. Its *surrogate* is
-  a Gaussian process that predicts it (`graphcnf.molecules.surrogate`).
+  a Gaussian process that predicts it (`graphcnf.chemistry.surrogate`).
 - The name "-" stands for standard input, whose format is told by its content alone.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow
     from rdkit import Chem
 
-    from graphcnf.molecules.surrogate import Surrogate
+    from graphcnf.chemistry.surrogate import Surrogate
 
 SUFFIXES = tuple(
     suffix + packed
@@ -312,7 +312,7 @@ def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrog
     Raises:
         UserError: The file cannot be read, or the column cannot be learned.
     """
-    from graphcnf.molecules.surrogate import Surrogate  # imports RDKit
+    from graphcnf.chemistry.surrogate import Surrogate  # imports RDKit
 
     return Surrogate.of_data(load_smiles_file(path, columns=[column]), column, bound)
 

@@ -4,7 +4,7 @@ r"""Molecules with their stereo marks: ZINC250k, or a user's file of molecules.
 - *Stereo element*: an atom or double bond that can have a mark.
 - *Configuration* of a molecule: which of its elements have which mark (`graphcnf.stereo.marks`).
 - *Hash* of a molecule: that of its canonical SMILES without stereo marks
-  (`graphcnf.molecules.hashing.hash_each`).
+  (`graphcnf.chemistry.hashing.hash_each`).
 
 A density of stereo marks given the graph, a `StereoFlow`, learns from them.
 """
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphcnf.chemistry.hashing import hash_each
 from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets import cache
@@ -33,7 +34,6 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.training_batches import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
-from graphcnf.molecules.hashing import hash_each
 from graphcnf.stereo.marks import (
     Configuration,
     Constitution,

@@ -26,6 +26,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphcnf.chemistry.hashing import contains
 from graphcnf.compute.parallel import Workers
 from graphcnf.data_files import read_data
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
@@ -33,7 +34,6 @@ from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user, read_json
 from graphcnf.file_writing import write_file
-from graphcnf.molecules.hashing import contains
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
 

@@ -33,7 +33,7 @@ from mol_ga import default_ga
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from graphcnf.molecules.filters import Filters
+from graphcnf.chemistry.filters import Filters
 from graphcnf.optimization.run import optimize
 
 LEADS = {

@@ -22,10 +22,10 @@ import typer
 
 import graphcnf.flows
 from graphcnf.categorical.learned_encodings import ENCODINGS
+from graphcnf.chemistry.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.datasets import MOLECULES
 from graphcnf.evaluation import METRICS
 from graphcnf.graphs.graph_model import GRAPH_MODELS
-from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import parameters_of
 from graphcnf.registry import Registry

@@ -33,7 +33,7 @@ __getattr__, __dir__, _names = lazy_names(
         "CategoricalModel": "discrete.categorical_model",
         "GraphBatch": "graphs.batch",
         "GraphModel": "graphs.graph_model",
-        "MoleculeFlow": "molecules.molecule_flow",
+        "MoleculeFlow": "molecule_flow",
         "PackedGraphs": "graphs.batch",
         "evaluate": "evaluation.evaluate",
         "evaluate_table": "discrete.table_scores",

@@ -30,6 +30,7 @@ from torch import nn
 from graphcnf.errors import UserError
 from graphcnf.file_reading import LARGEST_TEXT, WEIGHTS, expand_user, inside, open_input, read_json
 from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, limited_parameters
+from graphcnf.registry import Registry
 from graphcnf.torch_state import own_modes
 
 FORMAT = 2
@@ -46,6 +47,9 @@ SPARE = 1 << 24
 
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights, which are converted to each other when weights are loaded."""
+
+SOURCES = Registry("sources", {"hub": "graphcnf.hub.repository:fetch"})
+"""Functions that download a model by its name, and return its folder."""
 
 Model = TypeVar("Model", bound="Pretrained")
 
@@ -124,9 +128,7 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     if str(name_or_folder).count("/") == 1 and not folder.parent.exists():
-        from graphcnf.hub.repository import fetch
-
-        return fetch(name_or_folder)
+        return SOURCES["hub"](name_or_folder)
     known = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob("*/config.json")))
     raise UserError(
         f"no model {str(name_or_folder)!r}: give a folder with config.json and model.safetensors"

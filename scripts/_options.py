@@ -5,10 +5,10 @@
   made of the text.
 - *Group* of options: a dataclass such as `Draw`, whose fields are options. A command that is
   decorated with `grouped` takes the whole group as one parameter.
-- *Filter*: a condition that all written molecules meet (`graphcnf.molecules.filters`); *alerts* are
-  groups for which chemists discard a molecule (`graphcnf.molecules.alerts`).
+- *Filter*: a condition that all written molecules meet (`graphcnf.chemistry.filters`); *alerts* are
+  groups for which chemists discard a molecule (`graphcnf.chemistry.alerts`).
 - *Measured column*: a column of numbers in a user's file, such as pIC50. Its *surrogate* predicts
-  it for other molecules (`graphcnf.molecules.surrogate`).
+  it for other molecules (`graphcnf.chemistry.surrogate`).
 
 Heavy imports are deferred, so that --help is fast.
 """
@@ -25,19 +25,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from graphcnf.chemistry.descriptors import PROPERTIES
 from graphcnf.compute.parallel import check_cluster
 from graphcnf.errors import UserError
 from graphcnf.file_reading import expand_user
 from graphcnf.limits import LARGEST_COUNT, LARGEST_SEED, check_seed, check_temperature
 from graphcnf.messages import say
-from graphcnf.molecules.descriptors import PROPERTIES
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 
 if TYPE_CHECKING:
+    from graphcnf.chemistry.filters import Filters
     from graphcnf.design.additions import AddedLimits
     from graphcnf.graphs.graph_model import GraphModel
-    from graphcnf.molecules.filters import Filters
 
 
 def option(
@@ -145,7 +145,7 @@ class Sizes(NamedTuple):
 
 
 def _parse_names(text: str) -> tuple[str, ...]:
-    from graphcnf.molecules.properties import parse_names
+    from graphcnf.chemistry.properties import parse_names
 
     return parse_names(text) if text else ()
 
@@ -525,8 +525,8 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
     """
 
     def parse(value: Any) -> Any:
-        from graphcnf.molecules.filters import Filters
-        from graphcnf.molecules.properties import Requirement, check_possible
+        from graphcnf.chemistry.filters import Filters
+        from graphcnf.chemistry.properties import Requirement, check_possible
 
         if value is None or value == []:
             return None
@@ -552,7 +552,7 @@ def _read_alerts(text: str) -> list[str]:
     Raises:
         UserError: "none" is named with others, or a catalogue is unknown.
     """
-    from graphcnf.molecules.alerts import with_default
+    from graphcnf.chemistry.alerts import with_default
 
     names = [part.strip() for part in text.split(",")]
     with_default(names)
@@ -612,7 +612,7 @@ def read_molecules(path: Path) -> list[str]:
 class Filter:
     """Options for the filters that all written molecules pass.
 
-    They are arguments of `graphcnf.molecules.filters.Filters`. The fields hold parsed values, None
+    They are arguments of `graphcnf.chemistry.filters.Filters`. The fields hold parsed values, None
     where the option is not given.
 
     Attributes:
@@ -709,9 +709,9 @@ class Filter:
             UserError: No molecule can pass them all, or a property can neither be computed nor
                 predicted.
         """
-        from graphcnf.molecules.alerts import NONE, with_default
-        from graphcnf.molecules.filters import Filters
-        from graphcnf.molecules.surrogate import surrogates_of
+        from graphcnf.chemistry.alerts import NONE, with_default
+        from graphcnf.chemistry.filters import Filters
+        from graphcnf.chemistry.surrogate import surrogates_of
 
         for text in self.surrogate or ():
             _give_surrogate(model, text)
@@ -733,8 +733,8 @@ def _give_surrogate(model: GraphModel, text: str) -> None:
     Raises:
         UserError: The text has another form, or the column cannot be learned.
     """
+    from graphcnf.chemistry.surrogate import give_surrogate, sentence
     from graphcnf.datasets.smiles_file import load_surrogate
-    from graphcnf.molecules.surrogate import give_surrogate, sentence
 
     path, _, column = text.rpartition(":")
     if not path or not column:
@@ -781,7 +781,7 @@ def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
     Raises:
         UserError: --stereo is given, and the model has no density of stereo marks.
     """
-    from graphcnf.molecules.molecule_flow import stereo_of
+    from graphcnf.molecules.molecule_model import stereo_of
 
     known = stereo_of(network) is not None
     if stereo and not known:
@@ -852,7 +852,10 @@ def say_deviations(
         marked: True if the model has a density of stereo marks, so that it keeps most given marks;
             False if it drops all.
     """
-    from graphcnf.molecules.standardize import deviation_notes
+    from graphcnf.chemistry.standardize import deviation_notes
 
-    for note in deviation_notes(smiles, states, marked=marked):
+    find = None
+    if marked:
+        from graphcnf.stereo.marks import dropped_marks as find
+    for note in deviation_notes(smiles, states, dropped_marks=find):
         say(f"note: {note}")

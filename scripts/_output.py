@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
     from graphcnf.design.growing import Result
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.scripts._options import Draw
 
 PICTURES = ("png", "svg", "pdf")
@@ -322,8 +322,8 @@ def write_found(
     Raises:
         UserError: The file cannot be written, or the search finds no further molecule.
     """
+    from graphcnf.chemistry.properties import properties_of
     from graphcnf.molecules.codec import parse
-    from graphcnf.molecules.properties import properties_of
 
     plain, properties = plain_kind(kind), draw.properties or ()
     columns = columns_of(plain, (*(types if plain != "smi" else ()), *properties))
@@ -372,10 +372,10 @@ def show_molecules(
     """
     if not rows or not (draw.picture or draw.html):
         return
+    from graphcnf.chemistry.drawing import draw_grid
+    from graphcnf.chemistry.page import SortedCell, write_page
+    from graphcnf.chemistry.scoring import percentile_text
     from graphcnf.molecules.codec import parse
-    from graphcnf.molecules.drawing import draw_grid
-    from graphcnf.molecules.page import SortedCell, write_page
-    from graphcnf.molecules.scoring import percentile_text
 
     smiles = [row["smiles"] for row in rows]
     atoms = [marks(parse(text)) for text in smiles]

@@ -47,11 +47,11 @@ def analogs(
     kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
     filters = chosen.filters(network, reactive=True)
 
+    from graphcnf.chemistry.filters import passing_text
+    from graphcnf.chemistry.properties import DECIMALS
     from graphcnf.design.analogues import analogs_of
     from graphcnf.design.growing import found as molecules_found
-    from graphcnf.molecules.filters import passing_text
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
-    from graphcnf.molecules.properties import DECIMALS
+    from graphcnf.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)

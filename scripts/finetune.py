@@ -120,9 +120,9 @@ def finetune(
     out = expand_user(out or Path("runs") / f"finetune-{name}")
 
     say("loading data and libraries ...")
+    from graphcnf.chemistry.properties import has_pattern, has_property
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
-    from graphcnf.molecules.properties import has_pattern, has_property
+    from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.training.finetuning import finetune as fine_tune
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]

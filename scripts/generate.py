@@ -154,9 +154,9 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
+    from graphcnf.chemistry.properties import conditions_of, outside_training
     from graphcnf.graphs.building import draws_raw
-    from graphcnf.molecules.molecule_flow import stereo_of
-    from graphcnf.molecules.properties import conditions_of, outside_training
+    from graphcnf.molecules.molecule_model import stereo_of
     from graphcnf.pretrained import model_digest
     from graphcnf.sampling.sample import Recipe
     from graphcnf.sampling.shards import shards_of
@@ -213,9 +213,9 @@ def _write_samples(
         kind: Kind of the files.
         draw: Options of the command.
     """
+    from graphcnf.chemistry.properties import properties_of
+    from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.molecules.codec import parse
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
-    from graphcnf.molecules.properties import properties_of
     from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import is_complete, write_description
 

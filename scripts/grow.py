@@ -48,10 +48,10 @@ def grow(
     kind, network = written_kind(draw), options.load_model(draw.model, draw.device)
     filters = chosen.filters(network, reactive=True)
 
+    from graphcnf.chemistry.filters import passing_shares, passing_text, removed_by_alerts
     from graphcnf.design.fragments import TASKS, read_fragment
     from graphcnf.design.growing import Growth, found, known_rings
-    from graphcnf.molecules.filters import passing_shares, passing_text, removed_by_alerts
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(network)
     marked = options.draws_stereo(network, draw.model, stereo)

@@ -52,10 +52,10 @@ def interpolate(
     kind = rows_kind(out, as_json, "smi")
     output_kind(picture, PICTURES, "--picture")
 
+    from graphcnf.chemistry.drawing import draw_grid
+    from graphcnf.chemistry.filters import passing_text
     from graphcnf.design.interpolation import interpolate as path_between
-    from graphcnf.molecules.drawing import draw_grid
-    from graphcnf.molecules.filters import passing_text
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
 
     flow, outcomes = MoleculeFlow(options.load_model(model, device)), Counter[str]()
     filters = chosen.filters(flow.model)

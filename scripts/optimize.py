@@ -34,7 +34,7 @@ from graphcnf.scripts._output import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.optimization.search import SearchSettings
 
 NUMBER, TIMEOUT, SHOWN = 100, 600, 10
@@ -189,9 +189,9 @@ def optimize(
     folder = expand_user(folder or Path("runs", "optimize", name))
     save = save and expand_user(save)
 
+    from graphcnf.chemistry.filters import passing_text
     from graphcnf.design.growing import check_grows
-    from graphcnf.molecules.filters import passing_text
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.optimization import run
     from graphcnf.optimization.objectives import Goal
     from graphcnf.optimization.routes import check_command
@@ -325,7 +325,7 @@ def _write_page(
         known: Known molecules to compare with.
         flow: The model; a molecule counts as new if it is not among its training molecules.
     """
-    from graphcnf.molecules.page import write_page
+    from graphcnf.chemistry.page import write_page
 
     shown = [{k: v for k, v in row.items() if k != "cluster"} for row in rows[:LISTED]]
     write_page(shown, path, title, known=known, training_hashes=flow.model.training_hashes)

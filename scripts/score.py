@@ -54,7 +54,7 @@ def score(
 
     records = read_smiles(file, column=column, others=True)
 
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecule_flow import MoleculeFlow
 
     flow = MoleculeFlow(options.load_model(model, device))
     with open_workers(cluster, workers) as engine:

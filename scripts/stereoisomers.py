@@ -53,7 +53,7 @@ def stereoisomers(
     options.say_deviations([molecule], None, marked=True)
     write_table(kind, out, found[:number].to_dict("records"))
     if picture is not None:
-        from graphcnf.molecules.drawing import draw_grid
+        from graphcnf.chemistry.drawing import draw_grid
 
         shown = found[: min(number or DRAWN, DRAWN)]
         draw_grid(list(shown.smiles), picture, [f"{p:.1%}" for p in shown.probability])

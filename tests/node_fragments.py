@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from graphcnf.design.particles import GraphFragment
+from graphcnf.design.graph_fragment import GraphFragment
 
 
 def fragment(categories, edges, *, kind=GraphFragment, nodes=2, labels=1, attachments=None,

@@ -4,7 +4,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary_building import bond_orders
 
 

@@ -34,34 +34,30 @@ CORE = {
 WINGS = {
     "compute": set(),
     "exchange": set(),
-    "estimators": {"discrete"},
-    "stereo": set(),
-    "design": {"stereo"},
+    "chemistry": {"compute"},
+    "stereo": {"chemistry"},
+    "design": {"chemistry", "stereo"},
     "images": {"compute"},
     "baselines": {"images"},
-    "datasets": {"compute", "stereo"},
+    "datasets": {"chemistry", "compute", "stereo"},
     "hub": {"datasets"},
-    "sampling": {"compute"},
-    "evaluation": {"compute", "sampling", "datasets", "stereo"},
-    "training": {"compute", "datasets"},
-    "discrete": {"compute", "exchange", "training"},
-    "optimization": {"compute", "stereo", "design"},
+    "sampling": {"chemistry", "compute"},
+    "evaluation": {"chemistry", "compute", "sampling", "datasets", "stereo"},
+    "training": {"chemistry", "compute", "datasets", "design", "images", "stereo"},
+    "discrete": {"compute", "exchange", "hub", "training"},
+    "optimization": {"chemistry", "compute", "stereo", "design"},
+    "estimators": {"discrete"},
 }
-# Files that use wings which may be absent, and import them inside functions.
-LATE = {
-    "graphcnf/chunks.py": {"compute"},
-    "graphcnf/discrete/categorical_model.py": {"hub"},
-    "graphcnf/graphs/batch.py": {"exchange"},
-    "graphcnf/molecules/molecule_flow.py": {"design", "exchange", "hub", "stereo"},
-    "graphcnf/molecules/standardize.py": {"stereo"},
-    "graphcnf/pretrained.py": {"hub"},
-    "graphcnf/training/experiments.py": {"discrete", "images", "stereo"},
-    "graphcnf/training/finetuning.py": {"design"},
-}
+# What users hold, and the wings that they call which hold it, too.
+FRONT_DOOR, HOLDERS = "molecule_flow", {"estimators", "optimization", "training"}
 ALLOWED = {
     **CORE,
-    **{wing: {*CORE, *others} for wing, others in WINGS.items()},
-    "scripts": {*CORE, *WINGS},
+    FRONT_DOOR: {*CORE, "chemistry", "design", "exchange", "hub"},
+    **{
+        wing: {*CORE, *others, *({FRONT_DOOR} if wing in HOLDERS else ())}
+        for wing, others in WINGS.items()
+    },
+    "scripts": {*CORE, *WINGS, FRONT_DOOR},
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks",)
 
@@ -119,18 +115,6 @@ def test_the_wheel_holds_the_commands_without_benchmarks(tmp_path):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"graphcnf"}
 
 
-def late_imports(tree):
-    """The imports inside functions."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    return {inner for function in functions for inner in ast.walk(function)}
-
-
-def is_late(node, path, late):
-    """Whether an import is one of those that `LATE` allows."""
-    wings = LATE.get(str(path.relative_to(ROOT)), set())
-    return node in late and node.module.split(".")[:2][-1] in wings
-
-
 @cache
 def parsed(path):
     return ast.parse(path.read_text())
@@ -138,13 +122,12 @@ def parsed(path):
 
 @cache
 def imports(path):
-    """Names of the modules that a file imports, but for those that `LATE` allows."""
-    late, names = late_imports(parsed(path)), []
+    """Names of the modules that a file imports, in functions and for types as well."""
+    names = []
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if not is_late(node, path, late):
-                names.append(node.module)
+            names.append(node.module)
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return names
@@ -158,7 +141,8 @@ def test_files_at_the_top_import_each_other_alone():
         if name.startswith("graphcnf.") and name.split(".")[1] not in TOP
     }
     # `testing` is for users' own parts, and stands on them.
-    assert {line for line in names if not line.startswith(("testing.py", "__main__.py"))} == set()
+    above = ("testing.py", "__main__.py", f"{FRONT_DOOR}.py")
+    assert {line for line in names if not line.startswith(above)} == set()
 
 
 def test_no_file_name_stands_twice():
@@ -176,8 +160,8 @@ def test_no_file_name_stands_twice():
 @pytest.mark.parametrize("part", ALLOWED)
 def test_imports_point_one_way(part):
     wrong = []
-    files = sorted(folder(part).rglob("*.py"))
-    assert files
+    place = folder(part)
+    files = sorted(place.rglob("*.py")) or [place.with_suffix(".py")]
     for path in files:
         for name in imports(path):
             parts = name.split(".")
@@ -189,27 +173,17 @@ def test_imports_point_one_way(part):
 
 
 def test_no_two_files_import_each_other():
-    """Imports inside functions count, but not those in `LATE` and those for types alone."""
-    tops = ("graphcnf", "datasets", "scripts")
-    files = {path: path.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")}
+    """Imports count wherever they stand; only a `Registry` resolves late."""
     names = {}
-    for path, place in files.items():
-        parts = [*place.parts[:-1], *([] if place.stem == "__init__" else [place.stem])]
-        names[".".join(parts if parts[0] == "graphcnf" else ["graphcnf", *parts])] = path
+    for top in ("graphcnf", "datasets", "scripts"):
+        for path in (ROOT / top).rglob("*.py"):
+            place = path.relative_to(ROOT)
+            parts = [*place.parts[:-1], *([] if place.stem == "__init__" else [place.stem])]
+            names[".".join(parts if parts[0] == "graphcnf" else ["graphcnf", *parts])] = path
     found = nx.DiGraph()
     for name, path in names.items():
-        tree = parsed(path)
-        types = {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-            for inner in ast.walk(node)
-        }
-        late = late_imports(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and id(node) not in types:
-                if is_late(node, path, late):
-                    continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     whole = f"{node.module}.{alias.name}"
                     found.add_edge(name, whole if whole in names else node.module)
@@ -241,8 +215,8 @@ def test_commands_leave_reading_molecules_to_the_package():
 LIGHT = [
     ("", "scripts.cli scripts.generate", "torch rdkit numpy lightning_fabric pandas"),
     ("", "optimization.oracle", "torch"),  # of every process that scores
-    ("torch", "molecules.hashing molecules.vocabulary datasets.zinc250k", "rdkit"),
-    ("torch", "molecules.molecule_flow", "pandas scipy networkx torch_geometric matplotlib typer"),
+    ("torch", "chemistry.hashing molecules.vocabulary datasets.zinc250k", "rdkit"),
+    ("torch", "molecule_flow", "pandas scipy networkx torch_geometric matplotlib typer"),
     ("torch", "sampling.sample", "pandas scipy networkx torch_geometric matplotlib typer"),
     ("torch", "evaluation.evaluate", "scipy torch_geometric matplotlib igraph"),
     ("torch", "discrete.categorical_model", "scipy torch_geometric matplotlib igraph rdkit"),

@@ -13,7 +13,7 @@ from graphcnf.graphs.building import model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.images import ImageFlow
 from graphcnf.images.image_model import IMAGE_MODELS
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 
 RING = [0, 1, 2, 0, 1], [(1, 0), (2, 1), (3, 2), (4, 3), (4, 0)], [0, 1, 0, 1, 0]
 TREE = [0, 1, 2], [(1, 0), (2, 0)], [1, 0]

@@ -18,6 +18,7 @@ from test_docstrings import module_of
 
 import graphcnf.flows
 from graphcnf.categorical.learned_encodings import ENCODINGS, Encoding
+from graphcnf.chemistry.descriptors import PROPERTIES, qed
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError
 from graphcnf.evaluation import METRICS
@@ -26,7 +27,6 @@ from graphcnf.evaluation.statistics import compare
 from graphcnf.graphs import GraphModel
 from graphcnf.graphs.graph_model import GRAPH_MODELS
 from graphcnf.images.image_model import IMAGE_MODELS, ImageModel
-from graphcnf.molecules.descriptors import PROPERTIES, qed
 from graphcnf.optimization import SCORES
 from graphcnf.optimization.objectives import Goal, parameters_of
 from graphcnf.scripts.cli import COMMANDS

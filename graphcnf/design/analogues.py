@@ -36,6 +36,10 @@ from rdkit import Chem
 from rdkit.Chem import rdFMCS
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from graphcnf.chemistry.alerts import Given
+from graphcnf.chemistry.filters import NO_FILTERS, Filters, Funnel
+from graphcnf.chemistry.properties import conditions_of, similarity_to
+from graphcnf.chemistry.standardize import protonation_hash
 from graphcnf.design import fragments
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
@@ -43,16 +47,12 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.records import log_prob_in_batches, one_thread
 from graphcnf.limits import PARTICLES, SIMILAR, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.alerts import Given
-from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
-from graphcnf.molecules.properties import conditions_of, similarity_to
-from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import AROMATIC, AtomCategory, MoleculeVocabulary
 from graphcnf.stereo.marks import StereoTemplate, dropped_marks, without_hydrogens
 
 if TYPE_CHECKING:
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecules.molecule_model import MoleculeModel
 
 KEEP = ("skeleton", "bonds", "scaffold")
 """Cores to retain: which atoms are bonded ("skeleton"); that and the bond orders, aromatic being
@@ -263,7 +263,7 @@ class RedrawnAnalogs(growth.Growth):
 
     checks_samples = False  # too few of the model's samples contain a molecule's core
 
-    def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
+    def __init__(self, flow: MoleculeModel, origin: Origin, keep: str, **options: Any):
         model, vocabulary, mol = flow.model, flow.vocabulary, origin.mol
         self.origin, self.keep = origin, keep
         if keep == "scaffold":
@@ -487,7 +487,7 @@ class NearAnalogs:
 
     def __init__(
         self,
-        flow: MoleculeFlow,
+        flow: MoleculeModel,
         origin: Origin,
         keep: str,
         *,
@@ -659,7 +659,7 @@ class NearAnalogs:
 
 
 def analogs_of(
-    flow: MoleculeFlow,
+    flow: MoleculeModel,
     molecule: str | Chem.Mol,
     *,
     keep: str = "skeleton",
@@ -720,7 +720,7 @@ def analogs_of(
 
 
 def draw_analogues(
-    flow: MoleculeFlow,
+    flow: MoleculeModel,
     molecule: str | Chem.Mol,
     n: int,
     *,

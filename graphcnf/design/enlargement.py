@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphcnf.design.particles import GraphFragment
+from graphcnf.design.graph_fragment import GraphFragment
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.building import has_rules, with_arguments

@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from graphcnf.design.additions import NO_LIMITS, AddedLimits, parts_beside
+from graphcnf.design.graph_fragment import MANY_RINGS, GraphFragment
 from graphcnf.design.linked import LinkedFragment
-from graphcnf.design.particles import MANY_RINGS, GraphFragment
 from graphcnf.errors import UserError
 from graphcnf.limits import LIKELIEST
 from graphcnf.molecules import codec

@@ -39,6 +39,10 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from graphcnf.chemistry.alerts import Given
+from graphcnf.chemistry.filters import NO_FILTERS, Filters, Funnel
+from graphcnf.chemistry.properties import conditions_of
+from graphcnf.chemistry.standardize import protonation_hash
 from graphcnf.design.additions import AddedLimits, Range
 from graphcnf.design.enlargement import with_fragment
 from graphcnf.design.fragments import TASKS, MoleculeFragment, read_fragment
@@ -56,11 +60,7 @@ from graphcnf.limits import (
     check_temperature,
 )
 from graphcnf.molecules import codec
-from graphcnf.molecules.alerts import Given
-from graphcnf.molecules.filters import NO_FILTERS, Filters, Funnel
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import conditions_of
-from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.torch_state import evaluation_mode
@@ -295,7 +295,7 @@ class Growth:
         Args:
             found: The molecules, in the order in which they are found.
         """
-        flow, waiting = MoleculeFlow(self.model), []
+        flow, waiting = MoleculeModel(self.model), []
         while True:
             new = list(islice(found, self.likeliest))
             with one_thread(self.model.device):
@@ -689,7 +689,7 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
 
 
 def grow(
-    flow: MoleculeFlow,
+    flow: MoleculeModel,
     fragment: str,
     n: int,
     *,
@@ -740,7 +740,7 @@ def grow(
 
 
 def first_found(
-    flow: MoleculeFlow, search: Any, n: int, stereo: bool
+    flow: MoleculeModel, search: Any, n: int, stereo: bool
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw the first n molecules of a search, with stereo marks if wanted.
 
@@ -763,7 +763,7 @@ def first_found(
     return PackedGraphs.from_lists([one.graph for one in first]), [one.smiles for one in first]
 
 
-def found(flow: MoleculeFlow, search: Any, stereo: bool = True) -> Iterator[Result]:
+def found(flow: MoleculeModel, search: Any, stereo: bool = True) -> Iterator[Result]:
     """Yield the molecules of a search, with stereo marks if the model has stereo.
 
     Marks that must be kept (those of the fragment, or of the molecule whose analogues are drawn)

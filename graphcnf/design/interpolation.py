@@ -24,6 +24,8 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
+from graphcnf.chemistry.filters import NO_FILTERS, Filters
+from graphcnf.chemistry.properties import similarity_to
 from graphcnf.design.analogues import common_places
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context
@@ -32,9 +34,7 @@ from graphcnf.graphs.path.path_model import PathModel
 from graphcnf.graphs.records import one_thread
 from graphcnf.limits import check_integer, check_seed
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import similarity_to
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.stereo.marks import StereoTemplate, isomeric_smiles
 from graphcnf.stereo.stereo_flow import StereoFlow
 from graphcnf.torch_state import default_type
@@ -45,7 +45,7 @@ MARGIN, MAX_STEPS = 0.02, 1000
 
 @default_type()
 def interpolate(
-    flow: MoleculeFlow,
+    flow: MoleculeModel,
     first: str,
     last: str,
     *,
@@ -163,7 +163,7 @@ def _marked(
 
 
 @torch.no_grad()
-def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
+def _box(flow: MoleculeModel, smiles: str) -> tuple[Tensor, Tensor]:
     """Return the box of a molecule.
 
     Args:

@@ -12,12 +12,12 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdChemReactions import ReactionFromSmarts
 
+from graphcnf.chemistry.filters import NO_FILTERS, Funnel
+from graphcnf.chemistry.hashing import hash_each
+from graphcnf.chemistry.standardize import parse_standardized
 from graphcnf.errors import UserError
 from graphcnf.limits import check_low_and_high, check_seed
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Funnel
-from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.standardize import parse_standardized
 
 AMINE = "[NX3;H1,H2;!$(N[C,S,P]=*);!$(N[N,O]):2]"
 ALKYL = "[CX4;H1,H2;!$(C([OH])[!#6;!H]):2]"

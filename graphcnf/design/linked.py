@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.design.missing import MissingEdges, MissingOnPaths
-from graphcnf.design.particles import FREE, GraphFragment, Placements, Progress
+from graphcnf.design.graph_fragment import FREE, GraphFragment, Placements
+from graphcnf.design.missing import MissingEdges
+from graphcnf.design.placing import Enterable, Progress
 from graphcnf.graphs.path.depth_first import (
     BACKTRACK,
     LENGTHS,
@@ -75,10 +76,6 @@ class LinkedFragment(GraphFragment):
             ring = max(ring, (steps + 2) * int(met.any()))
             alone = alone & ~met
         return ring
-
-    def start(self, sizes: Tensor, missing: MissingEdges) -> LinkedProgress:
-        """Return P particles without nodes, as `LinkedProgress`; see `GraphFragment.start`."""
-        return LinkedProgress(sizes, missing)
 
     @property
     def entries(self) -> int:
@@ -302,7 +299,7 @@ class LinkedProgress(Progress):
         return self.support.states.sums >= needed[:, None]
 
     def entries(
-        self, back: Tensor, uniform: Tensor, guide: Tensor, ahead: MissingOnPaths
+        self, back: Tensor, uniform: Tensor, guide: Tensor, enterable: Enterable
     ) -> tuple[Placements, Tensor] | None:
         """Choose, in each particle that allows it, a fragment node to come below a free node.
 
@@ -315,7 +312,7 @@ class LinkedProgress(Progress):
 
             None if no particle allows one.
         """
-        entry = super().entries(back, uniform, guide, ahead)
+        entry = super().entries(back, uniform, guide, enterable)
         if entry is None:
             return None
         found, among = entry

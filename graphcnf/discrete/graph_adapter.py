@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
-from graphcnf.exchange.pyg import data_of, is_one_hot, listed
+from graphcnf.exchange.pyg import data_of, from_pyg, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
@@ -414,7 +414,7 @@ class GraphAdapter(Adapter):
             data.x = data.edge_index.new_zeros(count)
         if self.names[1] is not None and data.edge_attr is None and data.edge_index.numel():
             raise ValueError("edge_attr is missing")
-        nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
+        nodes, edges, labels = from_pyg([data]).graph(0)
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 
     def _to_networkx(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> nx.Graph:

@@ -19,7 +19,7 @@ from graphcnf.discrete.adapters import Refused
 from graphcnf.errors import suggest
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.stochastic_model import RecordNoise
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 
 OUTPUTS = ("latents", "log_likelihood")
 """Kinds of numbers that a `MoleculeTransformer` can return."""

@@ -30,6 +30,8 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from graphcnf.chemistry.hashing import contains, hash_each
+from graphcnf.chemistry.standardize import charge_states
 from graphcnf.compute.parallel import Workers, available_cores
 from graphcnf.datasets import MOLECULES
 from graphcnf.datasets.references import HELD_OUT, Rows, held_out, load_reference
@@ -65,13 +67,10 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.conventions import evaluate_records
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.standardize import charge_states
+from graphcnf.molecules.molecule_model import MoleculeModel, shipped_stereo
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.sampling.sample import first_blocks, sampling_processes
 from graphcnf.stereo.marks import count_marks, mark_figures
-from graphcnf.stereo.stereo_flow import shipped_stereo
 
 ON_HELD_OUT = (
     "reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
@@ -344,7 +343,7 @@ class ModelSamples:
 
 
 def evaluate(
-    subject: GraphModel | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
+    subject: GraphModel | MoleculeModel | Records | str | Path | Iterable[str | Chem.Mol | None],
     reference: Reference | str | None = None,
     *,
     name: str = "",
@@ -380,7 +379,7 @@ def evaluate(
     if not isinstance(reference, Reference):
         reference = Reference(reference)
     samples = ModelSamples(**drawn)
-    model = subject.model if isinstance(subject, MoleculeFlow) else subject
+    model = subject.model if isinstance(subject, MoleculeModel) else subject
     if isinstance(model, str | Path):
         model = Records.read(str(model))
     if isinstance(model, GraphModel):
@@ -577,7 +576,7 @@ def draw_part(
     Returns:
         The summary of these records; equal for equal model, options, seed and numbers.
     """
-    flow = MoleculeFlow(model)
+    flow = MoleculeModel(model)
     stereo = drawn.stereo and seed == drawn.seeds[0]
     _, molecules = flow.draw_records(
         records, seed=seed, temperature=drawn.temperature, stereo=stereo

@@ -36,10 +36,10 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from graphcnf.chemistry import descriptors, properties
 from graphcnf.data_files import installed_file
 from graphcnf.errors import Unavailable, UserError
 from graphcnf.evaluation import METRICS
-from graphcnf.molecules import descriptors, properties
 
 if TYPE_CHECKING:
     import networkx as nx

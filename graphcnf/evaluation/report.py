@@ -2,7 +2,7 @@
 
 A *set* is one `Evaluation`: the molecules of a file or a sample, with figures and distances. The
 page has headline figures (*cards*) and, of a single set, the sections of a review
-(`graphcnf.molecules.page`); then the tables of `tables.py`, a histogram for each metric with an
+(`graphcnf.chemistry.page`); then the tables of `tables.py`, a histogram for each metric with an
 axis, drawings of invalid molecules by reason, and a table of valid molecules.
 """
 
@@ -17,16 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphcnf.errors import Unavailable
-from graphcnf.evaluation.layout import number, percent, shown_columns
-from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
-from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
-from graphcnf.file_writing import write_file
-from graphcnf.molecules import descriptors
-from graphcnf.molecules.codec import parse
-from graphcnf.molecules.conventions import failures, read_unsanitized
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.page import (
+from graphcnf.chemistry import descriptors
+from graphcnf.chemistry.hashing import contains, hash_each
+from graphcnf.chemistry.page import (
     CARDS,
     Card,
     Shown,
@@ -36,7 +29,14 @@ from graphcnf.molecules.page import (
     sections,
     shown_row,
 )
-from graphcnf.molecules.review import Review, review
+from graphcnf.chemistry.review import Review, review
+from graphcnf.errors import Unavailable
+from graphcnf.evaluation.layout import number, percent, shown_columns
+from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
+from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, all_notes, is_agreed, tables
+from graphcnf.file_writing import write_file
+from graphcnf.molecules.codec import parse
+from graphcnf.molecules.conventions import failures, read_unsanitized
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,6 +29,8 @@ import numpy as np
 import pandas as pd
 from rdkit import Chem
 
+from graphcnf.chemistry.hashing import contains, hash_each
+from graphcnf.chemistry.standardize import parse_standardized
 from graphcnf.compute.parallel import Cluster, ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.datasets.molecules import encode
@@ -44,8 +46,6 @@ from graphcnf.molecules.conventions import (
     read_unsanitized,
     unsanitized_smiles,
 )
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.stereo.marks import count_marks
 
 HEAD = 10_000

@@ -128,15 +128,6 @@ class PackedGraphs:
         edges = slice(self.edge_starts[k], self.edge_starts[k + 1])
         return self.node_types[nodes], self.edges[edges], self.edge_types[edges]
 
-    def __getitem__(self, k: int):
-        """Return graph k as `torch_geometric.data.Data`, with both directions of every edge.
-
-        Node categories are in `x` (n,), those of edges in `edge_attr` (2 m,), both long.
-        """
-        from graphcnf.exchange.pyg import data_of
-
-        return data_of(*self.graph(k))
-
     def subset(self, indices) -> PackedGraphs:
         """Copy some of the graphs, in the order of `indices`.
 
@@ -194,24 +185,6 @@ class PackedGraphs:
             edges=np.concatenate([np.zeros((0, 2)), *edges]).astype(np.uint8),
             edge_types=np.concatenate([np.zeros(0), *edge_types]).astype(np.uint8),
         )
-
-    @classmethod
-    def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack graphs of PyTorch Geometric; the same as `graphcnf.exchange.pyg.from_pyg`.
-
-        Args:
-            data: A list, `Batch` or `Dataset` of `Data`, with categories in `x` and `edge_attr`:
-                integers, or one-hot rows. Without `edge_attr` every edge has category 0.
-
-        Returns:
-            As many graphs, in their order.
-
-        Raises:
-            ValueError: for attributes that are missing or of other shapes, and as in `from_lists`.
-        """
-        from graphcnf.exchange.pyg import from_pyg
-
-        return from_pyg(data)
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
@@ -505,16 +478,6 @@ class GraphBatch:
             edges=np.stack([i, j], 1).astype(np.uint8),
             edge_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
-
-    def to_pyg(self) -> list:
-        """Return the graphs as `torch_geometric.data.Data`, one for each graph.
-
-        Node categories are in `x` (n,), both directions of every edge in `edge_index` (2, 2 m), and
-        edge categories in `edge_attr` (2 m,), all long.
-        """
-        from graphcnf.exchange.pyg import to_pyg
-
-        return to_pyg(self.to_packed())
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:

@@ -23,6 +23,7 @@ A graph model is saved to a folder, as `graphcnf.pretrained` says, with what onl
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -49,7 +50,7 @@ from graphcnf.pretrained import (
     model_folder,
     save_model,
 )
-from graphcnf.registry import Registry, load
+from graphcnf.registry import Registry
 from graphcnf.torch_state import evaluated, refuse_half
 
 GRAPH_MODELS = Registry(
@@ -68,8 +69,8 @@ GRAPH_MODELS = Registry(
 )
 """Classes of graph models by architecture; each is imported when it is looked up."""
 
-COMPANIONS = {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"}
-"""Addresses of the classes of companions, by the names of their folders."""
+COMPANIONS = Registry("companions", {"stereo": "graphcnf.stereo.stereo_flow:StereoFlow"})
+"""Classes of companions, by the names of their folders."""
 
 
 class GraphModel(Pretrained, ABC):
@@ -350,11 +351,46 @@ class GraphModel(Pretrained, ABC):
         """
         return self.log_prob(batch)
 
-    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Return the loss of a batch, and metrics; see `graphcnf.graphs.training_loss`."""
-        from graphcnf.graphs.training_loss import training_loss
+    def training_loss(
+        self, batch: GraphBatch, *, beta: float = 1.0
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Return the negative log-likelihood per node of B graphs, or its bound, and metrics.
 
-        return training_loss(self, batch, beta=beta)
+        The training loop calls it. Graphs of probability 0 are left out, unless all are; then the
+        loss is infinite.
+
+        Args:
+            batch: The graphs. If they have values of conditions, the loss also contains -log
+                p(number of nodes | conditions), but for a number that no training graph has.
+            beta: Weight of log p(x|z) in the bound, see `Bound.value`; 1 for the bound itself.
+
+        Returns:
+            (loss, metrics): nats per node, with gradients; and `{name: (sum over graphs, number of
+            graphs)}` for "bits_per_node", "bits_per_graph", and for each of the terms "bits_TERM"
+            (per node) and "accuracy_TERM" (share of variables that decode correctly).
+        """
+        terms = self.estimate(batch.for_model(self.config))
+        values: Any = sum(term.value().detach() for term in terms.values())
+        possible = values != -math.inf
+        if possible.any() and not possible.all():
+            # Computed anew, since a term of -inf would make gradients NaN.
+            return self.training_loss(batch[possible], beta=beta)
+        node_counts = batch.node_counts
+        nodes = node_counts.sum()
+        loss: Any = -sum(term.value(beta).sum() for term in terms.values()) / nodes
+        if batch.condition_values is not None:
+            of_sizes = self.size_prior.log_prob(node_counts, batch.condition_values)
+            # A held-out graph may have a size that no training graph has.
+            loss = loss - of_sizes[of_sizes.isfinite()].sum() / nodes
+        with torch.no_grad():
+            bits = {name: -term.value() / math.log(2) for name, term in terms.items()}
+            total: Any = sum(bits.values())
+            sums = {"bits_per_node": total / node_counts, "bits_per_graph": total}
+            for name, term in terms.items():
+                sums[f"bits_{name}"] = bits[name] / node_counts
+                sums[f"accuracy_{name}"] = term.correct
+            count = torch.tensor(float(len(batch)), device=loss.device)
+        return loss, {name: (value.sum(), count) for name, value in sums.items()}
 
     @evaluated
     @torch.no_grad()
@@ -580,8 +616,8 @@ def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
     """
     found = {}
     for name in names:
-        if name not in list(COMPANIONS):  # a list, since a name from a file may be unhashable
+        if not isinstance(name, str) or name not in COMPANIONS:
             raise UserError(f"{folder}/config.json: unknown companion {name!r}")
         with suppress(ModuleNotFoundError):
-            found[name] = load_model(load(COMPANIONS[name]), inside(folder, name))
+            found[name] = load_model(COMPANIONS[name], inside(folder, name))
     return found

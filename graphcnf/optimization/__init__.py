@@ -12,14 +12,14 @@ them:
 - `routes`: synthesis routes of the best molecules, by a program of the user
 """
 
-from graphcnf.molecules.descriptors import PROPERTIES
+from graphcnf.chemistry.descriptors import PROPERTIES
 from graphcnf.registry import Registry
 
 _OWN = ("penalized_logp", "bertz", "similarity", "smarts", "formula", "count")
 SCORES = Registry(
     "scores",
     {
-        **{name: f"graphcnf.molecules.descriptors:{name}" for name in PROPERTIES},
+        **{name: f"graphcnf.chemistry.descriptors:{name}" for name in PROPERTIES},
         **{name: f"graphcnf.optimization.objectives:{name}" for name in _OWN},
         "activity": "graphcnf.optimization.activity:activity",
         "molscore": "graphcnf.optimization.molscore:molscore",

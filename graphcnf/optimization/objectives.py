@@ -45,13 +45,13 @@ from rdkit.Chem.rdFingerprintGenerator import (
 )
 from rdkit.DataStructs import TanimotoSimilarity
 
+from graphcnf.chemistry import descriptors, properties
 from graphcnf.compute.foreign import contained
 from graphcnf.data_files import read_data
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.file_reading import LARGEST_TEXT, expand_user, read_file
 from graphcnf.limits import LARGEST_SCORE, is_number
 from graphcnf.messages import described
-from graphcnf.molecules import descriptors, properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.optimization import SCORES
 

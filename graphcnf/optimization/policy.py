@@ -39,7 +39,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.records import batches_of_block
 from graphcnf.molecules import codec
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.molecules.validity import strict_smiles
 from graphcnf.torch_state import own_modes
 
@@ -77,7 +77,7 @@ class Policy:
     """
 
     @own_modes()
-    def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
+    def __init__(self, flow: MoleculeModel, *, learning_rate: float, sigma: float):
         self.prior = flow
         # No dropout: its random masks would differ after an interruption.
         self.model = copy.deepcopy(flow.model).eval()

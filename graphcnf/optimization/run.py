@@ -35,6 +35,8 @@ import safetensors.torch
 import torch
 from rdkit import Chem
 
+from graphcnf.chemistry.filters import NO_FILTERS, Filters
+from graphcnf.chemistry.review import clusters_of
 from graphcnf.chunks import chunked
 from graphcnf.compute.progress import progress_bar
 from graphcnf.data_files import read_data
@@ -45,10 +47,9 @@ from graphcnf.file_reading import inside, read_json
 from graphcnf.file_writing import file_lock, replace_file
 from graphcnf.graphs.records import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules import codec
-from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.molecule_flow import MoleculeFlow, stereo_of
-from graphcnf.molecules.review import clusters_of
+from graphcnf.molecules.molecule_model import stereo_of
 from graphcnf.optimization.objectives import Goal, ScoreLike
 from graphcnf.optimization.oracle import INVALID, RUN_LOCK, Answer, Oracle
 from graphcnf.optimization.policy import Policy

@@ -36,9 +36,11 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.arguments import check
+from graphcnf.chemistry.alerts import Given
+from graphcnf.chemistry.filters import NO_FILTERS, Filters
+from graphcnf.chemistry.gaussian_process import GaussianProcess
 from graphcnf.design.fragments import MoleculeFragment
 from graphcnf.limits import Range
-from graphcnf.molecules.alerts import Given
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     canonical_smiles,
@@ -46,8 +48,6 @@ from graphcnf.molecules.codec import (
     parse,
     quiet,
 )
-from graphcnf.molecules.filters import NO_FILTERS, Filters
-from graphcnf.molecules.gaussian_process import GaussianProcess
 from graphcnf.optimization.policy import Policy
 from graphcnf.stereo.marks import isomeric_smiles, split_stereo
 from graphcnf.stereo.stereo_flow import StereoFlow

@@ -27,6 +27,19 @@ from typing import Any, TextIO
 import numpy as np
 from rdkit import Chem
 
+from graphcnf.chemistry.descriptors import PROPERTIES
+from graphcnf.chemistry.filters import (
+    NO_FILTERS,
+    PATIENCE,
+    Filters,
+    Funnel,
+    passing_shares,
+    passing_text,
+    removed_by_alerts,
+)
+from graphcnf.chemistry.properties import properties_of
+from graphcnf.chemistry.standardize import protonation_hash
+from graphcnf.chemistry.surrogate import draw_nearest, surrogates_of
 from graphcnf.compute.cpu import environment
 from graphcnf.compute.parallel import Cluster, WorkerDied, Workers, available_cores, ordered_map
 from graphcnf.compute.progress import progress_bar
@@ -38,20 +51,7 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.records import BLOCK, blocks, log_prob_in_batches, one_thread, together_on
 from graphcnf.messages import say
 from graphcnf.molecules.conventions import validity_row
-from graphcnf.molecules.descriptors import PROPERTIES
-from graphcnf.molecules.filters import (
-    NO_FILTERS,
-    PATIENCE,
-    Filters,
-    Funnel,
-    passing_shares,
-    passing_text,
-    removed_by_alerts,
-)
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import properties_of
-from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.molecules.surrogate import surrogates_of
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.pretrained import model_digest
 from graphcnf.sampling.blocks import Blocks, DrawnBlock, Record
 from graphcnf.sampling.writers import WRITERS, Conversion, header, open_text
@@ -106,7 +106,7 @@ class Recipe:
 class Exhausted(UserError):
     """Raised if drawing is given up, since none of many records in a row was a new molecule.
 
-    They are 10,000 (`graphcnf.molecules.filters.PATIENCE`), or ten times as many if the filters
+    They are 10,000 (`graphcnf.chemistry.filters.PATIENCE`), or ten times as many if the filters
     refuse most molecules.
     """
 
@@ -488,7 +488,8 @@ def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Recor
         let through. A repeat of a molecule has a text, since repeats are only found when the text
         is written.
     """
-    graphs, molecules = MoleculeFlow(model).draw_records(
+    graphs, molecules = draw_nearest(
+        MoleculeModel(model),
         block,
         seed=recipe.seed,
         temperature=recipe.temperature,

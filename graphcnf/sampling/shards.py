@@ -28,6 +28,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from graphcnf.chemistry.hashing import HashSet
+from graphcnf.chemistry.standardize import protonation_hash
 from graphcnf.compute.cpu import environment
 from graphcnf.errors import UserError
 from graphcnf.file_reading import inside, open_input, read_json
@@ -36,8 +38,6 @@ from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.records import block_number, block_start
 from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.messages import counted
-from graphcnf.molecules.hashing import HashSet
-from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.pretrained import model_digest
 from graphcnf.sampling.sample import Recipe, Sample, SampleCounts
 from graphcnf.sampling.writers import WRITERS, entries, header, open_lines

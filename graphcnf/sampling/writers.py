@@ -21,10 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from graphcnf.chemistry.descriptors import COUNTS
 from graphcnf.errors import require
 from graphcnf.file_reading import open_input
 from graphcnf.file_writing import csv_cell, open_new
-from graphcnf.molecules.descriptors import COUNTS
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 """Kinds of molecule files that can be written."""

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -35,11 +35,9 @@ from graphcnf.categorical.autoregressive import AutoregressiveNetwork, Step
 from graphcnf.categorical.autoregressive_flow import AutoregressiveFlow
 from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
-from graphcnf.file_reading import WEIGHTS
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import MAX_NODES, Range
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
-from graphcnf.molecules.molecule_flow import WITH_STEREO
 from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.stereo.marks import (
     MOST_CONFIGURATIONS,
@@ -567,25 +565,6 @@ class StereoDrawing:
             x: The categories, (M, 1) long, in the order of the M molecules of that step.
         """
         self.categories[self.row, self.number] = x[:, 0]
-
-
-def shipped_stereo(dataset: str | None) -> StereoFlow | None:
-    """Return the density of stereo marks that is shipped with the package for a data set.
-
-    Args:
-        dataset: Name of the data set on which a model of graphs was trained, such as "zinc250k";
-            None if unknown.
-
-    Returns:
-        The density; None if there is none for this data set.
-    """
-    return _shipped() if dataset in WITH_STEREO else None
-
-
-@cache
-def _shipped() -> StereoFlow:
-    """Load the shipped density of stereo marks, once per process."""
-    return StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
 
 
 class StereoFlow(Pretrained, nn.Module):

@@ -2,7 +2,7 @@
 
 - *Measured column*: a column of numbers in the user's file, such as pIC50, which the package cannot
   compute for other molecules.
-- *Surrogate* of a column: a Gaussian process that predicts it (`graphcnf.molecules.surrogate`).
+- *Surrogate* of a column: a Gaussian process that predicts it (`graphcnf.chemistry.surrogate`).
 - *Members* of a surrogate: the molecules with a value, to which it is fitted. Its *domain* is the
   molecules that are as similar to members as these are to each other.
 - *Condition*: a number of a whole molecule, such as logP or a measured column, near which a model
@@ -29,6 +29,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphcnf.chemistry.descriptors import PROPERTIES
+from graphcnf.chemistry.properties import property_table
+from graphcnf.chemistry.surrogate import (
+    Quality,
+    Surrogate,
+    give_surrogate,
+    sentence,
+    surrogates_of,
+)
 from graphcnf.datasets.molecules import encode
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import replace_file
@@ -36,17 +45,7 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.building import with_conditions
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.path.contributions import fit_contributions
-from graphcnf.molecules.descriptors import PROPERTIES
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import property_table
-from graphcnf.molecules.surrogate import (
-    Quality,
-    Surrogate,
-    give_surrogate,
-    sentence,
-    surrogates_of,
-)
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.run_folder import claim
 from graphcnf.training.history import FORMATS, picture_content
 from graphcnf.training.settings import Experiment, TrainingSettings, exit_unless_main
@@ -155,7 +154,7 @@ def learn_columns(
     if not flow.model.conditions:  # whose contributions would be fitted anew
         values = np.stack([one.predictions(joint.smiles) for one in surrogates], 1)
         batch = GraphBatch.collate(joint.graphs, np.arange(len(joint)))
-        fit_contributions(network, replace(batch, condition_values=torch.from_numpy(values)))
+        network.fit_contributions(replace(batch, condition_values=torch.from_numpy(values)))
     joint = with_targets(joint, names_of(network), computed)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(any(part in OF_CONDITIONS for part in name.split(".")))
@@ -214,7 +213,7 @@ def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
 
     Args:
         data: M molecules.
-        names: Names of P properties, such as "logp" (`graphcnf.molecules.descriptors.PROPERTIES`).
+        names: Names of P properties, such as "logp" (`graphcnf.chemistry.descriptors.PROPERTIES`).
 
     Returns:
         Values in the units of the properties, (M, P) float64.

@@ -25,6 +25,7 @@ from torch import nn
 
 from graphcnf import datasets
 from graphcnf.arguments import call, check
+from graphcnf.chemistry.properties import parse_names, property_table
 from graphcnf.chunks import chunked
 from graphcnf.datasets.cache import cached
 from graphcnf.datasets.molecules import cache_path
@@ -41,12 +42,11 @@ from graphcnf.graphs.building import (
 )
 from graphcnf.graphs.conditions import condition_statistics
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.path.contributions import fit_contributions
 from graphcnf.limits import Range, is_integer
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import parse_names, property_table
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.molecules.vocabulary_building import bond_orders, merge_aromatic
+from graphcnf.registry import Registry
 from graphcnf.training.conditioning import names_of, with_surrogates, with_targets
 from graphcnf.training.exclusive import learning
 from graphcnf.training.finetuning import facts, sample_shares
@@ -63,7 +63,7 @@ SAMPLES = 200
 """Samples of a trained model that are compared with its training molecules."""
 
 FITTED = 10_000
-"""Training molecules that `fit_contributions` uses to initialise the conditioning on properties."""
+"""Training molecules for `PathModel.fit_contributions`."""
 
 DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories", "merged",
              "edge_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
@@ -203,7 +203,7 @@ def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> 
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
     batch = GraphBatch.collate(dataset.graphs, chosen)
-    fit_contributions(model, replace(batch, condition_values=values))
+    model.fit_contributions(replace(batch, condition_values=values))
 
 
 def _copies(model: GraphModel) -> list[str]:
@@ -217,7 +217,7 @@ def _copies(model: GraphModel) -> list[str]:
         A list of this one sentence, as `Experiment.summarize` returns it.
     """
     assert model.training_hashes is not None
-    _, shares = sample_shares(MoleculeFlow(model), model.training_hashes, SAMPLES, seed=0)
+    _, shares = sample_shares(MoleculeModel(model), model.training_hashes, SAMPLES, seed=0)
     return [
         f"{SAMPLES} samples: {shares['strict_validity']:.1%} are valid; of these "
         f"{shares['uniqueness']:.1%} are distinct, and {shares['copied']:.1%} are copies of "
@@ -283,7 +283,7 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
 
     Args:
         dataset: M molecules.
-        names: names of P properties (`graphcnf.molecules.descriptors.PROPERTIES`).
+        names: names of P properties (`graphcnf.chemistry.descriptors.PROPERTIES`).
 
     Returns:
         Values in the units of the properties, (M, P) float64.
@@ -407,14 +407,13 @@ def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetting
     Raises:
         UserError: `[data] task` is unknown, or an argument is wrong.
     """
-    from graphcnf.discrete.set_flow import SetFlow
-
+    kind = FLOWS["sets"]
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
-    check("[model]", model, SetFlow, fixed=("elements", "categories"))
+    check("[model]", model, kind, fixed=("elements", "categories"))
     dataset = _loaded(TASKS[task], data)
-    network = call("[model]", SetFlow, dataset.elements, dataset.categories, known={}, **model)
+    network = call("[model]", kind, dataset.elements, dataset.categories, known={}, **model)
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return _experiment(network, dataset, settings.batch_size, settings.batch_size)
 
@@ -433,11 +432,11 @@ def _coloring(
         UserError: an argument is wrong.
     """
     from graphcnf.datasets.coloring import load_coloring
-    from graphcnf.discrete.coloring_flow import ColoringFlow
 
-    check("[model]", model, ColoringFlow, fixed=("colors",))
+    kind = FLOWS["coloring"]
+    check("[model]", model, kind, fixed=("colors",))
     dataset = _loaded(load_coloring, data)
-    network = call("[model]", ColoringFlow, dataset.colors, known={}, **model)
+    network = call("[model]", kind, dataset.colors, known={}, **model)
     network.metadata = {"dataset": "coloring", "data": data}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
@@ -518,6 +517,15 @@ def _images(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetti
     held_out = partial(dataset.batches, "validation", size)
     return Experiment(network, train_batches, held_out, data=dataset)
 
+
+FLOWS = Registry(
+    "flows",
+    {
+        "sets": "graphcnf.discrete.set_flow:SetFlow",
+        "coloring": "graphcnf.discrete.coloring_flow:ColoringFlow",
+    },
+)
+"""Flows of other discrete data that `graphcnf train` trains, by name of the data set."""
 
 EXPERIMENTS: dict[str, Callable[[dict[str, Any], dict[str, Any], TrainingSettings], Experiment]] = {
     **{name: partial(_of_molecules, name) for name in MOLECULES},

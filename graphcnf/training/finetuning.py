@@ -34,16 +34,17 @@ import numpy as np
 import torch
 
 from graphcnf.arguments import check
+from graphcnf.chemistry.hashing import contains, hash_each
+from graphcnf.chemistry.properties import Feature, has_element
+from graphcnf.chemistry.scoring import learn_percentiles
 from graphcnf.errors import UserError, require
 from graphcnf.file_reading import inside, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import check_integer, check_minutes
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import parse
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import Feature, has_element
-from graphcnf.molecules.scoring import learn_percentiles
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.molecules.vocabulary_building import (
     bond_orders,
@@ -177,7 +178,7 @@ def finetune(
         seed: Seed of everything random.
         settings: Settings that override those that `plan` chooses, such as `{"steps": 500}`
             (`graphcnf.training.settings.TrainingSettings`); None for none.
-        features: Patterns and properties (`graphcnf.molecules.properties.Feature`) whose means are
+        features: Patterns and properties (`graphcnf.chemistry.properties.Feature`) whose means are
             reported, of the molecules and of samples.
         samples: Number of samples drawn before and after fine-tuning for the report, 0 for none.
         say: Function that prints a line of text.
@@ -779,14 +780,14 @@ def _sampled(
 
 
 def sample_shares(
-    flow: MoleculeFlow, hashes: np.ndarray, samples: int, seed: int
+    flow: MoleculeModel, hashes: np.ndarray, samples: int, seed: int
 ) -> tuple[list[str], dict[str, float]]:
     """Draw samples, and return the valid ones and the share that copies training molecules.
 
     Args:
         flow: Model that draws the samples.
         hashes: Hashes of the training molecules, sorted, uint64, as
-            `graphcnf.molecules.hashing.hash_each` returns them.
+            `graphcnf.chemistry.hashing.hash_each` returns them.
         samples: Number of samples, above 0.
         seed: Seed of the samples.
 

@@ -22,15 +22,15 @@ import numpy as np
 import typer
 from rdkit import Chem
 
+from graphcnf.chemistry.surrogate import Surrogate, surrogates_of
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.file_reading import expand_user, inside
 from graphcnf.file_writing import replace_file
 from graphcnf.messages import say
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import canonical_smiles, quiet
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.surrogate import Surrogate, surrogates_of
 from graphcnf.optimization.activity import activity
 from graphcnf.optimization.run import optimize
 from graphcnf.scripts._options import option

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import typer
 
+from graphcnf.chemistry.hashing import contains, hash_each
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import load_moses, moses_source
 from graphcnf.datasets.zinc250k import load_zinc250k
@@ -29,9 +30,8 @@ from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistic
 from graphcnf.evaluation.summary import share, summarize
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.messages import say
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.conventions import evaluate_records
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.sampling.sample import first_blocks
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import Temperature, load_model, option

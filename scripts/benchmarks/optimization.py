@@ -32,8 +32,8 @@ from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.file_reading import expand_user, read_json
 from graphcnf.file_writing import replace_file
 from graphcnf.messages import say
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import canonical_smiles, quiet
-from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, benchmark_tasks, penalized_logp, similarity
 from graphcnf.optimization.run import OptimizationResult, optimize, prescreen, run_identity
 from graphcnf.optimization.search import SearchSettings

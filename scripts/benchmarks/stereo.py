@@ -27,8 +27,8 @@ from graphcnf.datasets.stereo import StereoDataset, load_stereo
 from graphcnf.datasets.zinc250k import load_zinc250k, zinc250k_table
 from graphcnf.evaluation.layout import Column, number, percent, text
 from graphcnf.messages import say
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import parse, quiet
-from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.pretrained import load_model, model_folder
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model as load_graph_model

@@ -22,6 +22,9 @@ import numpy as np
 import typer
 from rdkit import Chem
 
+from graphcnf.chemistry.descriptors import qed, sa
+from graphcnf.chemistry.properties import conditions_of, property_table
+from graphcnf.chemistry.surrogate import draw_nearest
 from graphcnf.datasets import references
 from graphcnf.design.fragments import read_fragment
 from graphcnf.design.growing import Growth, check_grows
@@ -37,9 +40,7 @@ from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.records import sample_records
 from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
-from graphcnf.molecules.descriptors import qed, sa
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import conditions_of, property_table
+from graphcnf.molecules.molecule_model import MoleculeModel
 from graphcnf.molecules.vocabulary import vocabulary_of
 from graphcnf.scripts._files import Role
 from graphcnf.scripts._options import load_model, option, parse_seeds
@@ -215,11 +216,11 @@ def _errors(
         two target values; `strict`, the share of strictly valid molecules; `unique`, the share of
         distinct ones among these.
     """
-    flow, errors, smiles = MoleculeFlow(model), [], []
+    flow, errors, smiles = MoleculeModel(model), [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
-        _, molecules = flow.draw_records(
-            range(each), seed=seed * len(targets) + k, targets=asked, best_of=best_of
+        _, molecules = draw_nearest(
+            flow, range(each), best_of, targets=asked, seed=seed * len(targets) + k
         )
         valid = [molecule.smiles for molecule in molecules if molecule.smiles]
         errors += list(abs(property_table(valid, [name])[:, 0] - value))

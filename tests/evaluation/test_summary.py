@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from graphcnf.chemistry.hashing import hash_each
 from graphcnf.datasets.molecules import encode
 from graphcnf.evaluation.summary import Summary, summarize
 from graphcnf.molecules.conventions import evaluate_records
-from graphcnf.molecules.hashing import hash_each
 
 
 def figures(samples, vocabulary=None, training=None):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
+from graphcnf.exchange.pyg import from_pyg, to_pyg
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.training_batches import size_bucketed_batches
 
@@ -90,16 +91,16 @@ def test_subset_and_concatenate():
 
 def test_data_and_arrays_round_trip(tmp_path):
     packed = PackedGraphs.from_lists(some_graphs(20))
-    data = [packed[k] for k in range(len(packed))]
+    data = to_pyg(packed)
     assert data[5].edge_index.shape == (2, 2 * packed.edge_counts[5])
     assert data[5].edge_attr.dtype == data[5].x.dtype == torch.long
-    assert PackedGraphs.from_data(data) == packed
+    assert from_pyg(data) == packed
     np.savez(tmp_path / "x.npz", **packed.to_arrays())
     with np.load(tmp_path / "x.npz") as file:
         assert PackedGraphs.from_arrays(file) == packed
     # Edges in one direction, without types.
     one = Data(x=torch.tensor([[1], [0], [2]]), edge_index=torch.tensor([[0, 2], [1, 1]]))
-    types, edges, bonds = PackedGraphs.from_data([one]).graph(0)
+    types, edges, bonds = from_pyg([one]).graph(0)
     assert types.tolist() == [1, 0, 2]
     assert edges.tolist() == [[1, 0], [2, 1]] and bonds.tolist() == [0, 0]
 
@@ -112,7 +113,7 @@ def test_what_does_not_fit_together_is_refused():
     edge_index = torch.tensor([[0, 1], [1, 2]])
     for x, message in ((torch.ones(3, 2), "one-hot rows, got shape"), (None, "x is missing")):
         with pytest.raises(ValueError, match=message):
-            PackedGraphs.from_data([Data(x=x, edge_index=edge_index)])
+            from_pyg([Data(x=x, edge_index=edge_index)])
 
 
 SIZES = np.random.default_rng(0).normal(23, 4.5, 10_007).round().clip(6, 38).astype(int)

@@ -10,7 +10,7 @@ from couplings import perturb
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import model_for_graphs, with_conditions
 from graphcnf.graphs.conditions import UNCONDITIONAL, condition_statistics, hide_values
-from graphcnf.graphs.path.contributions import Contributions, fit_contributions
+from graphcnf.graphs.path.contributions import Contributions
 from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.records import sample_records
 
@@ -116,7 +116,7 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
     model = with_conditions(plain, condition_statistics(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
     whole.condition_values = torch.from_numpy(values).float()
-    fit_contributions(model, whole)
+    model.fit_contributions(whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
     for _ in range(120):
@@ -151,7 +151,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     model = with_conditions(model, condition_statistics(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
     batch.condition_values = torch.from_numpy(values).float()
-    fit_contributions(model, batch)
+    model.fit_contributions(batch)
     x, network = model.code.encode(batch)[0], model.network
     nodes = batch.mask.shape[1]
     before = Path.before_each(x, network.support.states, network.support.pad)

@@ -15,6 +15,7 @@ from odd_molecules import ODD
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
+from graphcnf.chemistry.properties import has_pattern
 from graphcnf.datasets.published import moses_source, qm9_source
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
@@ -28,7 +29,6 @@ from graphcnf.molecules.codec import (
     parse_smarts,
 )
 from graphcnf.molecules.conventions import evaluate_records
-from graphcnf.molecules.properties import has_pattern
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import (
     AROMATIC,

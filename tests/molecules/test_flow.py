@@ -12,10 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors
 
 import graphcnf
-from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.scoring import (
+from graphcnf.chemistry.scoring import (
     GROUP_SIZE,
     QUANTILES,
     TAIL_SIZE,
@@ -24,7 +21,10 @@ from graphcnf.molecules.scoring import (
     percentile_text,
     percentiles,
 )
-from graphcnf.molecules.standardize import charge_states, protonation_hash
+from graphcnf.chemistry.standardize import charge_states, protonation_hash
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphBatch
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 

@@ -9,9 +9,12 @@ import pytest
 from rdkit import Chem
 
 import graphcnf
+from graphcnf.chemistry import hashing
+from graphcnf.chemistry.drawing import draw_grid
+from graphcnf.chemistry.hashing import HashSet, contains, hash_each
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.molecules import conventions, hashing, validity
+from graphcnf.molecules import conventions, validity
 from graphcnf.molecules.codec import graph_to_molecule
 from graphcnf.molecules.conventions import (
     KEKULIZATION,
@@ -19,8 +22,6 @@ from graphcnf.molecules.conventions import (
     failures,
     read_unsanitized,
 )
-from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.hashing import HashSet, contains, hash_each
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0)))

@@ -13,12 +13,12 @@ from rdkit import Chem
 from rdkit.Chem import Crippen
 from small_molecules import small_model
 
+from graphcnf.chemistry.gaussian_process import GaussianProcess
 from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.gaussian_process import GaussianProcess
-from graphcnf.molecules.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize, prescreen

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 
 pytestmark = pytest.mark.usefixtures("few_walks")
 

@@ -8,10 +8,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen
 
+from graphcnf.chemistry.surrogate import surrogates_of
 from graphcnf.datasets import load_smiles_file
 from graphcnf.graphs import GraphModel
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.surrogate import surrogates_of
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.scripts.benchmarks import columns as benchmark
 from graphcnf.scripts.finetune import _table
 from graphcnf.training import conditioning

@@ -21,7 +21,7 @@ from graphcnf.evaluation.evaluate import Reference
 from graphcnf.evaluation.layout import markdown, text
 from graphcnf.evaluation.summary import Records
 from graphcnf.graphs import GraphModel
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",

@@ -10,13 +10,13 @@ import pytest
 import torch
 from rdkit import Chem
 
+from graphcnf.chemistry import filters as filters_module
+from graphcnf.chemistry.filters import Filters
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphModel
 from graphcnf.graphs.building import with_conditions
-from graphcnf.molecules import filters as filters_module
-from graphcnf.molecules.filters import Filters
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.sampling import sample
 
 distributed = pytest.importorskip("distributed")

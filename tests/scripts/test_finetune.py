@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.chemistry.properties import has_pattern
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphModel
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import has_pattern
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.run_folder import claim
 from graphcnf.scripts.finetune import _table
 from graphcnf.training.finetuning import finetune

@@ -124,7 +124,7 @@ def test_all_writes_every_graph(generate, surroundings):
 
 
 def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
-    from graphcnf.molecules.drawing import draw_svg
+    from graphcnf.chemistry.drawing import draw_svg
     from graphcnf.sampling.writers import WRITERS
 
     row = {"record": 0, "smiles": "NS", "strict": True}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from interruptions import at_block, interrupt
 
+from graphcnf.chemistry.standardize import protonation_hash
 from graphcnf.graphs.records import blocks
-from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import shards as parts
 from graphcnf.sampling.shards import block_count, share_of
 

@@ -21,8 +21,8 @@ from rdkit import Chem
 from torch_states import default
 
 from graphcnf import file_writing
+from graphcnf.chemistry.review import clusters_of
 from graphcnf.datasets.smiles_file import read_smiles
-from graphcnf.molecules.review import clusters_of
 
 SCORE = """
 import os

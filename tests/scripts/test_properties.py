@@ -10,10 +10,10 @@ import pytest
 import torch
 from rdkit import Chem
 
+from graphcnf.chemistry.properties import properties_of
 from graphcnf.graphs import GraphBatch, GraphModel
 from graphcnf.graphs.records import sample_records
-from graphcnf.molecules.molecule_flow import MoleculeFlow
-from graphcnf.molecules.properties import properties_of
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.scripts.benchmarks import weights
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")

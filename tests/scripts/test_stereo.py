@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from graphcnf.chemistry.hashing import hash_each
 from graphcnf.datasets.stereo import load_stereo
 from graphcnf.evaluation.evaluate import isomer_novelty
 from graphcnf.evaluation.summary import score_chunk
 from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.hashing import hash_each
 
 
 def test_marks_change_no_graph(run, surroundings):

@@ -8,10 +8,10 @@ import pytest
 import tiny_run as tiny
 from small_molecules import small_model
 
+from graphcnf.chemistry.hashing import contains, hash_each
 from graphcnf.datasets import load_smiles_file
 from graphcnf.errors import UserError
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES

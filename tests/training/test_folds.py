@@ -12,7 +12,7 @@ from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.training.checkpoint import Best
 from graphcnf.training.finetuning import _copying, _steps_within, finetune, plan

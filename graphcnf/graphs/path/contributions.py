@@ -9,22 +9,18 @@ draws node by node thus knows at each node how much is still to come. Sizes of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.node_states import packed_neighbour
 from graphcnf.graphs.path.path_layers import hashed
 from graphcnf.graphs.path.paths import SEEN_NEIGHBOURS, Path
-
-if TYPE_CHECKING:
-    from graphcnf.graphs.path.path_model import PathModel
 
 RIDGE = 0.3
 """Ridge of the least squares for edges: an edge that was seen once adds little."""
@@ -256,19 +252,3 @@ class Conditioning:
     def _channels(self, values: Tensor, so_far: Tensor) -> Tensor:
         """Embed values (B, P), with what has been contributed before M positions, (B, M, P)."""
         return self.embedding(values)[:, None] + self.contributions(values, so_far)
-
-
-def fit_contributions(model: PathModel, batch: GraphBatch) -> None:
-    """Fit the contributions of nodes and edges to the conditions of graphs, in place.
-
-    Args:
-        model: A model with conditions.
-        batch: Training graphs with values of all conditions, each in its own unit (no NaN).
-    """
-    contributions = model.network.contributions
-    support = model.network.support
-    assert contributions is not None and batch.condition_values is not None
-    x, _ = model.code.encode(batch)
-    path = Path.before_each(x, support.states, support.pad)
-    links = contributions.links(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
-    contributions.fit(x, links, batch.mask, batch.condition_values)

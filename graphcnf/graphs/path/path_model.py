@@ -22,6 +22,7 @@ from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathContext, PathNetwork
 from graphcnf.graphs.path.node_states import Environments
+from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.records import BLOCK
 from graphcnf.pretrained import keep_arguments
@@ -198,6 +199,19 @@ class PathModel(CodedModel[PathNetwork]):
         values = batch.condition_values
         context = PathContext(batch.mask, condition_values=values, random_order=chosen)
         return self.bounds_in(batch, context)
+
+    def fit_contributions(self, batch: GraphBatch) -> None:
+        """Fit the contributions of nodes and edges to the conditions, in place.
+
+        Args:
+            batch: Training graphs with values of all conditions, each in its own unit (no NaN).
+        """
+        contributions, support = self.network.contributions, self.network.support
+        assert contributions is not None and batch.condition_values is not None
+        x, _ = self.code.encode(batch)
+        path = Path.before_each(x, support.states, support.pad)
+        links = contributions.links(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
+        contributions.fit(x, links, batch.mask, batch.condition_values)
 
     def sampling_notes(self, rules: bool) -> list[str]:
         from graphcnf.graphs.path.data_rules import limit_note

@@ -28,7 +28,7 @@ from graphcnf.scripts.cli import run as run_command
 PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "run", "optimized", "work")
 """Parts of a stage, by the names that cases call them."""
 
-HEAVY = ("graphcnf.training.loop", "graphcnf.images", "pandas", "graphcnf.molecules.molecule_flow",
+HEAVY = ("graphcnf.training.loop", "graphcnf.images", "pandas", "graphcnf.molecule_flow",
          "pyarrow.parquet")  # fmt: skip
 PATIENCE = 180
 """Seconds that a case may take; a refusal takes one, and more where others use the machine."""

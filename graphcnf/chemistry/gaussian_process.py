@@ -8,7 +8,7 @@
 - *Evidence*: the marginal likelihood of the values. A grid search over the weights in `MIXTURES`
   and the variances of the noise maximizes it.
 
-Surrogates of measured columns (`graphcnf.molecules.surrogate`) and searches for high scores predict
+Surrogates of measured columns (`graphcnf.chemistry.surrogate`) and searches for high scores predict
 with it.
 """
 
@@ -24,7 +24,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
 
-from graphcnf.molecules.properties import similarities
+from graphcnf.chemistry.properties import similarities
 
 BITS = 1024
 """Length of each of the two fingerprints."""

@@ -6,16 +6,16 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
-from graphcnf.errors import UserError
-from graphcnf.molecules.alerts import ALERTS
-from graphcnf.molecules.filters import (
+from graphcnf.chemistry.alerts import ALERTS
+from graphcnf.chemistry.filters import (
     NO_FILTERS,
     Filters,
     passing_shares,
     passing_text,
     removed_by_alerts,
 )
-from graphcnf.molecules.properties import similarity_to
+from graphcnf.chemistry.properties import similarity_to
+from graphcnf.errors import UserError
 
 ASPIRIN, RHODANINE = "CC(=O)Oc1ccccc1C(=O)O", "O=C1NC(=S)SC1=Cc1ccccc1"
 

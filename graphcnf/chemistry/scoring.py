@@ -22,7 +22,9 @@ import pandas as pd
 import torch
 from rdkit import Chem
 
-from graphcnf.chunks import chunked, mapped
+from graphcnf.chemistry.standardize import charge_states_of, standardized
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import parallel_map
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.records import one_thread
@@ -31,7 +33,7 @@ from graphcnf.messages import counted
 from graphcnf.molecules import codec
 
 if TYPE_CHECKING:
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecules.molecule_model import MoleculeModel
 
 CHUNK = 512
 """Molecules that a process scores at a time."""
@@ -45,14 +47,14 @@ TAIL, TAIL_SIZE = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01), 10_000
 
 
 def score(
-    flow: MoleculeFlow,
+    flow: MoleculeModel,
     molecules: str | Chem.Mol | Iterable,
     *,
     orders: int = 1,
     standardize: bool = False,
     workers: Any = None,
 ) -> pd.DataFrame:
-    """Return a table with the log-likelihood of each molecule; `MoleculeFlow.score` calls it.
+    """Return a table with the log-likelihood of each molecule; `MoleculeModel.score` calls it.
 
     Args:
         flow: Model of molecules, which scores them.
@@ -60,7 +62,7 @@ def score(
             with a reason.
         orders: Number of depth-first numberings of the atoms whose probabilities are summed, up to
             1,024; only models that draw atom by atom ("path") take more than 1.
-        standardize: True to score each molecule as `MoleculeFlow.standardized` writes it.
+        standardize: True to score molecules without salts, charged like the training data.
         workers: Number of processes, or a cluster of Dask; None for one process per core if there
             are many molecules.
 
@@ -68,7 +70,7 @@ def score(
         A DataFrame with a row for each molecule, and the columns
 
         - `smiles`: as given; with `standardize` also `standardized`, the SMILES that was scored;
-        - `log_likelihood`: nats, as `MoleculeFlow.log_prob` returns it; NaN if the model cannot
+        - `log_likelihood`: nats, as `MoleculeModel.log_prob` returns it; NaN if the model cannot
           represent the molecule. For a model without a node order, such as `zinc250k-unordered`, it
           is that of one numbering of the atoms; that of the molecule is larger by log(n! / |Aut|);
         - `stereo`, if the model has a density of stereo marks: the part of the log-likelihood that
@@ -91,29 +93,32 @@ def score(
     molecules = codec.list_molecules(molecules)
     if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
         workers = 1
-    score = partial(_score, flow, orders=orders, standardize=standardize)
+    states = charge_states_of(flow) if standardize else None
+    score = partial(_score, flow, orders=orders, states=states)
     chunks = chunked(molecules, CHUNK) or [[]]
-    parts = mapped(score, chunks, workers=workers, label="scoring molecules")
+    parts = parallel_map(score, chunks, workers=workers, label="scoring molecules")
     return pd.concat(parts, ignore_index=True)
 
 
-def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) -> pd.DataFrame:
+def _score(
+    flow: MoleculeModel, molecules: list, orders: int, states: frozenset[str] | None
+) -> pd.DataFrame:
     """Return the table of `score` for some of the molecules, computed in this process.
 
     Args:
         flow: The model.
         molecules: SMILES or RDKit molecules; other objects get a row with a reason.
         orders: Number of numberings whose probabilities are summed.
-        standardize: True to score each molecule as `MoleculeFlow.standardized` writes it.
+        states: Charge states to which the molecules are standardized, None to leave them.
     """
     text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
     columns = {"smiles": text}
     refused: dict[int, str] = {}
-    if standardize:
+    if states is not None:
         molecules = []
         for number, smiles in enumerate(text):
             try:
-                molecules.append(flow.standardized(str(smiles)))
+                molecules.append(standardized(str(smiles), states))
             except codec.MoleculeNotRepresentable as error:
                 refused[number] = str(error)
                 molecules.append(None)
@@ -141,9 +146,9 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
     table[~np.isfinite(nats)] = np.nan
     for k in np.flatnonzero(~np.isfinite(nats)).tolist():
         reasons[inside[k]] = _impossible(flow, graphs.subset([k]))
-    for number, reason in enumerate(reasons) if standardize else ():
+    for number, reason in enumerate(reasons) if states is not None else ():
         if reason is not None and number not in refused:
-            from graphcnf.molecules.standardize import cut_off
+            from graphcnf.chemistry.standardize import cut_off
 
             with codec.quiet():
                 lost = cut_off(str(text[number]), molecules[number])
@@ -152,7 +157,7 @@ def _score(flow: MoleculeFlow, molecules: list, orders: int, standardize: bool) 
     return frame.assign(reason=pd.Series(reasons, dtype=object))
 
 
-def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
+def _impossible(flow: MoleculeModel, graph: PackedGraphs) -> str:
     """Say why a model gives a graph the probability 0.
 
     Args:
@@ -169,7 +174,7 @@ def _impossible(flow: MoleculeFlow, graph: PackedGraphs) -> str:
     return "an atom with more bonds than its category has in the training data"
 
 
-def learn_percentiles(flow: MoleculeFlow, molecules: PackedGraphs) -> None:
+def learn_percentiles(flow: MoleculeModel, molecules: PackedGraphs) -> None:
     """Store quantiles of the training molecules' bits per atom in a model, for `percentiles`.
 
     The table of `likelihood_quantiles` is stored in `flow.model.metadata["likelihood_quantiles"]`,

@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rdkit import Chem
 
+from graphcnf.chemistry.descriptors import PROPERTIES
+from graphcnf.chemistry.gaussian_process import GaussianProcess
+from graphcnf.chemistry.properties import properties_of
 from graphcnf.chunks import chunked
 from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.descriptors import PROPERTIES
-from graphcnf.molecules.gaussian_process import GaussianProcess
-from graphcnf.molecules.properties import properties_of
+from graphcnf.molecules.molecule_model import MoleculeModel
+from graphcnf.molecules.validity import CheckedMolecule
 
 if TYPE_CHECKING:
     from graphcnf.graphs.graph_model import GraphModel
@@ -345,6 +348,35 @@ def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
     """
     known = dict(model.metadata.get(MEASURED, {}))
     model.metadata[MEASURED] = {**known, surrogate.name: surrogate.to_dict()}
+
+
+def draw_nearest(
+    model: MoleculeModel,
+    records: range,
+    best_of: int = 1,
+    *,
+    targets: Sequence[float | None] | None,
+    seed: int,
+    stereo: bool = False,
+    temperature: float = 1.0,
+    atoms: tuple[int, int] | None = None,
+) -> tuple[PackedGraphs, list[CheckedMolecule]]:
+    """Draw records, each the one of `best_of` candidates that is nearest to the targets.
+
+    The other arguments and what is returned are those of `MoleculeModel.draw_records`.
+    """
+    candidates = range(records.start * best_of, records.stop * best_of)
+    graphs, molecules = model.draw_records(
+        candidates, seed=seed, temperature=temperature, atoms=atoms, targets=targets
+    )
+    if targets is not None and best_of > 1:
+        smiles = [molecule.smiles for molecule in molecules]
+        chosen = nearest(smiles, targets, model.model, best_of)
+        graphs = graphs.subset(chosen)
+        molecules = [molecules[k] for k in chosen]
+    if stereo:
+        molecules = model.with_marks(molecules, records.start, seed, temperature)
+    return graphs, molecules
 
 
 def nearest(

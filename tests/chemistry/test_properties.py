@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rdkit import Chem
 
-from graphcnf.errors import UserError
-from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
-from graphcnf.molecules.properties import (
+from graphcnf.chemistry.descriptors import COUNTS, PROPERTIES, RANGES
+from graphcnf.chemistry.properties import (
     Requirement,
     check_possible,
     conditions_of,
@@ -18,6 +17,7 @@ from graphcnf.molecules.properties import (
     parse_names,
     properties_of,
 )
+from graphcnf.errors import UserError
 
 ASPIRIN = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
 

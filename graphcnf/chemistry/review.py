@@ -20,17 +20,17 @@ from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
+from graphcnf.chemistry.alerts import alerts_of
+from graphcnf.chemistry.descriptors import qed, sa
+from graphcnf.chemistry.properties import ECFP4
 from graphcnf.errors import Unavailable
-from graphcnf.molecules.alerts import alerts_of
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
-from graphcnf.molecules.descriptors import qed, sa
-from graphcnf.molecules.properties import ECFP4
 
 DISTANCE = 0.4
 """Largest Tanimoto distance (ECFP4) of a molecule from the centre of its cluster."""
 
 CATALOGUES = ("reactive", "pains", "brenk")
-"""Catalogues whose alerts are counted (`graphcnf.molecules.alerts.ALERTS`)."""
+"""Catalogues whose alerts are counted (`graphcnf.chemistry.alerts.ALERTS`)."""
 
 
 class Alert(NamedTuple):
@@ -72,7 +72,7 @@ class Review:
             the alert}`.
         nearest: For each molecule the nearest known one; [] if no molecules are known.
         accessibility: Synthetic accessibility of each molecule, from 1 (easy) to 10
-            (`graphcnf.molecules.descriptors.sa`); None if this build of RDKit lacks it.
+            (`graphcnf.chemistry.descriptors.sa`); None if this build of RDKit lacks it.
         drug_likeness: QED of each molecule, in [0, 1].
     """
 

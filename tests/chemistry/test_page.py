@@ -6,9 +6,9 @@ from html import escape, unescape
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.page import CARDS, WORST, write_page
-from graphcnf.molecules.review import DISTANCE, review
+from graphcnf.chemistry.drawing import draw_grid
+from graphcnf.chemistry.page import CARDS, WORST, write_page
+from graphcnf.chemistry.review import DISTANCE, review
 
 ANILIDES = [f"CC(=O)Nc1ccc({group}C)cc1" for group in ("O", "S", "N", "C", "CC", "OC")]
 REACTIVE = ["O=C(Cl)c1ccccc1", "O=C1NC(=S)SC1=Cc1ccccc1", "CCN=[N+]=[N-]"]

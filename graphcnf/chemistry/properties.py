@@ -1,7 +1,7 @@
 """Similarity of molecules, comparisons of properties, target values for conditional models.
 
 - *Property*: a number of a molecule, such as logP. Those in `PROPERTIES` are computed
-  (`graphcnf.molecules.descriptors`). Others, such as a measured pIC50, are *predicted* by functions
+  (`graphcnf.chemistry.descriptors`). Others, such as a measured pIC50, are *predicted* by functions
   that the caller gives (`Predictors`).
 - *Requirement*: a comparison such as "qed > 0.6" that a molecule must meet.
 - *Feature*: a number that is averaged over molecules for a table: a property, or 1.0 and 0.0 for
@@ -25,10 +25,11 @@ from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
-from graphcnf.chunks import chunked, mapped
+from graphcnf.chemistry.descriptors import COUNTS, PROPERTIES, RANGES
+from graphcnf.chunks import chunked
+from graphcnf.compute.parallel import parallel_map
 from graphcnf.errors import Unavailable, UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
-from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 
 if TYPE_CHECKING:
     from graphcnf.graphs.graph_model import GraphModel
@@ -143,7 +144,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
     how: dict[str, Any] = {"workers": 1 if few else None, "label": "" if few else label}
-    rows = mapped(partial(_rows, tuple(names)), parts, **how)
+    rows = parallel_map(partial(_rows, tuple(names)), parts, **how)
     return np.concatenate([np.empty((0, len(names))), *rows])
 
 

@@ -8,9 +8,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogEntry, SmartsMatcher
 
+from graphcnf.chemistry.alerts import Given, reactive_alerts, reactive_groups, with_default
+from graphcnf.chemistry.filters import Filters
 from graphcnf.errors import UserError
-from graphcnf.molecules.alerts import Given, reactive_alerts, reactive_groups, with_default
-from graphcnf.molecules.filters import Filters
 
 # By alert: a molecule that has it, and one that is near and stable.
 EXAMPLES = {

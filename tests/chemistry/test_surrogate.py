@@ -9,13 +9,8 @@ from rdkit import Chem
 from rdkit.Chem import Crippen
 from small_molecules import small_model
 
-from graphcnf.datasets.molecules import encode
-from graphcnf.datasets.zinc250k import zinc250k_source
-from graphcnf.errors import UserError
-from graphcnf.graphs.building import with_conditions
-from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.filters import Filters
-from graphcnf.molecules.surrogate import (
+from graphcnf.chemistry.filters import Filters
+from graphcnf.chemistry.surrogate import (
     MEASURED,
     Surrogate,
     give_surrogate,
@@ -23,6 +18,11 @@ from graphcnf.molecules.surrogate import (
     sentence,
     surrogates_of,
 )
+from graphcnf.datasets.molecules import encode
+from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.errors import UserError
+from graphcnf.graphs.building import with_conditions
+from graphcnf.molecules.codec import canonical_smiles
 
 
 @pytest.fixture(scope="module")

@@ -1,44 +1,35 @@
-r"""`MoleculeFlow`, the density of molecules: draws SMILES, and scores them.
+r"""`MoleculeModel`, the density of molecules: draws SMILES, and scores them.
 
 - *Record*: one molecule of a sample. It is determined by the model, the seed and its number.
 - *Graph*: the heavy atoms and bonds of a molecule, each with the number of its category;
   `graphcnf.molecules.codec` converts molecules to graphs and back.
 - *Vocabulary*: which atom or bond each category number stands for.
-- *Raw samples*: all records as the model draws them, invalid and repeated ones included.
-- *Target*: the value near which a property, such as logP, is asked for.
 - *Stereo marks*: `@`, `@@`, `/` and `\` in SMILES. Graphs have none. A second density, a
   `StereoFlow`, draws them given the graph; the log-probability of a molecule contains both.
-- *Nats*: log-probabilities are natural logarithms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.file_reading import WEIGHTS
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
-from graphcnf.graphs.graph_model import GraphModel
+from graphcnf.graphs.graph_model import COMPANIONS, GraphModel
 from graphcnf.graphs.records import log_prob_in_batches, one_thread, sample_records
-from graphcnf.limits import (
-    CANDIDATES,
-    LARGEST_ORDERS,
-    MOST_CANDIDATES,
-    check_integer,
-    check_low_and_high,
-)
+from graphcnf.limits import LARGEST_ORDERS, check_integer, check_low_and_high
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import CheckedMolecule, check_graphs, strict_smiles
 from graphcnf.molecules.vocabulary import vocabulary_of
-from graphcnf.torch_state import default_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +38,11 @@ SCORED_TOGETHER = 128
 """Graphs that are scored at a time."""
 
 WITH_STEREO = ("zinc250k",)
-"""Data sets for whose molecules a density of stereo marks is shipped."""
+"""Data sets for whose molecules a density of stereo marks is shipped, as NAME-stereo."""
 
 
 @dataclass(repr=False)
-class MoleculeSample(Sequence):
+class DrawnMolecules(Sequence):
     """Molecules that were drawn: a sequence of SMILES, together with the graphs.
 
     `sample[k]`, `len(sample)` and iteration are those of the list `smiles`.
@@ -72,7 +63,7 @@ class MoleculeSample(Sequence):
         return self.smiles[index]
 
     def __repr__(self) -> str:
-        return f"MoleculeSample({len(self)} molecules, {100 * self.validity:.1f} % valid)"
+        return f"{type(self).__name__}({len(self)} molecules, {100 * self.validity:.1f} % valid)"
 
     @property
     def validity(self) -> float:
@@ -96,32 +87,8 @@ class MoleculeSample(Sequence):
         valid = [s is not None for s in self.smiles]
         return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
-    def to_pyg(self) -> list:
-        """Return the molecules as graphs of PyTorch Geometric, in the order of the sample.
 
-        Returns:
-            A `torch_geometric.data.Data` for each graph, also for invalid ones. With n atoms and m
-            bonds:
-
-            - `x`: node categories, (n,) long, numbered as in the model's vocabulary;
-            - `edge_index`: every bond in both directions, (2, 2 m) long;
-            - `edge_attr`: edge categories, (2 m,) long, numbered as in the model's vocabulary;
-            - `smiles`: None where the graph is no valid molecule.
-
-        Raises:
-            ModuleNotFoundError: `torch_geometric` is not installed.
-        """
-        from graphcnf.exchange.pyg import to_pyg
-
-        return to_pyg(self.graphs, self.smiles)
-
-    def _repr_html_(self) -> str:
-        from graphcnf.molecules.drawing import numbered_html
-
-        return f"<p>{self!r}</p>{numbered_html(self.smiles)}"
-
-
-class MoleculeFlow:
+class MoleculeModel:
     """A density of molecules: a `GraphModel` with a vocabulary of atoms and bonds.
 
     Args:
@@ -138,14 +105,8 @@ class MoleculeFlow:
             model's.
 
     Examples:
-        >>> flow = MoleculeFlow.from_pretrained("zinc250k")
-        >>> len(flow.sample(5, seed=0).smiles)
-        5
-        >>> flow.log_prob(["CC(=O)Nc1ccc(O)cc1"]).shape  # nats
-        (1,)
-        >>> flow.score(["CC(=O)Nc1ccc(O)cc1", "[Xe]"]).reason.isna().tolist()
-        [True, False]
-        >>> flow.decode(*flow.encode("OCCc1ccccc1"))
+        >>> model = MoleculeModel.from_pretrained("zinc250k")
+        >>> model.decode(*model.encode("OCCc1ccccc1"))
         ['OCCc1ccccc1']
     """
 
@@ -164,7 +125,7 @@ class MoleculeFlow:
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
         """Load shipped weights by name, or a model from a folder or the Hugging Face hub.
 
         Args:
@@ -188,32 +149,12 @@ class MoleculeFlow:
         """
         self.model.save_pretrained(folder)
 
-    def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
-        """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
-
-        Args:
-            name: "org/name" of the repository, which is created if it does not exist.
-            licence: Licence of the weights, such as "mit".
-            **options: Options of `graphcnf.hub.repository.push`: `private`, True for a new
-                repository that only its owner sees; and for the model card `intended` (what the
-                model is meant for), `limits` (what it does not do) and `figures` (what `graphcnf
-                evaluate --json` wrote).
-
-        Raises:
-            UserError: The name is not possible, huggingface_hub is not installed, or the hub
-                refuses.
-        """
-        from graphcnf.hub.repository import push
-
-        return push(self.model, name, licence=licence, **options)
-
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
         atoms = " ".join(self.vocabulary.atom_labels)
-        return (
-            f"MoleculeFlow({self.model.metadata.get('dataset', 'molecules')}: {count:,} parameters,"
-            f" up to {self.model.max_nodes} atoms of {atoms})"
-        )
+        data = self.model.metadata.get("dataset", "molecules")
+        what = f"{data}: {count:,} parameters, up to {self.model.max_nodes} atoms of {atoms}"
+        return f"{type(self).__name__}({what})"
 
     def sample(
         self,
@@ -222,77 +163,20 @@ class MoleculeFlow:
         seed: int = 0,
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
-        properties: Mapping[str, float] | None = None,
-        best_of: int | None = None,
         stereo: bool = True,
-        filters: Any = None,
-    ) -> MoleculeSample:
-        """Draw molecules: raw samples or, with filters, distinct valid molecules that pass them.
+    ) -> DrawnMolecules:
+        """Draw n molecules as the model draws them, invalid and repeated ones included.
 
-        The seed determines the molecules. With the same arguments, the first n molecules of a
-        larger sample are those of a sample of n.
-
-        Args:
-            n: Number of molecules.
-            seed: Seed of the sample.
-            temperature: 1 for the distribution of the model; below 1 for more probable and less
-                diverse molecules.
-            atoms: Lowest and highest number of heavy atoms. Within this range the sizes have the
-                frequencies of the training data. None to draw all sizes.
-            properties: Target values such as `{"logp": 2.5}`, in the unit of each property, for a
-                model trained with properties.
-            best_of: Candidates drawn for each molecule. The one nearest to the target values is
-                kept; the distance is Euclidean, in standard deviations of the training data. With
-                1, molecules follow the conditional distribution. None for 8 if there are
-                `properties`, else for 1.
-            stereo: True to draw stereo marks as well, if the model has `stereo`.
-            filters: `graphcnf.molecules.filters.Filters` that each molecule has to pass. Records
-                are drawn until n distinct molecules have passed, as in `graphcnf generate`. None
-                for raw samples.
-
-        Returns:
-            n molecules. Raw samples may be repeated, or invalid: their SMILES is None.
-
-        Raises:
-            UserError: A number is out of range, the model was not trained with a property,
-                `best_of` is above 1 without `properties`, or no new molecule passes the filters for
-                a long time.
+        With the same arguments, the first n molecules of a larger sample are those of a sample of
+        n. The arguments are those of `draw_records`.
         """
         check_integer("n", n)
         if atoms is not None:
             check_low_and_high("atoms", atoms)
-        targets = None
-        if properties is not None:
-            from graphcnf.molecules.properties import conditions_of
-
-            targets = conditions_of(self.model, properties)
-        if best_of is None:
-            best_of = 1 if targets is None else CANDIDATES
-        check_integer("best_of", best_of, 1, MOST_CANDIDATES)
-        if best_of > 1 and targets is None:
-            raise UserError(
-                f"best of {best_of}: the best is the nearest to a property; ask for one"
-            )
-
-        def draw(records: range) -> tuple[PackedGraphs, list[CheckedMolecule]]:
-            return self.draw_records(
-                records,
-                seed=seed,
-                temperature=temperature,
-                atoms=atoms,
-                targets=targets,
-                best_of=best_of,
-                stereo=stereo,
-            )
-
-        if filters:
-            filters.check_sizes(self.model.max_nodes)
-        if filters and n:
-            from graphcnf.molecules.filters import passing
-
-            return MoleculeSample(*passing(n, filters, draw))
-        graphs, molecules = draw(range(n))
-        return MoleculeSample(graphs, [molecule.isomer for molecule in molecules])
+        graphs, molecules = self.draw_records(
+            range(n), seed=seed, temperature=temperature, atoms=atoms, stereo=stereo
+        )
+        return DrawnMolecules(graphs, [molecule.isomer for molecule in molecules])
 
     def draw_records(
         self,
@@ -302,138 +186,66 @@ class MoleculeFlow:
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
         targets: Sequence[float | None] | None = None,
-        best_of: int = 1,
         stereo: bool = False,
     ) -> tuple[PackedGraphs, list[CheckedMolecule]]:
-        """Draw the records with given numbers; `sample` and the commands draw through this method.
+        """Draw the records with given numbers; everything that samples draws through this method.
 
         A record depends on nothing but the model, the seed, its number and the other arguments. So
-        a sample can be divided among processes. First all graphs are drawn and checked, then the
-        best candidate of each record is chosen, last its stereo marks are drawn.
+        a sample can be divided among processes.
 
         Args:
             records: Numbers of the records, such as `range(0, 512)`.
             seed: Seed of the sample.
             temperature: 1 for the distribution of the model, below 1 for more probable molecules.
-            atoms: Lowest and highest number of heavy atoms; None for any.
-            targets: One value for each condition of the model, that is each property with which it
-                was trained, in the order of `model.conditions`. The value is in the unit of the
-                property; None for a property without a target. None in place of the list for no
-                targets at all.
-            best_of: Candidates per record, of which the one nearest to the targets is kept. The
-                distance is Euclidean, in standard deviations of the training data. Must be 1
-                without targets.
-            stereo: True to draw the stereo marks of valid molecules; without effect if the model
-                has no `stereo`.
+            atoms: Lowest and highest number of heavy atoms, between which the sizes have the
+                frequencies of the training data; None for any.
+            targets: One value for each property with which the model was trained, in the order of
+                `model.conditions` and in the property's unit; None for a property without a target,
+                or in place of the list.
+            stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
 
         Returns:
-            (graphs, molecules): for each record its graph, and its
-            `graphcnf.molecules.validity.CheckedMolecule`. The `isomer` of the latter is the SMILES
-            with stereo marks, None for an invalid molecule.
+            (graphs, molecules): for each record its graph, and the graph as
+            `graphcnf.molecules.validity.CheckedMolecule`, whose `isomer` is the SMILES with stereo
+            marks, None for an invalid molecule.
 
         Raises:
-            UserError: A number is out of range, the model draws no molecules of so few or so many
-                `atoms`, or a property with a target can neither be computed nor predicted.
+            UserError: A number is out of range, or the model draws no molecules of so few or so
+                many `atoms`.
             ValueError: There are targets, and the model takes no conditions.
         """
         graphs = sample_records(
             self.model,
-            range(records.start * best_of, records.stop * best_of),
+            records,
             seed=seed,
             temperature=temperature,
             size_range=atoms,
             condition_values=targets,
         )
         molecules = check_graphs(graphs, self.vocabulary)
-        if targets is not None and best_of > 1:
-            from graphcnf.molecules.surrogate import nearest
-
-            smiles = [molecule.smiles for molecule in molecules]
-            chosen = nearest(smiles, targets, self.model, best_of)
-            graphs = graphs.subset(chosen)
-            molecules = [molecules[k] for k in chosen]
-        if stereo and self.stereo is not None:
-            with one_thread(self.model.device):
-                isomers = self.stereo.marked(
-                    [molecule.smiles for molecule in molecules],
-                    [molecule.molecule if molecule.smiles else None for molecule in molecules],
-                    seed=seed,
-                    first=records.start,
-                    temperature=temperature,
-                )
-            molecules = [
-                molecule._replace(isomer=isomer)
-                for molecule, isomer in zip(molecules, isomers, strict=True)
-            ]
+        if stereo:
+            molecules = self.with_marks(molecules, records.start, seed, temperature)
         return graphs, molecules
 
-    @default_type()
-    def grow(
-        self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
-    ) -> MoleculeSample:
-        """Draw distinct molecules that contain a fragment.
-
-        Args:
-            fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
-            n: Number of molecules.
-            task: What is added to the fragment.
-
-                - "grow": new atoms at the attachment points or, if there are none, in place of any
-                  hydrogen; no new ring contains fragment atoms;
-                - "scaffold": new atoms and rings anywhere;
-                - "decorate": a substituent at each of the attachment points, none elsewhere; new
-                  atoms may replace the hydrogens of atoms with a map number, `[cH:1]`;
-                - "link": one linker that joins all attachment points of two or more fragments,
-                  "A.B";
-                - "close": one linker that joins all attachment points of a single fragment, so that
-                  it closes rings.
-            stereo: True to keep the fragment's stereo marks and draw all others, if the model has
-                stereo.
-            **options: `seed`, `temperature`, `atoms`, `particles`, `filters` and `properties` of
-                `graphcnf.design.growing.Growth`; `likeliest`, the number of molecules that are
-                found for each one that is returned, the most probable per atom, 4 for "link" and 1
-                for other tasks by default; `added_atoms`, `added_rings`, `added_rotatable`, each
-                the (lowest, highest) number of what is added
-                (`graphcnf.design.additions.AddedLimits`); `alerts`, names of catalogues of
-                structural alerts to exclude beside "reactive", or "none" to allow reactive groups
-                as well.
+    def with_marks(
+        self, molecules: list[CheckedMolecule], first: int, seed: int, temperature: float
+    ) -> list[CheckedMolecule]:
+        """Draw the stereo marks of records `first`, `first + 1`, ..., if the model has `stereo`.
 
         Returns:
-            n molecules, all valid.
-
-        Raises:
-            UserError: The fragment is unreadable or does not suit the task, an argument is out of
-                range, or nothing new is found for long.
+            The molecules; the `isomer` of each is its SMILES with marks.
         """
-        from graphcnf.design.growing import grow
-
-        return MoleculeSample(*grow(self, fragment, n, task=task, stereo=stereo, **options))
-
-    @default_type()
-    def analogs(
-        self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
-    ) -> MoleculeSample:
-        """Draw n distinct analogues of a molecule: molecules that differ from it in a part.
-
-        The molecule itself is not among them.
-
-        Args:
-            molecule: SMILES or RDKit molecule.
-            n: Number of analogues.
-            stereo: True to keep the stereo marks of unchanged atoms and draw the others.
-            **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` (which part
-                stays), `similar` (lowest Tanimoto similarity) and `filters`; `alerts` as in `grow`.
-
-        Returns:
-            n molecules, all valid.
-
-        Raises:
-            UserError: The model cannot represent the molecule, an argument is out of range, or
-                nothing new is found for long.
-        """
-        from graphcnf.design.analogues import draw_analogues
-
-        return MoleculeSample(*draw_analogues(self, molecule, n, stereo=stereo, **options))
+        if self.stereo is None:
+            return molecules
+        with one_thread(self.model.device):
+            isomers = self.stereo.marked(
+                [molecule.smiles for molecule in molecules],
+                [molecule.molecule if molecule.smiles else None for molecule in molecules],
+                seed=seed,
+                first=first,
+                temperature=temperature,
+            )
+        return [m._replace(isomer=isomer) for m, isomer in zip(molecules, isomers, strict=True)]
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Convert molecules to graphs with the model's categories, and say why some have none.
@@ -477,7 +289,7 @@ class MoleculeFlow:
 
         Returns:
             Natural logarithms of probabilities, not of densities, (M,) float64; -inf for molecules
-            that the model cannot represent or gives the probability 0 (`score` says why).
+            that the model cannot represent or gives the probability 0.
 
         Raises:
             UserError: `orders` is out of range, or the model comes from a version of the package
@@ -516,35 +328,6 @@ class MoleculeFlow:
             nats[with_marks], exact[with_marks] = found
         return nats, exact
 
-    @cached_property
-    def charge_states(self) -> frozenset[str]:
-        """Which of "acid" and "amine" are more probable charged than neutral under the model.
-
-        The model is asked for the log-probabilities of a few example molecules; the names are those
-        of `graphcnf.molecules.standardize.GROUPS`.
-        """
-        from graphcnf.molecules.standardize import charge_states_of
-
-        return charge_states_of(self)
-
-    def standardized(self, molecule: str) -> str:
-        """Return the SMILES of a molecule without salts, charged like the model's training data.
-
-        Acids and amines are charged if `charge_states` names them, and neutral if it does not; for
-        example "CCN.Cl" -> "CC[NH3+]" for a model of ZINC250k. See
-        `graphcnf.molecules.standardize.parse_standardized`.
-
-        Args:
-            molecule: SMILES of the molecule.
-
-        Raises:
-            MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
-        """
-        from graphcnf.molecules.standardize import parse_standardized
-
-        with codec.quiet():
-            return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
-
     def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
         """Return lower bounds on log p(graph | number of atoms) in nats.
 
@@ -572,21 +355,6 @@ class MoleculeFlow:
         return log_prob_in_batches(
             self.model, graphs, noise_records=records, batch_size=SCORED_TOGETHER
         )
-
-    def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
-        """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.
-
-        Args:
-            molecules: SMILES or RDKit molecules, or one of them.
-            **options: `orders`, `standardize` and `workers` of `graphcnf.molecules.scoring.score`.
-
-        Returns:
-            A DataFrame; `graphcnf.molecules.scoring.score` describes its columns. Molecules that
-            the model cannot represent have a row as well, with the reason.
-        """
-        from graphcnf.molecules.scoring import score
-
-        return score(self, molecules, **options)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Encode molecules as latents, which `decode` turns into molecules without stereo marks.
@@ -649,9 +417,12 @@ def stereo_of(model: GraphModel) -> Any:
     """
     if "stereo" in model.companions:
         return model.companions["stereo"]
-    data = model.metadata.get("stereo", model.metadata.get("dataset"))
+    return shipped_stereo(model.metadata.get("stereo", model.metadata.get("dataset")))
+
+
+@cache
+def shipped_stereo(data: str | None) -> Any:
+    """Return the `StereoFlow` that is shipped for a data set, None if there is none."""
     if data not in WITH_STEREO:
         return None
-    from graphcnf.stereo.stereo_flow import shipped_stereo
-
-    return shipped_stereo(data)
+    return COMPANIONS["stereo"].from_pretrained(WEIGHTS / f"{data}-stereo")

@@ -2,7 +2,7 @@
 
 - *Card*: a headline figure at the top of the page, such as "mean QED"; at most five are shown.
 - *Review*: clusters, alerts and nearest known molecules of the molecules on the page
-  (`graphcnf.molecules.review`). A *section* shows one of these.
+  (`graphcnf.chemistry.review`). A *section* shows one of these.
 - *Row*: a molecule of the table of all molecules at the end: `{column: value}`.
 - *Caption*: the text below the drawing of a molecule.
 - *Alert*: a substructure for which chemists discard a molecule.
@@ -25,11 +25,11 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rdkit import Chem
 
+from graphcnf.chemistry.drawing import draw_svg
+from graphcnf.chemistry.hashing import contains, hash_each
+from graphcnf.chemistry.review import CATALOGUES, DISTANCE, Review, review
 from graphcnf.file_writing import write_file
 from graphcnf.messages import counted
-from graphcnf.molecules.drawing import draw_svg
-from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.review import CATALOGUES, DISTANCE, Review, review
 
 CARDS = 5
 """Headline figures at most."""
@@ -116,7 +116,7 @@ def write_page(
         known: SMILES of known molecules. The best molecules of the page are drawn beside the known
             ones that are nearest to them; unreadable SMILES are passed over.
         training_hashes: Sorted hashes of the training molecules, as
-            `graphcnf.molecules.hashing.hash_each` returns them, to show how many molecules are not
+            `graphcnf.chemistry.hashing.hash_each` returns them, to show how many molecules are not
             among these; None not to show it.
         highlights: For each row the indices of the atoms to highlight, counted from 0 in the order
             of the SMILES; None to highlight no atoms.

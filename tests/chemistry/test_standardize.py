@@ -3,8 +3,8 @@
 import pytest
 from rdkit import Chem, rdBase
 
+from graphcnf.chemistry.standardize import charge_states, parse_standardized, protonation_hash
 from graphcnf.molecules.codec import UnparsableSmiles
-from graphcnf.molecules.standardize import charge_states, parse_standardized, protonation_hash
 
 
 @pytest.mark.parametrize(

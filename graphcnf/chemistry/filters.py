@@ -3,7 +3,7 @@
 - *Filter*: a condition on a molecule, such as "qed > 0.6". Its text is also its name.
 - *Refusal*: the name of the first filter that a molecule fails; "" for a molecule that passes all.
 - *Alert*: a substructure for which chemists discard a molecule; a *catalogue* is a set of alerts,
-  such as "reactive" or "pains" (`graphcnf.molecules.alerts`).
+  such as "reactive" or "pains" (`graphcnf.chemistry.alerts`).
 - *Given*: what the user gave, such as a fragment to grow. The reactive groups in it are wanted, so
   the catalogue "reactive" does not refuse them.
 - *Search*: drawing molecules until enough distinct ones have passed. It ends early after too many
@@ -24,12 +24,7 @@ from typing import Any, TypeVar
 from rdkit import Chem
 from rdkit.DataStructs import BulkTanimotoSimilarity
 
-from graphcnf.errors import UserError
-from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.records import blocks
-from graphcnf.limits import is_number
-from graphcnf.messages import counted, say
-from graphcnf.molecules.alerts import (
+from graphcnf.chemistry.alerts import (
     NOTHING,
     REACTIVE,
     Given,
@@ -37,16 +32,21 @@ from graphcnf.molecules.alerts import (
     reactive_digest,
     with_default,
 )
-from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
-from graphcnf.molecules.descriptors import RANGES
-from graphcnf.molecules.hashing import HashSet
-from graphcnf.molecules.properties import (
+from graphcnf.chemistry.descriptors import RANGES
+from graphcnf.chemistry.hashing import HashSet
+from graphcnf.chemistry.properties import (
     ECFP4,
     Predictors,
     Requirement,
     check_possible,
 )
-from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.chemistry.standardize import protonation_hash
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.records import blocks
+from graphcnf.limits import is_number
+from graphcnf.messages import counted, say
+from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
 from graphcnf.molecules.validity import CheckedMolecule
 
 PATIENCE = 10_000
@@ -82,16 +82,16 @@ class Filters:
         smarts: SMARTS patterns, all of which a molecule contains.
         exclude: SMARTS patterns, none of which it contains.
         require: Comparisons of properties, such as "qed > 0.6"
-            (`graphcnf.molecules.properties.Requirement`).
+            (`graphcnf.chemistry.properties.Requirement`).
         min_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
             nearest of these SMILES is at least the bound; None for no such filter.
         max_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
             nearest of these SMILES is at most the bound; None for no such filter.
-        alerts: Catalogues: names in `graphcnf.molecules.alerts.ALERTS`, or "medchem:NAME". A
+        alerts: Catalogues: names in `graphcnf.chemistry.alerts.ALERTS`, or "medchem:NAME". A
             molecule has none of their alerts.
         predictors: For properties in `require` that RDKit cannot compute, `{name: function from
             sanitized molecules to predicted values}`, such as the surrogates of measured columns
-            (`graphcnf.molecules.surrogate.surrogates_of`).
+            (`graphcnf.chemistry.surrogate.surrogates_of`).
 
     Raises:
         UserError: A filter cannot be read, or no molecule can pass.

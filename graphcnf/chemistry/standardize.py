@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from graphcnf.chemistry.hashing import hash_each
 from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     UnparsableSmiles,
@@ -31,10 +32,9 @@ from graphcnf.molecules.codec import (
     parse,
     quiet,
 )
-from graphcnf.molecules.hashing import hash_each
 
 if TYPE_CHECKING:
-    from graphcnf.molecules.molecule_flow import MoleculeFlow
+    from graphcnf.molecules.molecule_model import MoleculeModel
 
 APART = 5
 """Smallest distance between two charged nitrogens, in bonds. In ZINC250k, the charged nitrogen
@@ -120,7 +120,17 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name, more in balance.items() if more > 0)
 
 
-def charge_states_of(flow: MoleculeFlow) -> frozenset[str]:
+def standardized(smiles: str, states: frozenset[str]) -> str:
+    """Return the SMILES of a molecule without salts, with its acids and amines charged as `states`.
+
+    Raises:
+        MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
+    """
+    with quiet():
+        return Chem.MolToSmiles(parse_standardized(smiles, states))
+
+
+def charge_states_of(flow: MoleculeModel) -> frozenset[str]:
     """Find out from a model which acids and bases its training data had charged.
 
     The model scores the example molecules `Group.probes`. A group counts as charged if the charged
@@ -166,7 +176,10 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 
 
 def deviation_notes(
-    smiles: Sequence[str], states: frozenset[str] | None, *, marked: bool = False
+    smiles: Sequence[str],
+    states: frozenset[str] | None,
+    *,
+    dropped_marks: Callable[[str], list[str]] | None = None,
 ) -> list[str]:
     """Return notes for the user on what a model ignores in molecules, and on unusual charge states.
 
@@ -174,8 +187,8 @@ def deviation_notes(
         smiles: SMILES or SMARTS that the user gave, all readable.
         states: Names of the `GROUPS` that are charged in the model's training data; None to ignore
             charges.
-        marked: True if the model has a density of stereo marks: it keeps most marks then, and only
-            those that `graphcnf.stereo.marks.dropped_marks` finds are noted. False if it drops all.
+        dropped_marks: Function that names the stereo marks of a SMILES which the model drops, such
+            as `graphcnf.stereo.marks.dropped_marks`; None if the model drops all.
 
     Returns:
         Sentences such as "isotopes dropped: graphs hold none"; [] if there is nothing to note.
@@ -184,9 +197,7 @@ def deviation_notes(
     with quiet():
         for text in smiles:
             found = find_dropped(text)
-            if marked and "stereo" in found:
-                from graphcnf.stereo.marks import dropped_marks
-
+            if dropped_marks is not None and "stereo" in found:
                 found.remove("stereo")
                 try:
                     marks.update(dropped_marks(text))
