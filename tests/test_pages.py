@@ -80,7 +80,7 @@ def test_own_data_are_learned_and_what_is_none_is_refused_as_the_page_says(monke
 def test_graphs_and_molecules_of_pyg():
     """With fewer graphs and steps than the page; the house of its data is a house nevertheless."""
     names = run(
-        "docs/pyg", lambda block: smaller(block).replace("(200", "(3").replace("400", "40"), 6
+        "docs/pyg", lambda block: smaller(block).replace("(200", "(3").replace("400", "40"), 3
     )
     assert len(names["drawn"]) == 3 and len(names["sample"]) == 8
 
