@@ -12,7 +12,7 @@ from rdkit.Chem.Descriptors import MolWt
 from graphcnf.chemistry.filters import Filters
 from graphcnf.discrete import table_scores as scores
 from graphcnf.errors import UserError
-from graphcnf.graphs import sample_records
+from graphcnf.molecules.filters import Filters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README": 1, "docs/how-it-works": 1, "docs/training": 2, "docs/discrete-data": 6}
@@ -81,7 +81,7 @@ def test_own_data_are_learned_and_what_is_none_is_refused_as_the_page_says(monke
 def test_graphs_and_molecules_of_pyg():
     """With fewer graphs and steps than the page; the house of its data is a house nevertheless."""
     names = run(
-        "docs/pyg", lambda block: smaller(block).replace("(200", "(3").replace("400", "40"), 6
+        "docs/pyg", lambda block: smaller(block).replace("(200", "(3").replace("400", "40"), 3
     )
     assert len(names["drawn"]) == 3 and len(names["sample"]) == 8
 
@@ -98,15 +98,13 @@ def test_scikit_learn_and_sbi():
 
 
 def test_a_model_of_ones_own_learns_the_trees_of_its_page():
-    names = run("docs/own-model", least=7)
+    names = run("docs/own-model", least=6)
     page = (ROOT / "docs/own-model.md").read_text().partition("\n## 6.")[0]
     code = "".join(re.findall(r"```python\n(.*?)```", page, re.S)[1:])
     assert sum(bool(line.strip()) for line in code.splitlines()) < 100
     drawn = names["model"].sample(200)
     assert drawn[:7] == names["model"].sample(7)
     assert sum(lawful(tree) for tree in drawn) > 180
-    blocks = sample_records(names["recurrent"], range(5), seed=0)
-    assert (blocks.edge_counts == blocks.node_counts - 1).all()
 
 
 def lawful(tree, below=False):

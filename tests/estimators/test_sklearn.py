@@ -1,7 +1,5 @@
 """scikit-learn: its own checks of estimators, searches, pipelines, and files of joblib."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,9 +159,3 @@ def test_what_is_no_molecule_is_named(latents, output, given, message):
 def test_an_unknown_output_is_refused():
     with pytest.raises(ValueError, match="did you mean 'latents'"):
         MoleculeTransformer(output="latent").fit()
-
-
-def test_the_page_lists_what_does_not_pass():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "estimators.md").read_text()
-    for name, reason in FAILED.items():
-        assert f"| `{name}` | {reason} |" in page
