@@ -49,9 +49,9 @@ def figures(
     page: Annotated[Path, option("Page with the tables."), Role.FILE] = DOCS / "results.md",
     folder: Annotated[Path, option("Folder of the pictures."), Role.OUTPUT] = DOCS / "figures",
 ) -> None:
-    """Draw three pictures of the tables of docs/results.md, as SVG for light and for dark pages.
+    """Draw two pictures of the tables of docs/results.md, as SVG for light and for dark pages.
 
-    FCD against CPU minutes of training, FCD beside published models, and molecules per second.
+    FCD against CPU minutes of training, and FCD beside published models.
     """
     require("matplotlib", "pictures", "train")
     from matplotlib import rc_context
@@ -65,7 +65,7 @@ def figures(
             style = {"font.size": 9, "svg.hashsalt": "graphcnf", "axes.facecolor": "none"}
             with rc_context(style | dict.fromkeys(INKED, colours["ink"])):
                 figure = Figure(figsize=(4.4, sum(heights)), layout="constrained")
-                panels = figure.subplots(len(heights), height_ratios=heights)
+                panels = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
                 for panel in panels:
                     panel.spines[["top", "right"]].set_visible(False)
                 draw(tables, panels, colours)
@@ -144,11 +144,11 @@ def _drawn(panels: list[Axes]) -> str:
 
 
 def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Draw FCD against CPU minutes of training, with the SMILES LSTM, on ZINC250k and MOSES.
+    """Draw FCD against CPU minutes of training, with the SMILES LSTM, on ZINC250k.
 
     Args:
         tables: Tables of docs/results.md.
-        panels: Two axes, which are drawn into: the upper for ZINC250k, the lower for MOSES.
+        panels: One axes, which is drawn into.
         colours: Colour of each role, as in `THEMES`.
     """
     weights, trained = tables["What goes with which model", 0], tables[EQUAL_TIME, 0]
@@ -164,20 +164,10 @@ def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
         row = _row(weights, name)
         minutes, distance = numbers(row["minutes of one core"])[0], numbers(row["FCD"])[0]
         points.append((minutes, distance, f"weights {name}"))
-    best = numbers(_row(tables["The shipped weights", 1], "FCD")[REFERENCE])[0]
+    best = numbers(_row(tables["The shipped weights", 0], REFERENCE)["FCD"])[0]
     _scatter(panels[0], points, best, colours)
     panels[0].set_title("ZINC250k", loc="left", weight="bold")
-
-    official, course = tables["MOSES", 0], tables["MOSES", 2]
-    column = "FCD, Test / TestSF"
-    points = [
-        (sum(numbers(row["row"])), numbers(row[column])[0], "moses") for _, row in course.iterrows()
-    ]
-    language = _row(official, "SMILES LSTM")
-    points.append((numbers(language["row"])[0], numbers(language[column])[0], "SMILES LSTM"))
-    _scatter(panels[1], points, numbers(_row(official, REFERENCE)[column])[0], colours)
-    panels[1].set_title("MOSES, test set", loc="left", weight="bold")
-    panels[1].set_xlabel("CPU minutes of training, one thread")
+    panels[0].set_xlabel("CPU minutes of training, one thread")
 
 
 def _scatter(
@@ -217,7 +207,7 @@ def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
         bars: dict[str, float] = {
             re.split(r" \(|,", row["row"])[0]: numbers(row["FCD"])[0]
             for _, row in table.iterrows()
-            if not row["row"].startswith((REFERENCE, "its first"))
+            if not row["row"].startswith(REFERENCE)
         }
         bars = dict(sorted(bars.items(), key=lambda bar: bar[1]))
         _bars(axes, bars, "FCD (lower is better)", ".2f", colours)
@@ -253,30 +243,8 @@ def _bars(axes: Axes, bars: dict[str, float], label: str, form: str, colours: Co
     axes.tick_params(axis="y", length=0)
 
 
-def speed(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
-    """Draw bars of how many molecules the models sample and train on per second of CPU time.
-
-    Args:
-        tables: Tables of docs/results.md.
-        panels: Two axes, which are drawn into: the upper for drawing, the lower for training.
-        colours: Colour of each role, as in `THEMES`.
-    """
-    drawn = {row["row"]: numbers(row["Drawing"])[0] for _, row in tables["Speed", 0].iterrows()}
-    _bars(panels[0], drawn, "molecules per second, one core", ".0f", colours)
-    panels[0].set_title("Drawing", loc="left", weight="bold")
-    trained = {
-        f"{row['row']}, seed {row['Seed']}": round(
-            numbers(row["Molecules seen"])[0] / numbers(row["CPU minutes"])[0] / 60
-        )
-        for _, row in tables[EQUAL_TIME, 0].iterrows()
-    }
-    _bars(panels[1], trained, "molecules per second, one core", ".0f", colours)
-    panels[1].set_title("Training", loc="left", weight="bold")
-
-
 PICTURES: dict[str, tuple[tuple[float, ...], Callable[[PageTables, list[Axes], Colours], None]]] = {
-    "quality": ((2.3, 2.5), quality),
+    "quality": ((2.5,), quality),
     "fcd": ((2.6, 3.0), fcd),
-    "speed": ((2.5, 1.9), speed),
 }
 """Name of each picture, the heights of its panels in inches, and the function that draws them."""

@@ -33,8 +33,8 @@ def test_pictures_are_those_of_the_page(bench, tmp_path):
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("train-vs-test reference,", "no row 'train-vs-test reference'"),
-        ("## The shipped weights", "no table 2 below 'The shipped weights'"),
+        ("train-vs-test reference |", "no row 'train-vs-test reference'"),
+        ("## The shipped weights", "no table 1 below 'The shipped weights'"),
     ],
 )
 def test_what_the_page_lacks_is_named(bench, tmp_path, gone, message):
