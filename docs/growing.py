@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphcnf.design.fragments import read_fragment
+from graphcnf.design import read_fragment
 from graphcnf.molecules.drawing import draw_grid
 from graphcnf.molecules.molecule_flow import MoleculeFlow
 
