@@ -73,6 +73,13 @@ Row = tuple[int, str, dict[str, Any]]
 """Number of a record, its SMILES ("" if it has none), and its other values by name."""
 
 
+COMPRESSIONS = {
+    "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P)", "xz": rb"\xfd7zXZ\0",
+    "zip": rb"PK(\x03\x04|\x05\x06)", "zstd": rb"\x28\xb5\x2f\xfd",
+}  # fmt: skip
+"""How files begin whose compression is not read, as regular expressions."""
+
+
 class FileRecords(NamedTuple):
     """The records of a file; their SMILES are not checked.
 
@@ -490,13 +497,18 @@ def _decode(path: Path, content: bytes) -> str:
 
     Raises:
         NoMolecules: The content is empty.
-        DataFileError: The content is damaged, or no text in UTF-8.
+        DataFileError: The content is damaged, compressed in another way, or no text in UTF-8.
     """
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
             content = gunzip(content)
         except NotUnpacked as error:
             raise DataFileError(f"{path} is {error}") from error
+    for name, start in COMPRESSIONS.items():
+        if re.match(start, content):
+            raise DataFileError(
+                f"{path} is compressed with {name}: give its text, plain or compressed with gzip"
+            )
     if not content.strip():
         raise NoMolecules(f"{path} is empty")
     try:

@@ -27,7 +27,7 @@ from rdkit import Chem
 from sklearn.linear_model import LogisticRegression
 
 from graphcnf.data_files import read_data
-from graphcnf.datasets.published import moses_source
+from graphcnf.datasets import moses_source
 from graphcnf.molecules.codec import quiet
 
 MOLECULES = 2_000

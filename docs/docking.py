@@ -33,8 +33,8 @@ from mol_ga import default_ga
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from graphcnf.chemistry.filters import Filters
-from graphcnf.optimization.run import optimize
+from graphcnf import optimize
+from graphcnf.molecules.filters import Filters
 
 LEADS = {
     "jak2": ("ruxolitinib", "N#CCC(C1CCCC1)n1cc(-c2ncnc3[nH]ccc23)cn1"),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.transformer import zero_init
-from graphcnf.datasets.zinc250k import zinc250k_rows
+from graphcnf.datasets import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from graphcnf.chemistry.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.datasets import MOLECULES
 from graphcnf.evaluation import METRICS
 from graphcnf.graphs.graph_model import GRAPH_MODELS
-from graphcnf.optimization import SCORES
-from graphcnf.optimization.objectives import parameters_of
+from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
+from graphcnf.optimization import SCORES, parameters_of
 from graphcnf.registry import Registry
 from graphcnf.scripts.cli import COMMANDS
 

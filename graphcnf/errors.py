@@ -42,6 +42,16 @@ def require(package: str, what: str, extra: str) -> None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
 
+def with_article(noun: str) -> str:
+    """Return a noun with "a" or "an", such as "an int" or "an ndarray"."""
+    return f"{'an' if noun[0] in 'aeioAEIO' or noun.startswith(('nd', 'nx')) else 'a'} {noun}"
+
+
+def type_of(value: object) -> str:
+    """Return what type of value was given, for a message: "an int", "a str" or "None"."""
+    return "None" if value is None else with_article(type(value).__name__)
+
+
 def suggest(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the closest known name, or all of them.
 

@@ -1,6 +1,8 @@
 """The package as a whole: what is installed, which part imports which, and names of parts."""
 
 import ast
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -214,6 +216,7 @@ def test_commands_leave_reading_molecules_to_the_package():
 
 LIGHT = [
     ("", "scripts.cli scripts.generate", "torch rdkit numpy lightning_fabric pandas"),
+    ("", " ".join(WINGS), "torch"),
     ("", "optimization.oracle", "torch"),  # of every process that scores
     ("torch", "chemistry.hashing molecules.vocabulary datasets.zinc250k", "rdkit"),
     ("torch", "molecule_flow", "pandas scipy networkx torch_geometric matplotlib typer"),
@@ -246,6 +249,14 @@ def test_modules_import_nothing_heavy_and_little_beside_torch():
     command = [sys.executable, "-c", IMPORT.format(LIGHT)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_what_a_wing_exports_is_there(wing):
+    package = importlib.import_module(f"graphcnf.{wing}")
+    files = {found.name for found in pkgutil.iter_modules(package.__path__)}
+    assert package.__all__ and files.isdisjoint(package.__all__)  # a file would hide the name
+    assert all(getattr(package, name) is not None for name in package.__all__)
 
 
 def test_version_is_the_same_everywhere():

@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 from torch_molecule.base import BaseMolecularGenerator
 
 import graphcnf
-from graphcnf.datasets import load_smiles_file
-from graphcnf.datasets.smiles_file import read_smiles
+from graphcnf.datasets import load_smiles_file, read_smiles
 
 
 class GraphCNFMolecularGenerator(BaseMolecularGenerator):

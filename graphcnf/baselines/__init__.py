@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "GraphAFModel": "graphaf",
         "GraphNVPModel": "graphnvp",
+        "OneHotDequantization": "graphnvp",
         "JunctionTreeVAE": "jtvae",
         "RegularizedVAE": "rvae",
     },

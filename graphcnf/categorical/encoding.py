@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphcnf.errors import type_of
 from graphcnf.flows.transform import (
     Context,
     Transform,
@@ -118,7 +119,7 @@ class Encoding(Transform):
                 position, or if `mask` is not bool or of another shape.
         """
         if not isinstance(x, Tensor):
-            raise ValueError(f"categories must be a torch tensor, got a {type(x).__name__}")
+            raise ValueError(f"categories must be a torch tensor, got {type_of(x)}")
         limits = torch.tensor(self.cardinalities, device=x.device)
         if x.dim() != 2 + limits.dim() or x.shape[2:] != limits.shape:
             wanted = f"(B, L, {len(limits)})" if limits.dim() else "(B, L)"

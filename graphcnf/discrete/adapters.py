@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 
 from graphcnf.discrete.rows import CausalAttention, RowFlow, Rows
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.records import one_thread, record_batches
 
@@ -382,14 +382,13 @@ class SequenceAdapter(Adapter):
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
             raise UserError(
-                f"item 0 is a {type(items[0]).__name__}; a list holds strings, or lists or tuples "
-                "of symbols"
+                f"item 0 is {type_of(items[0])}; a list holds strings, or lists or tuples of "
+                "symbols"
             )
         for number, item in enumerate(items):
             if not isinstance(item, TYPES[container]):
                 raise UserError(
-                    f"item {number} is a {type(item).__name__}, item 0 a {container}: one type for "
-                    "all"
+                    f"item {number} is {type_of(item)}, item 0 a {container}: one type for all"
                 )
             if len(item) > LONGEST_SEQUENCE:
                 raise UserError(
@@ -424,13 +423,13 @@ class SequenceAdapter(Adapter):
         what = "strings" if self.container == "str" else f"{self.container}s of symbols"
         wanted = f"this model takes a list of {what}"
         if not isinstance(items, list | tuple):
-            raise UserError(f"got a {type(items).__name__}; {wanted}")
+            raise UserError(f"got {type_of(items)}; {wanted}")
         prior = None if flow is None else flow.length_probabilities()
         rows: list[list[int]] = []
         reasons: Reasons = []
         for number, item in enumerate(items):
             if not isinstance(item, self.type):
-                raise UserError(f"item {number} is a {type(item).__name__}; {wanted}")
+                raise UserError(f"item {number} is {type_of(item)}; {wanted}")
             row = self.vocabulary.encode(item).tolist()
             reason = None
             if -1 in row:

@@ -45,7 +45,7 @@ from graphcnf.discrete.graph_adapter import GraphAdapter, graphs_in
 from graphcnf.discrete.grid_adapter import GridAdapter
 from graphcnf.discrete.rows import Rows
 from graphcnf.discrete.table_adapter import Column, TableAdapter
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.file_reading import inside, read_json
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.training_batches import size_bucketed_batches
@@ -995,4 +995,4 @@ def _adapter_for(
             hint = "it is empty"
     if hasattr(x, "nnz"):
         hint = "it is sparse: give x.toarray()"
-    raise Refused(f"cannot learn from a {type(x).__name__}: {hint}")
+    raise Refused(f"cannot learn from {type_of(x)}: {hint}")

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
-from graphcnf.errors import UserError
-from graphcnf.exchange.pyg import data_of, from_pyg, is_one_hot, listed
+from graphcnf.errors import UserError, type_of
+from graphcnf.exchange.pyg import data_of, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
@@ -183,7 +183,7 @@ class GraphAdapter(Adapter):
         graphs = graphs_in(graphs)
         if not isinstance(graphs, list | tuple):
             wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
-            raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
+            raise UserError(f"got {type_of(graphs)}; this model takes a list of {wanted}")
         read = self._of_networkx if self.source == "networkx" else self._of_data
         triples = []
         for number, graph in enumerate(graphs):
@@ -383,9 +383,9 @@ class GraphAdapter(Adapter):
             ValueError: if a node or an edge lacks its label.
         """
         if not isinstance(graph, nx.Graph):
-            raise TypeError(f"a {type(graph).__name__}, not a nx.Graph")
+            raise TypeError(f"{type_of(graph)}, not an nx.Graph")
         if graph.is_directed() or graph.is_multigraph():
-            raise TypeError(f"a {type(graph).__name__}: graphs are undirected and simple")
+            raise TypeError(f"{type_of(graph)}: graphs are undirected and simple")
         node_label, edge_label = self.names
         number = {node: k for k, node in enumerate(graph)}
         nodes = [_label(d, node_label, f"node {v!r}") for v, d in graph.nodes(data=True)]
@@ -406,7 +406,7 @@ class GraphAdapter(Adapter):
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):
-            raise TypeError(f"a {type(data).__name__}, not a torch_geometric.data.Data")
+            raise TypeError(f"{type_of(data)}, not a torch_geometric.data.Data")
         count, data = data.num_nodes, copy(data)
         if data.edge_index is None:
             data.edge_index = torch.empty(2, 0, dtype=torch.long)

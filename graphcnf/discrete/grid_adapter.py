@@ -21,7 +21,7 @@ import torch
 from graphcnf.discrete.adapters import Adapter, Items, Reasons, Refused, Vocabulary, draw_rows
 from graphcnf.discrete.grids import LARGEST_GRID, GatedPixelCNN, GridFlow
 from graphcnf.discrete.rows import Rows
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Context
 
@@ -88,8 +88,7 @@ class GridAdapter(Adapter):
         array = _numpy(data)
         if array.dtype.kind not in KINDS:
             raise Refused(
-                f"an array of {array.dtype} with two axes: its pixels must be integers, for "
-                "instance (x > 127).astype(int)"
+                f"pixels must be integers, such as (x > 127).astype(int), got {array.dtype}"
             )
         if not array.size or array[0].size > LARGEST_GRID:
             raise Refused(
@@ -161,7 +160,7 @@ class GridAdapter(Adapter):
         """
         wanted = f"this model takes an array (N, {self.shape[0]}, {self.shape[1]})"
         if not isinstance(data, np.ndarray | torch.Tensor):
-            raise UserError(f"got a {type(data).__name__}; {wanted}")
+            raise UserError(f"got {type_of(data)}; {wanted}")
         array = _numpy(data)
         if list(array.shape[1:]) != self.shape or array.dtype.kind not in "iubf":
             raise UserError(f"got an array of {array.dtype} of the shape {array.shape}; {wanted}")

@@ -58,7 +58,7 @@ from graphcnf.discrete.numbers import (
     time_kind,
 )
 from graphcnf.discrete.rows import Rows
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import UserError, suggest, type_of
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
@@ -574,7 +574,7 @@ class TableAdapter(Adapter):
             wanted = f"an array (N, {len(names)})"
         kinds = pd.DataFrame if self.array is None else np.ndarray | torch.Tensor
         if not isinstance(data, kinds):
-            raise UserError(f"got a {type(data).__name__}; this model takes {wanted}")
+            raise UserError(f"got {type_of(data)}; this model takes {wanted}")
         table: pd.DataFrame = data if self.array is None else _frame(data)  # type: ignore[assignment]
         lacking = [name for name in names if name not in table.columns]
         further = [name for name in table.columns if name not in names]

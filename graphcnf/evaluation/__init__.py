@@ -1,6 +1,6 @@
 """Molecules and models evaluated: validity, distribution metrics, tables, report."""
 
-from graphcnf.registry import Registry
+from graphcnf.registry import Registry, lazy_names
 
 _NAMES = (
     "fcd", "nspdk", "snn", "frag", "scaf", "int_div1", "int_div2", "pains", "mcf", "filters",
@@ -30,3 +30,24 @@ def parse_metrics(text: str) -> tuple[str, ...]:
         if name not in ("all", "none"):
             METRICS.find(name, "metric")
     return tuple(name for name in METRICS if name in names or "all" in names)
+
+
+# `evaluate` is a module of this package; the function is `graphcnf.evaluate`.
+__getattr__, __dir__, _names = lazy_names(
+    __name__,
+    {
+        "ModelSamples": "evaluate",
+        "Reference": "evaluate",
+        "Metric": "metrics",
+        "Statistic": "metrics",
+        "write_report": "report",
+        "Comparison": "statistics",
+        "SetStatistics": "statistics",
+        "compare": "statistics",
+        "set_statistics": "statistics",
+        "Summary": "summary",
+        "summarize": "summary",
+        "Evaluation": "tables",
+    },
+)
+__all__ = ["METRICS", "parse_metrics", *_names]

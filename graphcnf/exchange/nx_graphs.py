@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.graphs.batch import PackedGraphs
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _lists(
     Raises:
         UserError: The graph is directed or a multigraph, or a name is unknown.
     """
-    if graph.is_directed() or graph.is_multigraph():
-        raise UserError(f"graph {number} must be a nx.Graph, got a {type(graph).__name__}")
+    if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
+        raise UserError(f"graph {number} must be an nx.Graph, got {type_of(graph)}")
     places = {node: k for k, node in enumerate(graph)}
     nodes = [_category(number, name, atoms) for _, name in graph.nodes(data=LABEL, default=0)]
     edges = list(graph.edges(data=LABEL, default=0))

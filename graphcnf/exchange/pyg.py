@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.graphs.batch import PackedGraphs
 
 if TYPE_CHECKING:
@@ -41,10 +41,23 @@ def listed(data: Iterable[Data]) -> list[Data]:
 
     Returns:
         The `Data`, in their order; they are not copied.
-    """
-    from torch_geometric.data import Batch
 
-    return data.to_data_list() if isinstance(data, Batch) else list(data)
+    Raises:
+        UserError: It is something else.
+    """
+    from torch_geometric.data import Batch, Data
+
+    wanted = "give a list, a Batch or a Dataset of torch_geometric.data.Data"
+    try:
+        found = data.to_data_list() if isinstance(data, Batch) else list(data)
+    except TypeError:  # not to be iterated over
+        found = None
+    if found is None or isinstance(data, str) or type(data) is Data:
+        raise UserError(f"got {type_of(data)}: {wanted}")
+    for number, graph in enumerate(found):
+        if not isinstance(graph, Data):
+            raise UserError(f"graph {number} is {type_of(graph)}: {wanted}")
+    return found
 
 
 def categories(what: str, values: Tensor | None) -> np.ndarray:
@@ -96,12 +109,15 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
         coordinates, are dropped.
 
     Raises:
+        UserError: `data` holds something else than `Data`.
         ValueError: An attribute is missing or has another shape, or a graph is not possible: more
             than 255 nodes, a self-loop, an edge to a node that does not exist, an edge whose two
             directions differ in category, or a category that is not a whole number from 0 to 255.
     """
     graphs = []
     for d in listed(data):
+        if d.edge_index is None:
+            raise ValueError("edge_index is missing")
         edges = d.edge_index.t().cpu().numpy()
         kinds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
         graphs.append((categories("x", d.x), edges, categories("edge_attr", kinds)))

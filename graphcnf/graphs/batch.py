@@ -25,7 +25,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of, with_article
 from graphcnf.limits import MAX_NODES
 
 BATCH = 256  # default number of graphs in a batch
@@ -512,9 +512,9 @@ def shape_of(value: Any) -> str:
         ('a real tensor (2, 3)', 'a list')
     """
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
+        return type_of(value)
     kind = "real" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
-    return f"a {kind} tensor {tuple(value.shape)}"
+    return f"{with_article(kind)} tensor {tuple(value.shape)}"
 
 
 def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:

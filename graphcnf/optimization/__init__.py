@@ -1,7 +1,6 @@
 """Goal-directed generation: find molecules that score high, with few calls of the score.
 
-`graphcnf.optimization.run.optimize` is the whole search. The modules, in the order in which it uses
-them:
+`optimize` is the whole search. The modules, in the order in which it uses them:
 
 - `objectives`: scores, and goals that combine several of them; `activity` and `molscore` hold
   scores that need the package molscore
@@ -12,8 +11,8 @@ them:
 - `routes`: synthesis routes of the best molecules, by a program of the user
 """
 
-from graphcnf.chemistry.descriptors import PROPERTIES
-from graphcnf.registry import Registry
+from graphcnf.molecules.descriptors import PROPERTIES
+from graphcnf.registry import Registry, lazy_names
 
 _OWN = ("penalized_logp", "bertz", "similarity", "smarts", "formula", "count")
 SCORES = Registry(
@@ -34,3 +33,21 @@ is annotated as str.
 A name whose function has keyword-only parameters, all of them text, stands for a family of scores.
 Called with its parameters, the function returns the score: `similarity(to="CCO")`.
 """
+
+__getattr__, __dir__, _names = lazy_names(
+    __name__,
+    {
+        "Goal": "objectives",
+        "benchmark_tasks": "objectives",
+        "parameters_of": "objectives",
+        "Oracle": "oracle",
+        "Policy": "policy",
+        "routes_of": "routes",
+        "OptimizationResult": "run",
+        "forget_search": "run",
+        "optimize": "run",
+        "prescreen": "run",
+        "SearchSettings": "search",
+    },
+)
+__all__ = ["SCORES", *_names]

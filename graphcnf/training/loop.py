@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from graphcnf import pretrained
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, type_of
 from graphcnf.file_reading import inside
 from graphcnf.file_writing import temporary_of
 from graphcnf.limits import LARGEST_SEED
@@ -279,7 +279,7 @@ def check_batch(batch: Any) -> None:
     if not isinstance(batch, Batch):
         raise UserError(
             "a batch must be a tensor, or have a length, parts and to(device), as "
-            f"graphcnf.training.Batch describes: got a {type(batch).__name__}"
+            f"graphcnf.training.Batch describes: got {type_of(batch)}"
         )
 
 

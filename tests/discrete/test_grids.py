@@ -123,7 +123,7 @@ def test_what_a_model_of_grids_refuses(model):
             model.impute(grid)
     with pytest.raises(UserError, match='statistic must be "draw" for grids'):
         model.impute(EVERY[:1], statistic="mean")
-    with pytest.raises(UserError, match="its pixels must be integers"):
+    with pytest.raises(UserError, match="pixels must be integers"):
         CategoricalModel.for_data(EVERY / 2)
     with pytest.raises(UserError, match="predict_proba is for models of a DataFrame"):
         model.predict_proba(EVERY, 0)

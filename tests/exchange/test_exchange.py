@@ -108,7 +108,7 @@ def test_molecules_have_names(flow):
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (nx.DiGraph([(0, 1)]), "graph 1 must be a nx.Graph, got a DiGraph"),
+        (nx.DiGraph([(0, 1)]), "graph 1 must be an nx.Graph, got a DiGraph"),
         (nx.MultiGraph([(0, 1)]), "got a MultiGraph"),
         (nx.path_graph(2), "graph 1 has the label 0; known are C, N"),
     ],

@@ -9,13 +9,30 @@ import time
 
 import pytest
 from badinput import stage as stages
+from badinput.calls import CALLS
 from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL, commands, usual
 from badinput.datafiles import BAD_RECORDS, READERS, SCORED, WORDS, cut_records
 
+from graphcnf.errors import UserError
+
 
 def test_bad_input_is_refused(stage, case, record_property):
     found = verdict(case, stage.play(case))
+    record_property("fuzz", found.partition(":")[0])
+    assert found == REFUSED
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_argument_is_refused(name, record_property):
+    function, argument, named = CALLS[name]
+    try:
+        outcome = stages.Outcome(0, repr(function(argument)), "")
+    except UserError as error:
+        outcome = stages.Outcome(1, "", f"error: {error}\n")
+    except Exception as error:
+        outcome = stages.Outcome(1, "", "", repr(error))
+    found = verdict(Case(name, (), (named,)), outcome)
     record_property("fuzz", found.partition(":")[0])
     assert found == REFUSED
 

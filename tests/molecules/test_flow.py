@@ -106,7 +106,7 @@ def test_latents_of_another_shape_are_one_line(flow, data):
     for others, real, message in (
         (latents, mask[0], "mask must be a boolean tensor (B, N), got a bool tensor ("),
         (latents, mask.float(), "mask must be a boolean tensor (B, N), got a real tensor (3, "),
-        (latents, None, "mask must be a boolean tensor (B, N), got a NoneType"),
+        (latents, None, "mask must be a boolean tensor (B, N), got None"),
         ({}, mask, "latents must be a dict with ['nodes'], got []"),
         (atoms, mask, f"latents must be a dict with ['nodes'], got a real tensor ({size})"),
         ({**latents, "x": atoms}, mask, "with ['nodes'], got ['nodes', 'x']"),
@@ -114,7 +114,7 @@ def test_latents_of_another_shape_are_one_line(flow, data):
         (latents, mask[:2], "latents['nodes'] must be a real tensor (2, "),
         ({name: atoms[..., :1]}, mask, f"latents['nodes'] must be a real tensor ({size})"),
         ({name: atoms.long()}, mask, f"({size}), as the mask is a bool tensor (3, "),
-        ({name: atoms.numpy()}, mask, "got a ndarray"),
+        ({name: atoms.numpy()}, mask, "got an ndarray"),
     ):
         with pytest.raises(UserError) as caught:
             flow.decode(others, real)

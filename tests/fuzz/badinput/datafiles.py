@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -50,6 +53,20 @@ EXTENSIONS = (
 
 BEHIND = (" C", " CN1CC1", " |a:0| C", " |", " |a:0", "\tC", " \t |x|", " name", "\u00a0|a:0|")
 """What may stand in no cell behind a SMILES."""
+
+
+def _zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("x.smi", content)
+    return buffer.getvalue()
+
+
+PACKED = {
+    "bzip2": ("x.smi.bz2", bz2.compress(CSV.encode())), "xz": ("x.csv.xz", lzma.compress(b"CCO\n")),
+    "zip": ("x.zip", _zipped(b"CCO\n")), "zstd": ("x.smi.zst", b"\x28\xb5\x2f\xfd\x04\0!\0\0CCO\n"),
+}  # fmt: skip
+"""A file of each compression that is not read, by the name of the compression."""
 
 TEXTS: dict[str, bytes] = {
     "empty.smi": b"", "blank.smi": b"\n \n\t\n", "comments.smi": b"# one\n# two\n",
@@ -121,6 +138,8 @@ def data_file_cases(seed: int) -> Iterator[Case]:
         for name, content in TEXTS.items():
             readable = name in ("huge.csv", "broken.jsonl", "wide.csv", "keys.jsonl")
             yield _case(reader, arguments, name, content, readable=readable)
+        for kind, (name, content) in PACKED.items():
+            yield _case(reader, arguments, name, content, kind)
         for name, content in WORDS.items():
             taken = reader in SCORED or (reader not in WRITTEN and name in UNCODED)
             yield _case(reader, arguments, name, content, readable=taken)
@@ -173,9 +192,9 @@ def cut_records(seed: int, kind: str) -> tuple[bytes, int]:
     return "\n".join([*lines, ""]).encode(), len(behind)
 
 
-def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
+def _case(reader, arguments, name, content, *names, label=None, readable=False) -> Case:
     given = tuple(a.replace("{file}", name) for a in arguments)
-    return Case(f"{reader} {label or name}", given, () if readable else (name,),
+    return Case(f"{reader} {label or name}", given, () if readable else (name, *names),
                 written(name, content), readable=readable)  # fmt: skip
 
 
