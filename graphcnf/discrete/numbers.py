@@ -462,11 +462,14 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
 
     Raises:
         ValueError: if an entry is no number, such as a text.
-        TypeError: if the column is of a type that holds no numbers, or if a unit is given and the
-            column holds no times.
+        TypeError: if the column is of a type that holds no numbers, or complex ones, or if a unit
+            is given and the column holds no times.
     """
     if unit is None:
-        return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
+        numbers = pd.to_numeric(series)
+        if types.is_complex_dtype(numbers.dtype):
+            raise TypeError("complex numbers")
+        return numbers.to_numpy(dtype=float, na_value=np.nan)
     if series.dtype == object:  # a single value, or missing ones only
         series = series.infer_objects()
     if series.isna().all():

@@ -156,12 +156,17 @@ class Column:
                 as said above, into rows^0.4 bins, at least 4 and at most 64.
 
         Raises:
-            UserError: if the column contains unhashable values or infinite numbers, or is a pandas
-                categorical of more than 1000 categories.
+            UserError: if the column contains unhashable values, complex or infinite numbers, or is
+                a pandas categorical of more than 1000 categories.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
         categories = None
+        if types.is_complex_dtype(dtype):
+            raise UserError(
+                f"column {name!r} holds complex numbers: give the real and the imaginary parts as "
+                "two columns"
+            )
         if isinstance(dtype, pd.CategoricalDtype):
             values = list(dtype.categories)
             categories = [str(dtype.categories.dtype), bool(dtype.ordered)]

@@ -7,11 +7,19 @@ import csv
 import io
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL, commands, usual
 from badinput.datafiles import BAD_RECORDS, READERS, SCORED, WORDS, cut_records
+
+from graphcnf import CategoricalModel
+from graphcnf.errors import UserError
+
+REAL = pd.DataFrame({"c": np.linspace(0, 3, 50), "d": range(50)})
+COMPLEX = REAL.assign(c=REAL.c + 1j)
 
 
 def test_bad_input_is_refused(stage, case, record_property):
@@ -67,6 +75,25 @@ def test_records_are_read_whole_or_get_a_reason(stage, kind, pytestconfig):
     read = [row for row in rows if row["log_likelihood"] or not row["reason"]]
     assert outcome.code == 0 and len(rows) == bad + 1 and len(read) <= 1, read
     assert all("no SMILES" in row["reason"] or "not a SMILES" in row["reason"] for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: CategoricalModel.for_data(COMPLEX),
+        lambda: CategoricalModel.for_data(COMPLEX[["c"]] * 0),  # few distinct values
+        lambda: CategoricalModel.for_data(REAL).log_prob(COMPLEX),
+        lambda: CategoricalModel.for_data(REAL).log_prob(COMPLEX.astype(object)),
+        lambda: CategoricalModel.for_data(REAL).sample(1, given={"c": 1j}),
+        lambda: CategoricalModel.for_data(REAL).sample(1, given={"c": (0, 1j)}),
+    ],
+)
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_numbers_of_a_table_are_refused(act, record_property):
+    with pytest.raises(UserError, match="column 'c'") as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    record_property("fuzz", REFUSED)
 
 
 def test_a_case_that_does_not_end_is_a_failure(stage, monkeypatch):
