@@ -97,6 +97,9 @@ def _measured(names: str, cells: Callable[[int], str]) -> bytes:
 
 MEASURED = {
     "twice.csv": _measured("m,m", lambda k: f"{k % 7},{k % 5}"),
+    "large.csv": _measured("m", lambda k: f"{k % 7}e300"),
+    "far.csv": _measured("m", lambda k: f"{k % 7 or -9}e307"),
+    "tiny.csv": _measured("m", lambda k: f"{k % 7}e-300"),
 }
 """Tables from which no column m can be learned."""
 
