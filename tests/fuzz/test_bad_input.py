@@ -96,6 +96,21 @@ def test_complex_numbers_of_a_table_are_refused(act, record_property):
     record_property("fuzz", REFUSED)
 
 
+@pytest.mark.parametrize(
+    ("interval", "warned"),
+    [((100, 200), 1), ((None, 0.5), 1), ((0.5, 0.9), 1), ((4.01, None), 1), ((2, 200), 0)],
+)
+def test_an_interval_outside_the_data_is_told_once(interval, warned, recwarn, tmp_path):
+    model = CategoricalModel.for_data(REAL + 1)
+    model.save_pretrained(tmp_path)
+    recwarn.clear()
+    for one in (model, CategoricalModel.from_pretrained(tmp_path)):
+        one.sample(9, given={"c": interval})
+        told = [str(w.message) for w in recwarn if w.filename == __file__]
+        assert len(told) == warned and all("1.0 to 4.0" in text for text in told)
+        recwarn.clear()
+
+
 def test_a_case_that_does_not_end_is_a_failure(stage, monkeypatch):
     def hang(*arguments):
         while True:
