@@ -123,7 +123,8 @@ def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) 
         hashes: Hash of the molecule of each record, (M,) uint64.
 
     Raises:
-        UserError: Fewer than `FEWEST` (20) molecules have a value, or all values are equal.
+        UserError: Fewer than `FEWEST` (20) molecules have a value, all values are equal, or they
+            cannot be standardised in float32, as training does.
     """
     known = ~np.isnan(values)
     count = len(np.unique(hashes[known]))
@@ -132,8 +133,17 @@ def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) 
             f"{path}: {count} molecules with a value of {name}: too few to learn from, give "
             f"{FEWEST} at least"
         )
-    if np.ptp(values[known]) <= 1e-9 * abs(values[known]).max():
-        raise UserError(f"{path}: all values of {name} are {values[known][0]:g}: nothing to learn")
+    found = values[known]
+    with np.errstate(all="ignore"):
+        deviation = found.std() or np.ptp(found) == 0
+        single, mean, deviation = map(np.float32, (found, found.mean(), deviation))
+        if not np.isfinite((single - mean) / deviation).all():
+            raise UserError(
+                f"{path}: the values of {name}, {found.min():g} to {found.max():g}, have no "
+                "standard deviation in single precision: give them in another unit"
+            )
+    if np.ptp(found) <= 1e-9 * abs(found).max():
+        raise UserError(f"{path}: all values of {name} are {found[0]:g}: nothing to learn")
 
 
 def column_values(

@@ -226,7 +226,7 @@ def load_smiles_file(
         unit, _ = _records(path, content, column, False)
         _note_skipped(path, unit, dataset, stored.with_suffix(".skipped.tsv"))
     if columns:
-        records = read_smiles(path, column=column, content=content, others=True)
+        records = read_smiles(path, column=column, content=content, others=True, once=columns)
         left_out = {record.line for record in dataset.skipped}
         rows = [k for k, number in enumerate(records.numbers) if number not in left_out]
         values = column_values(path, columns, records, rows, dataset.hashes)
@@ -269,6 +269,7 @@ def read_smiles(
     column: str | None = None,
     content: bytes | None = None,
     others: bool = False,
+    once: Sequence[str] = (),
 ) -> FileRecords:
     """Read the records of a molecule file, without a check of their SMILES.
 
@@ -279,17 +280,18 @@ def read_smiles(
         content: The file's bytes if they were read already; None to read them.
         others: True to keep the other values of records: columns of a table; "name", the text after
             the SMILES in a line; "title" and properties of an SD file.
+        once: Columns that a table must not have twice; others that it has get numbers appended.
 
     Returns:
         The records in the order of the file.
 
     Raises:
-        DataFileError: The file is missing, binary or damaged, or lacks the column. It is a
-            `ValueError`, too.
+        DataFileError: The file is missing, binary or damaged, lacks the column, or has one of
+            `once` twice. It is a `ValueError`, too.
         NoMolecules: The file is empty or has no records; it is a `DataFileError`.
     """
     path, content = _opened(path, content)
-    unit, records = _records(path, content, column, others)
+    unit, records = _records(path, content, column, others, once)
     rows = list(records)
     if not rows:
         raise NoMolecules(f"{path} holds no molecules")
@@ -362,7 +364,7 @@ def _is_sdf(path: Path, text: str) -> bool:
 
 
 def _records(
-    path: Path, content: bytes, column: str | None, others: bool
+    path: Path, content: bytes, column: str | None, others: bool, once: Sequence[str] = ()
 ) -> tuple[str, Iterable[Row]]:
     """Read a file in any format.
 
@@ -371,6 +373,7 @@ def _records(
         content: The file's bytes.
         column: Column of a table that holds the SMILES; None for the one called "smiles".
         others: False if only SMILES are wanted, which saves time with Parquet.
+        once: Columns that a table must not have twice.
 
     Returns:
         What the numbers of records count, "line" or "record"; and the records in order, of which an
@@ -398,7 +401,7 @@ def _records(
     delimiter = "\t" if suffix == "tsv" else max(with_column or ",\t;", key=first.count)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (delimiter in first and "smiles" in cells[delimiter]):
-        rows = list(_table(path, text, column, delimiter))
+        rows = list(_table(path, text, column, delimiter, once))
         has_header = bool(rows) and rows[0][1].lower() == "smiles"
         return "line", rows[1:] if has_header else rows
     return "line", _plain(lines)
@@ -545,7 +548,9 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
     raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
 
 
-def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterator[Row]:
+def _table(
+    path: Path, text: str, column: str | None, delimiter: str, once: Sequence[str]
+) -> Iterator[Row]:
     """Yield the rows of a table as records; an empty cell gives the SMILES "".
 
     Args:
@@ -553,17 +558,21 @@ def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterato
         text: Its text; the first line that is not blank names the columns.
         column: Column of the SMILES; None for the one called "smiles".
         delimiter: What separates cells.
+        once: Columns that the table must not have twice.
 
     Raises:
-        DataFileError: The column is missing, quotes do not close, or a row has too many cells.
+        DataFileError: The column is missing, one of `once` is repeated, quotes do not close, or a
+            row has too many cells.
     """
     # Not strict, a quote that is not closed would swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     before = 0
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
-        place = _place(path, [cell.strip() for cell in header], column)
-        names = _distinct([cell.strip() for cell in header])
+        header = [cell.strip() for cell in header]
+        place, names = _place(path, header, column), _distinct(header)
+        if twice := next((name for name in once if header.count(name) > 1), None):
+            raise DataFileError(f"{path} has {header.count(twice)} columns {twice!r}: rename one")
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num

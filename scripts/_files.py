@@ -1,4 +1,4 @@
-"""Checks that no output of a command replaces a file that the command reads.
+"""Checks that no output of a command replaces what it reads, or lies in a model or run.
 
 - *Role*: what a command does with the files that an option or argument names. It stands in the
   `Annotated` type of the parameter. `guard` checks all commands of an app by the roles, before they
@@ -29,6 +29,9 @@ from graphcnf.sampling.writers import KINDS
 RUN_DEPTH = 2
 """Folders between a run and the models in it, such as `snapshots/00000100`, at most."""
 
+MARKS = ((RUN_MARK,), ("config.json", "model.safetensors"))
+"""Files of which a run, or a model, has all."""
+
 CURVES = ("curves.svg", "curves.png")
 """Files that `plot` writes into the run that it reads."""
 
@@ -47,7 +50,7 @@ class Role(Enum):
         OUTPUT: Writes a file or folder.
         PLOT: Writes a file, which may be curves.svg or curves.png in the run that the command
             reads.
-        RUN: Writes a run, and continues it if it is there.
+        RUN: Writes a run or model, and continues or replaces its own if it is there.
     """
 
     FILE = "file"
@@ -118,7 +121,7 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that first checks that it writes over no file that it reads.
+    """Return a command that first checks its outputs, also against models that it does not read.
 
     The `Role` in the annotation of a parameter says if the command reads or writes; see
     `check_outputs` for the errors.
@@ -140,9 +143,10 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         paths = {role: [path for _, path in found] for role, found in named.items()}
         data = [*filter(os.path.isfile, paths[Role.FILE]), *paths[Role.FILES]]
         models, runs = paths[Role.MODEL], paths[Role.RUN]
-        check_outputs([*named[Role.RUN], *named[Role.OUTPUT]], data, models, runs)
+        check_outputs(named[Role.RUN], data, models, runs)
         drawn = [(name, path) for name, path in named[Role.PLOT] if not _is_curve(path, models)]
-        check_outputs(drawn, data, models)
+        for name, path in [*named[Role.OUTPUT], *drawn]:
+            check_outputs([(name, path)], data, [*models, *_around(path, runs)], runs)
         command(*arguments, **values)
 
     return run
@@ -161,7 +165,7 @@ def check_outputs(
     Args:
         written: Outputs, as pairs of the option that names it and the file or folder.
         data: Files and folders of data that are read.
-        models: Folders of models and runs that are read, or names of shipped weights.
+        models: Folders of models and runs to leave as they are, or names of shipped weights.
         runs: Folders of runs that the command writes; other outputs may lie in them.
 
     Raises:
@@ -179,7 +183,7 @@ def check_outputs(
             reason = f"{out} lies in {place.parent}, whose files are read: write to another folder"
         for folder in folders:
             if _identity(folder) in (identity, *above) or identity in _linked(out, folder):
-                reason = f"{out} lies in {folder}, a model or run that is read: write elsewhere"
+                reason = f"{out} lies in {folder}, a model or run: write elsewhere"
         if reason is not None:
             raise typer.BadParameter(reason, param_hint=f"'{option}'")
 
@@ -257,6 +261,17 @@ def _folders_of(model: Path, own: set[Any]) -> list[Path]:
         return [WEIGHTS]
     runs = [one for one in (folder, *folder.parents[:RUN_DEPTH]) if os.path.isfile(one / RUN_MARK)]
     return [WEIGHTS, next((run for run in runs if _identity(run) not in own), folder)]
+
+
+def _around(out: Path, own: Iterable[Path]) -> list[Path]:
+    """Return the folders of models and runs in which an output lies, but for a command's own."""
+    place, known = Path(os.path.realpath(out)), set(map(_identity, own))
+    return [
+        folder
+        for folder in (place, *place.parents[: RUN_DEPTH + 1])
+        if any(all(map(os.path.isfile, map(folder.joinpath, names))) for names in MARKS)
+        and _identity(folder) not in known
+    ]
 
 
 def _linked(out: Path, folder: Path) -> set[Any]:

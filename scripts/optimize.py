@@ -132,7 +132,7 @@ def optimize(
     save: Annotated[
         Path | None,
         option("Folder for the model at the end.", metavar="DIR"),
-        Role.OUTPUT,
+        Role.RUN,
     ] = None,
     stereo: Annotated[
         bool | None,

@@ -85,6 +85,7 @@ class Bins:
             point mass they are 1, and both ends are its value. For a tail they are `BELOW` (-1) or
             `ABOVE` (-2); the end away from the data is one scale away from the other.
         whole: True if all numbers are integers (or times, whole units).
+        span: Lowest and highest number of the training data.
         unit: Unit of times in nanoseconds; None for numbers.
         dtype: Pandas type of the column, as text.
         low: Lower ends of the bins, (K,).
@@ -99,6 +100,7 @@ class Bins:
 
     edges: list[list[float]]
     whole: bool
+    span: list[float]
     unit: int | None = None
     dtype: str = "float64"
 
@@ -191,7 +193,7 @@ class Bins:
         # A point mass comes before the bin that begins at its value.
         bins.sort(key=lambda edge: (edge[0], edge[1]))
         ends = [list(map(float, edge)) for edge in bins]
-        return cls(ends, whole, unit, str(series.dtype))
+        return cls(ends, whole, values[[0, -1]].tolist(), unit, str(series.dtype))
 
     def encode(self, series: pd.Series) -> np.ndarray:
         """Encode each number as k + u, with its bin k and its place u in [0, 1).
@@ -462,11 +464,14 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
 
     Raises:
         ValueError: if an entry is no number, such as a text.
-        TypeError: if the column is of a type that holds no numbers, or if a unit is given and the
-            column holds no times.
+        TypeError: if the column is of a type that holds no numbers, or complex ones, or if a unit
+            is given and the column holds no times.
     """
     if unit is None:
-        return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
+        numbers = pd.to_numeric(series)
+        if types.is_complex_dtype(numbers.dtype):
+            raise TypeError("complex numbers")
+        return numbers.to_numpy(dtype=float, na_value=np.nan)
     if series.dtype == object:  # a single value, or missing ones only
         series = series.infer_objects()
     if series.isna().all():

@@ -156,12 +156,17 @@ class Column:
                 as said above, into rows^0.4 bins, at least 4 and at most 64.
 
         Raises:
-            UserError: if the column contains unhashable values or infinite numbers, or is a pandas
-                categorical of more than 1000 categories.
+            UserError: if the column contains unhashable values, complex or infinite numbers, or is
+                a pandas categorical of more than 1000 categories.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
         categories = None
+        if types.is_complex_dtype(dtype):
+            raise UserError(
+                f"column {name!r} holds complex numbers: give the real and the imaginary parts as "
+                "two columns"
+            )
         if isinstance(dtype, pd.CategoricalDtype):
             values = list(dtype.categories)
             categories = [str(dtype.categories.dtype), bool(dtype.ordered)]
@@ -273,6 +278,8 @@ class Column:
     def event(self, condition: list[Any] | tuple[Any, Any]) -> np.ndarray:
         """Translate a condition on this column to the places that it allows in each category.
 
+        A warning names an interval of numbers that lies outside the training data, and their range.
+
         Args:
             condition: List of allowed values, only for columns without bins. Or interval (lowest
                 value, highest value), both included, with None for no end.
@@ -294,7 +301,8 @@ class Column:
                 value = condition[int((known < 0).argmax())]
                 raise UserError(f"{what} has no value {value!r}")
         elif self.bins:
-            found[: len(self.values)] = self.bins.places(*self._ends(condition))
+            least, most = self._ends(condition)
+            found[: len(self.values)] = self.bins.places(least, most)
             known = np.zeros(0, dtype=int)
         else:
             known = self._between(*condition)
@@ -303,6 +311,13 @@ class Column:
         found[known, 1] = 1
         if (found[:, 0] == found[:, 1]).all():
             raise UserError(f"{what} has no value in {condition!r}")
+        if self.bins and (least > self.bins.span[1] or most < self.bins.span[0]):
+            low, high = self.bins.series(np.array(self.bins.span))
+            warnings.warn(
+                f"{what}: {condition!r} lies outside the training data, {low} to {high}: what is "
+                "drawn there is a guess",
+                stacklevel=5,
+            )
         return found
 
     def _ends(self, interval: tuple[Any, Any]) -> list[float]:

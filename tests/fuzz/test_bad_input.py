@@ -7,6 +7,8 @@ import csv
 import io
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 from badinput import stage as stages
 from badinput.calls import CALLS
@@ -14,7 +16,11 @@ from badinput.case import REFUSED, Case, verdict, written
 from badinput.commandlines import USUAL, commands, usual
 from badinput.datafiles import BAD_RECORDS, READERS, SCORED, WORDS, cut_records
 
+from graphcnf import CategoricalModel
 from graphcnf.errors import UserError
+
+REAL = pd.DataFrame({"c": np.linspace(0, 3, 50), "d": range(50)})
+COMPLEX = REAL.assign(c=REAL.c + 1j)
 
 
 def test_bad_input_is_refused(stage, case, record_property):
@@ -84,6 +90,40 @@ def test_records_are_read_whole_or_get_a_reason(stage, kind, pytestconfig):
     read = [row for row in rows if row["log_likelihood"] or not row["reason"]]
     assert outcome.code == 0 and len(rows) == bad + 1 and len(read) <= 1, read
     assert all("no SMILES" in row["reason"] or "not a SMILES" in row["reason"] for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: CategoricalModel.for_data(COMPLEX),
+        lambda: CategoricalModel.for_data(COMPLEX[["c"]] * 0),  # few distinct values
+        lambda: CategoricalModel.for_data(REAL).log_prob(COMPLEX),
+        lambda: CategoricalModel.for_data(REAL).log_prob(COMPLEX.astype(object)),
+        lambda: CategoricalModel.for_data(REAL).sample(1, given={"c": 1j}),
+        lambda: CategoricalModel.for_data(REAL).sample(1, given={"c": (0, 1j)}),
+    ],
+)
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_numbers_of_a_table_are_refused(act, record_property):
+    with pytest.raises(UserError, match="column 'c'") as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    record_property("fuzz", REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("interval", "warned"),
+    [((100, 200), 1), ((None, 0.5), 1), ((0.5, 0.9), 1), ((4.01, None), 1), ((2, 200), 0)],
+)
+def test_an_interval_outside_the_data_is_told_once(interval, warned, recwarn, tmp_path):
+    model = CategoricalModel.for_data(REAL + 1)
+    model.save_pretrained(tmp_path)
+    recwarn.clear()
+    for one in (model, CategoricalModel.from_pretrained(tmp_path)):
+        one.sample(9, given={"c": interval})
+        told = [str(w.message) for w in recwarn if w.filename == __file__]
+        assert len(told) == warned and all("1.0 to 4.0" in text for text in told)
+        recwarn.clear()
 
 
 def test_a_case_that_does_not_end_is_a_failure(stage, monkeypatch):

@@ -178,7 +178,7 @@ def test_shards_do_not_replace_what_a_filter_reads(refused, model_folder, surrou
 
 
 def test_what_is_not_read_may_be_written(run, run_folder, surroundings):
-    """Curves of the run, files beside it, and what only has the name of weights or of data."""
+    """Curves, files beside a run or in an own one, and what only has the name of something read."""
     for name in ("zinc250k", "qed", "data"):
         (surroundings / name).mkdir()
     (surroundings / "data" / "a.smi").write_text(MOLECULES)
@@ -192,6 +192,8 @@ def test_what_is_not_read_may_be_written(run, run_folder, surroundings):
         ("evaluate", "data", "--reference", "none", "--out", "data/report.md"),
         ("optimize", "--score", "qed", "--budget", 3, "--model", "run", "--workers", 0,
          "--out", "qed/x.csv", "--folder", "search"),
+        ("optimize", "--score", "qed", "--budget", 3, "--model", "run", "--workers", 0,
+         "--out", "search/x.csv", "--folder", "search"),
     ):  # fmt: skip
         run(*words)
 

@@ -106,6 +106,20 @@ WORDS = {"words.smi": b"nothing here\nis a molecule\n", "words.csv": b"smiles\nn
          }  # fmt: skip
 """Files with records, none of which is a molecule that can be coded."""
 
+
+def _measured(names: str, cells: Callable[[int], str]) -> bytes:
+    rows = [f"{s},{cells(k)}\n" for k, s in enumerate(SMILES)]
+    return "".join([f"smiles,{names}\n", *rows]).encode()
+
+
+MEASURED = {
+    "twice.csv": _measured("m,m", lambda k: f"{k % 7},{k % 5}"),
+    "large.csv": _measured("m", lambda k: f"{k % 7}e300"),
+    "far.csv": _measured("m", lambda k: f"{k % 7 or -9}e307"),
+    "tiny.csv": _measured("m", lambda k: f"{k % 7}e-300"),
+}
+"""Tables from which no column m can be learned."""
+
 UNCODED = ("salts.smi", "radicals.smi", "dummies.smi")
 """Those that RDKit reads: a command that encodes none may take them."""
 
@@ -168,6 +182,13 @@ def data_file_cases(seed: int) -> Iterator[Case]:
         for text in dice.sample([*(f" |{e}|" for e in EXTENSIONS), *BEHIND], 12):
             line = tuple(a.replace("{text}", f"CC(C)O{text}") for a in arguments)
             yield Case(f"{command} CC(C)O{text}", line)
+    for name, content in MEASURED.items():
+        tuned = tuple(a.replace("{file}", name) for a in READERS["finetune"])
+        for line in ((*tuned, "--learn", "m"),
+                     ("generate", "--model", "{model}", "-n", "2", "--surrogate", f"{name}:m"),
+                     ("optimize", *usual(("optimize",)), "--score",
+                      f"surrogate:{name}:m")):  # fmt: skip
+            yield Case(f"{line[0]} {name}", line, (name, "m"), written(name, content))
     yield from _image_cases(dice)
 
 

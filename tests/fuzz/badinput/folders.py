@@ -14,10 +14,11 @@ from random import Random
 from typing import Any
 
 from badinput.case import Case, changed, copied
-from badinput.commandlines import usual
+from badinput.commandlines import FILES, SUFFIXES, callbacks, usual
 from badinput.datafiles import READERS
 from badinput.stage import Stage
 from graphcnf.pretrained import CHECKSUM, _digest_of_tensors, config_file
+from graphcnf.scripts._files import Role, roles_of
 
 Change = Callable[[Any], Any]
 NAN = math.nan
@@ -301,6 +302,17 @@ def place_cases(seed: int) -> Iterator[Case]:
         for label, put in TAKEN.items():
             yield Case(f"{name}{suffix} over a {label}", (*path, *usual(path), *options, out),
                        (out,), lambda stage, p=put, o=out: p(stage.work / o))  # fmt: skip
+    yield Case("evaluate over a model", ("evaluate", "{molecules}", "--reference", "none", "--json",
+                                         "--out", "x/config.json"),
+               ("x/config.json",), copied("model", "", _nothing))  # fmt: skip
+    for path, callback in callbacks():
+        for option, role in roles_of(callback).values():
+            if role in (Role.OUTPUT, Role.PLOT):
+                out = "out" + (FILES.get(option) or SUFFIXES.get(" ".join(path), ".md"))
+                for place, file in (("model", f"x/{out}"), ("run", f"x/snapshots/{out}")):
+                    yield Case(f"{' '.join(path)} {option} into a {place}",
+                               (*path, *usual(path), option, file), (file,),
+                               copied(place, "", _nothing))  # fmt: skip
     for name, arguments in INTO.items():
         for label, files in FOREIGN.items():
 
@@ -311,6 +323,10 @@ def place_cases(seed: int) -> Iterator[Case]:
                     path.write_text(text)
 
             yield Case(f"{name} into {label}", arguments, ("mine",), prepare)
+
+
+def _nothing(path: Path) -> None:
+    """Leave a copy as it is."""
 
 
 def _long_parquet(stage: Stage) -> None:
