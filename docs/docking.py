@@ -34,7 +34,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from graphcnf import optimize
-from graphcnf.molecules.filters import Filters
+from graphcnf.chemistry import Filters
 
 LEADS = {
     "jak2": ("ruxolitinib", "N#CCC(C1CCCC1)n1cc(-c2ncnc3[nH]ccc23)cn1"),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphcnf.chemistry import draw_grid
 from graphcnf.design import read_fragment
-from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.molecule_flow import MoleculeFlow
+from graphcnf.molecule_flow import MoleculeFlow
 
 TASKS = {
     "scaffold": ("O=C1NCc2ccccc21", {}),

@@ -22,11 +22,10 @@ import typer
 
 import graphcnf.flows
 from graphcnf.categorical.learned_encodings import ENCODINGS
-from graphcnf.chemistry.descriptors import COUNTS, PROPERTIES, RANGES
+from graphcnf.chemistry import COUNTS, PROPERTIES, RANGES
 from graphcnf.datasets import MOLECULES
 from graphcnf.evaluation import METRICS
 from graphcnf.graphs.graph_model import GRAPH_MODELS
-from graphcnf.molecules.descriptors import COUNTS, PROPERTIES, RANGES
 from graphcnf.optimization import SCORES, parameters_of
 from graphcnf.registry import Registry
 from graphcnf.scripts.cli import COMMANDS

@@ -12,7 +12,6 @@ from rdkit.Chem.Descriptors import MolWt
 from graphcnf.chemistry.filters import Filters
 from graphcnf.discrete import table_scores as scores
 from graphcnf.errors import UserError
-from graphcnf.molecules.filters import Filters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README": 1, "docs/how-it-works": 1, "docs/training": 2, "docs/discrete-data": 6}

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from graphcnf.chunks import chunked
 from graphcnf.discrete.adapters import Adapter, Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError, type_of
-from graphcnf.exchange.pyg import data_of, is_one_hot, listed
+from graphcnf.exchange.pyg import data_of, from_pyg, is_one_hot, listed
 from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs
 from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel

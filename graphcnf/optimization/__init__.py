@@ -11,7 +11,7 @@
 - `routes`: synthesis routes of the best molecules, by a program of the user
 """
 
-from graphcnf.molecules.descriptors import PROPERTIES
+from graphcnf.chemistry.descriptors import PROPERTIES
 from graphcnf.registry import Registry, lazy_names
 
 _OWN = ("penalized_logp", "bertz", "similarity", "smarts", "formula", "count")
