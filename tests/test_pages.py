@@ -5,6 +5,7 @@ import shlex
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolWt
@@ -67,7 +68,7 @@ def few_rows(block):
 def test_own_data_are_learned_and_what_is_none_is_refused_as_the_page_says(monkeypatch):
     monkeypatch.setattr(scores, "MOST_ROWS", 200)
     names = run("docs/own-data", few_rows, 6)
-    names["fit"] = names["CategoricalModel"].fit
+    names |= {"fit": names["CategoricalModel"].fit, "pd": pd}
     page = (ROOT / "docs" / "own-data.md").read_text()
     refused = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", page, flags=re.MULTILINE)
     assert len(refused) > 5
