@@ -130,7 +130,7 @@ PLACES = [
     ("evaluation/metrics.py", is_metric, METRICS.values(), "METRICS of evaluation/__init__.py"),
     ("evaluation/metrics.py", compares_sets, FUNCTIONS, "a Metric of the same file"),
     ("optimization", is_score, SCORES.values(), "SCORES of graphcnf/optimization/__init__.py"),
-    ("molecules/descriptors.py", is_score, PROPERTIES.values(), "TABLE of the same file"),
+    ("chemistry/descriptors.py", is_score, PROPERTIES.values(), "TABLE of the same file"),
     ("graphs", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphcnf/graphs/graph_model.py"),
     ("baselines", GraphModel, GRAPH_MODELS.values(), "GRAPH_MODELS of graphs/graph_model.py"),
     ("images", ImageModel, IMAGE_MODELS.values(), "IMAGE_MODELS of graphcnf/images/image_model.py"),

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "StereoTemplate": "marks",
         "count_marks": "marks",
         "isomeric_smiles": "marks",
-        "shipped_stereo": "stereo_flow",
         "split_stereo": "marks",
     },
 )
