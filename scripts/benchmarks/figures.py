@@ -65,7 +65,8 @@ def figures(
             style = {"font.size": 9, "svg.hashsalt": "graphcnf", "axes.facecolor": "none"}
             with rc_context(style | dict.fromkeys(INKED, colours["ink"])):
                 figure = Figure(figsize=(4.4, sum(heights)), layout="constrained")
-                panels = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
+                grid = figure.subplots(len(heights), height_ratios=heights, squeeze=False)
+                panels = list(grid[:, 0])
                 for panel in panels:
                     panel.spines[["top", "right"]].set_visible(False)
                 draw(tables, panels, colours)
