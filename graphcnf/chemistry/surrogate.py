@@ -363,7 +363,10 @@ def draw_nearest(
 ) -> tuple[PackedGraphs, list[CheckedMolecule]]:
     """Draw records, each the one of `best_of` candidates that is nearest to the targets.
 
-    The other arguments and what is returned are those of `MoleculeModel.draw_records`.
+    The other arguments are those of `MoleculeModel.draw_records`.
+
+    Returns:
+        (graphs, molecules), as `MoleculeModel.draw_records` returns them.
     """
     candidates = range(records.start * best_of, records.stop * best_of)
     graphs, molecules = model.draw_records(

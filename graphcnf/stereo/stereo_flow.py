@@ -581,6 +581,7 @@ class StereoFlow(Pretrained, nn.Module):
         dropout: Share of hidden channels that a training step sets to 0.
 
     Examples:
+        >>> from graphcnf.file_reading import WEIGHTS
         >>> flow = StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
         >>> isomers = flow.isomers("CC(N)C(=O)O")
         >>> len(isomers), round(sum(isomers.probability), 6)
