@@ -129,12 +129,7 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the checksum of a cache file: the SHA-256 of its name and its arrays, (32,) uint8.
-
-    Args:
-        file_name: Name of the file without its folder.
-        arrays: The arrays by name, without the checksum itself.
-    """
+    """Return the checksum of a cache file: the SHA-256 of its name and its arrays, (32,) uint8."""
     digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

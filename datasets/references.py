@@ -40,9 +40,6 @@ def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
     Returns:
         The data set, encoded as a whole; ZINC250k, where possible, as rows that are encoded on
         demand.
-
-    Raises:
-        UserError: The data set is unknown, or the model has other categories.
     """
     if name is None and model is not None:
         own = model.metadata.get("dataset")

@@ -30,9 +30,6 @@ class SetShuffling:
         elements: Number N of elements of a set, at least 2.
         epoch_batches: Number of batches of an epoch of training.
         test_seed: Seed of the held-out sets.
-
-    Raises:
-        ValueError: A set has fewer than two elements.
     """
 
     elements: int = 16
@@ -104,9 +101,6 @@ class SetSummation(SetShuffling):
 
     Attributes:
         total: Sum of the numbers, from N to N².
-
-    Raises:
-        ValueError: A set has fewer than two elements, or no such numbers have the sum.
     """
 
     total: int = 42
@@ -140,12 +134,7 @@ class SetSummation(SetShuffling):
 
     @cached_property
     def _cumulative(self) -> list[np.ndarray]:
-        """Cumulative probabilities by which `draw` chooses the category of each position.
-
-        For each position an array (S, N): a row for each sum that is left to this position and the
-        later ones, a column for each category. The probability of a category is its share of the
-        ways to complete the sequence.
-        """
+        """Cumulative probabilities by which `draw` chooses the category of each position."""
         tables = []
         for places in range(self.elements, 0, -1):
             whole, rest = self.counts[places], self.counts[places - 1]
@@ -157,15 +146,7 @@ class SetSummation(SetShuffling):
         return tables
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw random sequences with the sum, all with equal probability.
-
-        Args:
-            count: Number of sequences.
-            key: Integers from 0 on, which together are the seed.
-
-        Returns:
-            Categories, (count, N) long; category k stands for the number k + 1.
-        """
+        """Draw random sequences with the sum, all with equal probability."""
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

@@ -181,11 +181,6 @@ def load_smiles_file(
 
     Returns:
         The molecules in the order of the file, one in ten of them held out.
-
-    Raises:
-        ValueError: The file is missing, empty, binary, damaged, lacks a column or has no usable
-            molecule (all of these as `DataFileError`); or `max_atoms` is out of range.
-        UserError: A measured column cannot be learned, see `graphcnf.datasets.measured`.
     """
     if not 1 <= max_atoms <= MAX_NODES:
         raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
@@ -235,17 +230,7 @@ def load_smiles_file(
 
 
 def _note_skipped(path: Path, unit: str, dataset: MoleculeDataset, listing: Path) -> None:
-    """Print a note that records were left out, and list them all in a file.
-
-    Args:
-        path: Molecule file.
-        unit: What the numbers of records count, "line" or "record".
-        dataset: The molecules, with the records left out in `skipped`.
-        listing: File to write, with number, SMILES and reason of each record left out.
-
-    Raises:
-        DataFileError: All records were left out; the message has the first line and its reason.
-    """
+    """Print a note that records were left out, and list them all in a file."""
     first, count = dataset.skipped[0], len(dataset.skipped)
     if not len(dataset):
         many = f" (and {count - 1} more)" if count > 1 else ""
@@ -317,9 +302,6 @@ def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrog
     Returns:
         The surrogate: called with a list of M sanitized RDKit molecules, it returns predictions,
         (M,), in the unit of the column.
-
-    Raises:
-        UserError: The file cannot be read, or the column cannot be learned.
     """
     from graphcnf.chemistry.surrogate import Surrogate  # imports RDKit
 
@@ -339,9 +321,6 @@ def surrogate(*, file: str, column: str, bound: str = "mean") -> Callable[[Chem.
 
     Returns:
         Function from a sanitized RDKit molecule to the prediction, in the unit of the column.
-
-    Raises:
-        UserError: The file cannot be read, or the column cannot be learned.
     """
     found = load_surrogate(file, column, bound)
     return lambda mol: float(found([mol])[0])
@@ -352,13 +331,7 @@ def _suffix(path: Path) -> str:
 
 
 def _is_sdf(path: Path, text: str) -> bool:
-    """Return True if a file has the name of an SD file, or begins as one.
-
-    Args:
-        path: The file's path, of which only the name is looked at.
-        text: Its text. It begins as an SD file if its fourth line has the numbers of atoms and
-            bonds, and a line `M  END` follows somewhere.
-    """
+    """Return True if a file has the name of an SD file, or begins as one."""
     fourth = _LINE_END.split(text, 4)[3:4]
     return _suffix(path) in SDF or ("M  END" in text and any(map(_COUNTS.match, fourth)))
 
@@ -366,23 +339,7 @@ def _is_sdf(path: Path, text: str) -> bool:
 def _records(
     path: Path, content: bytes, column: str | None, others: bool, once: Sequence[str] = ()
 ) -> tuple[str, Iterable[Row]]:
-    """Read a file in any format.
-
-    Args:
-        path: The file's path, whose ending tells formats apart.
-        content: The file's bytes.
-        column: Column of a table that holds the SMILES; None for the one called "smiles".
-        others: False if only SMILES are wanted, which saves time with Parquet.
-        once: Columns that a table must not have twice.
-
-    Returns:
-        What the numbers of records count, "line" or "record"; and the records in order, of which an
-        iterator reads each when it is asked for.
-
-    Raises:
-        DataFileError: The file is damaged or lacks the column. Some faults are found only while the
-            records are read.
-    """
+    """Read a file in any format."""
     if content[:4] == b"PAR1":
         return "record", _parquet(path, content, column, others)
     text, suffix = _decode(path, content), _suffix(path)
@@ -408,15 +365,7 @@ def _records(
 
 
 def _plain(lines: list[str]) -> list[Row]:
-    """Return the records of a .smi file: lines that begin with a SMILES.
-
-    What follows the SMILES is the record's value "name". In files that `graphcnf generate` wrote
-    with several columns, a comment `# smiles<TAB>...` names them, and cells separated by tabs
-    follow. A blank line is a record without a SMILES; a line from # is no record.
-
-    Args:
-        lines: The lines of the file.
-    """
+    """Return the records of a .smi file: lines that begin with a SMILES."""
     rows: list[Row] = []
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
@@ -442,12 +391,7 @@ def _plain(lines: list[str]) -> list[Row]:
 
 
 def read_stdin() -> bytes:
-    """Return all bytes of standard input.
-
-    Raises:
-        UserError: It is closed or unreadable, or holds more bytes than an eighth of the memory
-            (`MEMORY_SHARE`).
-    """
+    """Return all bytes of standard input."""
     try:
         content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
         if sys.stdin.buffer.read(1):
@@ -459,29 +403,14 @@ def read_stdin() -> bytes:
 
 
 def _opened(path: str | Path, content: bytes | None) -> tuple[Path, bytes]:
-    """Return what stands for a file in messages, and its content.
-
-    Args:
-        path: The file; "-" for standard input.
-        content: The content if it has been read already; None to read it.
-
-    Returns:
-        The path, `Path("standard input")` for "-"; and the bytes of the file.
-
-    Raises:
-        UserError: The file is missing or unreadable; a `DataFileError` unless it is standard input.
-    """
+    """Return what stands for a file in messages, and its content."""
     if str(path) == STDIN:
         return Path("standard input"), read_stdin() if content is None else content
     return Path(path), _read(Path(path)) if content is None else content
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        DataFileError: It is missing or cannot be read.
-    """
+    """Return the content of a file."""
     try:
         return read_data(path)
     except FileNotFoundError as error:
@@ -492,16 +421,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, content: bytes) -> str:
-    """Return the text in a file's content, unpacked if gzipped.
-
-    Args:
-        path: The file, for messages.
-        content: Its bytes.
-
-    Raises:
-        NoMolecules: The content is empty.
-        DataFileError: The content is damaged, compressed in another way, or no text in UTF-8.
-    """
+    """Return the text in a file's content, unpacked if gzipped."""
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
             content = gunzip(content)
@@ -524,19 +444,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _place(path: Path, names: list[str], column: str | None) -> int:
-    """Find the column of SMILES in a table, by its exact name, or else ignoring case.
-
-    Args:
-        path: The file, for the message.
-        names: Names of the columns.
-        column: Name of the column; None for "smiles".
-
-    Returns:
-        The index of the column.
-
-    Raises:
-        DataFileError: No column has the name, or several have.
-    """
+    """Find the column of SMILES in a table, by its exact name, or else ignoring case."""
     wanted = "smiles" if column is None else column
     for same in (str, str.lower):
         places = [k for k, name in enumerate(names) if same(name) == same(wanted)]
@@ -551,19 +459,7 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
 def _table(
     path: Path, text: str, column: str | None, delimiter: str, once: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield the rows of a table as records; an empty cell gives the SMILES "".
-
-    Args:
-        path: The file, for messages.
-        text: Its text; the first line that is not blank names the columns.
-        column: Column of the SMILES; None for the one called "smiles".
-        delimiter: What separates cells.
-        once: Columns that the table must not have twice.
-
-    Raises:
-        DataFileError: The column is missing, one of `once` is repeated, quotes do not close, or a
-            row has too many cells.
-    """
+    """Yield the rows of a table as records; an empty cell gives the SMILES ""."""
     # Not strict, a quote that is not closed would swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     before = 0
@@ -592,14 +488,7 @@ def _table(
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Make the names of columns distinct, by numbers that are appended to repeated ones.
-
-    Args:
-        names: The names, such as ["a", "b", "a"].
-
-    Returns:
-        The names in the same order, such as ["a", "b", "a_2"].
-    """
+    """Make the names of columns distinct, by numbers that are appended to repeated ones."""
     found: dict[str, None] = {}
     counts: dict[str, int] = {}  # numbers up to these are taken
     for name in names:
@@ -612,19 +501,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
-    """Return the records of lines that hold a JSON object each; blank lines are none.
-
-    Args:
-        path: The file, for the message.
-        lines: Its lines.
-        wanted: Key of the SMILES, which also counts in another case.
-
-    Returns:
-        The records; a line that is no such object is one with the SMILES "".
-
-    Raises:
-        DataFileError: No line is an object with this key; the message has the first line.
-    """
+    """Return the records of lines that hold a JSON object each; blank lines are none."""
     rows: list[Row] = []
     faults = []
     for number, line in enumerate(lines, 1):
@@ -651,29 +528,14 @@ def _whole(text: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Convert a JSON value to a cell of a table.
-
-    Returns:
-        None, bool and numbers as they are; lists and objects as JSON text; anything else as text.
-    """
+    """Convert a JSON value to a cell of a table."""
     if value is None or isinstance(value, bool | int | float):
         return value
     return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
 
 
 def _sdf(path: Path, text: str) -> Iterator[Row]:
-    """Yield the records of an SD file, with title and properties.
-
-    A record ends at a line $$$$ and has one mol block. Where that line is missing, two molecules
-    are one record with several mol blocks: such records have the SMILES "", and a note is printed.
-
-    Args:
-        path: The file, for messages.
-        text: Its text.
-
-    Raises:
-        DataFileError: No record has a mol block.
-    """
+    """Yield the records of an SD file, with title and properties."""
     blocks = re.split(r"(?m)^\$\$\$\$.*\n", _LINE_END.sub("\n", text))
     blocks = [block for block in blocks if block.strip(_BLANK)]
     if blocks and not any("M  END" in block for block in blocks):
@@ -693,15 +555,7 @@ def _sdf(path: Path, text: str) -> Iterator[Row]:
 
 
 def _smiles_of_block(block: str) -> str:
-    """Return the SMILES of the mol block of an SD record.
-
-    Args:
-        block: The text of the block.
-
-    Returns:
-        Canonical SMILES; of an invalid molecule the SMILES of it unsanitized; "" if RDKit cannot
-        read the block.
-    """
+    """Return the SMILES of the mol block of an SD record."""
     from rdkit import Chem, rdBase
 
     if len(_END.findall(block)) != 1:
@@ -718,18 +572,7 @@ def _smiles_of_block(block: str) -> str:
 
 
 def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
-    """Yield the rows of a Parquet file as records, numbered from 1.
-
-    Args:
-        path: The file, for messages.
-        content: Its bytes.
-        column: Column of the SMILES; None for the one called "smiles".
-        others: True to read the other columns as well.
-
-    Raises:
-        DataFileError: The file is damaged, lacks the column, or has more rows than bytes and more
-            than a million (`LEAST_ROWS`).
-    """
+    """Yield the rows of a Parquet file as records, numbered from 1."""
     most = unpacked_limit(content)
     try:
         from pyarrow.parquet import ParquetFile
@@ -774,16 +617,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _values(column: pyarrow.Array) -> Iterator[Any]:
-    """Yield the values of an Arrow column.
-
-    Equal values of a column with a dictionary are the same object, which saves memory.
-
-    Args:
-        column: Column of the M rows of a batch.
-
-    Yields:
-        A Python object for each row, None where it has no value.
-    """
+    """Yield the values of an Arrow column."""
     repeated = hasattr(column, "dictionary")
     known = (column.dictionary if repeated else column).to_pylist()
     for k in column.indices.to_pylist() if repeated else range(len(column)):

@@ -153,9 +153,6 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
             ZINC250k. Unreadable records are left out.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.
-
-    Raises:
-        UserError: The file is missing, or no molecule has stereo elements.
     """
     name = "zinc250k" if path is None else Path(path).stem
     lines = zinc250k_table().smiles() if path is None else read_smiles(path).smiles
@@ -203,16 +200,7 @@ def encode_stereo(
 
 
 def _encoded(lines: Sequence[str], orders: int) -> dict[str, np.ndarray]:
-    """Encode the molecules of SMILES that have stereo elements.
-
-    Args:
-        lines: SMILES; unreadable ones are left out.
-        orders: How often each molecule is repeated with its atoms in a random order.
-
-    Returns:
-        The arrays of `StereoGraphs` by name; "hashes" of the SMILES without stereo marks, (M,)
-        uint64; and "read", the number of readable SMILES, (1,).
-    """
+    """Encode the molecules of SMILES that have stereo elements."""
     constitutions: list[Constitution] = []
     configurations: list[Configuration] = []
     canonical, read = [], 0

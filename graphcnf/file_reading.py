@@ -34,9 +34,6 @@ def expand_user(path: str | Path) -> Path:
 
     Returns:
         The path; one without ~ as it is.
-
-    Raises:
-        UserError: if there is no user of this name.
     """
     try:
         return Path(path).expanduser()
@@ -55,9 +52,6 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
     Returns:
         The path `folder/parts...`, which need not exist.
-
-    Raises:
-        UserError: if one of `parts` is a symbolic link.
     """
     path = Path(folder)
     for part in parts:
@@ -117,7 +111,6 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         OSError: if the file is missing, larger than 64 MiB (`LARGEST_TEXT`), or no regular file.
-        ValueError: if the text is not JSON, or nested too deeply.
     """
     try:
         return json.loads(read_file(path, LARGEST_TEXT))

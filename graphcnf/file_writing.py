@@ -100,10 +100,6 @@ def check_output(path: Path) -> None:
 
     Args:
         path: The file.
-
-    Raises:
-        UserError: if the path is a symbolic link, folder, pipe or device. To replace one of these
-            would destroy what the user has made on purpose.
     """
     if os.path.islink(path) or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "a link or no regular file"
@@ -119,10 +115,6 @@ def output_lock(path: Path) -> Iterator[None]:
 
     Args:
         path: The file, which need not exist yet.
-
-    Raises:
-        UserError: if the path is a link, folder, pipe or device; if another process is writing the
-            file; or, from within the context, if it cannot be written.
     """
     check_output(path)
     try:
@@ -142,10 +134,6 @@ def write_file(path: Path, data: bytes) -> None:
     Args:
         path: The file; its old content is replaced.
         data: Its new content.
-
-    Raises:
-        UserError: if the path is a link, folder, pipe or device, another process is writing the
-            file, or it cannot be written.
     """
     with output_lock(path):
         replace_file(path, data)
@@ -175,7 +163,6 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
 
     Raises:
         InUse: if another process holds the lock.
-        UserError: if the lock file is a link, folder, pipe or device.
         OSError: if its folder does not exist.
     """
     from filelock import FileLock, Timeout

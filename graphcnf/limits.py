@@ -92,9 +92,6 @@ def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COU
         value: The value, of any type.
         least: Lower end of the range, included.
         most: Upper end of the range, included.
-
-    Raises:
-        UserError: if it is not.
     """
     if not (is_integer(value) and least <= value <= most):
         above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
@@ -107,10 +104,6 @@ def check_low_and_high(name: str, pair: Any) -> None:
     Args:
         name: Name of the pair, for the message.
         pair: The value, of any type.
-
-    Raises:
-        UserError: if it is no list or tuple of two integers, or the first is above the second; they
-            may be equal.
     """
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
     if not (is_pair and all(map(is_integer, pair)) and pair[0] <= pair[1]):
@@ -133,11 +126,7 @@ def plain(value: Any) -> Any:
 
 
 def check_temperature(temperature: float) -> None:
-    """Check that a temperature of sampling is a number from 0.001 to 1000 (`TEMPERATURES`).
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Check that a temperature of sampling is a number from 0.001 to 1000 (`TEMPERATURES`)."""
     least, most = TEMPERATURES
     if not (is_number(temperature) and least <= temperature <= most):
         raise UserError(
@@ -146,11 +135,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_minutes(minutes: float) -> None:
-    """Check that a time in minutes is a number above 0 and at most ten years (`LARGEST_MINUTES`).
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Check that a time in minutes is a number above 0 and at most `LARGEST_MINUTES`."""
     if not (is_number(minutes) and 0 < minutes <= LARGEST_MINUTES):
         raise UserError(
             f"minutes must be greater than 0, at most {LARGEST_MINUTES:,}, got {minutes!r}"
@@ -158,11 +143,7 @@ def check_minutes(minutes: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Check that a seed is an integer from 0 to 2^63 - 1 (`LARGEST_SEED`).
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Check that a seed is an integer from 0 to 2^63 - 1 (`LARGEST_SEED`)."""
     check_integer("seed", seed, 0, LARGEST_SEED)
 
 
@@ -176,10 +157,6 @@ def limited_parameters(most: int, reason: str) -> Iterator[None]:
     Args:
         most: Largest number of parameters, counted as numbers and not as tensors.
         reason: Why there should not be more, for the message.
-
-    Raises:
-        UserError: in the context, as soon as a parameter exceeds the limit. The memory of this
-            parameter is then reserved, but not filled.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

@@ -82,10 +82,6 @@ class MoleculeFlow(MoleculeModel):
                 repository that only its owner sees; and for the model card `intended` (what the
                 model is meant for), `limits` (what it does not do) and `figures` (what `graphcnf
                 evaluate --json` wrote).
-
-        Raises:
-            UserError: The name is not possible, huggingface_hub is not installed, or the hub
-                refuses.
         """
         from graphcnf.hub.repository import push
 
@@ -125,14 +121,6 @@ class MoleculeFlow(MoleculeModel):
             filters: `graphcnf.chemistry.filters.Filters` that each molecule has to pass. Records
                 are drawn until n distinct molecules have passed, as in `graphcnf generate`. None
                 for raw samples.
-
-        Returns:
-            n molecules. Raw samples may be repeated, or invalid: their SMILES is None.
-
-        Raises:
-            UserError: A number is out of range, the model was not trained with a property,
-                `best_of` is above 1 without `properties`, or no new molecule passes the filters for
-                a long time.
         """
         check_integer("n", n)
         if atoms is not None:
@@ -206,10 +194,6 @@ class MoleculeFlow(MoleculeModel):
 
         Returns:
             n molecules, all valid.
-
-        Raises:
-            UserError: The fragment is unreadable or does not suit the task, an argument is out of
-                range, or nothing new is found for long.
         """
         from graphcnf.design.growing import grow
 
@@ -232,10 +216,6 @@ class MoleculeFlow(MoleculeModel):
 
         Returns:
             n molecules, all valid.
-
-        Raises:
-            UserError: The model cannot represent the molecule, an argument is out of range, or
-                nothing new is found for long.
         """
         from graphcnf.design.analogues import draw_analogues
 

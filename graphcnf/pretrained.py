@@ -69,7 +69,6 @@ def save_model(
             `load_array` reads it.
 
     Raises:
-        UserError: if a file to be replaced is a symbolic link.
         OSError: if a file cannot be written.
     """
     from graphcnf.file_writing import replace_file
@@ -118,9 +117,6 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
 
     Returns:
         The folder that holds `config.json`.
-
-    Raises:
-        UserError: if there is no such model.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
@@ -152,10 +148,6 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
     Returns:
         The model in evaluation mode, an instance of `cls` or of a subclass.
-
-    Raises:
-        UserError: if configuration or weights are missing or damaged, or do not fit together, or
-            the device cannot be used.
     """
     source = inside(folder, "config.json")
     weights = inside(folder, "model.safetensors")
@@ -175,18 +167,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Read a `config.json`, and check it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content by key, without the checksum.
-
-    Raises:
-        OSError, TypeError, KeyError: The file cannot be read, or has another form.
-        ValueError: It has another format or another checksum.
-    """
+    """Read a `config.json`, and check it."""
     content = read_json(path)
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
@@ -196,12 +177,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Set the parameters and buffers of a model to those of a file.
-
-    Raises:
-        UserError: The file is missing or damaged, does not fit the model, or holds parameters that
-            are no finite numbers.
-    """
+    """Set the parameters and buffers of a model to those of a file."""
     tensors = _read_checked(path, "pt")
     for name, initial in model.state_dict().items():
         kind = tensors[name].dtype if name in tensors else initial.dtype
@@ -220,9 +196,6 @@ def check_device(device: Any) -> torch.device:
 
     Args:
         device: Name such as "cuda:1", or a torch device.
-
-    Raises:
-        UserError: if there is no such device, or it is unusable.
     """
     try:
         checked = torch.device(device)
@@ -247,9 +220,6 @@ def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model
         config: The config; in calls of itself, a value in it.
         not_sizes: Names in the config whose values are not looked at, see `Pretrained.not_sizes`.
         name: Name of the value, for the message; values in a list have the name of the list.
-
-    Raises:
-        ValueError: if a number is too large, or a list holds one that is not whole.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
@@ -272,9 +242,6 @@ def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
     Args:
         metadata: Metadata of a model, `{name: JSON value}`.
         **kinds: The type that an entry must have, by its name, such as `dataset=str`.
-
-    Raises:
-        ValueError: if an entry is there and has another type.
     """
     for name, kind in kinds.items():
         if name in metadata and not isinstance(metadata[name], kind):
@@ -290,9 +257,6 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
     Returns:
         The array; None if the folder has no file of this name.
-
-    Raises:
-        UserError: if the file is unreadable or damaged.
     """
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
@@ -304,18 +268,7 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def _read_checked(path: Path, framework: str) -> dict[str, Any]:
-    """Read a safetensors file, and check its checksum.
-
-    Args:
-        path: The file.
-        framework: "pt" for torch tensors, "np" for numpy arrays.
-
-    Returns:
-        Its tensors, by name.
-
-    Raises:
-        UserError: if the file is unreadable or damaged.
-    """
+    """Read a safetensors file, and check its checksum."""
     try:
         tensors, metadata = read_tensors(path, framework)
         right = metadata.get(CHECKSUM) == _digest_of_tensors(tensors)
@@ -339,7 +292,6 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
 
     Raises:
         OSError: if there is no such file, or it is not a regular file.
-        ValueError: if the file is damaged, or has more than 20,000 tensors (`LARGEST_TENSORS`).
     """
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
@@ -448,9 +400,6 @@ class Pretrained(nn.Module):
 
         Args:
             config: Arguments of the constructor by name; they may come from a stranger's file.
-
-        Raises:
-            ValueError: if a size is too large (`check_sizes`).
         """
         check_sizes(config, cls.not_sizes)
         return cls(**config)
@@ -463,9 +412,6 @@ class Pretrained(nn.Module):
 
         Args:
             metadata: The metadata, any JSON value.
-
-        Raises:
-            ValueError: if the metadata are no object, or an entry has a wrong type.
         """
         if not isinstance(metadata, dict):
             raise ValueError("metadata is no object")
@@ -484,7 +430,6 @@ class Pretrained(nn.Module):
                 are replaced.
 
         Raises:
-            UserError: if one of these files is a symbolic link.
             OSError: if a file cannot be written.
         """
         save_model(self, folder)
@@ -499,9 +444,5 @@ class Pretrained(nn.Module):
 
         Returns:
             The model in evaluation mode.
-
-        Raises:
-            UserError: if there is no such model, its files are damaged, or the device cannot be
-                used.
         """
         return load_model(cls, model_folder(folder), device)

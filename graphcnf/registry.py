@@ -90,9 +90,6 @@ class Registry(Mapping[str, Any]):
 
         Returns:
             The class or function of this name.
-
-        Raises:
-            UserError: if there is no such name; the message has the closest known one.
         """
         if not isinstance(name, str) or name not in self:
             close = suggest(str(name), list(self))

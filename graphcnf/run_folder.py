@@ -28,9 +28,6 @@ def claim(folder: Path, kind: str) -> bool:
 
     Returns:
         True for a new run; False if the folder had the mark already, so that a run is continued.
-
-    Raises:
-        UserError: if the folder has other files; nothing is written then.
     """
     if is_claimed(folder, kind):
         return False
@@ -48,9 +45,6 @@ def is_claimed(folder: Path, kind: str) -> bool:
 
     Returns:
         True if the folder has the mark of this kind; False if it is missing or empty.
-
-    Raises:
-        UserError: if the folder has other files, and no mark or that of another kind.
     """
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):

@@ -71,9 +71,6 @@ def variations(
     Yields:
         Three values for each variation: words for messages, such as " (one record alone)", which
         are "" for the given data; the data; and their context.
-
-    Raises:
-        ValueError: for an unknown variation.
     """
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
@@ -96,58 +93,27 @@ def variations(
 
 
 def _tensors(context: Context) -> dict[str, Tensor]:
-    """Find the fields of a context that are tensors, but for the mask.
-
-    Args:
-        context: The context, of any class.
-
-    Returns:
-        `{name of the field: tensor}`.
-    """
+    """Find the fields of a context that are tensors, but for the mask."""
     values = {f.name: getattr(context, f.name) for f in fields(context) if f.name != "mask"}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _has_axes(context: Context, shape: torch.Size) -> bool:
-    """Return True if data and context can be cut along the leading axes of the data.
-
-    The context then has no tensors but the mask and features, which have these axes.
-
-    Args:
-        context: The context.
-        shape: Lengths of these axes.
-    """
+    """Return True if data and context can be cut along the leading axes of the data."""
     others = _tensors(context)
     features = others.pop("features", None)
     return not others and (features is None or features.shape[: len(shape)] == shape)
 
 
 def _cut(x: Tensor, context: Context, index) -> tuple[Tensor, Context]:
-    """Return some of the records or entries of data, and the context with the same ones.
-
-    Args:
-        x: Data, `(B, ..., D)`.
-        context: Context with at most a mask and features.
-        index: Index of the leading axes.
-
-    Returns:
-        The chosen data, and a context whose mask and features are those of the same ones.
-    """
+    """Return some of the records or entries of data, and the context with the same ones."""
     parts = {"mask": context.mask, "features": context.features}
     cut: dict[str, Any] = {name: part[index] for name, part in parts.items() if part is not None}
     return x[index], replace(context, **cut)
 
 
 def _within(atol: float, rtol: float, where: str = "") -> Close:
-    """Return a function that asserts that two tensors are close.
-
-    The function is called with the actual tensor, the expected one, and text for the message.
-
-    Args:
-        atol: Absolute tolerance.
-        rtol: Relative tolerance.
-        where: Text at the end of the message.
-    """
+    """Return a function that asserts that two tensors are close."""
 
     def close(actual: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(
@@ -310,17 +276,7 @@ def assert_mask_invariance(
 
 @torch.no_grad()
 def _padding(function, name: str, x: Tensor, context: Context, extend: int, close: Close) -> None:
-    """Check that padding changes no output of one direction of a transform.
-
-    Args:
-        function: Direction of the transform, called with x and a context; returns the output and a
-            log term.
-        name: Name of the direction, for messages.
-        x: Input, `(B, ..., D)`.
-        context: Context with a mask.
-        extend: Number of padded entries to add.
-        close: Assertion that two tensors are close, see `_within`.
-    """
+    """Check that padding changes no output of one direction of a transform."""
     mask = context.mask
     expected, log_term = function(masked(x, mask), context)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
@@ -338,14 +294,7 @@ def _padding(function, name: str, x: Tensor, context: Context, extend: int, clos
 
 
 def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
-    """Check that values at padding do not change the gradients of x and of the parameters.
-
-    Args:
-        transform: The transform.
-        x: Data, `(B, ..., D)`.
-        context: Context with a mask.
-        close: Assertion that two tensors are close, see `_within`.
-    """
+    """Check that values at padding do not change the gradients of x and of the parameters."""
     parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
@@ -573,7 +522,6 @@ def assert_lower_bound(
 
     Raises:
         AssertionError: if the mean falls, or exceeds the mean of `exact`.
-        ValueError: if `samples` do not increase.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

@@ -120,9 +120,6 @@ def refuse_half(model: nn.Module) -> None:
 
     Args:
         model: The model; the type of its first parameter counts.
-
-    Raises:
-        UserError: if its weights are in float16 or bfloat16.
     """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     if dtype in HALF:

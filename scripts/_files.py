@@ -121,17 +121,7 @@ def roles_of(command: Callable[..., None]) -> dict[str, tuple[str, Role | None]]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that first checks its outputs, also against models that it does not read.
-
-    The `Role` in the annotation of a parameter says if the command reads or writes; see
-    `check_outputs` for the errors.
-
-    Args:
-        command: The function of the command.
-
-    Raises:
-        TypeError: A parameter of type `Path` has no `Role`.
-    """
+    """Return a command that first checks its outputs, also against models that it does not read."""
     roles = roles_of(command)
 
     @wraps(command)
@@ -214,15 +204,7 @@ def paths_of(value: Any, role: Role) -> list[Path]:
 
 
 def _between_colons(text: str) -> list[str]:
-    """Return the parts of a text that may name a file, such as FILE in surrogate:FILE:NAME.
-
-    Args:
-        text: Value of an option.
-
-    Returns:
-        The texts from the start or a colon to a later colon, without these; of a text with very
-        many colons only the one before the last.
-    """
+    """Return the parts of a text that may name a file, such as FILE in surrogate:FILE:NAME."""
     parts = text.split(":")
     starts = range(len(parts) - 1) if len(parts) <= 8 else range(1)
     ends = range(1, len(parts)) if len(parts) <= 8 else (len(parts) - 1,)
@@ -230,14 +212,7 @@ def _between_colons(text: str) -> list[str]:
 
 
 def _identity(path: Path) -> Any:
-    """Return a key that is equal for all names of a file or folder, such as links to it.
-
-    Args:
-        path: The file or folder, which need not exist.
-
-    Returns:
-        The pair of device and inode; if it does not exist, its real path.
-    """
+    """Return a key that is equal for all names of a file or folder, such as links to it."""
     with suppress(OSError):
         found = path.stat()
         return found.st_dev, found.st_ino
@@ -245,16 +220,7 @@ def _identity(path: Path) -> Any:
 
 
 def _folders_of(model: Path, own: set[Any]) -> list[Path]:
-    """Return the folders in which nothing is written while a model or run is read.
-
-    Args:
-        model: Folder of a model or run, or a name of shipped weights.
-        own: Identity of each run that the command writes, by `_identity`.
-
-    Returns:
-        The folder of all shipped weights. If `model` is a folder, also the whole run in which it
-        lies; or `model` alone, if it lies in no run or in one that the command itself writes.
-    """
+    """Return the folders in which nothing is written while a model or run is read."""
     folder = Path(os.path.realpath(model))
     marks = (RUN_MARK, "config.json", "model/config.json")
     if not any(os.path.isfile(folder / name) for name in marks):
@@ -275,16 +241,7 @@ def _around(out: Path, own: Iterable[Path]) -> list[Path]:
 
 
 def _linked(out: Path, folder: Path) -> set[Any]:
-    """Return device and number of each file in a folder, if an output may be a hard link to one.
-
-    Args:
-        out: File to write.
-        folder: Folder that is read.
-
-    Returns:
-        What `_identity` returns of each file in the folder; an empty set if the output has one name
-        only, so that it can be no link.
-    """
+    """Return device and number of each file in a folder, if an output may be a hard link to one."""
     with suppress(OSError):
         if out.is_file() and out.stat().st_nlink > 1:
             return set(map(_identity, folder.rglob("*")))
@@ -292,11 +249,6 @@ def _linked(out: Path, folder: Path) -> set[Any]:
 
 
 def _is_curve(out: Path, runs: Iterable[Path]) -> bool:
-    """Return True if an output is curves.svg or curves.png (`CURVES`) in the folder of a run.
-
-    Args:
-        out: The output.
-        runs: Folders of the runs that the command reads.
-    """
+    """Return True if an output is curves.svg or curves.png (`CURVES`) in the folder of a run."""
     folder = Path(os.path.realpath(out)).parent
     return out.name in CURVES and _identity(folder) in map(_identity, runs)

@@ -230,17 +230,7 @@ Particles = Annotated[
 
 
 def _parse_targets(texts: list[str]) -> list[tuple[str, float]]:
-    """Read target values of properties.
-
-    Args:
-        texts: Values of the option, such as "logp=2.5".
-
-    Returns:
-        Pairs of a name and a value; whether a model has such a property is not checked.
-
-    Raises:
-        UserError: A text has another form, or a property is given twice.
-    """
+    """Read target values of properties."""
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = (part.strip() for part in text.partition("="))
@@ -282,14 +272,7 @@ class Molecules(list):
 
 
 def _read_known(text: str) -> Molecules:
-    """Read the file of --known.
-
-    Args:
-        text: Path of the file.
-
-    Raises:
-        UserError: It is unreadable.
-    """
+    """Read the file of --known."""
     found = Molecules(read_molecules(Path(text)))
     found.path = Path(text)
     return found
@@ -454,17 +437,7 @@ class Fragment:
 
 
 def _parse_span(text: str) -> tuple[int, int]:
-    """Read a range of numbers.
-
-    Args:
-        text: Value of an option, such as "3-6" or "3".
-
-    Returns:
-        The lowest and the highest number.
-
-    Raises:
-        UserError: It has another form, or begins with the larger number.
-    """
+    """Read a range of numbers."""
     found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text.strip())
     if not found or int(found[1]) > int(found[2] or found[1]):
         raise UserError(f"write a number or a range, 3 or 3-6, the smaller one first, got {text!r}")
@@ -472,11 +445,7 @@ def _parse_span(text: str) -> tuple[int, int]:
 
 
 def _added(help: str) -> Any:
-    """Return the option for an argument of `AddedLimits`.
-
-    Args:
-        help: Text of --help.
-    """
+    """Return the option for an argument of `AddedLimits`."""
     return option(
         help,
         metavar="LO-HI",
@@ -514,15 +483,7 @@ class Added:
 
 
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
-    """Return the option for an argument of `Filters`; its value is checked when it is parsed.
-
-    Args:
-        name: Name of the argument.
-        help: Text of --help.
-        metavar: Placeholder of the value in --help.
-        read: Function that converts the value of the option to that of the argument; raises
-            `UserError` for a bad one.
-    """
+    """Return the option for an argument of `Filters`; its value is checked when it is parsed."""
 
     def parse(value: Any) -> Any:
         from graphcnf.chemistry.filters import Filters
@@ -541,17 +502,7 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
 
 
 def _read_alerts(text: str) -> list[str]:
-    """Read names of catalogues of alerts.
-
-    Args:
-        text: Value of --alerts, such as "pains,nih" or "none".
-
-    Returns:
-        The names; ["none"] for none.
-
-    Raises:
-        UserError: "none" is named with others, or a catalogue is unknown.
-    """
+    """Read names of catalogues of alerts."""
     from graphcnf.chemistry.alerts import with_default
 
     names = [part.strip() for part in text.split(",")]
@@ -570,14 +521,7 @@ class Neighbours(tuple):
 
 
 def _read_neighbours(text: str) -> Neighbours:
-    """Read a file of molecules and a similarity.
-
-    Args:
-        text: Value of the option, such as "known.smi:0.4".
-
-    Raises:
-        UserError: The text has another form, or the file is unreadable.
-    """
+    """Read a file of molecules and a similarity."""
     path, _, value = text.rpartition(":")
     if not path or not re.fullmatch(r"\d*\.?\d+", value):
         raise UserError(f"{text!r}: write known.smi:0.4, a file and a similarity from 0 to 1")
@@ -591,9 +535,6 @@ def read_molecules(path: Path) -> list[str]:
 
     Args:
         path: The file, in any format that `graphcnf.datasets.smiles_file` reads.
-
-    Raises:
-        UserError: The file is unreadable, or RDKit cannot read a SMILES; the message says which.
     """
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
@@ -704,10 +645,6 @@ class Filter:
             model: Model whose surrogates predict the measured columns that `require` names; its
                 metadata are changed in place.
             reactive: True for a command that excludes reactive groups by default.
-
-        Raises:
-            UserError: No molecule can pass them all, or a property can neither be computed nor
-                predicted.
         """
         from graphcnf.chemistry.alerts import NONE, with_default
         from graphcnf.chemistry.filters import Filters
@@ -724,15 +661,7 @@ class Filter:
 
 
 def _give_surrogate(model: GraphModel, text: str) -> None:
-    """Fit the surrogate of a measured column, give it to a model, and say how well it predicts.
-
-    Args:
-        model: The model.
-        text: File and column, such as "mine.csv:pIC50".
-
-    Raises:
-        UserError: The text has another form, or the column cannot be learned.
-    """
+    """Fit the surrogate of a measured column, give it to a model, and say how well it predicts."""
     from graphcnf.chemistry.surrogate import give_surrogate, sentence
     from graphcnf.datasets.smiles_file import load_surrogate
 
@@ -755,9 +684,6 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 
     Returns:
         The model in evaluation mode.
-
-    Raises:
-        UserError: The model or device is unknown, or the model is not one of molecules.
     """
     from graphcnf.graphs.building import without_rules
     from graphcnf.graphs.graph_model import GraphModel
@@ -777,9 +703,6 @@ def draws_stereo(network: GraphModel, model: str, stereo: bool | None) -> bool:
         network: The model.
         model: Its name, for the message.
         stereo: True for --stereo, False for --no-stereo, None if neither is given.
-
-    Raises:
-        UserError: --stereo is given, and the model has no density of stereo marks.
     """
     from graphcnf.molecules.molecule_model import stereo_of
 

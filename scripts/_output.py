@@ -71,7 +71,6 @@ def output_kind(
 
     Raises:
         typer.BadParameter: The name has another ending.
-        UserError: The file cannot be written.
     """
     if path is None:
         return None
@@ -90,9 +89,6 @@ def check_place(path: Path) -> None:
 
     Args:
         path: The file, which need not exist.
-
-    Raises:
-        UserError: Its folder does not exist or forbids writing, or another process writes the file.
     """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
@@ -134,7 +130,6 @@ def rows_kind(out: Path | None, as_json: bool, *more: str) -> str:
 
     Raises:
         typer.BadParameter: The file has another ending, or one that contradicts --json.
-        UserError: The file cannot be written.
     """
     output_kind(out, ("csv", "jsonl", *more))
     return molecule_kind(out, as_json, "csv")
@@ -147,10 +142,6 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
         out: The file; None for stdout.
         kind: Its kind, such as "csv.gz"; for "parquet", pyarrow must be installed.
         force: True if the file may exist already, and is then replaced.
-
-    Raises:
-        UserError: The file cannot be written, it exists without `force`, or the package for Parquet
-            files is missing.
     """
     if out is not None:
         check_place(out)
@@ -168,7 +159,6 @@ def check_shown(draw: Draw) -> None:
 
     Raises:
         typer.BadParameter: --picture does not end in .png, .svg or .pdf, or --html in .html.
-        UserError: A file cannot be written.
     """
     output_kind(draw.picture, PICTURES, "--picture")
     output_kind(draw.html, ("html",), "--html")
@@ -185,7 +175,6 @@ def written_kind(draw: Draw) -> str:
 
     Raises:
         typer.BadParameter: The ending of a file is that of no known format.
-        UserError: A file cannot be written, or --out exists and --force is not given.
     """
     kind = molecule_kind(draw.out, draw.as_json)
     check_target(draw.out, kind, draw.force)
@@ -207,7 +196,6 @@ def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
     Raises:
         typer.BadParameter: Both flags are given, a flag contradicts the ending, or the ending is
             unknown.
-        UserError: The file cannot be written.
     """
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other")
@@ -251,7 +239,6 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
             to Parquet; None if the file is the text.
 
     Raises:
-        UserError: The file cannot be written.
         ReaderGone: The reader of stdout has closed it.
         OSError: Stdout cannot be written.
     """
@@ -268,16 +255,7 @@ def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextI
 
 @contextmanager
 def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
-    """Return a context with a text stream, whose text replaces a file at the end.
-
-    Args:
-        path: The file.
-        convert: Function that converts the text (first path) into the file (second path); None if
-            the file is the text.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Return a context with a text stream, whose text replaces a file at the end."""
     check_place(path)
     with termination_raises(), output_lock(path), replacing(path) as whole:
         with open_text(whole, convert) as stream:
@@ -290,9 +268,6 @@ def write_text(text: str, out: Path | None) -> None:
     Args:
         text: The result.
         out: File that it replaces, once it is written whole; None for stdout.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     with open_output(out) as stream:
         stream.write(text)
@@ -318,9 +293,6 @@ def write_found(
     Returns:
         The first `LISTED` (500) rows as dicts: "record" (its number from 0), "smiles", the further
         columns, and the properties of --properties.
-
-    Raises:
-        UserError: The file cannot be written, or the search finds no further molecule.
     """
     from graphcnf.chemistry.properties import properties_of
     from graphcnf.molecules.codec import parse
@@ -366,9 +338,6 @@ def show_molecules(
         title: Title of the page.
         marks: Function from an RDKit molecule to the indices of the atoms to highlight.
         given: SMILES of molecules that the page compares with, unless --known names others.
-
-    Raises:
-        UserError: A file cannot be written.
     """
     if not rows or not (draw.picture or draw.html):
         return
@@ -416,9 +385,6 @@ def write_table(
         rows: `{name: value}` of each row; CSV and JSON have all values.
         columns: Columns of Markdown: a heading, and a function from a row to the text of its cell.
         notes: Footnotes of Markdown.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     if kind == "md":
         text = markdown(rows, columns, notes)

@@ -64,15 +64,7 @@ Their modules defer heavy imports until a command runs, so that --help is fast.
 
 
 def _add(name: str) -> None:
-    """Add a command to `graphcnf`, or an app with commands of its own.
-
-    Args:
-        name: Its name in `COMMANDS`.
-
-    Raises:
-        Exception: It belongs to another package, and cannot be loaded or has a parameter of type
-            `Path` without a `Role`.
-    """
+    """Add a command to `graphcnf`, or an app with commands of its own."""
     command = COMMANDS[name]
     is_app = isinstance(command, typer.Typer)
     if name not in COMMANDS.own:
@@ -159,24 +151,13 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
 
 
 def _abandon(stream: TextIO) -> None:
-    """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again.
-
-    Args:
-        stream: Standard output or standard error.
-    """
+    """Redirect a stream that fails to /dev/null, so that the flush at exit does not fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _usage(error) -> int:
-    """Print an error of typer about wrong usage on one line.
-
-    Args:
-        error: The error, a `click.UsageError`.
-
-    Returns:
-        Its exit code, as a rule 2.
-    """
+    """Print an error of typer about wrong usage on one line."""
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
     # Pydantic's phrases are meant for programmers.
@@ -189,14 +170,7 @@ def _usage(error) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message for an error, in one line.
-
-    For an error that no input can have caused, the message also names the type of the error, and
-    says how to see its traceback.
-
-    Args:
-        error: The error.
-    """
+    """Return the message for an error, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -173,14 +173,7 @@ def join(
 
 
 def _file(name: str) -> Path:
-    """Return the path of a user's file, or - for standard input.
-
-    Args:
-        name: The name that the user gave.
-
-    Raises:
-        UserError: There is no such file.
-    """
+    """Return the path of a user's file, or - for standard input."""
     if name != "-" and not Path(name).exists():
         known = ", ".join(MOLECULES)
         raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
@@ -188,17 +181,7 @@ def _file(name: str) -> Path:
 
 
 def _load(name: str, column: str | None, workers: Workers = None) -> MoleculeDataset:
-    """Load a data set.
-
-    Args:
-        name: Name of a data set, or a file of molecules.
-        column: Column of SMILES in a table; None for the one called "smiles".
-        workers: Processes that encode, or a cluster; None for one per core.
-
-    Raises:
-        typer.BadParameter: A column is given, and `name` is that of a data set.
-        UserError: There is no such data set or file.
-    """
+    """Load a data set."""
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")

@@ -167,17 +167,7 @@ def evaluate(
 def _check_together(
     given: set[str], files: list[str], models: list[str], metrics: tuple[str, ...]
 ) -> None:
-    """Check that the options of `evaluate` go together.
-
-    Args:
-        given: Names of the parameters that the user gave.
-        files: Files of molecules.
-        models: Models whose samples are evaluated.
-        metrics: Names of the chosen metrics.
-
-    Raises:
-        typer.BadParameter: They contradict each other, or there is nothing to evaluate.
-    """
+    """Check that the options of `evaluate` go together."""
     from graphcnf.evaluation.evaluate import ModelSamples
 
     of_models = {"seed", "support", *(field.name for field in fields(ModelSamples))}

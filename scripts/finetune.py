@@ -174,18 +174,7 @@ def finetune(
 
 
 def _piped(out: Path) -> bytes:
-    """Read the molecules from standard input; if that is empty, from the copy in the run's folder.
-
-    Args:
-        out: Folder of the run.
-
-    Returns:
-        The bytes of the file of molecules.
-
-    Raises:
-        UserError: Standard input differs from the copy: the run in the folder learns from other
-            molecules.
-    """
+    """Read the molecules from standard input, or if empty from the run's folder."""
     from graphcnf.datasets.smiles_file import read_stdin
 
     copy = inside(out, COPY)
@@ -200,16 +189,7 @@ def _piped(out: Path) -> bytes:
 
 @contextmanager
 def _kept(content: bytes | None, out: Path) -> Iterator[None]:
-    """Return a context for a fine-tuning; it first copies standard input to the run's folder.
-
-    If the fine-tuning is refused by a `UserError`, the folder is removed, unless it holds more than
-    the copy.
-
-    Args:
-        content: What standard input held; None if the molecules come from a file, so that nothing
-            is copied.
-        out: Folder of the run.
-    """
+    """Return a context for a fine-tuning; it first copies standard input to the run's folder."""
     if content is not None:
         claim(out, "training")
         write_file(inside(out, COPY), content)
@@ -222,11 +202,7 @@ def _kept(content: bytes | None, out: Path) -> Iterator[None]:
 
 
 def _table(figures: dict[str, Any]) -> str:
-    """Return a Markdown table of figures before and after fine-tuning, and of the user's molecules.
-
-    Args:
-        figures: What is written to report.json, by name.
-    """
+    """Return a Markdown table of figures before and after fine-tuning, and of the data."""
     held_out = f" of {figures['folds']} folds" if figures["folds"] else ""
     bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
     rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]

@@ -201,18 +201,7 @@ def _write_samples(
     kind: str,
     draw: options.Draw,
 ) -> None:
-    """Write a sample, or its missing shards, and print a summary of each.
-
-    Args:
-        network: The model.
-        recipe: How molecules are drawn, filtered and written.
-        engine: Workers that draw.
-        records: Numbers of the records to draw.
-        parts: Pairs of a file and the description of its shard. For a sample without shards there
-            is one pair: the file (None for stdout), and None.
-        kind: Kind of the files.
-        draw: Options of the command.
-    """
+    """Write a sample, or its missing shards, and print a summary of each."""
     from graphcnf.chemistry.properties import properties_of
     from graphcnf.molecule_flow import MoleculeFlow
     from graphcnf.molecules.codec import parse

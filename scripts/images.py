@@ -168,9 +168,6 @@ def score_folders(
     Returns:
         For each model what `graphcnf.images.image_scores.score_image_models` returns for it: `{name
         of the figure: value}`.
-
-    Raises:
-        UserError: A model is missing, or was trained on other images.
     """
     from graphcnf.datasets.images import images_of_model
     from graphcnf.images.image_model import ImageModel
@@ -184,13 +181,7 @@ def score_folders(
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
-    """Return a function of a row that formats a value, such as "1.2345 ± 0.0012 (bound)".
-
-    Args:
-        key: Name of the value; its standard error is called `<key>_se` and may be missing.
-        kind: Name of the row's value that is shown in brackets; None for a difference, which is
-            shown with its sign and without brackets.
-    """
+    """Return a function of a row that formats a value, such as "1.2345 ± 0.0012 (bound)"."""
 
     def show(row: Mapping[str, Any]) -> str:
         value, error = row.get(key), row.get(f"{key}_se")
@@ -234,20 +225,7 @@ def interpolate(
 
 
 def _read_image(given: str, model: ImageModel, name: str, images: Path | None) -> Tensor:
-    """Read one end of an interpolation.
-
-    Args:
-        given: A PNG file, or the number of a held-out image.
-        model: Model that the image must fit.
-        name: Name of the model, for messages.
-        images: Folder of the images that the model was trained on; None for the digits.
-
-    Returns:
-        The image, (C, H, W) uint8, 0 to `model.levels` - 1.
-
-    Raises:
-        UserError: There is no such image, or it has another size or number of channels.
-    """
+    """Read one end of an interpolation."""
     import numpy as np
     import torch
 

@@ -268,14 +268,7 @@ def optimize(
 
 
 def _settings(assignments: list[str]) -> SearchSettings:
-    """Return the settings of the search.
-
-    Args:
-        assignments: Values of --set, such as "batch=50", which replace the defaults.
-
-    Raises:
-        typer.BadParameter: A key is unknown, or a value out of range.
-    """
+    """Return the settings of the search."""
     from graphcnf.optimization.search import SearchSettings
 
     try:
@@ -289,17 +282,7 @@ def _settings(assignments: list[str]) -> SearchSettings:
 def _with_routes(
     frame: pd.DataFrame, command: str, folder: Path
 ) -> tuple[pd.DataFrame, str | None]:
-    """Add synthesis routes of the first 100 molecules to a table, and say how many have one.
-
-    Args:
-        frame: The table.
-        command: Command that searches routes.
-        folder: Folder of the search.
-
-    Returns:
-        - The table with three more columns, `graphcnf.optimization.routes.COLUMNS`.
-        - Why the command has failed, in one line; None if it has not.
-    """
+    """Add synthesis routes of the first 100 molecules to a table, and say how many have one."""
     from graphcnf.optimization.routes import ASKED, routes_of
 
     asked = frame["smiles"].tolist()[:ASKED]
@@ -316,15 +299,7 @@ def _write_page(
     known: Sequence[str],
     flow: MoleculeFlow,
 ) -> None:
-    """Write the page of the molecules that a search has found.
-
-    Args:
-        rows: Values of the molecules by column.
-        path: The page.
-        title: Its title.
-        known: Known molecules to compare with.
-        flow: The model; a molecule counts as new if it is not among its training molecules.
-    """
+    """Write the page of the molecules that a search has found."""
     from graphcnf.chemistry.page import write_page
 
     shown = [{k: v for k, v in row.items() if k != "cluster"} for row in rows[:LISTED]]
@@ -332,16 +307,7 @@ def _write_page(
 
 
 def _write(frame: pd.DataFrame, kind: str, out: Path | None) -> list[dict[str, Any]]:
-    """Write what a search has found.
-
-    Args:
-        frame: Table of the molecules, a row for each.
-        kind: Ending of the file without the dot, such as "csv.gz".
-        out: The file; None for stdout.
-
-    Returns:
-        The rows of the table, a dictionary each, with None for missing values.
-    """
+    """Write what a search has found."""
     from graphcnf.optimization.objectives import COLUMNS
 
     plain = plain_kind(kind)

@@ -52,17 +52,7 @@ def push(
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    """Read the figures that `evaluate --json` has written.
-
-    Args:
-        path: The JSON file.
-
-    Returns:
-        `{name: figure}`.
-
-    Raises:
-        UserError: The file is unreadable, or holds anything but one object.
-    """
+    """Read the figures that `evaluate --json` has written."""
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:

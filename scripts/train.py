@@ -108,25 +108,7 @@ def train(
 
 
 def _tables(preset: str | None, out: Path, resume: bool) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return the preset or file that a run is to be trained with, and its tables.
-
-    A run that is continued has the tables in its folder. If a preset is named as well, its tables
-    are returned, with the run's own values of the settings in `FREE`; `fit` then compares them with
-    the run's.
-
-    Args:
-        preset: Name of a preset, or a file; None with --resume alone.
-        out: Folder of the run.
-        resume: True to continue the run in the folder.
-
-    Returns:
-        The name or file, for messages; and `{"model": ..., "data": ..., "training": ...}`, as
-        `read_tables` returns them.
-
-    Raises:
-        UserError: There is no run to continue, or no such preset.
-        typer.BadParameter: No preset is named.
-    """
+    """Return the preset or file that a run is to be trained with, and its tables."""
     stored = inside(out, "config.toml")
     if resume and stored.exists():
         config = read_tables(stored)
@@ -145,17 +127,7 @@ def _tables(preset: str | None, out: Path, resume: bool) -> tuple[str, dict[str,
 
 
 def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
-    """Return the folder of the run, by default a new one in `runs`, named after the preset.
-
-    Args:
-        preset: Name of the preset, or its file; None with --resume alone.
-        out: Value of --out; None without.
-        resume: True to continue the run in the folder, so that it may exist.
-
-    Raises:
-        typer.BadParameter: Neither preset nor folder is named.
-        UserError: With torchrun, no folder is named.
-    """
+    """Return the folder of the run, by default a new one in `runs`, named after the preset."""
     if RUN in os.environ and not is_main():
         return Path(os.environ[RUN])
     if out is not None:

@@ -129,40 +129,19 @@ def along(sent: Tensor, categories: Tensor) -> Tensor:
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    """Return a network with a hidden layer, whose outputs start at 0.
-
-    Args:
-        width: Channels of the input and of the hidden layer.
-        outputs: Channels of the output.
-    """
+    """Return a network with a hidden layer, whose outputs start at 0."""
     leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
 
 def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn outputs of a network into parameters of a normal distribution of a one-hot vector.
-
-    Args:
-        parameters: The outputs, (..., 2 K).
-
-    Returns:
-        Mean and log-scale, (..., K) each; outputs 0 give the middle of the noisy one-hot vectors.
-    """
+    """Turn outputs of a network into parameters of a normal distribution of a one-hot vector."""
     mean, log_scale = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
     return mean + MIDDLE, bounded_log_scale(log_scale + LOG_SCALE)
 
 
 def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Return `mean + exp(log_scale) z`, the vector that belongs to normal latents.
-
-    Args:
-        z: Latents, (..., K).
-        mean: Means, (..., K).
-        log_scale: Log-scales, (..., K).
-
-    Returns:
-        (..., K), in the type of z.
-    """
+    """Return `mean + exp(log_scale) z`, the vector that belongs to normal latents."""
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
@@ -183,9 +162,6 @@ class GraphAFModel(StochasticModel):
         layers: Number of relational convolutions.
         rows: Number of nodes of each graph whose terms a training step computes, to save time; None
             for all.
-
-    Raises:
-        UserError: if `edge_weights` or `largest_sums` do not have one number for each category.
     """
 
     architecture = "graphaf"
@@ -239,15 +215,7 @@ class GraphAFModel(StochasticModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Measure from training data the arguments of the constructor that the valency check needs.
-
-        Args:
-            graphs: The training graphs.
-            **options: Keyword arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
-
-        Returns:
-            `{"edge_weights": ..., "largest_sums": ...}`, arguments of the constructor by name.
-        """
+        """Measure from training data the arguments that the valency check needs."""
         return measured_sums(graphs, **options)
 
     def sampling_notes(self, rules: bool) -> list[str]:
@@ -263,12 +231,6 @@ class GraphAFModel(StochasticModel):
         """Return which graphs the model can represent: those without edges beyond the window.
 
         In breadth-first order, the two nodes of an edge may be at most `window` positions apart.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            (B,) bool, True for a graph that has a density.
         """
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
@@ -342,15 +304,7 @@ class GraphAFModel(StochasticModel):
         return _mean_and_log_scale(self.edge(query + received))
 
     def _window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the window of each node.
-
-        Args:
-            mask: Real nodes, (B, N) bool.
-
-        Returns:
-            Numbers of the nodes in the window, the farthest first, (N, window) long, 0 before the
-            first node; and True for those that exist, (B, N, window) bool.
-        """
+        """Return the window of each node."""
         number = torch.arange(mask.shape[1], device=mask.device)
         ends = number[:, None] + torch.arange(-self.window, 0, device=mask.device)
         return ends.clamp(min=0), mask[..., None] & (ends >= 0)
@@ -358,19 +312,7 @@ class GraphAFModel(StochasticModel):
     def _run(
         self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float
     ) -> tuple[Latents, dict[str, Bound]]:
-        """Compute the terms of some nodes of each graph, and of the edges to nodes before them.
-
-        Args:
-            batch: Graphs, numbered breadth-first.
-            noise: Tape of the random numbers of the encodings.
-            rows: Numbers of the S nodes, (B, S) long.
-            share: Number of all nodes divided by S, (B,). Log-likelihoods are multiplied by it, so
-                that they estimate those of all nodes; 1 if `rows` are all nodes.
-
-        Returns:
-            The latents `{"nodes": (B, S, M), "edges": (B, S, window, R + 1)}` of the S nodes and of
-            their edges; and the terms of the bound, `{"nodes": Bound, "edges": Bound}`.
-        """
+        """Compute the terms of some nodes of each graph, and of the edges to nodes before them."""
         mask = batch.mask
         ends, real = self._window(mask)
         number = torch.arange(mask.shape[1], device=mask.device)
@@ -400,17 +342,7 @@ class GraphAFModel(StochasticModel):
     def _all_rows(
         self, batch: GraphBatch, noise: Noise | None
     ) -> tuple[Latents, dict[str, Bound], Tensor]:
-        """Compute the latents and the terms of the bound of all nodes and edges.
-
-        Args:
-            batch: Graphs in any numbering.
-            noise: Tape of the random numbers of the encodings.
-
-        Returns:
-            The latents `{"nodes": (B, N, M), "edges": (B, N, window, R + 1)}`, nodes in a
-            breadth-first order; the terms `{"nodes": Bound, "edges": Bound}`; and the numbers of
-            the nodes in that order, (B, N) long.
-        """
+        """Compute the latents and the terms of the bound of all nodes and edges."""
         order = breadth_first_order(batch)
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
         return *self._run(batch.permute(order), noise, rows, 1.0), order
@@ -423,12 +355,6 @@ class GraphAFModel(StochasticModel):
 
         Training calls it. For each graph, only the terms of `rows` random nodes are computed, and
         multiplied by (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            `{"nodes": Bound, "edges": Bound}`; `value()` of each is (B,) nats.
         """
         if self.rows is None:
             return self.bounds(batch)
@@ -441,19 +367,7 @@ class GraphAFModel(StochasticModel):
         return self._run(ordered, None, rows, batch.node_counts / self.rows)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents in breadth-first order.
-
-        Args:
-            batch: The graphs.
-            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
-                new ones.
-
-        Returns:
-            `{"nodes": (B, N, M), "edges": (B, N, window, R + 1), "order": (B, N) long}`. "edges"
-            are those from a node to the `window` nodes before it, the farthest one first. "order"
-            holds the node numbers in the batch, so that `from_latents` can restore the node
-            ordering; in latents of `base_sample` it is 0, 1, ..., N - 1.
-        """
+        """Encode graphs to base latents in breadth-first order."""
         latents, _, order = self._all_rows(batch, noise)
         return {**latents, "order": order}
 
@@ -509,18 +423,6 @@ class GraphAFModel(StochasticModel):
         """Decode base latents to graphs, node by node.
 
         The category of a node or edge is the index of the largest of its K dequantized entries.
-
-        Args:
-            latents: "nodes", "edges" and "order", whose shapes `to_latents` describes.
-            mask: Real nodes, (B, N) bool.
-            temperature: Factor of the latents, below 1 for more probable graphs.
-            generator: Random generator of the valency check, which draws edges again.
-
-        Returns:
-            The graphs; the node that is decoded first gets the first number of "order", and so on,
-            which restores the ordering of the graphs that were encoded. In a model with the
-            valency check (see `GraphAFModel`), a node without an edge to an earlier one ends its
-            graph, which then has fewer nodes than its mask.
         """
         z = {name: temperature * latents[name] for name in ("nodes", "edges")}
         graphs, nodes = mask.shape

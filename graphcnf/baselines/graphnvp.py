@@ -84,16 +84,7 @@ class OneHotDequantization(Encoding):
         )
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Return the categories of latents: the index of the largest of the K entries.
-
-        Args:
-            z: Latents of L variables, (B, L, K).
-            context: Its mask (B, L) says which variables exist; the others get category 0.
-            sample: Without effect, since p(x|z) is deterministic.
-
-        Returns:
-            Categories, (B, L) long.
-        """
+        """Return the categories of latents: the index of the largest of the K entries."""
         return masked(z.argmax(-1), context.mask)
 
 
@@ -164,51 +155,21 @@ class OneByOne(Bijection):
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
     def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        """Transform all parts, in one direction or the other.
-
-        Args:
-            x: All parts, or with `inverse` their latents.
-            context: Mask, and for nodes the edges.
-            inverse: True to map latents to data.
-
-        Returns:
-            The result, of the shape of x, and the log-det, (B,) nats.
-        """
+        """Transform all parts, in one direction or the other."""
         raise NotImplementedError
 
 
 def _move(
     x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Transform one part of a `OneByOne` by the outputs of its network.
-
-    Outputs 0 give z = 2 x - c, with the width c of the noise: so latents start centred.
-
-    Args:
-        x: The part, or with `inverse` its latents, (B, M, channels).
-        shift: Output t of the network, of the shape of x.
-        log_scale: Output s of the network, of the shape of x.
-        real: Entries that exist, (B, M) bool.
-        inverse: True to map latents to data.
-
-    Returns:
-        The transformed part, of the shape of x, 0 where not `real`; and its log-det, (B,) nats.
-    """
+    """Transform one part of a `OneByOne` by the outputs of its network."""
     shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
     z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
     return masked(z, real), sum_log_term(-log_scale if inverse else log_scale, real)
 
 
 def _categories(x: Tensor, real: Tensor) -> Tensor:
-    """Remove the noise from one-hot vectors.
-
-    Args:
-        x: Vectors with noise, (B, M, channels).
-        real: Which vectors exist, (B, M) bool.
-
-    Returns:
-        Vectors with 1 at the largest entry and else 0, of the shape of x; 0 where not `real`.
-    """
+    """Remove the noise from one-hot vectors."""
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
 
@@ -276,17 +237,7 @@ class ColumnCouplings(OneByOne):
         return torch.stack(columns, 2).flatten(1, 2), log_det
 
     def _parameters_of(self, j: int, h: Tensor, used: Tensor) -> list[Tensor]:
-        """Return the parameters of the coupling of column j.
-
-        Args:
-            j: Number of the column, whose entries are the pairs of node j and later nodes.
-            h: First hidden layer: the sum of what all other columns give to it, (B, width).
-            used: Number of edges of each category that each node has in columns that are data, not
-                latents, (B, n, channels - 1).
-
-        Returns:
-            Shifts and log-scales, (B, n - 1 - j, channels) each.
-        """
+        """Return the parameters of the coupling of column j."""
         later = used.shape[1] - 1 - j
         h = F.relu(self.hidden[j](F.relu(h + self.biases[j].to(h))))
         width = self.alone.shape[2]
@@ -371,9 +322,6 @@ class GraphNVPModel(StochasticModel):
             adjacency tensor.
         node_width: Channels of the hidden layers in the couplings of the nodes.
         layers: Number of relational convolutions in the couplings of the nodes.
-
-    Raises:
-        UserError: if `width` is not two numbers.
     """
 
     architecture = "graphnvp"
@@ -399,27 +347,13 @@ class GraphNVPModel(StochasticModel):
         self.nodes = NodeCouplings(max_nodes, node_categories, edge_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> GraphContext:
-        """Return the context of the couplings of nodes.
-
-        Args:
-            bonds: Edge values, (B, N, N) long.
-            mask: Real nodes, (B, N) bool.
-        """
+        """Return the context of the couplings of nodes."""
         categories = self.pair_encoding.latent_dim - 1
         like = self.node_encoding.like
         return GraphContext(mask, adjacency=relations(bonds, categories, like.dtype))
 
     def _run(self, batch: GraphBatch, noise: Noise | None) -> tuple[Latents, dict[str, Bound]]:
-        """Encode graphs to base latents, with the terms of the bound.
-
-        Args:
-            batch: The graphs.
-            noise: Tape of the random numbers of the encodings.
-
-        Returns:
-            Latents "pairs" and "nodes", whose shapes `to_latents` describes; and the terms
-            "adjacency" and "nodes" of the bound on log p(graph | number of nodes).
-        """
+        """Encode graphs to base latents, with the terms of the bound."""
         pair_mask = later_pairs(batch.mask)
         pair = self.pair_encoding.encode(
             batch.edge_labels.flatten(1), Context(pair_mask, noise=noise)
@@ -437,18 +371,7 @@ class GraphNVPModel(StochasticModel):
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents.
-
-        Args:
-            batch: The graphs.
-            noise: Records the random numbers of the encodings, or repeats recorded ones; None for
-                new ones.
-
-        Returns:
-            `{"pairs": (B, N N, R + 1), "nodes": (B, N, M)}` for R edge categories and M node
-            categories. The pair of nodes (i, j) is entry N i + j of "pairs"; entries with i <= j
-            are 0.
-        """
+        """Encode graphs to base latents."""
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
@@ -466,18 +389,7 @@ class GraphNVPModel(StochasticModel):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode base latents to graphs, edges first; a category is that of the largest entry.
-
-        Args:
-            latents: "pairs" and "nodes", whose shapes `to_latents` describes.
-            mask: Real nodes, (B, N) bool.
-            temperature: Factor of the latents, below 1 for more probable graphs (published: 0.75
-                for ZINC250k).
-            generator: Ignored, since nothing is drawn.
-
-        Returns:
-            B graphs. They need not be connected, and a node may have any sum of edge weights.
-        """
+        """Decode base latents to graphs, edges first; a category is that of the largest entry."""
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
         later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))
         later = later.unflatten(1, (mask.shape[1], -1))

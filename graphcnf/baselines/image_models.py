@@ -29,14 +29,7 @@ SLOPE = 0.2  # slope of the leaky ReLU below 0
 
 
 def _halved(size: Sequence[int]) -> tuple[int, int]:
-    """Return the size of an image after a convolution with stride 2.
-
-    Args:
-        size: Height and width before.
-
-    Returns:
-        (height, width): half of each, rounded up.
-    """
+    """Return the size of an image after a convolution with stride 2."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
@@ -171,15 +164,7 @@ class VAE(ImageModel):
         self.prior = StandardNormal()
 
     def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
-        """Draw latents z of images from q(z|x), and return the two terms of the bound.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-            noise: Tape of the random numbers, to repeat a draw.
-
-        Returns:
-            log P(x|z), and log p(z) - log q(z|x), (B,) nats each.
-        """
+        """Draw latents z of images from q(z|x), and return the two terms of the bound."""
         mean, log_sd = self._posterior(x)
         u = draw_noise(noise, mean.shape, device=mean.device)
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(mean)
@@ -188,14 +173,7 @@ class VAE(ImageModel):
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parameters of the normal distributions q(z|x).
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-
-        Returns:
-            Means and logarithms of the standard deviations, (B, latents) each.
-        """
+        """Return the parameters of the normal distributions q(z|x)."""
         values = scaled(self.checked(x), self.levels, self.dtype)
         return self.encoder(values).chunk(2, 1)
 
@@ -203,16 +181,7 @@ class VAE(ImageModel):
         return PixelMixture(self.decoder(z), self.shape[0], self.levels)
 
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw latents, then pixels given the latents, both at the temperature.
-
-        Args:
-            count: Number of images.
-            temperature: Factor of the latents and of the scales of pixels.
-            generator: None, a torch generator, or a list of a numpy generator per image.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
+        """Draw latents, then pixels given the latents, both at the temperature."""
         options: dict[str, Any] = {"generator": generator, "device": self.device}
         size = (count, self.latent_size)
         z = self.prior.sample(size, temperature=temperature, dtype=self.dtype, **options)
@@ -222,26 +191,12 @@ class VAE(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images to the means of q(z|x).
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-
-        Returns:
-            Latents whose `z` is (B, `latent_size`), and whose `discarded` is empty.
-        """
+        """Encode images to the means of q(z|x)."""
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images: the mean of P(x|z), so nothing is drawn.
-
-        Args:
-            latents: Latents whose `z` is (B, `latent_size`).
-
-        Returns:
-            Images, (B, C, H, W) uint8.
-        """
+        """Decode latents to images: the mean of P(x|z), so nothing is drawn."""
         return self._pixels(latents.z).mean()
 
 
@@ -296,19 +251,7 @@ class GAN(ImageModel):
         self.discriminator = ImageToVector(channels, size, 1, width)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the loss of a batch, whose gradient trains both players at once, and metrics.
-
-        Args:
-            batch: Images, (B, C, H, W) of integers.
-            beta: Without effect. The training loop passes it to every model; it weighs log p(x|z),
-                which a GAN does not have.
-
-        Returns:
-            A pair. The loss is a scalar, the sum of the losses of both players; each player gets
-            only the gradient of its own. The metrics are the parts "discriminator_loss",
-            "generator_loss" and "gradient_penalty" of the sum, each a pair (sum over images, number
-            of images).
-        """
+        """Return the loss of a batch, whose gradient trains both players at once, and metrics."""
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
         penalty = self._gradient_penalty(real)
@@ -326,11 +269,7 @@ class GAN(ImageModel):
         return sum(parts.values()), metrics
 
     def _gradient_penalty(self, real: Tensor) -> Tensor:
-        """Return gamma / 2 E |grad_x D(x)|^2, a scalar.
-
-        Args:
-            real: Scaled images of the data, (B, C, H, W).
-        """
+        """Return gamma / 2 E |grad_x D(x)|^2, a scalar."""
         with torch.enable_grad():  # for the held-out loss, which is computed without gradients
             real = real.detach().requires_grad_()
             score = self.discriminator(real).sum()
@@ -349,15 +288,6 @@ class GAN(ImageModel):
         It is gradient descent on the squared distance, 100 steps of Adam (Zhu et al. 2016, arXiv
         1609.03552). It starts from the nearest of 256 random images (`STARTS`), which are the same
         in every call.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-
-        Returns:
-            Latents whose `z` is (B, `latent_size`). In general they do not decode to x exactly.
-
-        Raises:
-            ValueError: if the images do not fit the model.
         """
         x = scaled(self.checked(x), self.levels, self.dtype)
         draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
@@ -374,12 +304,5 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images by the generator.
-
-        Args:
-            latents: Latents whose `z` is (B, `latent_size`).
-
-        Returns:
-            Images, (B, C, H, W) uint8.
-        """
+        """Decode latents to images by the generator."""
         return unscaled(self.generator(latents.z), self.levels)

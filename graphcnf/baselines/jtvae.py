@@ -64,30 +64,12 @@ FIRST_SPREAD = -3.0
 
 
 def _long(values: Any, device: torch.device, *shape: int) -> Tensor:
-    """Return rows of integers as a long tensor.
-
-    Args:
-        values: M rows, each of the shape `shape`; M may be 0.
-        device: Device of the tensor.
-        *shape: Shape of a row; none for single integers.
-
-    Returns:
-        (M, *shape) long.
-    """
+    """Return rows of integers as a long tensor."""
     return torch.as_tensor(np.asarray(values, dtype=np.int64).reshape(-1, *shape), device=device)
 
 
 def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Add up the rows that belong to the same owner.
-
-    Args:
-        values: The rows, (M, C).
-        owner: Number of the owner of each row, 0 to `count` - 1, (M,) long.
-        count: Number of owners.
-
-    Returns:
-        (count, C); 0 for owners without rows.
-    """
+    """Add up the rows that belong to the same owner."""
     return values.new_zeros(count, values.shape[-1]).index_add(0, owner, values)
 
 
@@ -345,12 +327,7 @@ class Attachments(nn.Module):
         self.value = nn.Linear(width, width)
 
     def _measure(self, vocabulary: ClusterVocabulary, node_categories: int) -> None:
-        """Register the tables of the vocabulary as buffers, the attributes of this class.
-
-        Args:
-            vocabulary: The clusters.
-            node_categories: Number of node categories.
-        """
+        """Register the tables of the vocabulary as buffers, the attributes of this class."""
         clusters, largest = vocabulary.clusters, vocabulary.largest_sums
         size = np.array([len(c.types) for c in clusters])
         node = np.zeros((len(clusters), size.max()), dtype=np.int64)
@@ -478,49 +455,23 @@ class TreeDecoder:
         return self.graphs
 
     def _to_come(self, rows: list[int]) -> Tensor:
-        """Return how many nodes are to come in some graphs.
-
-        Args:
-            rows: Numbers of R graphs.
-
-        Returns:
-            (R,) long.
-        """
+        """Return how many nodes are to come in some graphs."""
         return _long([self.graphs[b].to_come for b in rows], self.x.device)
 
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
-        """Return the logits of the label of a new child of the current cluster.
-
-        Args:
-            rows: Numbers of R graphs.
-            down: Messages to the new children, (R, C).
-
-        Returns:
-            (R, V) for V clusters of the vocabulary.
-        """
+        """Return the logits of the label of a new child of the current cluster."""
         labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
         return self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
 
     def _enter(self, rows: list[int]) -> None:
-        """Make the cluster that was added last the current one.
-
-        Args:
-            rows: Numbers of the graphs in which this is done.
-        """
+        """Make the cluster that was added last the current one."""
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
         self.x[rows, [self.current[b] for b in rows]] = self.model.label(labels)
 
     def _step(self, rows: list[int]) -> list[int]:
-        """Take one turn in some graphs: add a child to the current cluster, or go back.
-
-        Args:
-            rows: Numbers of the graphs.
-
-        Returns:
-            Numbers of the graphs that are not complete.
-        """
+        """Take one turn in some graphs: add a child to the current cluster, or go back."""
         messages, current = self.model.messages, [self.current[b] for b in rows]
         x, down, up = (state[rows, current] for state in (self.x, self.down, self.up))
         logit = self.model.turn_logits(x, down + up, self.z_tree[rows], self._to_come(rows))
@@ -547,18 +498,7 @@ class TreeDecoder:
         return [b for row, b in enumerate(rows) if b in grown or current[row] > 0]
 
     def _grow(self, rows: list[int], down: Tensor) -> set[int]:
-        """Add a child to the current cluster of each of some graphs, where one fits.
-
-        Of the 20 most probable labels (`TRIES`), the most probable one that can be attached is
-        taken. The child becomes the current cluster of its graph.
-
-        Args:
-            rows: Numbers of R graphs.
-            down: Messages to the children, (R, C).
-
-        Returns:
-            Numbers of the graphs that have got a child.
-        """
+        """Add a child to the current cluster of each of some graphs, where one fits."""
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
         grown, several = {}, []
@@ -704,13 +644,6 @@ class JunctionTreeVAE(GraphVAE):
             graphs: The training graphs.
             support: False for no limit on the sums of edge weights of drawn graphs.
             **options: Further arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
-
-        Returns:
-            `{"edge_weights": ..., "largest_sums": ..., "clusters": ...}`, arguments of the
-            constructor by name.
-
-        Raises:
-            UserError: if a graph is not connected.
         """
         limits = measured_sums(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
@@ -726,26 +659,12 @@ class JunctionTreeVAE(GraphVAE):
 
         They are connected, all their clusters are in the vocabulary, and no node exceeds its
         largest sum of edge weights.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            (B,) bool.
         """
         known = [rebuild(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
-        """Take graphs apart into junction trees, and compute what does not depend on latents.
-
-        Args:
-            batch: B graphs.
-
-        Raises:
-            ValueError: if the model cannot represent a graph, see `knows`; the message has its
-                number.
-        """
+        """Take graphs apart into junction trees, and compute what does not depend on latents."""
         every = [rebuild(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [built for built in every if built is not None]
         if len(known) < len(every):
@@ -766,15 +685,7 @@ class JunctionTreeVAE(GraphVAE):
         return Reading(trees, x, up, down, choices, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
-        """Return the posteriors q(z|x) of the latents.
-
-        Args:
-            reading: What the encoder has read of B graphs.
-
-        Returns:
-            "tree": posterior of the latents of the junction trees, (B, D). "graph": posterior of
-            the latents of how their clusters are attached, (B, D).
-        """
+        """Return the posteriors q(z|x) of the latents."""
         trees, choices = reading.trees, reading.choices
         count = len(trees.levels[0])
         roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]
@@ -793,14 +704,6 @@ class JunctionTreeVAE(GraphVAE):
         Training calls it. The weight is 0 for the first `kl_free` molecules, then `kl_weight`; each
         call in training mode adds the batch to `seen`. So the metrics `bits_*` of training are not
         those of the bound. In evaluation mode it is the same as `bounds`.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            `{"tree": ..., "graph": ..., "turns": ..., "labels": ..., "attachments": ...}`, a
-            `Bound` each, whose `value()` is (B,) nats. The first two are the weighted KL
-            divergences, negated; the others are the log-probabilities of the decisions.
         """
         if not self.training:
             return self.bounds(batch)
@@ -809,16 +712,7 @@ class JunctionTreeVAE(GraphVAE):
         return self.bounds(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
-        """Return the terms of log p(all decisions | latents).
-
-        Args:
-            reading: What `_read` returned of a batch.
-            z: Latents "tree" and "graph", (B, D) each.
-
-        Returns:
-            "turns", "labels" and "attachments": a `Bound` for each kind of decisions, whose
-            `value()` is the sum of their log-probabilities, (B,) nats.
-        """
+        """Return the terms of log p(all decisions | latents)."""
         trees, choices, up = reading.trees, reading.choices, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)
@@ -845,17 +739,7 @@ class JunctionTreeVAE(GraphVAE):
         return {"turns": turns, "labels": labels, "attachments": attachments}
 
     def _scaled(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
-        """Scale and shift features by the latents and the numbers of nodes to come.
-
-        Args:
-            h: Features, (R, C).
-            z: Latents of the tree, (R, tree channels).
-            remaining: Numbers of nodes to come, (R,) long.
-            part: 0 for turns, 1 for labels.
-
-        Returns:
-            (R, C).
-        """
+        """Scale and shift features by the latents and the numbers of nodes to come."""
         scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
@@ -901,19 +785,7 @@ class JunctionTreeVAE(GraphVAE):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode latents to graphs, by the most probable decisions.
-
-        Args:
-            latents: "tree" (B, `tree_dim`) and "graph" (B, `graph_dim`), as `to_latents` returns
-                them.
-            mask: Real nodes, (B, N) bool; only the number of nodes of each graph is used.
-            temperature: Factor of the latents, below 1 for latents nearer to the mean of the prior.
-            generator: Ignored, since nothing is drawn.
-
-        Returns:
-            B graphs of at most N nodes, which are numbered as they are added. A graph to which
-            nothing fits any more has fewer nodes than its mask.
-        """
+        """Decode latents to graphs, by the most probable decisions."""
         z_tree, z_graph = (temperature * latents[name] for name in self.dims)
         sizes = mask.sum(1).tolist()
         graphs = TreeDecoder(self, sizes, z_tree, z_graph).run()
@@ -925,30 +797,14 @@ class JunctionTreeVAE(GraphVAE):
 
 
 def _posterior(width: int, dim: int) -> nn.Sequential:
-    """Build the output head of a `Gaussian` posterior.
-
-    Args:
-        width: Channels of the input.
-        dim: Number D of latents; the outputs are D means and D log standard deviations.
-    """
+    """Build the output head of a `Gaussian` posterior."""
     network = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
     nn.init.constant_(network[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
     return network
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Add up the log-probabilities of the decisions of each graph, as a term of a bound.
-
-    Args:
-        log_p: Log-probability of each decision, (K,) nats.
-        right: True where the decision is the most probable one, (K,) bool.
-        graph: Graph of each decision, (K,) long.
-        count: Number B of graphs.
-
-    Returns:
-        A bound with the sums as `log_posterior`, (B,) nats, and the share of decisions that are
-        the most probable ones as `correct`, (B,).
-    """
+    """Add up the log-probabilities of the decisions of each graph, as a term of a bound."""
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)

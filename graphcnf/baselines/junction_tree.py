@@ -102,16 +102,7 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
 
 def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
-    """Find a shortest ring through an edge.
-
-    Args:
-        neighbours: Neighbours of each node.
-        v: Node at one end of the edge.
-        w: Node at its other end.
-
-    Returns:
-        The nodes of the ring, from w to v; [] if no ring contains the edge.
-    """
+    """Find a shortest ring through an edge."""
     before, queue = {v: v}, deque([v])
     while queue and w not in before:
         node = queue.popleft()
@@ -160,14 +151,7 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
-    """Unite rings that share more than two nodes, again and again until none do.
-
-    Args:
-        cycles: Rings, as sets of nodes.
-
-    Returns:
-        The rings and unions of rings, as sets of nodes.
-    """
+    """Unite rings that share more than two nodes, again and again until none do."""
     done: list[set[int]] = []
     for ring in cycles:
         while joined := [other for other in done if len(other & ring) > 2]:
@@ -178,15 +162,7 @@ def _merged(cycles: list[set[int]]) -> list[set[int]]:
 
 
 def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list[set], nx.Graph]:
-    """Find all clusters, and a spanning tree of maximum overlap between them.
-
-    Args:
-        neighbours: Neighbours of each node.
-        cycles: Clusters of rings, as sets of nodes.
-
-    Returns:
-        All clusters as sets of nodes, and the tree, a graph of their indices.
-    """
+    """Find all clusters, and a spanning tree of maximum overlap between them."""
     inside = [[k for k, ring in enumerate(cycles) if v in ring] for v in range(len(neighbours))]
     clusters = list(cycles)
     for v, around in enumerate(neighbours):
@@ -210,19 +186,7 @@ def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list
 
 
 def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> set[int]:
-    """Check that a spanning tree of clusters is a junction tree.
-
-    In a junction tree, the clusters that hold a node are connected, and two clusters that are
-    joined share one node or both ends of an edge.
-
-    Args:
-        neighbours: Neighbours of each node of the graph.
-        clusters: All clusters as sets of nodes.
-        tree: The spanning tree, a graph of their indices.
-
-    Returns:
-        Nodes of rings that must become one cluster; an empty set if the tree is a junction tree.
-    """
+    """Check that a spanning tree of clusters is a junction tree."""
     count = Counter(v for cluster in clusters for v in cluster)
     for a, b in tree.edges:
         shared = clusters[a] & clusters[b]
@@ -282,11 +246,7 @@ class TreeCluster:
 
     @cached_property
     def symmetries(self) -> list[tuple[int, ...]]:
-        """All automorphisms, one tuple each: entry v is the node to which v is mapped.
-
-        Raises:
-            UserError: if there are more than 10,000 (`MOST_SYMMETRIES`).
-        """
+        """All automorphisms, one tuple each: entry v is the node to which v is mapped."""
         automorphisms = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
         if len(automorphisms) > MOST_SYMMETRIES:
             raise UserError(
@@ -429,11 +389,7 @@ class ClusterVocabulary:
         return len(self.clusters)
 
     def _add(self, cluster: TreeCluster) -> int:
-        """Add a cluster to the vocabulary, in place.
-
-        Returns:
-            Its label.
-        """
+        """Add a cluster to the vocabulary, in place."""
         self.clusters.append(cluster)
         self._by_invariant[cluster.invariant].append(len(self) - 1)
         return len(self) - 1
@@ -449,9 +405,6 @@ class ClusterVocabulary:
 
         Returns:
             The argument `rows` of the constructor.
-
-        Raises:
-            UserError: if a graph is not connected.
         """
         vocabulary = cls([], weights, sums)
         for start in range(0, len(graphs), CHUNK):

@@ -126,19 +126,7 @@ class PixelMixture:
         return torch.logsumexp(total, 1)
 
     def _log_cell(self, value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Return the log-probability of a channel's value in each component of the mixture.
-
-        It is log[F(b) - F(a)] = log F(b) + log F(-a) + log(1 - exp(a - b)), from the lower end a to
-        the upper end b of the value.
-
-        Args:
-            value: Scaled values, (B, 1, H, W).
-            mean: Means of the K components, (B, K, H, W).
-            log_scale: Their log-scales, (B, K, H, W).
-
-        Returns:
-            (B, K, H, W) nats.
-        """
+        """Return the log-probability of a channel's value in each component of the mixture."""
         half = 1 / (self.levels - 1)
         inverse = torch.exp(-log_scale)
         first, last = value < half - 1, value > 1 - half
@@ -149,15 +137,7 @@ class PixelMixture:
         return below.masked_fill(last, 0) + inside.masked_fill(first, 0)
 
     def _mean(self, channel: int, before: Sequence[Tensor]) -> Tensor:
-        """Return the means of a channel in all components, given the channels before it.
-
-        Args:
-            channel: Number of the channel.
-            before: Scaled values of the channels before it, (B, 1, H, W) or (B, K, H, W) each.
-
-        Returns:
-            (B, K, H, W).
-        """
+        """Return the means of a channel in all components, given the channels before it."""
         first = channel * (channel - 1) // 2
         slopes = self.slopes[first : first + channel]
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
@@ -294,15 +274,7 @@ class PixelCNN(ImageModel):
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
 
     def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
-        """Compute the exact log P(x) of images.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-            noise: Without effect, since nothing is drawn.
-
-        Returns:
-            0, for there is no decoder; and log P(x), (B,) nats.
-        """
+        """Compute the exact log P(x) of images."""
         x = self.checked(x)
         values = scaled(x, self.levels, self.dtype)
         # Shifted by a row and by a pixel: no pixel sees itself.
@@ -317,17 +289,7 @@ class PixelCNN(ImageModel):
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw images pixel by pixel.
-
-        Args:
-            count: Number of images.
-            temperature: Divides the logits of the components of a pixel, and multiplies their
-                scales.
-            generator: None, a torch generator, or a list of a numpy generator per image.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
+        """Draw images pixel by pixel."""
         channels, height, width = self.shape
         how = {"generator": generator, "device": self.device, "dtype": torch.float64}
         uniform = draw_uniform((count, 1 + channels, height, width), **how)

@@ -167,46 +167,15 @@ class GraphVAE(StochasticModel):
     dims: dict[str, int]
 
     def _read(self, batch: GraphBatch) -> Any:
-        """Return what the networks take in place of a batch; here the batch itself.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            Anything that `_posteriors` and `_likelihood` of the subclass take as `reading`.
-
-        Raises:
-            ValueError: if the model cannot represent a graph.
-        """
+        """Return what the networks take in place of a batch; here the batch itself."""
         return batch
 
     def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
-        """Return the distributions q(z|x) of the latent vectors of a batch.
-
-        Args:
-            reading: What `_read` returned of a batch.
-
-        Returns:
-            The distribution of each latent vector, by the names of `dims`.
-
-        Raises:
-            NotImplementedError: in this base class.
-        """
+        """Return the distributions q(z|x) of the latent vectors of a batch."""
         raise NotImplementedError
 
     def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
-        """Return the terms of log p(x|z) by name.
-
-        Args:
-            reading: What `_read` returned of a batch.
-            z: Latent vectors, (B, D) each, by the names of `dims`.
-
-        Returns:
-            `{name: Bound}`; `value()` of each is (B,) nats.
-
-        Raises:
-            NotImplementedError: in this base class.
-        """
+        """Return the terms of log p(x|z) by name."""
         raise NotImplementedError
 
     def bounds(
@@ -219,14 +188,6 @@ class GraphVAE(StochasticModel):
             noise: Records the random numbers of z, or repeats recorded ones; None for new ones.
             weight: For training: a number, by which the KL divergence, then computed exactly
                 instead of drawn, is multiplied. None for the bound itself.
-
-        Returns:
-            `{name: Bound}`; `value()` of each is (B,) nats. For each name in `dims` it is log p(z)
-            - log q(z|x), with `weight` its expectation times the weight. The other names are those
-            of the terms of log p(x|z), which the subclass chooses.
-
-        Raises:
-            ValueError: if the model cannot represent a graph.
         """
         reading, latents, z = self._read(batch), {}, {}
         for name, posterior in self._posteriors(reading).items():
@@ -238,31 +199,12 @@ class GraphVAE(StochasticModel):
         return {**latents, **self._likelihood(reading, z)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to the means of q(z|x).
-
-        Args:
-            batch: B graphs.
-            noise: Without effect, since nothing is drawn.
-
-        Returns:
-            `{name: (B, D)}` for the latent vectors in `dims`.
-
-        Raises:
-            ValueError: if the model cannot represent a graph.
-        """
+        """Encode graphs to the means of q(z|x)."""
         posteriors = self._posteriors(self._read(batch))
         return {name: posterior.mean for name, posterior in posteriors.items()}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw latent vectors from the prior, for `from_latents`.
-
-        Args:
-            mask: Real nodes, (B, N) bool; only B is used.
-            generator: None, a torch generator, or a list of one numpy generator per graph.
-
-        Returns:
-            `{name: (B, D)}` for the latent vectors in `dims`.
-        """
+        """Draw latent vectors from the prior, for `from_latents`."""
         dtype = next(self.parameters()).dtype
         options = {"generator": generator, "device": mask.device, "dtype": dtype}
         return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
@@ -347,16 +289,7 @@ class RegularizedVAE(GraphVAE):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Measure from training data the arguments of the constructor that the penalties need.
-
-        Args:
-            graphs: The training graphs.
-            **options: Keyword arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
-
-        Returns:
-            `{"edge_weights": ..., "largest_sums": ..., "edge_ends": ...}`, arguments of the
-            constructor by name.
-        """
+        """Measure from training data the arguments of the constructor that the penalties need."""
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
         edges = graphs.edge_types.astype(int)
@@ -370,16 +303,7 @@ class RegularizedVAE(GraphVAE):
         return {"graph": Gaussian(self.posterior(summed))}
 
     def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode latent vectors to the probabilities of all nodes and edges.
-
-        Args:
-            z: Latent vectors, (B, D).
-            mask: Real nodes, (B, N) bool.
-
-        Returns:
-            Log-probabilities of the node categories, (B, N, T); and those of no edge and of each
-            edge category, for the P pairs of nodes in the order of `all_pairs`, (B, P, 1 + K).
-        """
+        """Decode latent vectors to the probabilities of all nodes and edges."""
         hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
         h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -416,12 +340,6 @@ class RegularizedVAE(GraphVAE):
         nodes, are decoded from latents of the prior. "penalties" is minus `multiplier` times their
         penalties. So the metrics `bits_*` of training are not those of the bound. In evaluation
         mode it is the same as `bounds`.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            `{name: Bound}`; `value()` of each is (B,) nats.
         """
         if not self.training:
             return self.bounds(batch)
@@ -472,18 +390,7 @@ class RegularizedVAE(GraphVAE):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode latents to the most probable graphs.
-
-        Args:
-            latents: `{"graph": (B, D)}`.
-            mask: Real nodes, (B, N) bool.
-            temperature: Factor of the latents, below 1 for latents nearer to the mean of the prior.
-            generator: Ignored, since nothing is drawn.
-
-        Returns:
-            B graphs, with the most probable category of each node and pair. They may break the
-            rules.
-        """
+        """Decode latents to the most probable graphs."""
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
         return GraphBatch(nodes.argmax(-1), bonds, mask).clear_padding()

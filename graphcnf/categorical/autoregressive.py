@@ -243,12 +243,7 @@ class AutoregressiveNetwork(nn.Module):
         return masked(log_p, context.mask)
 
     def _all_steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield a step for each variable of known categories: those of `steps`, and all after them.
-
-        Args:
-            x: Categories, (B, N, V) long.
-            context: Context with a mask (B, N).
-        """
+        """Yield a step for each variable of known categories."""
         for first in self.steps(x, context):
             step: Step | None = first
             while step is not None:
@@ -331,17 +326,7 @@ class AutoregressiveNetwork(nn.Module):
         return self._draw(u, context, intervals), intervals
 
     def _draw(self, u: Tensor, context: Context, intervals: Intervals | None = None) -> Tensor:
-        """Draw the categories of all rows of a batch.
-
-        Args:
-            u: Numbers in (0, 1), (B, N, V) float64.
-            context: Mask (B, N) and temperature.
-            intervals: Into these, those of the categories are written. None to correct categories
-                by `settle` instead.
-
-        Returns:
-            Categories, (B, N, V) long; 0 where masked or omitted.
-        """
+        """Draw the categories of all rows of a batch."""
         x = torch.zeros_like(u, dtype=torch.long)
         drawing = self.start(context)
         while (first := drawing.step()) is not None:

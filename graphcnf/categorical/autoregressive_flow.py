@@ -84,9 +84,6 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
             z: Latents, (B, N, V).
             context: Its mask is (B, N). It may be (B, N, V), if the masked variables of a real
                 position are ones that the network omits.
-
-        Returns:
-            Base latents (B, N, V), 0 where masked, and the log-det, (B,) nats.
         """
         context = with_mask(z, context)
         z = masked(z, context.mask)
@@ -97,16 +94,7 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
-        """Map base latents to latents of `IntervalEncoding`, step by step and without gradients.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Its mask is (B, N) or (B, N, V), as in `forward`. A temperature below 1
-                sharpens the conditional probabilities.
-
-        Returns:
-            Latents (B, N, V), 0 where masked, and the log-det of this map, (B,) nats.
-        """
+        """Map base latents to latents of `IntervalEncoding`, step by step and without gradients."""
         context = with_mask(z, context)
         z = masked(z, context.mask)
         u = torch.sigmoid(z.double())
@@ -124,19 +112,7 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
 def _map_intervals(
     z: Tensor, source: Intervals, target: Intervals, mask: Tensor, margin: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Map sigmoid(z) linearly from one interval to another.
-
-    Args:
-        z: Latents, (B, N, V).
-        source: Intervals that hold sigmoid(z).
-        target: Intervals to map them to.
-        mask: Real entries, (B, N, V) bool.
-        margin: Share of a source interval that is kept free at either end.
-
-    Returns:
-        Latents (B, N, V) whose sigmoid lies in `target`, 0 where masked, and the log-det of the map
-        from latents to latents, (B,) nats.
-    """
+    """Map sigmoid(z) linearly from one interval to another."""
     u = torch.sigmoid(z.double())
     share = ((u - source.lower) / source.log_width.exp()).clamp(margin, 1 - margin)
     moved = target.lower + target.log_width.double().exp() * share
@@ -180,18 +156,7 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
         return self.transform.network
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Return log p(x) of the network, in the form of a bound that is exact.
-
-        Args:
-            x: Categories, (B, N, V), or (B, N) if the flow was built with `single`; integers.
-            context: Mask and other inputs of the network.
-
-        Returns:
-            A bound whose `value()` is log p(x), (B,) nats.
-
-        Raises:
-            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
-        """
+        """Return log p(x) of the network, in the form of a bound that is exact."""
         self.encoding.check(x, context.mask)
         x = x.long()
         if self.encoding.single:
@@ -204,18 +169,6 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
 
         The coupling is not inverted: `AutoregressiveNetwork.draw` finds the categories whose
         intervals contain sigmoid(z) directly, and applies its `settle`.
-
-        Args:
-            z: Base latents, (B, N, V).
-            context: Mask (B, N), and a temperature, which below 1 sharpens the conditional
-                probabilities.
-            sample: Without effect, since p(x|z) is 0 or 1.
-
-        Returns:
-            Categories (B, N, V) long, (B, N) for a single variable; 0 where masked.
-
-        Raises:
-            UserError: if the temperature is out of range.
         """
         check_temperature(context.temperature)
         context = with_mask(z, context)

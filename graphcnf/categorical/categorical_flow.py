@@ -130,19 +130,7 @@ class CategoricalFlow(nn.Module):
         self.base = StandardLogistic()
 
     def _draw_latents(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
-        """Draw latents of categories once, and apply the flow to them.
-
-        Args:
-            x: Categories, (B, L) or (B, L, V), integers.
-            context: Mask and other inputs of encoding and flow.
-
-        Returns:
-            The draw of the encoder, the base latents (B, L, D), and the log term of the flow, (B,)
-            nats.
-
-        Raises:
-            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
-        """
+        """Draw latents of categories once, and apply the flow to them."""
         self.encoding.check(x, context.mask)
         encoded = self.encoding.encode(x.long(), context)
         return encoded, *self.transform(encoded.z, context)
@@ -158,9 +146,6 @@ class CategoricalFlow(nn.Module):
         Returns:
             The terms. `Bound.value()`, (B,) nats, is one draw of the bound; its mean over draws is
             at most log p(x).
-
-        Raises:
-            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
         """
         encoded, base_latents, log_term = self._draw_latents(x, context)
         return Bound.of(self.base.log_prob(base_latents, context.mask) + log_term, encoded)
@@ -179,10 +164,6 @@ class CategoricalFlow(nn.Module):
 
         Returns:
             A lower bound on log p(x) in expectation, (B,) nats.
-
-        Raises:
-            ValueError: if `samples` is not positive, a category is out of range, or a row has no
-                real position, see `Encoding.check` and `check_rows`.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -203,11 +184,6 @@ class CategoricalFlow(nn.Module):
 
         Returns:
             Base latents, (B, L, D).
-
-        Raises:
-            ValueError: if categories or mask have a wrong shape, type or value (`Encoding.check`).
-            UserError: if the weights are in half precision, in which latents would not decode to
-                the same categories.
         """
         refuse_half(self)
         return self._draw_latents(x, context)[1]
@@ -225,9 +201,6 @@ class CategoricalFlow(nn.Module):
 
         Returns:
             Categories (B, L) or (B, L, V) long; 0 where masked.
-
-        Raises:
-            UserError: if the temperature is out of range.
         """
         check_temperature(context.temperature)
         if not self.transform.tempers:
@@ -255,11 +228,6 @@ class CategoricalFlow(nn.Module):
 
         Returns:
             Categories (count, L) or (count, L, V) long; 0 where masked.
-
-        Raises:
-            ValueError: if length and mask are both missing, the mask does not have `count` rows, or
-                a row has no real position.
-            UserError: if the temperature is out of range.
         """
         mask = context.mask
         positions = mask
@@ -290,10 +258,6 @@ def check_rows(mask: Tensor | None) -> None:
 
     Args:
         mask: (B, L) or (B, L, V) bool, True where real. None, for no mask, passes.
-
-    Raises:
-        ValueError: if a row has no real position, or the mask is no bool tensor of two or three
-            axes.
     """
     if mask is None:
         return

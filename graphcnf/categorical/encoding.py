@@ -113,10 +113,6 @@ class Encoding(Transform):
             x: Categories, (B, L) or (B, L, V); arbitrary where masked.
             mask: True at real positions, (B, L) bool, or at real variables, of the shape of `x`;
                 None if all are real.
-
-        Raises:
-            ValueError: if `x` is no integer tensor of this shape, has a category out of range or no
-                position, or if `mask` is not bool or of another shape.
         """
         if not isinstance(x, Tensor):
             raise ValueError(f"categories must be a torch tensor, got {type_of(x)}")
@@ -171,15 +167,7 @@ class Encoding(Transform):
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
-        """Draw latents of categories, with the log term as every `Transform` returns it.
-
-        Args:
-            x: Categories, (B, L) or (B, L, V) long.
-            context: Its `mask` says which are real; its tape `noise` can repeat the draw.
-
-        Returns:
-            Latents z (B, L, D), 0 where masked, and log p(x|z) - log q(z|x), (B,) nats.
-        """
+        """Draw latents of categories, with the log term as every `Transform` returns it."""
         encoded = self.encode(x, context)
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
@@ -247,9 +235,6 @@ class IntervalEncoding(Encoding):
     Args:
         cardinalities: Number of categories of each of the V variables at a position, x (B, L, V),
             or an int for a single variable, x (B, L).
-
-    Raises:
-        ValueError: if a variable has no category, or there is no variable.
 
     Examples:
         >>> encoding = IntervalEncoding(4)

@@ -111,9 +111,6 @@ class MixtureEncoding(Encoding):
         spacing: Step of the grid of these means, along the coordinate where it is smallest.
         shift: Parameter that moves the means, (K, D), see `mean`.
         growth: Parameter that changes the scales, (K, D), see `log_scale`.
-
-    Raises:
-        ValueError: if there is no latent, or `separation` is not above 0.
     """
 
     cardinalities: int
@@ -283,9 +280,6 @@ class LinearFlowEncoding(MixtureEncoding):
         latent_dim: Latents D of a position.
         flows: Number of parts of the flow.
         **options: Further arguments of `MixtureEncoding`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, categories: int, latent_dim: int, *, flows: int = 4, **options):
@@ -310,15 +304,7 @@ class LinearFlowEncoding(MixtureEncoding):
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
-        """Map noise by the flow of its category: u = g_x(e).
-
-        Args:
-            e: Standard logistic noise, (M, D).
-            x: Categories, (M,) long.
-
-        Returns:
-            u, (M, D), and log|det dg_x/de|, (M,) nats.
-        """
+        """Map noise by the flow of its category: u = g_x(e)."""
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
@@ -331,9 +317,6 @@ class VariationalEncoding(LinearFlowEncoding):
     Each part of the flow ends in a mixture-of-logistics coupling. A network stands for p(x|z)
     instead of Bayes' rule (`LearnedPosterior`), so that the densities of categories may overlap,
     and the bound on log p(x) is not exact. The arguments are those of `LinearFlowEncoding`.
-
-    Raises:
-        UserError: if there are fewer than two latents, which a coupling could not split.
     """
 
     def start_posterior(self, means, scale):
@@ -345,16 +328,7 @@ class VariationalEncoding(LinearFlowEncoding):
         return self.decoder(z.to(self.start.dtype))
 
     def steps(self, number):
-        """Build one part of the flow g_x.
-
-        Args:
-            number: Number of the part, from 0. Odd and even parts transform different halves of the
-                latents.
-
-        Returns:
-            An affine map conditioned on x, a linear map of the D latents (those of
-            `LinearFlowEncoding.steps`), and a mixture-of-logistics coupling conditioned on x.
-        """
+        """Build one part of the flow g_x."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * MIXTURES + 2) * (self.latent_dim - fixed)
         network = Conditioner(
@@ -600,10 +574,6 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
 
     Returns:
         The untrained encoding. Its attribute `latent_dim` is the number of latents of a position.
-
-    Raises:
-        UserError: if there is no encoding `name`, an argument is out of range, or the encoding does
-            not have it.
 
     Examples:
         >>> make_encoding("argmax", 5).latent_dim

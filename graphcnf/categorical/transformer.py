@@ -66,9 +66,6 @@ class Block(nn.Module):
         dropout: Share of the channels of the update that training leaves out.
         multi_query: True for one head of keys and values, which all heads of queries share (Shazeer
             2019, arXiv 1911.02150): a smaller cache, and faster drawing.
-
-    Raises:
-        ValueError: if `heads` does not divide `width`, or `dropout` is not in [0, 1).
     """
 
     def __init__(

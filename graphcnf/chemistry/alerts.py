@@ -125,15 +125,7 @@ def _counts(smiles: str) -> Counter[tuple[str, str]]:
 
 
 def _reactive(molecule: Chem.Mol, given: Given) -> str:
-    """Return the name of a reactive group of a molecule that is not given; "" if there is none.
-
-    Groups whose atoms all lie in one match of the given fragment do not count. The remaining groups
-    do not count either if one given molecule has them all, and as many of each.
-
-    Args:
-        molecule: A sanitized molecule.
-        given: What the user gave.
-    """
+    """Return the name of a reactive group of a molecule that is not given; "" if there is none."""
     groups = reactive_groups(molecule)
     if not groups:
         return ""
@@ -157,9 +149,6 @@ def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
 
     Returns:
         `{name of the alert: indices of the atoms of all its matches, ascending}`.
-
-    Raises:
-        UserError: There is no such catalogue.
     """
     found: dict[str, set[int]] = {}
     if catalogue == REACTIVE:
@@ -182,9 +171,6 @@ def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
     Returns:
         A function of a sanitized molecule and of what the user gave (`Given`, which only "reactive"
         regards). It returns the name of one alert, "" if the molecule has none.
-
-    Raises:
-        UserError: There is no such catalogue, or medchem is not installed.
     """
     if catalogue == REACTIVE:
         return _reactive
@@ -199,14 +185,7 @@ def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
 
 @cache
 def _catalog(name: str) -> FilterCatalog:
-    """Return a catalogue of RDKit or medchem.
-
-    Args:
-        name: Its name, such as "pains".
-
-    Raises:
-        UserError: if there is none of this name, or medchem is not installed.
-    """
+    """Return a catalogue of RDKit or medchem."""
     if name in ALERTS:
         known: Any = FilterCatalogParams.FilterCatalogs
         return FilterCatalog(FilterCatalogParams(getattr(known, name.upper())))
@@ -230,9 +209,6 @@ def with_default(alerts: str | Sequence[str] | None) -> tuple[str, ...]:
 
     Returns:
         The names, "reactive" first: `"pains" -> ("reactive", "pains")`, `"none" -> ()`.
-
-    Raises:
-        UserError: "none" is named with others.
     """
     names = (alerts,) if isinstance(alerts, str) else tuple(alerts or ())
     if NONE in names and len(set(names)) > 1:

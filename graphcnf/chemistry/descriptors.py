@@ -116,11 +116,7 @@ def sa(mol: Chem.Mol) -> float:
 
 @cache
 def _sa_score() -> Callable[[Chem.Mol], float]:
-    """Load the function that computes the synthetic accessibility score from RDKit's Contrib.
-
-    Raises:
-        Unavailable: This build of RDKit has no Contrib folder.
-    """
+    """Load the function that computes the synthetic accessibility score from RDKit's Contrib."""
     from rdkit import RDConfig
 
     path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")

@@ -53,7 +53,6 @@ def draw_grid(
 
     Raises:
         UnparsableSmiles: A SMILES cannot be read.
-        UserError: The file cannot be written.
     """
     columns = min(COLUMNS, len(molecules))
     rows = -(-len(molecules) // columns)

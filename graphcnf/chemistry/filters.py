@@ -93,9 +93,6 @@ class Filters:
             sanitized molecules to predicted values}`, such as the surrogates of measured columns
             (`graphcnf.chemistry.surrogate.surrogates_of`).
 
-    Raises:
-        UserError: A filter cannot be read, or no molecule can pass.
-
     Examples:
         >>> filters = Filters(require=["qed > 0.6"], exclude=["[N+](=O)[O-]"], alerts=["pains"])
         >>> filters.refusal(Chem.MolFromSmiles("CCO"))
@@ -142,9 +139,6 @@ class Filters:
             0.6", "similarity >= 0.5" and "no pains alert". A function takes a sanitized molecule
             and what the user gave (`Given`). It returns "" if the molecule passes, else the name.
             For a catalogue, ": " and the name of the alert follow.
-
-        Raises:
-            UserError: A filter cannot be read, or no molecule can pass.
         """
         requirements = [Requirement.parse(text) for text in self.require]
         for wanted in requirements:
@@ -177,9 +171,6 @@ class Filters:
 
         Returns:
             A copy of these filters with the added catalogues before their own.
-
-        Raises:
-            UserError: There is no such catalogue, or "none" is named with others.
         """
         return replace(self, alerts=tuple(dict.fromkeys((*with_default(alerts), *self.alerts))))
 
@@ -188,9 +179,6 @@ class Filters:
 
         Args:
             largest: Largest number of heavy atoms of the molecules, such as that of a model.
-
-        Raises:
-            UserError: The comparisons in `require` exclude all sizes up to this one.
         """
         requirements = [Requirement.parse(text) for text in self.require]
         check_possible(requirements, {**RANGES, "atoms": (1, largest)})
@@ -233,17 +221,7 @@ class Filters:
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Check the names of filters, of which one may stand without a list.
-
-    Args:
-        given: A text, or several.
-
-    Returns:
-        The texts, one or more.
-
-    Raises:
-        UserError: if one of them is no text.
-    """
+    """Check the names of filters, of which one may stand without a list."""
     several = (given,) if isinstance(given, str) else tuple(given)
     if wrong := [one for one in several if not isinstance(one, str)]:
         raise UserError(f"a filter is text, got {wrong[0]!r}")
@@ -415,40 +393,18 @@ class Funnel:
 
 
 def _named(name: str, passes: Callable[[Chem.Mol], bool]) -> Check:
-    """Return the check of a filter.
-
-    Args:
-        name: Its name.
-        passes: Function that returns True for a molecule that passes.
-    """
+    """Return the check of a filter."""
     return lambda mol, _: "" if passes(mol) else name
 
 
 def _contains(text: str, wanted: bool) -> Callable[[Chem.Mol], bool]:
-    """Return the test that a molecule contains a SMARTS pattern, or does not.
-
-    Args:
-        text: The SMARTS.
-        wanted: True if molecules that contain the pattern pass, False if the others do.
-
-    Raises:
-        UserError: RDKit cannot read the SMARTS.
-    """
+    """Return the test that a molecule contains a SMARTS pattern, or does not."""
     pattern = parse_smarts(text)
     return lambda mol: mol.HasSubstructMatch(pattern) == wanted
 
 
 def _is_near(molecules: Sequence[str], value: float, least: bool) -> Callable[[Chem.Mol], bool]:
-    """Return the test of the Tanimoto similarity (ECFP4) to the nearest of some molecules.
-
-    Args:
-        molecules: SMILES of the molecules.
-        value: Bound on the similarity.
-        least: True if it is the lowest similarity that passes, False for the highest.
-
-    Raises:
-        UserError: The bound is not in [0, 1], there are no molecules, or one cannot be read.
-    """
+    """Return the test of the Tanimoto similarity (ECFP4) to the nearest of some molecules."""
     if not 0 <= value <= 1:
         raise UserError(f"a Tanimoto similarity lies between 0 and 1, got {value:g}")
     if not molecules:
@@ -469,11 +425,7 @@ def _is_near(molecules: Sequence[str], value: float, least: bool) -> Callable[[C
 
 
 def _without_alerts(name: str) -> Check:
-    """Return the check that a molecule matches no structural alert of a catalogue.
-
-    Raises:
-        UserError: There is no such catalogue.
-    """
+    """Return the check that a molecule matches no structural alert of a catalogue."""
     find = alert_finder(name)
 
     def check(mol: Chem.Mol, given: Given) -> str:
@@ -500,10 +452,6 @@ def passing(
     Returns:
         (graphs, smiles): the n graphs, and the n canonical SMILES, with stereo marks where `draw`
         draws them.
-
-    Raises:
-        UserError: No new molecule has passed in 10,000 records in a row (`PATIENCE`), or in 10
-            times as many (`PATIENCE_FACTOR`) if the filters refuse more than half.
     """
     funnel = Funnel(filters, PATIENCE)
 

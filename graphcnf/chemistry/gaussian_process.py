@@ -167,27 +167,14 @@ class GaussianProcess:
 
 
 def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the `features` of M molecules as float32 arrays.
-
-    Returns:
-        Fingerprints of circular environments, (M, 1024), and of atom pairs, (M, 1024), and the
-        descriptors, (M, 18).
-    """
+    """Return the `features` of M molecules as float32 arrays."""
     packed, descriptors = zip(*map(features, smiles), strict=True)
     bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
     return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
 
 def _kernels(left, right) -> list[np.ndarray]:
-    """Return the three kernel matrices between two sets of molecules, in the order of `MIXTURES`.
-
-    Args:
-        left: Features of M molecules, as `_arrays` returns them.
-        right: Features of N molecules, as `_arrays` returns them.
-
-    Returns:
-        Three matrices (M, N): both fingerprints' Tanimoto kernels, and the Gaussian one.
-    """
+    """Return three kernel matrices between two sets of molecules, as `MIXTURES` lists them."""
     parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
     squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
     distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
@@ -195,33 +182,12 @@ def _kernels(left, right) -> list[np.ndarray]:
 
 
 def _mixed(kernels, weights) -> np.ndarray:
-    """Return the weighted mean of kernel matrices.
-
-    Args:
-        kernels: K matrices of one shape (M, N).
-        weights: Weight of each, (K,), which need not sum to one.
-
-    Returns:
-        (M, N).
-    """
+    """Return the weighted mean of kernel matrices."""
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 
 def _fit(kernels, y, weights, noise):
-    """Fit a Gaussian process with a mixture of kernels.
-
-    Args:
-        kernels: Kernel matrices (N, N).
-        y: Known values, scaled to mean 0 and variance 1, (N,).
-        weights: Weights of the kernels.
-        noise: Variance of the noise.
-
-    Returns:
-        (evidence, factor, dual, variance): logarithm of the evidence without a constant; lower
-        Cholesky factor of the mixed kernel plus the noise, (N, N); dual coefficients (N,), whose
-        product with the kernel between a molecule and the known ones is its expected value; and the
-        maximum-likelihood variance by which the kernel is multiplied.
-    """
+    """Fit a Gaussian process with a mixture of kernels."""
     from scipy.linalg import cho_factor, cho_solve
 
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))

@@ -120,9 +120,6 @@ def write_page(
             among these; None not to show it.
         highlights: For each row the indices of the atoms to highlight, counted from 0 in the order
             of the SMILES; None to highlight no atoms.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     smiles = [row["smiles"] for row in rows]
     scores = [row["score"] for row in rows] if rows and "score" in rows[0] else None
@@ -289,16 +286,7 @@ def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) ->
 
 
 def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the rows of the table of alerts.
-
-    Args:
-        shown: The molecules.
-        found: Their review.
-
-    Returns:
-        Dicts of the texts "name", "catalogue", "count" and "share" (of the molecules). The first 8
-        (`EXAMPLES`) also have an "example": a `Shown` with the alert's atoms highlighted.
-    """
+    """Return the rows of the table of alerts."""
     rows: list[dict[str, Any]] = []
     for alert in found.alerts:
         name, first = _plain(alert.name), alert.molecules[0]
@@ -317,18 +305,7 @@ def _alerts(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
-    """Return the best molecules of the first clusters, each with the nearest known molecule.
-
-    There are at most 12 pairs (`PAIRS`).
-
-    Args:
-        shown: The molecules.
-        found: Their review.
-
-    Returns:
-        Dicts of the "similarity", a text, and of the molecules "found" and "known", `Shown` each.
-        [] if no molecules are known.
-    """
+    """Return the best molecules of the first clusters, each with the nearest known molecule."""
     if not found.nearest:
         return []
     pairs = []
@@ -341,13 +318,7 @@ def _pairs(shown: Sequence[Shown], found: Review) -> list[dict[str, Any]]:
 
 
 def _with_faults(one: Shown, found: Review, number: int) -> Shown:
-    """Return a molecule with its alerts highlighted in the drawing and named in the note.
-
-    Args:
-        one: The molecule.
-        found: The review of all molecules.
-        number: Number of the molecule in the review, from 0.
-    """
+    """Return a molecule with its alerts highlighted in the drawing and named in the note."""
     alerts = found.alerted[number]
     atoms = sorted({atom for atoms in alerts.values() for atom in atoms})
     faults = [_plain(name) for name in alerts]
@@ -359,15 +330,7 @@ def _with_faults(one: Shown, found: Review, number: int) -> Shown:
 
 
 def _with_review(one: Shown, found: Review, number: int) -> Shown:
-    """Return a molecule with further values for its row of the table.
-
-    They are its cluster, its alerts and, if molecules are known, its similarity to the nearest one.
-
-    Args:
-        one: The molecule.
-        found: The review of all molecules.
-        number: Number of the molecule in the review, from 0.
-    """
+    """Return a molecule with further values for its row of the table."""
     cluster = next(k for k, members in enumerate(found.clusters, 1) if number in members)
     alerts = ", ".join(map(_plain, found.alerted[number]))
     more = [("cluster", str(cluster)), ("alerts", alerts)]

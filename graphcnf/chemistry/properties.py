@@ -91,9 +91,6 @@ def parse_names(text: str) -> tuple[str, ...]:
 
     Returns:
         The names in their order, each once: ("qed", "sa").
-
-    Raises:
-        UserError: There is no such property, or this build of RDKit cannot compute it.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
@@ -149,15 +146,7 @@ def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "")
 
 
 def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
-    """Return properties of molecules as `property_table` does, computed in this process.
-
-    Args:
-        names: Names of P properties.
-        smiles: M valid SMILES.
-
-    Returns:
-        (M, P) float64.
-    """
+    """Return properties of molecules as `property_table` does, computed in this process."""
     with quiet():
         rows = [[*properties_of(Chem.MolFromSmiles(s), names).values()] for s in smiles]
     return np.array(rows, dtype=np.float64).reshape(-1, len(names))
@@ -194,10 +183,6 @@ class Requirement:
 
         Args:
             text: The comparison, such as "qed > 0.6" or "200 <= weight < 500".
-
-        Raises:
-            UserError: The text is no such comparison, names no property, or no value of a property
-                meets it.
         """
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
@@ -220,10 +205,6 @@ class Requirement:
 
         Args:
             predictors: Functions that predict properties which cannot be computed, by name.
-
-        Raises:
-            UserError: A name is neither in `PROPERTIES` nor in `predictors`, or this build of RDKit
-                cannot compute the property.
         """
         for name in self.names:
             if name in predictors:
@@ -265,12 +246,7 @@ class Requirement:
 
 
 def _holds(pair: tuple, values: Mapping[str, float]) -> bool:
-    """Return True if a comparison (left side, operator, right side) holds.
-
-    Args:
-        pair: The comparison; its sides are numbers or names of properties.
-        values: Values of the properties by name.
-    """
+    """Return True if a comparison (left side, operator, right side) holds."""
     left, sign, right = pair
     sides = (values[side] if isinstance(side, str) else side for side in (left, right))
     return _OPERATORS[sign](*sides)
@@ -290,10 +266,6 @@ def check_possible(
         requirements: Comparisons that are all to hold.
         ranges: `{property: (lowest, highest possible value)}`; properties without an entry may have
             any value.
-
-    Raises:
-        UserError: No value of a property in its range meets all comparisons, or a comparison of two
-            numbers, as in `0.7 < 0.6 < qed`, is false.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -314,15 +286,7 @@ def check_possible(
 
 
 def _span(low: float, high: float) -> str:
-    """Write the range of a property for a message.
-
-    Args:
-        low: Lowest value, -inf for none.
-        high: Highest value, inf for none.
-
-    Returns:
-        Text such as " from 0 to 1" or " from 0 on"; "" if there is no lowest value.
-    """
+    """Write the range of a property for a message."""
     if not math.isfinite(low):
         return ""
     return f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
@@ -363,9 +327,6 @@ def has_pattern(smarts: str) -> Feature:
 
     Args:
         smarts: SMARTS of the substructure, also the name of the feature.
-
-    Raises:
-        UserError: RDKit cannot read the SMARTS.
     """
     pattern = parse_smarts(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
@@ -387,9 +348,6 @@ def has_property(text: str) -> Feature:
     Args:
         text: A property, such as "logp", whose value is the feature; or a comparison, such as
             "qed>=0.6", for the feature 1.0 where it holds and 0.0 elsewhere.
-
-    Raises:
-        UserError: The text is neither, or the property cannot be computed.
     """
     name = text.strip()
     if not set(name) & set("<>=!,"):
@@ -413,9 +371,6 @@ def conditions_of(
         For each condition of the model the target value, None for a property without one, such as
         (None, 2.5) for a model of QED and logP. `MoleculeFlow.draw_records` takes this as
         `targets`. None in place of the tuple if `properties` is empty.
-
-    Raises:
-        UserError: The model was not trained with a property, or a value is not possible.
     """
     if not isinstance(properties, Mapping):
         raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')

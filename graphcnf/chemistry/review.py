@@ -183,15 +183,7 @@ def clusters_of(smiles: Sequence[str]) -> list[int]:
 
 
 def _members(smiles: Sequence[str], quality: np.ndarray) -> list[list[int]]:
-    """Divide molecules into clusters, as in `Review.clusters`.
-
-    Args:
-        smiles: SMILES of M molecules.
-        quality: Quality of each, (M,); the higher, the better.
-
-    Returns:
-        For each cluster the numbers of its molecules, the best one first.
-    """
+    """Divide molecules into clusters, as in `Review.clusters`."""
     order = np.argsort(-quality, kind="stable").tolist()
     found: dict[int, list[int]] = {}
     for molecule, cluster in zip(order, clusters_of([smiles[k] for k in order]), strict=True):
@@ -200,15 +192,7 @@ def _members(smiles: Sequence[str], quality: np.ndarray) -> list[list[int]]:
 
 
 def _nearest(prints: Sequence[Any], known: Sequence[str]) -> list[Neighbour]:
-    """Find the known molecule nearest to each molecule.
-
-    Args:
-        prints: ECFP4 fingerprints of the molecules.
-        known: SMILES of the known molecules; unreadable ones are left out.
-
-    Returns:
-        The nearest one of each molecule; [] without known molecules.
-    """
+    """Find the known molecule nearest to each molecule."""
     smiles, others = [], []
     with quiet():
         for text in known:

@@ -85,10 +85,6 @@ def score(
           missing without a percentile;
         - `reason`: why the model cannot represent the molecule, or None; with `standardize` also
           which atoms were cut off.
-
-    Raises:
-        UserError: `orders` is out of range, or the model comes from a version of the package that
-            numbered atoms differently.
     """
     molecules = codec.list_molecules(molecules)
     if workers is None and (len(molecules) <= 4 * CHUNK or flow.model.device.type != "cpu"):
@@ -103,14 +99,7 @@ def score(
 def _score(
     flow: MoleculeModel, molecules: list, orders: int, states: frozenset[str] | None
 ) -> pd.DataFrame:
-    """Return the table of `score` for some of the molecules, computed in this process.
-
-    Args:
-        flow: The model.
-        molecules: SMILES or RDKit molecules; other objects get a row with a reason.
-        orders: Number of numberings whose probabilities are summed.
-        states: Charge states to which the molecules are standardized, None to leave them.
-    """
+    """Return the table of `score` for some of the molecules, computed in this process."""
     text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
     columns = {"smiles": text}
     refused: dict[int, str] = {}
@@ -158,12 +147,7 @@ def _score(
 
 
 def _impossible(flow: MoleculeModel, graph: PackedGraphs) -> str:
-    """Say why a model gives a graph the probability 0.
-
-    Args:
-        flow: The model.
-        graph: The graph, alone in its set.
-    """
+    """Say why a model gives a graph the probability 0."""
     size = int(graph.node_counts[0])
     if not flow.model.size_prior.probabilities()[size]:
         return f"no training molecule has {counted(size, 'atom')}"
@@ -231,11 +215,7 @@ def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, 
 
 
 def _stored_quantiles(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the likelihood quantiles that the metadata of a model hold; [] if they hold none.
-
-    Raises:
-        UserError: The metadata hold something else under this name.
-    """
+    """Return the likelihood quantiles that the metadata of a model hold; [] if they hold none."""
     groups = metadata.get("likelihood_quantiles", [])
     try:
         _check_quantiles(groups)
@@ -246,14 +226,7 @@ def _stored_quantiles(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_quantiles(groups: list[dict[str, Any]]) -> None:
-    """Raise an error unless groups of likelihood quantiles hold finite numbers in order.
-
-    Args:
-        groups: Quantiles of each group of sizes, as `likelihood_quantiles` returns them.
-
-    Raises:
-        KeyError, OverflowError, TypeError, ValueError: The table has another form or other values.
-    """
+    """Raise an error unless groups of likelihood quantiles hold finite numbers in order."""
     if not isinstance(groups, list):
         raise TypeError
     ascending = [[group["largest"] for group in groups]]

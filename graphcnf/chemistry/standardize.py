@@ -156,14 +156,7 @@ def charge_states_of(flow: MoleculeModel) -> frozenset[str]:
 
 
 def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
-    """Name the groups of a molecule that are not charged as in the data, e.g. "neutral amine".
-
-    Of several bases, one charged base suffices.
-
-    Args:
-        mol: A sanitized molecule.
-        states: Names of the `GROUPS` that are charged in the data.
-    """
+    """Name the groups of a molecule that are not charged as in the data, e.g. "neutral amine"."""
     found = []
     for group in GROUPS:
         if group.name not in states and mol.HasSubstructMatch(group.charged):
@@ -281,15 +274,7 @@ def cut_off(smiles: str, standardized: str) -> str:
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """Charge acids and bases of a molecule in place, and return it.
-
-    Bases are charged from the strongest to the weakest, except those less than 5 bonds (`APART`)
-    from a charged one.
-
-    Args:
-        mol: A sanitized molecule.
-        states: Names of the `GROUPS` to charge.
-    """
+    """Charge acids and bases of a molecule in place, and return it."""
     bonds = Chem.GetDistanceMatrix(mol)
     ranks = list(Chem.CanonicalRankAtoms(mol))
     plain = [a.GetAtomicNum() == 6 and a.GetTotalDegree() == 4 for a in mol.GetAtoms()]

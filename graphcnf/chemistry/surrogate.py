@@ -118,12 +118,7 @@ class Quality(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _fitted(smiles: tuple[str, ...], values: tuple[float, ...]) -> GaussianProcess:
-    """Fit a Gaussian process; the last eight are kept, so that equal surrogates share one.
-
-    Args:
-        smiles: Canonical SMILES of the members.
-        values: Value of each member.
-    """
+    """Fit a Gaussian process; the last eight are kept, so that equal surrogates share one."""
     return GaussianProcess(smiles, np.array(values), NOISES, EVIDENCE_SIZE)
 
 
@@ -140,9 +135,6 @@ class Surrogate:
         values: Measured value of each member, in the unit of the column.
         bound: What a call returns: "mean", the expected value; "lower" or "upper", the expected
             value less or plus one standard deviation.
-
-    Raises:
-        UserError: The bound has another name.
     """
 
     name: str
@@ -184,9 +176,6 @@ class Surrogate:
             column: Name of the column.
             bound: What a call of the surrogate returns: "mean", "lower" or "upper", see
                 `Surrogate`.
-
-        Raises:
-            ValueError: The data set has no such column.
         """
         values = data.targets[:, data.columns.index(column)]
         known = {s: v for s, v in zip(data.smiles, values.tolist(), strict=True) if v == v}
@@ -320,9 +309,6 @@ def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
 
     Returns:
         `{name of the measured column: its surrogate}`; {} for a model without any.
-
-    Raises:
-        UserError: The stored data are damaged.
     """
     found = {}
     for name, stored in dict(model.metadata.get(MEASURED, {})).items():
@@ -402,9 +388,6 @@ def nearest(
     Returns:
         Index into `smiles` of the nearest candidate of each group, the first one on ties, (M,)
         int64.
-
-    Raises:
-        UserError: A property with a target can neither be computed nor predicted.
     """
     surrogates, squares = surrogates_of(model), np.full(len(smiles), math.inf)
     valid = [k for k, text in enumerate(smiles) if text is not None]
@@ -421,20 +404,7 @@ def nearest(
 def _values(
     molecules: Sequence[Chem.Mol], name: str, surrogates: dict[str, Surrogate]
 ) -> np.ndarray:
-    """Compute or predict a property of molecules.
-
-    Args:
-        molecules: M sanitized molecules.
-        name: Name of the property, or of a measured column.
-        surrogates: Surrogates of the model by column. A property that has one is predicted, even if
-            it could be computed.
-
-    Returns:
-        (M,) float64.
-
-    Raises:
-        UserError: The property can neither be computed nor predicted.
-    """
+    """Compute or predict a property of molecules."""
     if name in surrogates:
         return surrogates[name](molecules)
     if name not in PROPERTIES:

@@ -48,11 +48,7 @@ contained = Contained()
 
 
 def _return_to(folder: str) -> None:
-    """Make a folder the working directory; do nothing if it is deleted.
-
-    Args:
-        folder: The folder.
-    """
+    """Make a folder the working directory; do nothing if it is deleted."""
     with suppress(OSError):  # of a folder that is deleted
         os.chdir(folder)
 

@@ -134,12 +134,7 @@ class Cluster:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`.
-
-        Raises:
-            WorkerDied: if inside of the context the scheduler is lost, or several workers died over
-                the same piece of work. Other errors pass.
-        """
+        """Return a context that turns errors of a lost scheduler or worker into `WorkerDied`."""
         from distributed.scheduler import KilledWorker
 
         try:
@@ -154,22 +149,7 @@ class Cluster:
             raise
 
     def _result(self, task: Task) -> Any:
-        """Wait for a task of `_work`, and return what the function returned.
-
-        A note on stderr says, once, that there are no workers, or that workers have other package
-        versions or processors.
-
-        Args:
-            task: The task.
-
-        Returns:
-            The result.
-
-        Raises:
-            WorkerDied: The scheduler died, or several workers over this task.
-            CancelledError: The task was cancelled.
-            Exception: The function raised it.
-        """
+        """Wait for a task of `_work`, and return what the function returned."""
         with self._reached():
             while True:
                 try:
@@ -190,11 +170,7 @@ class Cluster:
         return result_of(reply)
 
     def _note_once(self, text: str) -> None:
-        """Print a note on stderr, unless it has been printed before.
-
-        Args:
-            text: The note.
-        """
+        """Print a note on stderr, unless it has been printed before."""
         if text not in self._noted:
             self._noted.add(text)
             say(f"note: {text}")
@@ -224,7 +200,6 @@ def ordered_map(
         The iterator.
 
     Raises:
-        UserError: A process cannot be started or, while iterating, a thread.
         WorkerDied: While iterating: a process or the scheduler died.
         Exception: While iterating: the function raised it; its traceback is attached as a note. An
             exception that cannot be pickled becomes a `RuntimeError`.
@@ -277,14 +252,7 @@ def _in_order(
     submit: Callable[[Any], Callable[[], Any]],
     most: Callable[[], int],
 ) -> Generator[Any]:
-    """Yield the results of all chunks, in the order of the chunks.
-
-    Args:
-        chunks: The chunks, possibly endless.
-        submit: Called as `submit(chunk)`, it starts a task and returns a function that waits for
-            the task's result.
-        most: Returns how many tasks may be pending at once.
-    """
+    """Yield the results of all chunks, in the order of the chunks."""
     waiting: deque[Callable[[], Any]] = deque()
     for chunk in chunks:
         waiting.append(submit(chunk))
@@ -361,11 +329,7 @@ class Worker:
         self._ending()
 
     def _ending(self) -> str:
-        """Wait for the end of the process, and kill it after 10 seconds (`GRACE`).
-
-        Returns:
-            How it ended, for a message, such as "exit code 1".
-        """
+        """Wait for the end of the process, and kill it after 10 seconds (`GRACE`)."""
         try:
             code = self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -475,15 +439,7 @@ _unpickled = lru_cache(maxsize=2)(pickle.loads)
 
 
 def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
-    """Apply a pickled function to a pickled chunk.
-
-    Args:
-        function: The function, pickled.
-        chunk: The chunk, pickled.
-
-    Returns:
-        True if that succeeded, and the result or else the exception, pickled.
-    """
+    """Apply a pickled function to a pickled chunk."""
     try:
         return True, pickle.dumps(_unpickled(function)(pickle.loads(chunk)))
     except Exception as error:
@@ -497,15 +453,7 @@ def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
 
 
 def _plugin(name: str, message: bytes) -> Any:
-    """Return the plugin by which every Dask worker receives a function when it joins.
-
-    Args:
-        name: Name of the function in `_functions` of the worker.
-        message: The function, pickled.
-
-    Returns:
-        A `WorkerPlugin` of Dask.
-    """
+    """Return the plugin by which every Dask worker receives a function when it joins."""
     from distributed import WorkerPlugin
 
     class Message(WorkerPlugin):
@@ -526,15 +474,7 @@ def _plugin(name: str, message: bytes) -> Any:
 
 
 def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
-    """Apply a function that a Dask worker has received to a chunk.
-
-    Args:
-        name: Name of the function in `_functions`.
-        chunk: The chunk, pickled.
-
-    Returns:
-        JSON of the worker's `environment`, and the reply as `_answer` returns it.
-    """
+    """Apply a function that a Dask worker has received to a chunk."""
     with _LOCK:  # torch's number of threads is a setting of the whole process
         return json.dumps(environment()), _answer(_functions[name], chunk)
 
@@ -545,9 +485,6 @@ def check_cluster(cluster: str) -> None:
     Args:
         cluster: "local" for processes of this machine, the address of a scheduler (tcp://host:8786,
             tls://host:8786), or the .json file that a scheduler has written.
-
-    Raises:
-        UserError: It is misspelt, the file is missing, or Dask is not installed.
     """
     if cluster != "local" and not _ADDRESS.fullmatch(cluster):
         if not cluster.lower().endswith(".json"):
@@ -577,10 +514,6 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
     Yields:
         The value for the argument `workers` of `parallel_map` and the like: a `Cluster`; without a
         cluster the given `workers`, unchanged.
-
-    Raises:
-        UserError: The name of the cluster is misspelt, Dask is not installed, or the scheduler
-            cannot be reached.
     """
     if cluster is None:
         yield workers
@@ -627,10 +560,7 @@ def open_workers(cluster: str | None, workers: int | None = None) -> Iterator[Wo
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Return a context in which new threads and processes start with SIGINT blocked.
-
-    They ignore Ctrl-C; this thread handles it, and ends them.
-    """
+    """Return a context in which new threads and processes start with SIGINT blocked."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

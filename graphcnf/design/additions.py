@@ -43,9 +43,6 @@ class AddedLimits:
         atoms: New heavy atoms.
         rings: New rings.
         rotatable: New bonds that are rotatable.
-
-    Raises:
-        UserError: A limit is not two integers from 0 on in ascending order.
     """
 
     atoms: Range | None = None

@@ -53,16 +53,7 @@ class MissingOnPaths:
         self.after_placed = self._sums(self.free_state, progress.free[:, None]).above()
 
     def _sums(self, state: Tensor, free: Tensor) -> Sums:
-        """Look up in `MissingEdges` what free nodes in some states need.
-
-        Args:
-            state: The states, long, of any shape.
-            free: Number F of free nodes to come, of a shape that can be broadcast to that of the
-                states.
-
-        Returns:
-            Fields of the shape of the states, one entry for each node.
-        """
+        """Look up in `MissingEdges` what free nodes in some states need."""
         m = self.missing
         known = free.clamp(0, len(m.least_entries) - 1)
         return Sums(
@@ -75,20 +66,7 @@ class MissingOnPaths:
     def _enough(
         self, row: Tensor, sums: Sums, free: Tensor, entries: Tensor, filled: Tensor | int = 0
     ) -> Tensor:
-        """Return whether free nodes and entries to come can still complete all free nodes.
-
-        These are the three conditions at the beginning of this module.
-
-        Args:
-            row: Index of the particles, (R,) long.
-            sums: Sums over all free nodes of the path, (R, ...).
-            free: Number F of free nodes after the next node, (R,) long.
-            entries: Number A of entries after the next node, (R,) long.
-            filled: How many attachments to free nodes the node fills, (R,) long.
-
-        Returns:
-            Of the shape of the sums, bool.
-        """
+        """Return whether free nodes and entries to come can still complete all free nodes."""
         attachable = self.progress.attachable(row, filled)
         more = (slice(None), *[None] * (sums.least.dim() - 1))
         free, entries, attachable = free[more], entries[more], attachable[more]
@@ -137,14 +115,7 @@ class MissingOnPaths:
         return self.progress.attachments_at[row, level] > 0
 
     def _may_close(self, row: Tensor, level: Tensor, own: Tensor, category: Tensor) -> Tensor:
-        """Return whether new nodes can have a closure to a node above their parents, (R,) bool.
-
-        Args:
-            row: Index of the particles, (R,) long.
-            level: Level of the parents, (R,) long.
-            own: State of the new nodes, (R,) long.
-            category: Their categories, (R,) long.
-        """
+        """Return whether new nodes can have a closure to a node above their parents, (R,) bool."""
         m, progress = self.missing, self.progress
         number = torch.arange(self.state.shape[1], device=row.device)
         state = self.state[row]
@@ -255,12 +226,7 @@ class MissingOnPaths:
         return takes | (previous[-1] == 0)[:, None]
 
     def _may_end(self, level: Tensor, previous: list[Tensor]) -> Tensor:
-        """Return whether free nodes may have no further closure, (P,) bool.
-
-        Args:
-            level: Levels of their parents, -1 for a first node, (P,) long.
-            previous: Values of their variables so far, (P,) long each.
-        """
+        """Return whether free nodes may have no further closure, (P,) bool."""
         after = self.missing.states.after
         every = torch.arange(len(level), device=level.device)
         state = self.free_state.clone()
@@ -281,10 +247,7 @@ class MissingOnPaths:
         return self._enough(every, sums, free, self.entries, filled)
 
     def _backtracks(self, cardinality: int) -> Tensor:
-        """Return which backtracks of free nodes are possible, (P, cardinality) bool.
-
-        Those after which a fragment node can come are possible as well.
-        """
+        """Return which backtracks of free nodes are possible, (P, cardinality) bool."""
         progress = self.progress
         depth = progress.depth[:, None]
         value = torch.arange(cardinality, device=depth.device)

@@ -101,9 +101,6 @@ class Origin:
         similar_ones: Number of these `others` that were similar enough.
         highest: Largest similarity among these `others`. It stays 0 if `similar` is 0, since no
             similarity is computed then.
-
-    Raises:
-        UserError: `similar` is not within 0 to 1, or the model cannot represent the molecule.
     """
 
     def __init__(
@@ -204,16 +201,7 @@ class Origin:
         return list(compress(places, [n == min(changes) for n in changes]))
 
     def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
-        """Return the atoms of an analogue that differ from those of the molecule.
-
-        Args:
-            analogue: An analogue with the bonds of the molecule between the atoms of `place`.
-            place: Index of the analogue's atom for each index of the molecule's atoms.
-
-        Returns:
-            Indices of the analogue's atoms, ascending, that have another element or charge, or an
-            end of a bond of another type.
-        """
+        """Return the atoms of an analogue that differ from those of the molecule."""
         found = {
             place[atom.GetIdx()]
             for atom in self.mol.GetAtoms()
@@ -285,14 +273,7 @@ class RedrawnAnalogs(growth.Growth):
         self._with: dict[frozenset[int], growth.Part] = {}
 
     def _part_of(self, number: int) -> growth.Part:
-        """Return the core of a round with its sampler; with "scaffold", it varies.
-
-        It is then the scaffold and random ones of its substituents. The fewer analogues were
-        similar enough, the more substituents are retained.
-
-        Args:
-            number: Number of the round, which seeds the choice.
-        """
+        """Return the core of a round with its sampler; with "scaffold", it varies."""
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
         random = np.random.default_rng((self.seed, number, 2))
@@ -314,14 +295,7 @@ class RedrawnAnalogs(growth.Growth):
         return self.origin.accepts(smiles, molecule)
 
     def _round(self, number: int) -> dict[str, growth.Result]:
-        """Draw a round, then adapt how many substituents the next rounds retain.
-
-        Args:
-            number: Number of the round, from 0.
-
-        Returns:
-            `{SMILES: result}`, as `Growth._round` returns it.
-        """
+        """Draw a round, then adapt how many substituents the next rounds retain."""
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
         others = self.origin.others - others
@@ -338,15 +312,7 @@ class RedrawnAnalogs(growth.Growth):
 def _bare(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
 ) -> fragments.MoleculeFragment:
-    """Return the fragment of a molecule's skeleton, all of whose atoms may change.
-
-    Atoms and bonds outside rings are not aromatic.
-
-    Args:
-        mol: The molecule.
-        vocabulary: Vocabulary of the model.
-        orders: True to keep the bond orders of the molecule; False to let them change, too.
-    """
+    """Return the fragment of a molecule's skeleton, all of whose atoms may change."""
     # Only atoms and bonds in rings can be aromatic.
     on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
     categories = on_ring[:, None] | ~torch.tensor([c.aromatic for c in vocabulary.atoms])
@@ -384,9 +350,6 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
         - Numbers of the atoms of the scaffold.
         - For each substituent the numbers of its atoms; [] if the molecule is its own scaffold.
 
-    Raises:
-        UserError: The molecule has no ring, and so no scaffold.
-
     Examples:
         >>> scaffold_and_rest(Chem.MolFromSmiles("c1ccccc1CO"))
         ({0, 1, 2, 3, 4, 5}, [{6, 7}])
@@ -411,17 +374,7 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 def _around(
     mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
 ) -> fragments.MoleculeFragment:
-    """Return the fragment that some atoms of a molecule form, whose hydrogens may be replaced.
-
-    Args:
-        mol: The molecule.
-        vocabulary: Vocabulary of the model.
-        core: Numbers of the atoms. Hydrogens take the place of their neighbours outside, and new
-            atoms may replace any hydrogen, but close no rings.
-
-    Raises:
-        UserError: No hydrogen is left to replace.
-    """
+    """Return the fragment that some atoms of a molecule form, whose hydrogens may be replaced."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
         if (i in core) != (j in core):
@@ -479,10 +432,6 @@ class NearAnalogs:
     Attributes:
         outcomes: Counter of the similar molecules by the filter that refused them, `{refusal:
             number}`; the key "" counts those that pass. See `Filters.refusal`.
-
-    Raises:
-        UserError: A number is out of range, the model lacks a target property, or a bond of the
-            molecule is not single, double or triple in its Kekulé structure.
     """
 
     def __init__(
@@ -543,21 +492,13 @@ class NearAnalogs:
         Yields:
             A `graphcnf.design.growing.Result`. Its `log_weight` is log p(graph) under the model, in
             nats.
-
-        Raises:
-            UserError: No new analogue was found in 6 consecutive rounds (`PATIENCE`), or in 60 if
-                the filters refuse more than half; the message says what to change.
         """
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
         raise UserError(f"{self.origin.smiles[:80]!r}: {ending}; {self.origin.advice}")
 
     def _rounds(self) -> Iterator[list[tuple[int, growth.Result]]]:
-        """Yield the analogues of each round: about one of `particles` that were found.
-
-        Yields:
-            For each analogue its `protonation_hash`, and the analogue.
-        """
+        """Yield the analogues of each round: about one of `particles` that were found."""
         waiting: list[tuple[float, growth.Result]] = []
         while True:
             with one_thread(self.flow.model.device), codec.quiet():
@@ -574,11 +515,7 @@ class NearAnalogs:
             yield [(protonation_hash(one.smiles), one) for _, one in taken]
 
     def _round(self) -> list[tuple[Substituted, float]]:
-        """Add up to 96 new molecules (`PROPOSALS`) to the pool, from which parents are drawn.
-
-        Returns:
-            Those that pass the filters, with their log-probabilities in nats.
-        """
+        """Add up to 96 new molecules (`PROPOSALS`) to the pool, from which parents are drawn."""
         # Parents: the molecule itself, and others sampled by p without repeats, as above.
         noise = self._random.gumbel(size=len(self._pool) - 1)
         nats = np.array([value for _, value in self._pool[1:]])
@@ -608,14 +545,7 @@ class NearAnalogs:
         return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
 
     def _log_probs(self, smiles: list[str]) -> np.ndarray:
-        """Return log p(molecule | target values).
-
-        Args:
-            smiles: SMILES of M molecules with the same number of atoms.
-
-        Returns:
-            (M,) nats; -inf for molecules that the model cannot represent.
-        """
+        """Return log p(molecule | target values)."""
         if self.condition_values is None:
             return self.flow.log_prob(smiles)
         graphs, reasons = self.flow.graphs(smiles)
@@ -628,14 +558,7 @@ class NearAnalogs:
         return nats
 
     def _substituted(self, state: Substituted) -> Substituted | None:
-        """Substitute a few neighbouring atoms and bonds of a molecule at random.
-
-        Args:
-            state: The parent.
-
-        Returns:
-            The new molecule; None if it is invalid, or equal to the parent.
-        """
+        """Substitute a few neighbouring atoms and bonds of a molecule at random."""
         random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
         if self._rings and random.random() < RINGS:
             ring = self._rings[int(random.integers(len(self._rings)))]
@@ -694,10 +617,6 @@ def analogs_of(
     Returns:
         `NearAnalogs` if `similar` is above 0 and `keep` is "skeleton" or "bonds"; else
         `RedrawnAnalogs`.
-
-    Raises:
-        UserError: An argument is out of range, the model does not draw atom by atom or cannot
-            represent the molecule, or `keep` is "scaffold" and the molecule has no ring.
     """
     if keep not in KEEP:
         raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
@@ -746,10 +665,6 @@ def draw_analogues(
     Returns:
         - The graphs of the n analogues.
         - Their n SMILES, in the same order.
-
-    Raises:
-        UserError: An argument is wrong, or the search finds nothing new for many rounds. Then the
-            analogues found before are lost.
     """
     options["filters"] = filters.with_alerts(alerts)
     return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

@@ -69,9 +69,6 @@ def enlarged(
 
     Returns:
         A new `PathModel`, on the device and in the mode (training or evaluation) of `model`.
-
-    Raises:
-        UserError: `model` is no `PathModel`, or `graphs` have closures and the model knows none.
     """
     known = model.config
     if not isinstance(model, PathModel):
@@ -136,18 +133,7 @@ def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
 def _own_environments(
     known: Environments, fragment: GraphFragment, structure: Tensor
 ) -> Iterator[list[int]]:
-    """Yield the environments in a fragment that are part of no known one.
-
-    Args:
-        known: The known environments.
-        fragment: The fragment.
-        structure: True for the labels that each of its E edges may have, (E, edge categories + 1)
-            bool; a label is a category plus 1.
-
-    Yields:
-        An environment as a list, as `Environments` stores it: the category of the node, then for
-        each of its edges the category of the edge and that of the neighbour.
-    """
+    """Yield the environments in a fragment that are part of no known one."""
     category = fragment.categories.int().argmax(1).tolist()
     edge = [known.edge_representatives[k - 1] for k in structure.int().argmax(1).tolist()]
     ends = fragment.edges.tolist()
@@ -197,18 +183,7 @@ def merged_arguments(known: Any, needed: Any) -> Any:
 
 
 def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor) -> None:
-    """Fill the parameters of the enlarged network from those of the trained one, in place.
-
-    Args:
-        new: Network of the enlarged model.
-        old: Network of the trained model.
-        sources: Sources of all variables and values of `new`.
-        values: Variables of all M nodes of the graphs to represent, (M, V) long. Their counts split
-            the probability of a value between it and its copies.
-
-    Raises:
-        ValueError: A parameter has a shape to which that of its source cannot be extended.
-    """
+    """Fill the parameters of the enlarged network from those of the trained one, in place."""
     state = dict(old.named_parameters())
     for name, parameter in new.named_parameters():
         rows = _rows(name, parameter, state, sources)
@@ -233,10 +208,6 @@ class _Sources:
         old: Network of the trained model.
         nodes: Source of each node category of `new`.
         edges: Source of each edge category of `new`.
-
-    Raises:
-        ValueError: `new` has closures and `old` has none, or `nodes` or `edges` do not name a
-            category of `old` for each of `new`.
     """
 
     def __init__(
@@ -260,13 +231,7 @@ class _Sources:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
 
     def variable(self, k: int, most: int | None = None) -> int:
-        """Return the source of a variable: itself, or the last known one of the same role.
-
-        Args:
-            k: Number of the variable in the enlarged network.
-            most: Number of variables of the trained network that have the parameter in question;
-                None for all.
-        """
+        """Return the source of a variable: itself, or the last known one of the same role."""
         most = len(self.old) if most is None else most
         if k < most:
             return k
@@ -278,14 +243,7 @@ class _Sources:
         return max(j for j in range(most) if Variable.at(j).role in roles)
 
     def values(self, k: int) -> Tensor:
-        """Return the source of each value of a variable.
-
-        Args:
-            k: Number of the variable in the enlarged network.
-
-        Returns:
-            Values of the trained network's variable, (values,) long.
-        """
+        """Return the source of each value of a variable."""
         role = Variable.at(k).role
         if role is VariableRole.CATEGORY:
             return self.nodes
@@ -297,17 +255,7 @@ class _Sources:
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
-    """Return the initial value of a parameter of the enlarged network: that of its sources.
-
-    Args:
-        name: Name of the parameter.
-        parameter: The parameter, for its shape.
-        state: Parameters of the trained network by name.
-        sources: Sources of all variables and values.
-
-    Returns:
-        A tensor that should have the shape of `parameter`; `_grow` checks that.
-    """
+    """Return the initial value of a parameter of the enlarged network: that of its sources."""
     part, *path = name.split(".")
     if part == "contributions" and path[0] == "each":  # of values of variables to conditions
         k = int(path[1])
@@ -330,12 +278,7 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bring a tensor to a shape: axes that are too short repeat the last entry, others are cut.
-
-    Args:
-        source: The tensor.
-        shape: The shape, with as many axes as the tensor has.
-    """
+    """Bring a tensor to a shape: axes that are too short repeat the last entry, others are cut."""
     for axis, size in enumerate(shape):
         index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
         source = source.index_select(axis, index)

@@ -167,12 +167,7 @@ class MoleculeFragment:
         return [place for place in every if self._allows(molecule, place)]
 
     def _allows(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if what a molecule has beside a place may be added to the fragment.
-
-        Args:
-            molecule: The molecule.
-            place: A match of the `query`.
-        """
+        """Return True if what a molecule has beside a place may be added to the fragment."""
         atoms = self._atoms(place)
         if self.linked and parts_beside(molecule, atoms) != 1:
             return False
@@ -183,12 +178,7 @@ class MoleculeFragment:
         return self.added.hold(molecule, atoms, linked=self.linked)
 
     def _has_single_bonds(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if new atoms at dummy atoms have single bonds, which may be aromatic.
-
-        Args:
-            molecule: The molecule.
-            place: A match of the `query`.
-        """
+        """Return True if new atoms at dummy atoms have single bonds, which may be aromatic."""
         atoms = [molecule.GetAtomWithIdx(n) for k, n in enumerate(place) if k not in self.mapped]
         return all(
             bond.GetBondType() in (Chem.BondType.SINGLE, Chem.BondType.AROMATIC)
@@ -198,15 +188,7 @@ class MoleculeFragment:
         )
 
     def _grew_at(self, before: Chem.Mol, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if a fragment is at a place once hydrogens replace new atoms at mapped atoms.
-
-        So it was there before new atoms replaced these hydrogens.
-
-        Args:
-            before: Pattern of the fragment.
-            molecule: The molecule.
-            place: The place.
-        """
+        """Return True if the fragment was there before new atoms replaced hydrogens."""
         part = Chem.RWMol(molecule)
         for number in (place[k] for k in self.mapped):
             atom = part.GetAtomWithIdx(number)
@@ -221,16 +203,7 @@ class MoleculeFragment:
         return place in part.GetSubstructMatches(before, uniquify=False, maxMatches=MATCHES)
 
     def _marked_matches(self, molecule: Chem.Mol) -> set[tuple[int, ...]]:
-        """Return the matches in a molecule that have the fragment's stereo marks.
-
-        Where one new atom is at two attachment points, no match is found.
-
-        Args:
-            molecule: The molecule.
-
-        Returns:
-            Places as in `matches`; none if the fragment has no marks.
-        """
+        """Return the matches in a molecule that have the fragment's stereo marks."""
         if self.marked is None:
             return set()
         part = Chem.Mol(self.marked.mol)
@@ -298,27 +271,14 @@ class MoleculeFragment:
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
 
     def _atoms(self, place: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the atoms of a match that belong to the fragment.
-
-        Args:
-            place: A match of the `query`. In an open fragment it has an atom for each dummy atom,
-                too, which is new.
-
-        Returns:
-            Numbers of the atoms in the molecule.
-        """
+        """Return the atoms of a match that belong to the fragment."""
         if self.open_part is None:
             return place
         return tuple(k for k, a in zip(place, self.open_part.GetAtoms(), strict=True)
                      if a.GetAtomicNum())  # fmt: skip
 
     def _grows(self, molecule: Chem.Mol, place: tuple[int, ...]) -> bool:
-        """Return True if a molecule can grow from the fragment at a match.
-
-        Args:
-            molecule: The molecule.
-            place: A match of the `query`, see `places` for the conditions.
-        """
+        """Return True if a molecule can grow from the fragment at a match."""
         if self.open_part is not None:
             for number, old in zip(place, self.open_part.GetAtoms(), strict=True):
                 if old.GetAtomicNum() and _bonding(old) != _bonding(
@@ -331,15 +291,7 @@ class MoleculeFragment:
 
 
 def _bonding(atom: Chem.Atom) -> tuple[int, int]:
-    """Return numbers of an atom that stay the same if new atoms replace its hydrogens.
-
-    Args:
-        atom: The atom.
-
-    Returns:
-        The formal charge; and the number of neighbours, hydrogens among them, of an aromatic atom,
-        or the valence of another one.
-    """
+    """Return numbers of an atom that stay the same if new atoms replace its hydrogens."""
     own = atom.GetTotalDegree() if atom.GetIsAromatic() else atom.GetTotalValence()
     return atom.GetFormalCharge(), own
 
@@ -364,10 +316,6 @@ def read_fragment(
     Returns:
         The fragment, with its graph for the sampler and its pattern for RDKit. Both ignore stereo
         marks, which are in its `marked`.
-
-    Raises:
-        UserError: There is no such task, the text is unreadable or does not suit the task, or the
-            vocabulary lacks an atom or bond.
     """
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -404,14 +352,7 @@ def read_fragment(
 
 
 def _marked(part: Chem.Mol, fragment: MoleculeFragment) -> StereoTemplate | None:
-    """Return the stereo marks of a fragment, without those at atoms with two attachment points.
-
-    These have no meaning, since it is open which new neighbour is at which attachment point.
-
-    Args:
-        part: The SMILES or SMARTS, with its marks and attachment points.
-        fragment: The fragment that was read from it.
-    """
+    """Return the stereo marks of a fragment, without those at atoms with two attachment points."""
     atoms = list(part.GetAtoms())
     if fragment.query.GetNumAtoms() < len(atoms):
         atoms = [atom for atom in atoms if atom.GetAtomicNum()]
@@ -441,17 +382,7 @@ class Points(NamedTuple):
 
 
 def _parsed(text: str) -> tuple[Chem.Mol, bool]:
-    """Read a SMILES, or if that fails a SMARTS.
-
-    Args:
-        text: The text; one with "~", which stands for any bond, is a SMARTS.
-
-    Returns:
-        The molecule of the SMILES and False, or the pattern of the SMARTS and True.
-
-    Raises:
-        UserError: The text is neither, or its stereo marks contradict each other.
-    """
+    """Read a SMILES, or if that fails a SMARTS."""
     try:
         given = codec.parse(text)
         dropped_marks(text)
@@ -465,17 +396,7 @@ def _parsed(text: str) -> tuple[Chem.Mol, bool]:
 
 
 def _attachment_points(shown: str, given: Chem.Mol, task: str, smarts: bool) -> Points:
-    """Return the attachment points of a fragment.
-
-    Args:
-        shown: The fragment as messages name it.
-        given: Its molecule, or the pattern of a SMARTS.
-        task: Name of the task.
-        smarts: True for a SMARTS.
-
-    Raises:
-        UserError: One is bad, or the fragment has too few or too many parts or attachment points.
-    """
+    """Return the attachment points of a fragment."""
     frags, (parts, (low, high), *_) = Chem.GetMolFrags(given), TASKS[task]
     if not parts[0] <= len(frags) <= parts[1]:
         raise UserError(f"{shown} has {len(frags)} parts, {_span(*parts)} needed")
@@ -506,16 +427,7 @@ def _span(low: int, high: int) -> str:
 
 
 def _is_dummy(shown: str, atom: Chem.Atom, smarts: bool) -> bool:
-    """Return True for a dummy atom: `*`, which needs a map number in a SMARTS.
-
-    Args:
-        shown: The fragment as messages name it.
-        atom: An atom of its molecule or pattern.
-        smarts: True for a SMARTS.
-
-    Raises:
-        UserError: An atom of a SMARTS is `*` at the end of a chain, which would be any atom.
-    """
+    """Return True for a dummy atom: `*`, which needs a map number in a SMARTS."""
     if not smarts:
         return not atom.GetAtomicNum()
     if atom.DescribeQuery().strip() != "AtomNull" or atom.GetDegree() > 1:
@@ -526,18 +438,7 @@ def _is_dummy(shown: str, atom: Chem.Atom, smarts: bool) -> bool:
 
 
 def _named_points(given: Chem.Mol, points: Points, linked: bool) -> list[tuple[str, int]]:
-    """Name the attachment points.
-
-    Args:
-        given: Molecule or pattern of the fragment.
-        points: Its attachment points.
-        linked: True to call all of them "linker", since one part is at all of them.
-
-    Returns:
-        For each, sorted by its map number or isotope, the name ("R1" for 1) and the atom beside it,
-        whose number skips dummy atoms. They are numbered 1, 2, ... if numbers are missing or
-        repeated.
-    """
+    """Name the attachment points."""
     atoms = [k for k in range(given.GetNumAtoms()) if k not in points.dummies]
     both = sorted([*points.dummies, *points.mapped])
     ends = [given.GetAtomWithIdx(k) for k in both]
@@ -556,24 +457,7 @@ def _named_points(given: Chem.Mol, points: Points, linked: bool) -> list[tuple[s
 def _of_smiles(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
 ) -> tuple[tuple[Any, ...], Chem.Mol]:
-    """Read a fragment from the molecule of a SMILES.
-
-    Args:
-        shown: The fragment as messages name it.
-        given: The molecule, which loses its stereo marks, map numbers and isotopes.
-        vocabulary: Vocabulary of the model.
-        is_open: True if new atoms may replace any hydrogen.
-        points: The attachment points.
-
-    Returns:
-        - The arguments `categories`, `edges`, `structures`, `valence` and `attachments` of
-          `make_fragment`, in this order; each Kekulé structure is one of the structures.
-        - The pattern that matches molecules with the fragment.
-
-    Raises:
-        UserError: It has a radical, or an atom or bond that the vocabulary lacks, or there is no
-            place where new atoms could be.
-    """
+    """Read a fragment from the molecule of a SMILES."""
     Chem.RemoveStereochemistry(given)
     for atom in given.GetAtoms():
         atom.SetAtomMapNum(0)
@@ -607,15 +491,7 @@ def _of_smiles(
 
 
 def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
-    """Return the symmetries of a fragment that is a SMILES, for `GraphFragment.symmetries`.
-
-    Args:
-        given: Molecule of the SMILES.
-        fragment: The fragment of it, with U nodes.
-
-    Returns:
-        (G, U) long; None if there are too many: 256 matches or more (`STRUCTURES`).
-    """
+    """Return the symmetries of a fragment that is a SMILES, for `GraphFragment.symmetries`."""
     atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
     every = given.GetSubstructMatches(given, uniquify=False, maxMatches=STRUCTURES)
     found = {tuple(atoms.index(place[k]) for k in atoms) for place in every}
@@ -627,14 +503,7 @@ def _symmetries(given: Chem.Mol, fragment: GraphFragment) -> Tensor | None:
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple[Chem.BondType, ...]]:
-    """Return the Kekulé structures of a molecule, at most 256 (`STRUCTURES`).
-
-    Args:
-        mol: The molecule.
-
-    Returns:
-        Of each structure the RDKit type of each bond, in the order of the molecule's bonds.
-    """
+    """Return the Kekulé structures of a molecule, at most 256 (`STRUCTURES`)."""
     charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
     found: dict[tuple, None] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, STRUCTURES):
@@ -656,12 +525,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[tuple[Chem.BondType, ...]]:
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
-    """Return a pattern that matches molecules with the fragment of a SMILES.
-
-    Args:
-        mol: Molecule of the SMILES.
-        is_open: True if its atoms may have further neighbours.
-    """
+    """Return a pattern that matches molecules with the fragment of a SMILES."""
     parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
     parameters.makeDummiesQueries = True
     if not is_open:
@@ -680,12 +544,7 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
 
 
 def _grown(query: Chem.Mol, mapped: Sequence[int]) -> Chem.Mol:
-    """Return a pattern that matches a fragment after growth at its mapped atoms.
-
-    Args:
-        query: Pattern of the fragment before.
-        mapped: Numbers of the atoms with a map number, which may be any atoms afterwards.
-    """
+    """Return a pattern that matches a fragment after growth at its mapped atoms."""
     grown = Chem.RWMol(query)
     for k in mapped:
         grown.ReplaceAtom(k, Chem.AtomFromSmarts("*"))
@@ -695,26 +554,7 @@ def _grown(query: Chem.Mol, mapped: Sequence[int]) -> Chem.Mol:
 def _of_smarts(
     shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool, points: Points
 ) -> tuple[tuple[Any, ...], Chem.Mol]:
-    """Read a fragment from the pattern of a SMARTS.
-
-    Categories are restricted by element, charge, aromaticity and bond order; molecules are checked
-    against the whole pattern later.
-
-    Args:
-        shown: The fragment as messages name it.
-        given: The pattern.
-        vocabulary: Vocabulary of the model.
-        is_open: True if atoms beside those of the pattern may be anywhere.
-        points: The attachment points.
-
-    Returns:
-        - The arguments `categories`, `edges`, `structures`, `valence` and `attachments` of
-          `make_fragment`, in this order.
-        - The pattern without dummy atoms.
-
-    Raises:
-        UserError: No atom or bond of the vocabulary matches one of the pattern.
-    """
+    """Read a fragment from the pattern of a SMARTS."""
     whole = Chem.RWMol(given)
     if not is_open:
         for atom in whole.GetAtoms():  # no neighbours but those of the pattern
@@ -862,18 +702,7 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
 
 
 def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | None:
-    """Return the truth value of the first query in RDKit's description of an atom or bond.
-
-    Conditions on rings, neighbours and hydrogens depend on the molecule, not on a category, and
-    stay undecided.
-
-    Args:
-        lines: Lines of the description, which are taken out as they are read.
-        leaf: Function that decides a single condition from its name and value; None if undecided.
-
-    Returns:
-        The truth value; None if undecided.
-    """
+    """Return the truth value of the first query in RDKit's description of an atom or bond."""
     line = lines.pop(0)
     depth = len(line) - len(line.lstrip())
     name, *rest = line.split()

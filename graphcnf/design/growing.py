@@ -101,9 +101,6 @@ def check_grows(model: GraphModel) -> None:
 
     Args:
         model: Any graph model.
-
-    Raises:
-        UserError: It is no `graphcnf.graphs.path.path_model.PathModel`.
     """
     if not isinstance(model, PathModel):
         raise UserError(
@@ -195,11 +192,6 @@ class Growth:
             number}`; the key "" counts those that pass. See `Filters.refusal`.
         common: True if samples of the model are taken instead of particles, since enough of them
             contain the fragment. All of these have the same weight. None before the first round.
-
-    Raises:
-        UserError: A number is out of range, the model does not draw atom by atom or lacks a target
-            property, no size in `atoms` has room for the fragment, or the fragment needs a larger
-            ring than the model can close.
     """
 
     checks_samples = True  # whether samples of the model may contain the fragment by themselves
@@ -244,16 +236,7 @@ class Growth:
         self._groups: list[np.ndarray] = []
 
     def _check_rings(self, fragment: MoleculeFragment) -> None:
-        """Check that the model knows rings as large as those that a fragment closes.
-
-        If it closes rings at all, `advice` then says how the model learns of larger ones.
-
-        Args:
-            fragment: The fragment.
-
-        Raises:
-            UserError: It closes a larger ring.
-        """
+        """Check that the model knows rings as large as those that a fragment closes."""
         closed = fragment.fragment.closed_ring
         if not closed:
             return
@@ -269,10 +252,6 @@ class Growth:
 
         Yields:
             A `Result`. Its `log_weight` is the logarithm of the importance weight, in nats.
-
-        Raises:
-            UserError: No new molecule was found in 8 consecutive rounds (`PATIENCE`), or in 80 if
-                the filters refuse more than half; the message says what to change.
         """
         found: Iterator[Result] = self._funnel.distinct(map(self._accepted, count()))
         for one in self._likeliest(found) if self.likeliest > 1 else found:
@@ -287,14 +266,7 @@ class Growth:
         return len(self._funnel.seen)
 
     def _likeliest(self, found: Iterator[Result]) -> Iterator[Result]:
-        """Yield the likeliest molecules of a search, one whenever `likeliest` more are found.
-
-        The others wait, up to 1,000 of them (`WAITING`). When no further ones are found, these
-        follow, so that a search ends as late as if all were yielded.
-
-        Args:
-            found: The molecules, in the order in which they are found.
-        """
+        """Yield the likeliest molecules of a search, one whenever `likeliest` more are found."""
         flow, waiting = MoleculeModel(self.model), []
         while True:
             new = list(islice(found, self.likeliest))
@@ -332,12 +304,7 @@ class Growth:
         return made[:n]
 
     def _attempts_of_round(self, part: Part, number: int) -> list[str | None]:
-        """Draw a round of attempts, see `attempts`.
-
-        Args:
-            part: Fragment and size distribution.
-            number: Number of the draw, which gives it random numbers of its own.
-        """
+        """Draw a round of attempts, see `attempts`."""
         tries = ROUND // self.particles
         particles = self._draw(part, number, tries * self.particles)
         log_weights = particles.log_weights.cpu().numpy().reshape(tries, self.particles)
@@ -353,14 +320,7 @@ class Growth:
         return made
 
     def _accepted(self, number: int) -> list[tuple[int, Result]]:
-        """Draw a round of particles, and accept some of its new molecules.
-
-        Args:
-            number: Number of the round, from 0.
-
-        Returns:
-            For each accepted molecule its `protonation_hash`, and the result.
-        """
+        """Draw a round of particles, and accept some of its new molecules."""
         seen, found = self._funnel.seen, self._round(number).values()
         new = [one for one in found if protonation_hash(one.smiles) not in seen]
         return [(protonation_hash(one.smiles), one) for one in self._choose(new, number)]
@@ -389,28 +349,13 @@ class Growth:
         }
 
     def _weighted(self) -> tuple[np.ndarray, float]:
-        """Return the weights of the groups of all rounds, and the mean number of atoms.
-
-        A group is the molecules of a round that share new atoms.
-
-        Returns:
-            Weights of the G groups, (G,), of which the largest is 1; and the mean number of atoms
-            over all groups by weight.
-        """
+        """Return the weights of the groups of all rounds, and the mean number of atoms."""
         log_weights, atoms = np.concatenate(self._groups, 1)
         weights = np.exp(log_weights - log_weights.max())
         return weights, float(weights @ atoms / weights.sum())
 
     def _part(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Part:
-        """Build the sampler of a fragment, and the size distribution of its molecules.
-
-        Args:
-            fragment: The fragment.
-            atoms: Lowest and highest number of atoms of a molecule; None for all that are possible.
-
-        Raises:
-            UserError: No number of atoms that the model draws has room for the fragment.
-        """
+        """Build the sampler of a fragment, and the size distribution of its molecules."""
         part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
         grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
@@ -436,34 +381,15 @@ class Growth:
         return Part(fragment, sizes, sampler)
 
     def _part_of(self, number: int) -> Part:
-        """Return the fragment and sampler for a round; subclasses may vary it.
-
-        Args:
-            number: Number of the round, from 0.
-        """
+        """Return the fragment and sampler for a round; subclasses may vary it."""
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return True if a molecule with the fragment is wanted; subclasses may restrict it.
-
-        Args:
-            smiles: Its canonical SMILES, without stereo.
-            molecule: The same molecule.
-        """
+        """Return True if a molecule with the fragment is wanted; subclasses may restrict it."""
         return True
 
     def _round(self, number: int) -> dict[str, Result]:
-        """Draw a round of particles, or of samples of the model if the fragment is common.
-
-        The counts in `drawn`, `placed` and `valid` grow; the first round decides `common`.
-
-        Args:
-            number: Number of the round, from 0.
-
-        Returns:
-            `{SMILES: result}` of the valid molecules with the fragment that pass the filters. The
-            weights of equal molecules are summed.
-        """
+        """Draw a round of particles, or of samples of the model if the fragment is common."""
         part = self._part_of(number)
         if self.common is None:
             checked = self._samples(part, 0, CHECKED)
@@ -507,17 +433,7 @@ class Growth:
     def _molecule(
         self, part: Part, graph: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> tuple[str, Chem.Mol, int] | None:
-        """Convert a graph to a molecule, if it is valid and contains the fragment.
-
-        Args:
-            part: Its fragment is looked for.
-            graph: Atom categories (n,), bonds as pairs of atom numbers (m, 2) and bond categories
-                (m,).
-
-        Returns:
-            The canonical SMILES, the molecule, and at how many places it contains the fragment
-            (`MoleculeFragment.places`); None if it is invalid or does not contain it.
-        """
+        """Convert a graph to a molecule, if it is valid and contains the fragment."""
         with codec.quiet():
             smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
             if smiles is None:
@@ -529,17 +445,7 @@ class Growth:
     def _samples(
         self, part: Part, number: int, count: int
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Draw graphs from the model, whether or not they contain the fragment.
-
-        Args:
-            part: Its size distribution is used.
-            number: Number of the draw, which gives it random numbers of its own.
-            count: Number of graphs.
-
-        Returns:
-            For each graph its atom categories (n,), bonds as pairs of atom numbers (m, 2) and bond
-            categories (m,).
-        """
+        """Draw graphs from the model, whether or not they contain the fragment."""
         random = np.random.default_rng((self.seed, number, 4))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = torch.from_numpy(self._sizes(part, number, count))
@@ -555,13 +461,7 @@ class Growth:
         return [packed.graph(k) for k in range(count)]
 
     def _draw(self, part: Part, number: int, count: int) -> Particles:
-        """Draw particles, and let the sampler of the part learn from them.
-
-        Args:
-            part: Fragment and size distribution.
-            number: Number of the draw, which gives it random numbers of its own.
-            count: Number of particles.
-        """
+        """Draw particles, and let the sampler of the part learn from them."""
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = self._sizes(part, number, count)
@@ -571,35 +471,14 @@ class Growth:
         return particles
 
     def _sizes(self, part: Part, number: int, count: int) -> np.ndarray:
-        """Return numbers of atoms for a draw, with the part's size distribution.
-
-        They are quasi-random: all draws together follow the distribution more closely than
-        independent ones would.
-
-        Args:
-            part: Its `sizes` are the distribution.
-            number: Number of the draw.
-            count: How many numbers.
-
-        Returns:
-            (count,) int64.
-        """
+        """Return numbers of atoms for a draw, with the part's size distribution."""
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * count + np.arange(count)) * GOLDEN) % 1
         cumulative = np.cumsum(part.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
     def _choose(self, found: list[Result], number: int) -> list[Result]:
-        """Choose the accepted molecules of a round by rejection control, in random order.
-
-        Args:
-            found: New molecules of the round.
-            number: Number of the round.
-
-        Returns:
-            At most one of the molecules that share an ancestor; all of `found` if they are samples
-            of the model, or if every particle is accepted.
-        """
+        """Choose the accepted molecules of a round by rejection control, in random order."""
         random = np.random.default_rng((self.seed, number + 1, 1))
         if self.common:
             return [found[k] for k in random.permutation(len(found))]
@@ -727,10 +606,6 @@ def grow(
     Returns:
         - The graphs of the n molecules, in the order in which they were found.
         - Their n SMILES, in the same order.
-
-    Raises:
-        UserError: An argument is wrong, or nothing new is found for many rounds, see
-            `Growth.molecules`. Then the molecules found before are lost.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
@@ -753,9 +628,6 @@ def first_found(
     Returns:
         - The graphs of the n molecules.
         - Their n SMILES, in the same order.
-
-    Raises:
-        UserError: `n` is no integer from 0 on, or the search finds nothing new for long.
     """
     check_integer("n", n)
     with evaluation_mode(flow.model):
@@ -779,10 +651,6 @@ def found(flow: MoleculeModel, search: Any, stereo: bool = True) -> Iterator[Res
 
     Yields:
         The results of the search, with the marks in their `smiles`.
-
-    Raises:
-        UserError: 1,000 molecules in a row (`MOST_LEFT_OUT`) cannot have the kept marks, or the
-            search finds nothing new for long.
     """
     if not stereo or flow.stereo is None:
         yield from search.molecules()

@@ -86,10 +86,6 @@ def interpolate(
           last molecule; 0 without a molecule;
         - "log_likelihood": log-probability of its graph given its number of atoms, in nats; None
           without a molecule.
-
-    Raises:
-        UserError: The model does not draw atom by atom, it cannot represent an end, or a number is
-            out of range.
     """
     if not isinstance(flow.model, PathModel) or not flow.model.ordered:
         raise UserError('interpolation needs an ordered model that draws atom by atom ("path")')
@@ -133,18 +129,7 @@ def interpolate(
 def _marked(
     stereo: StereoFlow, path: list[str | None], first: str, last: str, seed: int
 ) -> list[str | None]:
-    """Return the molecules of a path with stereo marks.
-
-    Args:
-        stereo: Model of the marks.
-        path: SMILES without marks, None where there is no valid molecule.
-        first: SMILES of the first molecule with the marks it shall have.
-        last: SMILES of the last molecule with the marks it shall have.
-        seed: Seed of the marks that are drawn.
-
-    Returns:
-        Isomeric SMILES, None where there is no valid molecule.
-    """
+    """Return the molecules of a path with stereo marks."""
     marked, half = [*path], (len(path) + 1) // 2
     for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
         neighbour, plain = isomeric_smiles(end), path[numbers[0]] if numbers else None
@@ -164,19 +149,7 @@ def _marked(
 
 @torch.no_grad()
 def _box(flow: MoleculeModel, smiles: str) -> tuple[Tensor, Tensor]:
-    """Return the box of a molecule.
-
-    Args:
-        flow: Model that draws atom by atom, in canonical order.
-        smiles: SMILES of the molecule.
-
-    Returns:
-        Lower ends and widths of the intervals of the V variables of its N atoms, (N, V) float64
-        each.
-
-    Raises:
-        UserError: The model cannot represent the molecule, or gives it probability 0.
-    """
+    """Return the box of a molecule."""
     graphs, (reason,) = flow.graphs(smiles)
     if reason is not None:
         raise UserError(f"{smiles[:80]}: {reason}")
@@ -195,16 +168,7 @@ def _box(flow: MoleculeModel, smiles: str) -> tuple[Tensor, Tensor]:
 def _nearest(
     boxes: list[tuple[Tensor, Tensor]], count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw pairs of nearest points of two boxes.
-
-    Args:
-        boxes: Two results of `_box`; N is the larger number of atoms.
-        count: Number of pairs.
-        generator: Random generator of the CPU.
-
-    Returns:
-        Points of the first and of the second box, (count, N, V) float64 each.
-    """
+    """Draw pairs of nearest points of two boxes."""
     most = max(len(lower) for lower, _ in boxes)
     # Atoms that only the other molecule has may be anywhere: their intervals are (0, 1).
     ends = []
@@ -224,15 +188,7 @@ def _nearest(
 
 
 def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, float]]:
-    """Return the path of lowest energy.
-
-    Args:
-        paths: SMILES of the molecules of each path, None for an invalid one.
-
-    Returns:
-        For each molecule of the path its SMILES, its similarity to the first molecule, and its
-        similarity to the last molecule; both are 0 if the SMILES is None.
-    """
+    """Return the path of lowest energy."""
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
     similar = {s: similarity_to(mol) for s, mol in mols.items()}

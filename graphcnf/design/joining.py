@@ -63,10 +63,6 @@ def join_molecules(
     Yields:
         Canonical SMILES of a product, without end.
 
-    Raises:
-        UserError: None of `ends` is readable, or no new product is found in 1,000 consecutive tries
-            (`PATIENCE`).
-
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))
         'O=C(NCC1CC1)c1ccccc1'
@@ -83,14 +79,7 @@ def join_molecules(
     partners = [[[m for m in read if m.HasSubstructMatch(g)] for g in pair] for pair in groups]
 
     def join(first: Chem.Mol | None) -> Chem.Mol | None:
-        """Join a molecule and a random one by a random reaction that both can take part in.
-
-        Args:
-            first: The molecule; None for a random one.
-
-        Returns:
-            A random product, sanitized; None if no reaction fits or RDKit rejects the product.
-        """
+        """Join a molecule and a random one by a random reaction that both can take part in."""
         ways = [
             (reaction, one if first is None else [first], other, swapped)
             for reaction, pair, there in zip(reactions, groups, partners, strict=True)
@@ -126,11 +115,7 @@ def join_molecules(
 
 
 def _neutral(molecules: Sequence[str]) -> list[Chem.Mol]:
-    """Read SMILES as neutral molecules, in the way of `parse_standardized`.
-
-    Args:
-        molecules: The SMILES; those that cannot be read are left out.
-    """
+    """Read SMILES as neutral molecules, in the way of `parse_standardized`."""
     found = []
     with codec.quiet():
         for text in molecules:

@@ -110,11 +110,7 @@ class LinkedProgress(Progress):
         return super().complete & (deepest <= linker)
 
     def _pieces(self) -> tuple[Tensor, Tensor]:
-        """Return the topmost and the deepest piece on the path of each particle.
-
-        Returns:
-            (P,) long each; -1 (`NO_PIECE`) without free nodes on the path.
-        """
+        """Return the topmost and the deepest piece on the path of each particle."""
         on_path = torch.arange(self.piece.shape[1], device=self.piece.device)
         here = (on_path <= self.depth[:, None]) & (self.at == FREE)
         deepest = torch.where(here, self.piece, NO_PIECE).amax(1)
@@ -122,12 +118,7 @@ class LinkedProgress(Progress):
         return torch.where(here.any(1), topmost, NO_PIECE), deepest
 
     def entries_to_come(self) -> tuple[Tensor, Tensor]:
-        """Return how many entries are to come: the attachments of nodes that are not placed.
-
-        Returns:
-            - Number of entries to come, (P,) long.
-            - False for all particles, since the number is always known, (P,) bool.
-        """
+        """Return how many entries are to come: the attachments of nodes that are not placed."""
         waiting = torch.where(self.unplaced, self.attachments, 0).sum(1)
         return waiting, torch.zeros_like(waiting, dtype=torch.bool)
 
@@ -137,9 +128,6 @@ class LinkedProgress(Progress):
         It also sets `linker`. `floor` is raised, so that the path cannot step back above a loose
         piece, or above the linker while attachments are to be filled. `enterable` is replaced: a
         fragment node may follow a free node only at an attachment.
-
-        Args:
-            state: State of the node at each level of the path, (P, W) long.
         """
         super().update_tables(state)
         self.linker, deepest = self._pieces()
@@ -154,12 +142,6 @@ class LinkedProgress(Progress):
 
         One free node fills at most one attachment of each fragment node. So a fragment node on the
         path with k attachments left needs k free nodes.
-
-        Args:
-            back: M backtracks, for each particle (P, M), or the same for all (1, M), long.
-
-        Returns:
-            (P, M) bool.
         """
         parent = self.depth[:, None] - back
         fits = self.grows_at.gather(1, parent.clamp(min=0)) | (parent < 0)
@@ -172,13 +154,6 @@ class LinkedProgress(Progress):
 
         Unlike in `Progress`, closures can be forced: where a free node is the last that can fill an
         attachment, or the last that can join a loose piece to the linker.
-
-        Args:
-            previous: Values of the variables of this node that are drawn already, (P,) long each.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (P, cardinality) bool.
         """
         role = Variable.at(len(previous)).role
         if role is VariableRole.LENGTH:
@@ -198,18 +173,7 @@ class LinkedProgress(Progress):
         return self.fragment.plain & (self.weights == 1)
 
     def _lengths(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible lengths of the next closure of a free node.
-
-        It leads to an attachment, or to another free node. It must not be 0, nor skip one of the
-        `_forced` closures, where the free nodes that are left could not fill an attachment.
-
-        Args:
-            previous: Values of the node's earlier variables, (P,) long each.
-            cardinality: Number of lengths, from 0, no closure, on.
-
-        Returns:
-            (P, cardinality) bool.
-        """
+        """Return the possible lengths of the next closure of a free node."""
         value = torch.arange(cardinality, device=self.depth.device)[None]
         level = (self.depth - previous[BACKTRACK] + 1)[:, None]
         far = (level - value).clamp(min=0)
@@ -225,17 +189,7 @@ class LinkedProgress(Progress):
         return (self.depth < 0)[:, None] | torch.where(value == 0, ~must, fits & (value <= nearest))
 
     def _joined(self, level: Tensor, previous: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Return the pieces that a free node is part of, and how many rings it closes.
-
-        Args:
-            level: Its level, (P, 1) long.
-            previous: Its variables so far, (P,) long each.
-
-        Returns:
-            - A list: its own piece, then the piece to which each closure so far leads, -2
-              (`NO_PIECE` - 1) for none, (P, 1) long each.
-            - Number of closures within a piece, (P,) long.
-        """
+        """Return the pieces that a free node is part of, and how many rings it closes."""
         up = (level - 1).clamp(min=0)
         after_free = (level > 0) & self.is_free.gather(1, up)
         pieces = [torch.where(after_free, self.piece.gather(1, up), level)]
@@ -249,34 +203,13 @@ class LinkedProgress(Progress):
         return pieces, made
 
     def _must_join(self, pieces: list[Tensor]) -> Tensor:
-        """Return for which particles the next free node must get a closure to the linker.
-
-        These are the particles with a linker and one free node to come, if neither the piece of
-        this node nor one that its closures join is the linker.
-
-        Args:
-            pieces: Its own piece, and those to which its closures so far lead, (P, 1) long each.
-
-        Returns:
-            (P, 1) bool.
-        """
+        """Return for which particles the next free node must get a closure to the linker."""
         linker = self.linker[:, None]
         joined = torch.stack([own == linker for own in pieces]).any(0) | (linker == NO_PIECE)
         return ~joined & (self.free == 1)[:, None]
 
     def _forced(self, level: Tensor, previous: list[Tensor]) -> Tensor:
-        """Return the levels of the path to which the next free node must still close.
-
-        They are those of fragment nodes with as many attachments as there are free nodes left. The
-        parent is not among them.
-
-        Args:
-            level: Level of the free node, (P, 1) long.
-            previous: Its variables so far, (P,) long each.
-
-        Returns:
-            (P, levels) bool.
-        """
+        """Return the levels of the path to which the next free node must still close."""
         number = torch.arange(self.at.shape[1], device=level.device)
         above = number < level - 1
         if Variable.at(len(previous)).edge_number > 1:
@@ -285,14 +218,7 @@ class LinkedProgress(Progress):
         return above & waiting
 
     def _categories(self, previous: list[Tensor]) -> Tensor:
-        """Return the categories of free nodes that allow all closures that the node must have.
-
-        Args:
-            previous: Values of the node's earlier variables, (P,) long each.
-
-        Returns:
-            (P, node categories) bool.
-        """
+        """Return the categories of free nodes that allow all closures that the node must have."""
         level = (self.depth - previous[BACKTRACK] + 1)[:, None]
         joins = self._must_join(self._joined(level, previous)[0])[:, 0].long()
         needed = self.weights[previous[PARENT_EDGE]] + self._forced(level, previous).sum(1) + joins
@@ -305,12 +231,6 @@ class LinkedProgress(Progress):
 
         Unlike in `Progress`, fragment neighbours of that node may be on the path already, to which
         it then has closures, so that it closes rings. Args are those of `Progress.entries`.
-
-        Returns:
-            - R placements, at most one for each particle.
-            - Minus the log-probability with which each was chosen, (R,) nats.
-
-            None if no particle allows one.
         """
         entry = super().entries(back, uniform, guide, enterable)
         if entry is None:
@@ -334,14 +254,6 @@ class LinkedProgress(Progress):
 
         Unlike in `Progress`, a fragment node with attachments may have joins, closures to free
         nodes, beside the closures to fragment nodes that its placement has.
-
-        Args:
-            placements: R placements.
-            previous: Values of the variables of these nodes that are drawn already, (R,) long each.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (R, cardinality) bool.
         """
         fits = super().placement_mask(placements, previous, cardinality)
         role, number = Variable.at(len(previous))
@@ -354,16 +266,7 @@ class LinkedProgress(Progress):
         return fits
 
     def _with_joins(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Add the lengths of joins to the possible lengths of the placements' next closure.
-
-        Args:
-            placements: R placements.
-            previous: Values of their earlier variables, (R,) long each.
-            fits: Lengths that are possible without joins, (R, cardinality) bool.
-
-        Returns:
-            (R, cardinality) bool.
-        """
+        """Add the lengths of joins to the possible lengths of the placements' next closure."""
         number = Variable.at(len(previous)).edge_number
         owner = placements.owner
         value = torch.arange(fits.shape[1], device=fits.device)[None]
@@ -384,10 +287,6 @@ class LinkedProgress(Progress):
 
         `ParticleSampler` calls it after each variable. Structures that contradict a label of an
         edge are no longer `alive`.
-
-        Args:
-            placements: R placements, whose `lengths`, `edges` and `alive` change.
-            previous: Values of the variables drawn so far, (R,) long each; the last one is new.
         """
         role, number = Variable.at(len(previous) - 1)
         if previous and role is VariableRole.LENGTH:
@@ -403,13 +302,7 @@ class LinkedProgress(Progress):
         super().narrow(placements, previous)
 
     def _count_rings(self, parent: Tensor, free: Tensor, lengths: Tensor) -> None:
-        """Count the rings that the next node closes within a piece, and unite pieces, in place.
-
-        Args:
-            parent: Level of its parent, -1 for the first node, (P,) long.
-            free: True for a free node, (P,) bool.
-            lengths: Lengths of its closures, 0 for none, (P, K) long.
-        """
+        """Count the rings that the next node closes within a piece, and unite pieces, in place."""
         rows, level = torch.arange(len(parent), device=parent.device), parent + 1
         up = parent.clamp(min=0)
         after_free = (parent >= 0) & (self.at[rows, up] == FREE)

@@ -138,15 +138,7 @@ class MissingEdges:
         self.least_entries[:, UNKNOWN] = self.most_entries[UNKNOWN] = 0
 
     def _free_edges(self, attaches: Tensor) -> Tensor:
-        """Return the least number of edges to free nodes that complete a node in each state.
-
-        Args:
-            attaches: True for edges to free nodes that are possible, by state of the node, label of
-                the edge and category of the free node, (S, E + 1, C) bool.
-
-        Returns:
-            By the number of its entries, and by state, (entries + 1, S) long.
-        """
+        """Return the least number of edges to free nodes that complete a node in each state."""
         after = self.states.after
         least = torch.where(self.states.complete, 0, NEVER)
         least[UNKNOWN] = NEVER
@@ -157,12 +149,7 @@ class MissingEdges:
         return torch.stack(found)
 
     def _entries(self) -> Tensor:
-        """Return which entries free nodes may get.
-
-        Returns:
-            By state of the free node, label of the edge and category of the fragment node, (S, E +
-            1, C) bool.
-        """
+        """Return which entries free nodes may get."""
         after = self.states.after
         takes = torch.zeros_like(after, dtype=torch.bool)
         for node in self.entering.any(1).nonzero()[:, 0].tolist():

@@ -204,9 +204,6 @@ class ParticleSampler:
 
         Returns:
             P particles. Those that came to a dead end have the log-weight -inf.
-
-        Raises:
-            UserError: A size is too small for the fragment.
         """
         network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())
@@ -263,15 +260,7 @@ class ParticleSampler:
         return Particles(graphs, final, came_from, log_probs, detours, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
-        """Choose the particles to go on with.
-
-        Args:
-            log_weights: Logarithms of the weights with `expected` added, (P,) nats.
-
-        Returns:
-            Indices of particles, which may repeat, (P,) long. None to go on with all: the weights
-            are similar (an effective share of the particles above 0.03, `RESAMPLE`), or all are 0.
-        """
+        """Choose the particles to go on with."""
         if not torch.isfinite(log_weights).any():
             return None
         count, share = len(log_weights), log_weights.softmax(0)
@@ -287,19 +276,7 @@ class ParticleSampler:
     def _step(
         self, hidden: NodeHidden, i: int, progress: Progress, known: Tensor, guide: Tensor
     ) -> Tensor:
-        """Draw node i of every particle into `known` and `progress`, in place.
-
-        Args:
-            hidden: What the network knows of the P particles before node i.
-            i: Number of the node.
-            progress: The particles.
-            known: Variables of all nodes, (P, nodes, V) long.
-            guide: Preferences for the fragment node to place next (the property `guide`), (U + 2,
-                U).
-
-        Returns:
-            Log factors of the weights, (P,) float64; -inf for a dead end.
-        """
+        """Draw node i of every particle into `known` and `progress`, in place."""
         count = len(known)
         everyone = torch.arange(count, device=known.device)
         ahead = MissingOnPaths(self.missing, progress)
@@ -374,18 +351,7 @@ class ParticleSampler:
         return more
 
     def _free_preference(self, progress: Progress, back: Tensor) -> Tensor:
-        """Return log factors by which a free node is proposed less often than the model draws it.
-
-        Only a detour has a factor below 1: the learnt share of the fragment nodes at which the
-        model draws one.
-
-        Args:
-            progress: The particles.
-            back: Backtracks of the free nodes, (P,) long.
-
-        Returns:
-            (P,) float64, at most 0.
-        """
+        """Return log factors by which free nodes are proposed less often than drawn."""
         at = (progress.depth - back).clamp(min=0)[:, None]
         pending = progress.pending_at.gather(1, at)[:, 0] & (progress.depth >= 0)
         share = (self.detours + DETOURS) / (self.seen + DETOURS) / len(self.fragment)
@@ -398,21 +364,7 @@ class ParticleSampler:
         progress: Progress,
         ahead: MissingOnPaths,
     ) -> tuple[Tensor, Tensor]:
-        """Draw the variables of fragment nodes at their placements.
-
-        `placements.alive` is narrowed to the structures that agree with the variables, in place.
-
-        Args:
-            hidden: What the network knows of the particles so far.
-            placements: R placements.
-            progress: The particles.
-            ahead: What the nodes on their paths miss.
-
-        Returns:
-            - The values, (R, V) long.
-            - For each variable the logarithm of the total probability of its possible values, given
-              the values before, (R, V) float64 in nats; -inf if none is possible.
-        """
+        """Draw the variables of fragment nodes at their placements."""
 
         def mask(previous, cardinality):
             progress.narrow(placements, previous)
@@ -426,19 +378,7 @@ class ParticleSampler:
     def _draw(
         self, hidden: NodeHidden, rows: Tensor, mask: Callable[[list[Tensor], int], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Draw the V variables of the next node, among the values that are possible.
-
-        Args:
-            hidden: What the network knows of the particles so far.
-            rows: Indices of the particles to draw for, (R,) long.
-            mask: Function of the values of the earlier variables, (R,) long each, and the number of
-                values of the next one; it returns which of these are possible, (R, values) bool.
-
-        Returns:
-            - The values, (R, V) long.
-            - For each variable the logarithm of the total probability of its possible values, given
-              the values before, (R, V) float64 in nats; -inf if none is possible.
-        """
+        """Draw the V variables of the next node, among the values that are possible."""
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []
@@ -469,16 +409,7 @@ class ParticleSampler:
 
 
 def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
-    """Return log(sum(exp(value))) over the values of each group.
-
-    Args:
-        group: Number of the group of each value, (M,) long.
-        value: The values, (M,).
-        count: Number of groups.
-
-    Returns:
-        (count,); -inf for a group without values.
-    """
+    """Return log(sum(exp(value))) over the values of each group."""
     top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
     level = torch.where(torch.isfinite(top), top, 0.0)
     return value.new_zeros(count).index_add(0, group, (value - level[group]).exp()).log() + level

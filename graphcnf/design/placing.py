@@ -66,9 +66,6 @@ class Progress:
         whole: State that each fragment node will have with all its edges of the fragment and the
             edges to free nodes so far, in each of K different structures, (P, U, K) long.
         state: State of the node at each level, as `update_tables` got it, (P, levels) long.
-
-    Raises:
-        UserError: A graph is too small for the fragment.
     """
 
     # Attributes with a row for each particle.
@@ -425,18 +422,7 @@ class Progress:
         return self._leave_enough(placements, previous, fits)
 
     def _leave_enough(self, placements: Placements, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Remove values of a variable that leave too little valence for the edges to come.
-
-        All their continuations have weight 0, so this only changes how many particles survive.
-
-        Args:
-            placements: R placements.
-            previous: Values of their earlier variables, (R,) long each.
-            fits: Values of the next variable that are possible otherwise, (R, C) bool.
-
-        Returns:
-            (R, C) bool.
-        """
+        """Remove values of a variable that leave too little valence for the edges to come."""
         # Without rules a node may get any edge in any state, and every attachment can be filled.
         if (self.support.states.after[1:] != UNKNOWN).all():
             return fits
@@ -533,26 +519,11 @@ class Progress:
         self.alive = alive
 
     def _count_rings(self, parent: Tensor, free: Tensor, lengths: Tensor) -> None:
-        """Count the rings that the next node of each particle closes, in place.
-
-        Args:
-            parent: Level of its parent, -1 for the first node, (P,) long.
-            free: True for a free node, (P,) bool.
-            lengths: Lengths of its closures, 0 for none, (P, K) long.
-        """
+        """Count the rings that the next node of each particle closes, in place."""
         self.rings = self.rings + torch.where(free, (lengths > 0).sum(1), 0)
 
     def _use(self, which: Tensor, node: Tensor, edge: Tensor, other: Tensor) -> None:
-        """Give fragment nodes an edge to a free node, in place.
-
-        It is taken from attachments, or else from free degree.
-
-        Args:
-            which: Particles that get such an edge, (P,) bool.
-            node: Fragment node at its other end, (P,) long.
-            edge: Label of the edge, (P,) long.
-            other: Category of the free node, (P,) long.
-        """
+        """Give fragment nodes an edge to a free node, in place."""
         rows = which.nonzero()[:, 0]
         node, edge, other = node[rows], edge[rows], other[rows, None]
         whole = self.whole[rows, node]

@@ -71,9 +71,6 @@ def to_json(value: Any) -> Any:
 
     Returns:
         Text, number, bool, None, list or dict, as `json.dumps` takes them.
-
-    Raises:
-        UserError: if the value is of another type, or a number that is not finite.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, list):
@@ -112,8 +109,6 @@ def from_json(content: Any) -> Any:
         The value.
 
     Raises:
-        ValueError: if any other object has less than two keys, the text of a timestamp is no time,
-            or an interval has impossible ends.
         TypeError: if the ends of an interval are of two types.
     """
     match content:
@@ -144,9 +139,6 @@ class Vocabulary:
 
     Attributes:
         number: `{value: category}`.
-
-    Raises:
-        ValueError: if a value is repeated.
     """
 
     def __init__(self, values: Sequence[Hashable]):
@@ -262,7 +254,6 @@ class Adapter:
             out, or None if it is not.
 
         Raises:
-            UserError: if `x` is of another type.
             NotImplementedError: in this base class.
         """
         raise NotImplementedError
@@ -373,11 +364,6 @@ class SequenceAdapter(Adapter):
 
         Args:
             items: Strings, lists or tuples, at least one, all of one type.
-
-        Raises:
-            UserError: if all sequences are empty, one has more than 1024 symbols
-                (`LONGEST_SEQUENCE`), their types differ, or there are more than 10,000 different
-                symbols (`MOST_SYMBOLS`), or unhashable ones.
         """
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
@@ -412,13 +398,6 @@ class SequenceAdapter(Adapter):
             items: Strings, lists or tuples, as the training data were.
             flow: Trained flow. Sequences of a length to which it gives probability 0 are left out
                 as well. None to take any length up to that of the longest training sequence.
-
-        Returns:
-            The encoded sequences, padded to the longest; and for every one of `items` the reason
-            why it is left out, or None if it is not.
-
-        Raises:
-            UserError: if an item is of another type.
         """
         what = "strings" if self.container == "str" else f"{self.container}s of symbols"
         wanted = f"this model takes a list of {what}"
@@ -444,14 +423,7 @@ class SequenceAdapter(Adapter):
         return Rows.of(rows), reasons
 
     def decode(self, rows: Rows) -> list[Any]:
-        """Invert `encode`: turn rows of categories into strings, lists or tuples of symbols.
-
-        Args:
-            rows: M rows.
-
-        Returns:
-            M sequences of the type of the training data; a row of length 0 becomes an empty one.
-        """
+        """Invert `encode`: turn rows of categories into strings, lists or tuples of symbols."""
         items = []
         for row, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
             symbols = [self.symbols[category] for category in row[:length]]
@@ -464,13 +436,6 @@ class SequenceAdapter(Adapter):
 
         With more than 100,000 symbols in the training rows (`MANY_SYMBOLS`), this call changes the
         `settings` of the adapter (batch size and optimizer), and dropout is 0 instead of 0.1.
-
-        Args:
-            rows: All encoded rows. The distribution of lengths is taken from all of them. The
-                log-probabilities by n-grams are stored in `rows.start`, so that training need not
-                look them up, unless they are more than 50 million numbers (`LARGEST_STARTS`).
-            chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
-            **network: Sizes of the flow's network, such as `width`: arguments of `CausalAttention`.
         """
         part = self.batch(rows, chosen)
         if (symbols := int(part.mask.sum())) > MANY_SYMBOLS:
@@ -485,15 +450,7 @@ class SequenceAdapter(Adapter):
         return flow
 
     def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
-        """Gather some sequences in a batch.
-
-        Args:
-            rows: All encoded sequences.
-            chosen: Indices in `rows` of M sequences, (M,) int64.
-
-        Returns:
-            The M sequences, padded to the longest of these.
-        """
+        """Gather some sequences in a batch."""
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
@@ -507,9 +464,6 @@ class SequenceAdapter(Adapter):
 
         Returns:
             (B,) nats in float64; -inf for a length to which `RowFlow.length_probabilities` gives 0.
-
-        Raises:
-            UserError: if `orders` is not 1.
         """
         if orders != 1:
             raise UserError("orders are for tables and graphs; sequences have one")
@@ -541,9 +495,6 @@ class SequenceAdapter(Adapter):
 
         Returns:
             `count` encoded sequences, padded to the largest length that the flow knows.
-
-        Raises:
-            UserError: if the flow gives probability 0 to all lengths in `sizes`.
         """
         prior = flow.length_probabilities(sizes)
         return draw_rows(flow, count, prior, seed, temperature)

@@ -204,10 +204,6 @@ class CategoricalModel(nn.Module):
         Returns:
             An untrained model. Train its `parameters()` by the first result of `training_loss`,
             which takes items or what `batch` makes of them.
-
-        Raises:
-            UserError: if a model cannot take such data, or an argument is out of range; the message
-                says what to do.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
         return cls._build(graphs_in(x), seed, 0.0, network, bins=bins, **labels)[0]
@@ -259,8 +255,6 @@ class CategoricalModel(nn.Module):
             The trained model.
 
         Raises:
-            UserError: if a model cannot take such data, a setting is out of range, or Lightning is
-                not installed.
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
             SystemExit: if another signal, such as SIGTERM, ended the run.
         """
@@ -310,21 +304,7 @@ class CategoricalModel(nn.Module):
     def _build(
         cls, x: Items, seed: int, held_out: float, network: Mapping[str, Any], **for_adapter: Any
     ) -> tuple[CategoricalModel, Any]:
-        """Build an untrained model for data, initialised from counts of the training items.
-
-        Args:
-            x: The data.
-            seed: Seed of the weights and of the choice of held-out items.
-            held_out: Share of the items that are not counted.
-            network: Sizes of the network by name.
-            **for_adapter: Arguments named in `ADAPTER_OPTIONS`.
-
-        Returns:
-            The model, and all data as its adapter encodes them: `Rows`, or `PackedGraphs`.
-
-        Raises:
-            UserError: if a model cannot take such data, or an argument is out of range.
-        """
+        """Build an untrained model for data, initialised from counts of the training items."""
         check_seed(seed)
         adapter = _adapter_for(x, network.get("architecture", "path"), **for_adapter)
         data = _all_encoded(adapter, x)
@@ -395,9 +375,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             `Rows` for tables, arrays, sequences and grids; a `GraphBatch` for graphs.
-
-        Raises:
-            UserError: if an item has probability 0, see `reasons`.
         """
         data = _all_encoded(self.adapter, x, self.flow)
         return self.adapter.batch(data, np.arange(len(self.adapter.sizes(data))))
@@ -446,10 +423,6 @@ class CategoricalModel(nn.Module):
             and integers contribute a log-probability, a real number in a table a log-density per
             unit of the column. A time contributes a log-density per day, hour, minute, ...: the
             largest of these units of which all times of the column in training are multiples.
-
-        Raises:
-            UserError: if `x` is of another type or has other columns than the training data,
-                `orders` is out of range, or a label in `given` is unknown.
         """
         adapter: Any = self.adapter
         options = {"given": list(given)} if len(given) and self._table("given") else {}
@@ -508,22 +481,11 @@ class CategoricalModel(nn.Module):
 
     @property
     def _columns(self) -> list[Column]:
-        """Columns of the table or array that the model was trained on.
-
-        Raises:
-            AttributeError: if the model is one of other data, or untrained.
-        """
+        """Columns of the table or array that the model was trained on."""
         return getattr(vars(self).get("adapter"), "columns")  # noqa: B009
 
     def _table(self, what: str) -> TableAdapter:
-        """Return the adapter of a model of a DataFrame or an array.
-
-        Args:
-            what: Name of the method or argument that needs it, for the message.
-
-        Raises:
-            UserError: if the model is one of other data.
-        """
+        """Return the adapter of a model of a DataFrame or an array."""
         if not isinstance(self.adapter, TableAdapter):
             raise UserError(f"{what} is for models of a DataFrame or array, not of {self.adapter}")
         return self.adapter
@@ -548,10 +510,6 @@ class CategoricalModel(nn.Module):
             A table of probabilities with a row for each row of `x` and a column for each value.
             Columns are labelled by the value; by a `pd.Interval` for a bin of numbers; by None for
             "missing". Each row sums to 1.
-
-        Raises:
-            UserError: if the model is not one of tables or arrays, `x` has other columns, or there
-                is no such `column`.
         """
         adapter = self._table("predict_proba")
         k = adapter.number(column, "predict_proba")
@@ -593,10 +551,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             A copy of `x` without missing entries.
-
-        Raises:
-            UserError: if the model is one of sequences or graphs, `x` has other columns, or there
-                is no such statistic.
         """
         check_seed(seed)
         if isinstance(self.adapter, GridAdapter):
@@ -632,9 +586,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             A list with a text for each item, or None where the probability is positive.
-
-        Raises:
-            UserError: if `x` is of another type or has other columns than the training data.
         """
         return self.adapter.encode(x, self.flow)[1]
 
@@ -671,10 +622,6 @@ class CategoricalModel(nn.Module):
         Returns:
             A DataFrame of n rows, an array or tensor (n, D) or (n, H, W), or a list of n sequences
             or graphs.
-
-        Raises:
-            UserError: if a number is out of range, a column or value is unknown, or an option is
-                for another type of data.
         """
         check_integer("n", n)
         check_seed(seed)
@@ -721,9 +668,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             "org/name@commit", from which `from_pretrained` loads exactly this model.
-
-        Raises:
-            UserError: if the hub cannot be reached, or refuses it.
         """
         from graphcnf.hub.repository import push
 
@@ -739,10 +683,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             The trained model; `history` is None.
-
-        Raises:
-            UserError: if the model is missing, damaged, or no `CategoricalModel`; the message
-                begins with the folder.
         """
         source = inside(model_folder(folder), "config.json")
         try:
@@ -775,24 +715,7 @@ def _settings(
     keep_best: bool,
     given: dict[str, Any],
 ) -> TrainingSettings:
-    """Return the settings of a training of `fit`.
-
-    With a budget in steps, the only evaluation is at the end; with one in minutes, there are as
-    many as the adapter says.
-
-    Args:
-        adapter: Adapter with defaults for its type of data.
-        seed: Seed of the training.
-        minutes: Time budget in minutes, which counts only if `steps` is None; None for no such
-            budget.
-        steps: Number of training steps; None to train for `minutes`.
-        keep_best: True to keep the weights that score best on held-out items, False to keep the
-            last ones. Without effect with a budget in steps.
-        given: Settings of the user by name, which replace all others.
-
-    Raises:
-        UserError: if there is no budget, or a setting is out of range.
-    """
+    """Return the settings of a training of `fit`."""
     table: dict[str, Any] = {**adapter.settings, "seed": seed, "log_every": 100}
     if minutes is not None:
         check_minutes(minutes)
@@ -814,12 +737,7 @@ def _settings(
 
 
 def _warn_of_early_end(result: FitResult, minutes: float | None) -> None:
-    """Warn that held-out data got worse in training, which has ended before its time.
-
-    Args:
-        result: Result of the training, with the weights that were best on held-out data.
-        minutes: Time budget.
-    """
+    """Warn that held-out data got worse in training, which has ended before its time."""
     assert result.best is not None
     best, last = (m.get(result.headline, math.nan) for m in (result.best.metrics, result.metrics))
     warnings.warn(
@@ -920,19 +838,7 @@ def _scoring(experiment: Experiment) -> float:
 
 
 def _all_encoded(adapter: Adapter, x: Items, flow: Any = None) -> Any:
-    """Encode items, all of which must have an encoding.
-
-    Args:
-        adapter: Adapter of this type of data.
-        x: The items.
-        flow: Flow in which they must have a positive probability; None for any.
-
-    Returns:
-        The encoded items: `Rows`, or `PackedGraphs`.
-
-    Raises:
-        UserError: for the first item that cannot be encoded, or if `x` is of another type.
-    """
+    """Encode items, all of which must have an encoding."""
     data, reasons = adapter.encode(x, flow)
     for number, reason in enumerate(reasons):
         if reason is not None:
@@ -948,21 +854,7 @@ def _adapter_for(
     node_label: str | None = None,
     edge_label: str | None = None,
 ) -> Adapter:
-    """Build the adapter for the type and the values of a user's data.
-
-    Args:
-        x: The data.
-        architecture: Name of the graph model, for graphs.
-        bins: Number of bins of numbers, for a DataFrame: for all columns or by label.
-        target: Label of the column to predict, for a table or an array.
-        node_label: Attribute of networkx with a node's label; None to take the only one, if any.
-        edge_label: Attribute of networkx with an edge's label; None to take the only one, if any.
-
-    Raises:
-        Refused: if there is no adapter for such a type; the message says what to do. It is a
-            `UserError`.
-        UserError: if an argument is for another type, or an adapter refuses the data.
-    """
+    """Build the adapter for the type and the values of a user's data."""
     from torch_geometric.data import Data
 
     if bins is not None and not isinstance(x, pd.DataFrame):

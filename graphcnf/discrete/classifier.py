@@ -127,14 +127,7 @@ class Classifier(nn.Module):
 
     @torch.enable_grad()
     def _minimise(self, penalty: float, number: Tensor, curves: Tensor, category: Tensor) -> None:
-        """Fit the weights by L-BFGS, in place, starting from what they are.
-
-        Args:
-            penalty: Penalty of the squared weights.
-            number: Slots of the rows, as in `forward`.
-            curves: Values of their curves, as in `forward`.
-            category: Category of the target in each row, (M,) long.
-        """
+        """Fit the weights by L-BFGS, in place, starting from what they are."""
         fitted = [self.offset, self.weights]
         for buffer in fitted:
             buffer.requires_grad_()

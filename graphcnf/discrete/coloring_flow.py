@@ -79,9 +79,6 @@ class ColoringFlow(Pretrained, nn.Module):
         couplings: The argument `couplings`.
         config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON.
-
-    Raises:
-        UserError: if an argument is out of range.
     """
 
     not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
@@ -150,9 +147,6 @@ class ColoringFlow(Pretrained, nn.Module):
         Returns:
             The terms, (B,) nats each; `value()` of the result is one draw of the bound. With
             "nodes" and "waves" it is log p itself.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
@@ -169,10 +163,6 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Returns:
             (B,) nats.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop, a colour is out of range, or
-                `samples` is not positive.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
@@ -193,9 +183,6 @@ class ColoringFlow(Pretrained, nn.Module):
             "accuracy" is the share of nodes whose most probable colour given their latents is the
             encoded one. "validity", in evaluation mode only, is 1 for graphs whose drawn colouring
             is proper, else 0.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         bound, nodes = self.bound(batch), batch.node_counts
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -221,10 +208,6 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Returns:
             The colour of each node, (B, N) long; 0 where masked.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop.
-            UserError: if the temperature is out of range.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
@@ -239,9 +222,6 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Returns:
             Base latents, (B, N, D), 0 where masked; D is 1 with "nodes" and "waves".
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop, or a colour is out of range.
         """
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
@@ -255,22 +235,11 @@ class ColoringFlow(Pretrained, nn.Module):
 
         Returns:
             The colour of each node, (B, N) long; 0 where masked.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop.
         """
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> GraphContext:
-        """Return what the flow is told about graphs: mask, edges and features of the nodes.
-
-        Args:
-            batch: The graphs.
-            **draw: Further fields of the context, such as `temperature`.
-
-        Raises:
-            ValueError: if a graph has no nodes or a self-loop.
-        """
+        """Return what the flow is told about graphs: mask, edges and features of the nodes."""
         batch = batch.clear_padding()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
@@ -311,10 +280,6 @@ def from_networkx(
     Returns:
         A batch of B graphs. Nodes are numbered in the order in which networkx lists them, and
         `node_types` are the colours.
-
-    Raises:
-        UserError: for directed graphs, multigraphs, empty graphs, self-loops, nodes without a
-            colour, and more than 255 nodes or colours.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")

@@ -400,10 +400,6 @@ class ColoringNetwork(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
         """Yield one step with all real nodes of graphs with known colours, to score these.
 
-        Args:
-            x: Colours, (B, N, 1) long.
-            context: Adjacency, mask and node features of the graphs.
-
         Yields:
             The step of all M real nodes; its `hidden` are the logits of their colours, (M, K).
         """
@@ -443,21 +439,7 @@ class ColoringNetwork(AutoregressiveNetwork):
     def _ahead(
         self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
     ) -> Tensor:
-        """Return the look-ahead scores of all turns at once; nodes are numbered by their turns.
-
-        Args:
-            adjacency: True where two nodes share an edge, (B, N, N) bool.
-            blocked: True for the colours that are blocked for each node before each turn, (B,
-                turns, N, K) bool.
-            own: True for the colours that are blocked for the node whose turn it is, (B, turns, K)
-                bool.
-            mask: True for real nodes, (B, N) bool.
-            h: Channels of the nodes, as `encode` returns them, (B, N, width).
-
-        Returns:
-            Score of each colour for the node whose turn it is, (B, turns, K); 0 if this node has no
-            choice.
-        """
+        """Return the look-ahead scores of all turns at once; nodes are numbered by their turns."""
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
         if not len(turn):
@@ -475,11 +457,7 @@ class ColoringNetwork(AutoregressiveNetwork):
         return scores
 
     def start(self, context: GraphContext) -> ColoringDrawing:
-        """Begin to colour the nodes of a batch of graphs.
-
-        Args:
-            context: Adjacency, mask and node features of the graphs.
-        """
+        """Begin to colour the nodes of a batch of graphs."""
         return ColoringDrawing(self, context)
 
 
@@ -567,15 +545,7 @@ class ColoringDrawing:
         self.order.settle(*self.decided, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
-        """Return the look-ahead scores of the colours of some nodes, one per graph at most.
-
-        Args:
-            graph: Graph of each node, (M,) long.
-            node: Number of each node, (M,) long.
-
-        Returns:
-            Scores, (M, K).
-        """
+        """Return the look-ahead scores of the colours of some nodes, one per graph at most."""
         assert self.network.lookahead is not None
         waiting = self.order.open[graph]
         # Waiting nodes come first; the rest of a row is padding.

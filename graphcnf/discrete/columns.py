@@ -425,9 +425,6 @@ class ColumnMLP(AutoregressiveNetwork):
         divided: True if some category is a bin, that is, if `parts` is not None.
         ordinal: Numbers of the ordinal columns, (O,) long.
         sizes: Number of categories of each of them that are in an order, (O,) long.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     slot: Tensor
@@ -484,18 +481,7 @@ class ColumnMLP(AutoregressiveNetwork):
             self.classifier = Classifier(target, owner, self.ordered.curve_owner, curves)
 
     def _set_ordinal(self, ordinal: Sequence[int], cardinalities: Tensor) -> Tensor:
-        """Set the attributes `ordinal` and `sizes`.
-
-        Args:
-            ordinal: The argument of the constructor.
-            cardinalities: Number of categories of each column, (N,) long.
-
-        Returns:
-            Curves at all categories, (S, R), for `Perceptron`.
-
-        Raises:
-            ValueError: if `ordinal` does not fit the columns.
-        """
+        """Set the attributes `ordinal` and `sizes`."""
         sizes = torch.tensor(ordinal)
         if len(sizes) != len(cardinalities) or (sizes < 0).any() or (sizes > cardinalities).any():
             raise ValueError(
@@ -784,11 +770,6 @@ class ColumnMLP(AutoregressiveNetwork):
         Since all values are known, each column is given those before it at once; drawing has a step
         for each column instead.
 
-        Args:
-            x: Categories (B, N, 1): integers, or floats k + u, where u is the place of a number in
-                bin k.
-            context: Mask, orders and allowed categories, see `ColumnContext`.
-
         Yields:
             A step of the M pairs of a row and a column whose mask is True. Its `hidden` is a pair:
             logits (M, C), -inf where a category is not allowed; and slopes of the density of
@@ -804,23 +785,11 @@ class ColumnMLP(AutoregressiveNetwork):
         yield Step(row, column, (logits, parts[1]))
 
     def logits(self, hidden) -> Tensor:
-        """Return the logits of M pairs of a row and a column, the first part of their hidden state.
-
-        Args:
-            hidden: Pair of logits and slopes, (M, C) each, as `steps` yields it.
-
-        Returns:
-            (M, C), where C is the largest number of categories of a column; -inf beyond those of
-            the pair's own column.
-        """
+        """Return the logits of M pairs of a row and a column."""
         return super().logits(hidden[0])
 
     def start(self, context: Context) -> ColumnDrawing:
-        """Begin to draw the rows of a batch, column by column.
-
-        Args:
-            context: Mask, orders and conditions of B rows, see `ColumnContext`.
-        """
+        """Begin to draw the rows of a batch, column by column."""
         return ColumnDrawing(self, context)
 
 
@@ -908,15 +877,7 @@ class ColumnDrawing:
         return Step(self.rows, column, (logits.masked_fill(~allowed, -math.inf), tilts))
 
     def _open(self, allowed: Tensor, column: Tensor) -> Tensor:
-        """Return which rows have something to decide: a category, or a place in it.
-
-        Args:
-            allowed: Possible categories of the column that is decided in this step, (M, C) bool.
-            column: Number of this column in each row, (M,) long.
-
-        Returns:
-            (M,) bool, True for these rows.
-        """
+        """Return which rows have something to decide: a category, or a place in it."""
         several = allowed.sum(1) > 1
         if not self.network.divided:
             return several
@@ -967,9 +928,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     Attributes:
         config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON.
-
-    Raises:
-        UserError: if an argument is out of range.
     """
 
     @keep_arguments
@@ -990,18 +948,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.network.start_from(counts, regression)
 
     def _components(self, batch: Rows, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-probability of each entry by each of the two densities that are mixed.
-
-        Args:
-            batch: B rows without masked entries.
-            known: Known columns, (B, N) bool, from which all others are predicted; results for the
-                known ones have no meaning. None to predict each column from those before it in the
-                network's order.
-
-        Returns:
-            Log-probabilities by counts and perceptron, (B, N) nats; and by counts and regression,
-            (B, N) nats. Both include the density of places.
-        """
+        """Return the log-probability of each entry by each of the two densities that are mixed."""
         network, x = self.network, batch.values
         rows = network.inputs(x, ColumnContext.of(Context(batch.mask), network), batch.start)
         start, log_p, tilts = network.from_counts(rows, known)
@@ -1052,21 +999,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         """Return the exact log-probability of each row, in one order of the columns.
 
         Columns that the mask leaves out are marginalised.
-
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k.
-            context: A `ColumnContext`; or a `Context` whose mask is (B, N), for the network's
-                order.
-            samples: Ignored, since nothing is drawn.
-
-        Returns:
-            (B,) nats: logarithm of the product of the probabilities of categories, and of the
-            densities of places in bins.
-
-        Raises:
-            ValueError: if a category is out of range, the mask has another shape than `x`, or it
-                leaves a row without columns.
         """
         return self.nats(x, context).sum(1)
 
@@ -1085,10 +1017,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
         Returns:
             (B, N) nats, with the density of places in bins; 0 where masked.
-
-        Raises:
-            ValueError: if a category is out of range, the mask has another shape than `x`, or it
-                leaves a row without columns.
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
@@ -1103,16 +1031,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         return torch.where(given.mask, nats, 0)
 
     def _own(self, x: Tensor, log_p: Tensor, tilts: Tensor) -> Tensor:
-        """Pick the log-probability of each column's own category, with the density of its place.
-
-        Args:
-            x: Categories, (B, N): integers, or floats k + u; any value where masked.
-            log_p: Log-probabilities of all categories, (B, S) nats.
-            tilts: Slopes of the density of places, (B, S).
-
-        Returns:
-            (B, N) nats.
-        """
+        """Pick the log-probability of each column's own category, with the density of its place."""
         network, (category, place) = self.network, split(x)
         column = torch.arange(network.columns, device=x.device)
         number = network.slot[column, category.clamp(0, network.slot.shape[1] - 1)]
@@ -1140,19 +1059,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
-        """Draw rows, column by column, also under the conditions of a `ColumnContext`.
-
-        Args:
-            count: Number of rows.
-            length: Ignored: all rows have N columns.
-            context: A `ColumnContext`, whose order, conditions, temperature and generator are used.
-                A `Context` has the network's order and no conditions.
-            sample_posterior: Ignored: latents determine the row.
-
-        Returns:
-            Categories (count, N): long, or if some are bins float64 k + u, where u is the place of
-            a number in bin k.
-        """
+        """Draw rows, column by column, also under the conditions of a `ColumnContext`."""
         # In float64: a place in a rare category keeps its digits.
         options = {"mask": context.mask, "generator": context.generator, "dtype": torch.float64}
         z = self.base.sample((count, self.network.columns, 1), device=self.device, **options)
@@ -1161,21 +1068,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     @evaluated
     @torch.no_grad()
     def decode(self, z: Tensor, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Map base latents to rows, column by column in the order of the context.
-
-        Args:
-            z: Base latents, standard logistic, one for each column, (B, N, 1).
-            context: A `ColumnContext`, whose order, conditions and temperature are used. A
-                `Context` has the network's order and no conditions.
-            sample: Ignored: latents determine the row.
-
-        Returns:
-            Categories (B, N): long, or if some are bins float64 k + u, where u is the place of a
-            number in bin k; 0 where masked.
-
-        Raises:
-            UserError: if the temperature is out of range.
-        """
+        """Map base latents to rows, column by column in the order of the context."""
         check_temperature(context.temperature)
         context = with_mask(z, context)
         network, u = self.network, torch.sigmoid(z[..., 0].double())

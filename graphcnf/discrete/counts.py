@@ -124,9 +124,6 @@ class ColumnCounts(nn.Module):
         owner: Column of each slot, (S,) long.
         uniform: 1 / number of categories of the column, for each slot, (S,).
         counts: Counts of the categories in each context.
-
-    Raises:
-        ValueError: if the arguments do not fit together, or parents have too many categories.
     """
 
     parents: Tensor
@@ -241,26 +238,7 @@ class ColumnCounts(nn.Module):
     def _interpolated(
         self, tables: Tables, keys: Tensor, columns: Tensor, own: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return how the probabilities of M columns in B rows follow from the tables.
-
-        For a row that has not been counted, they are those in the longest context that has been
-        seen. For a row that is left out of its own counts, they are a weighted sum of those in all
-        contexts, since the recursion in `ContextCounts` is linear; only the probability of the
-        row's own category is computed apart.
-
-        Args:
-            tables: Probabilities in all contexts, as `_tables` returns them.
-            keys: Keys of contexts, (B, M, L) long.
-            columns: The columns, (M,) long.
-            own: Categories of the rows in them, (B, M) long, to leave each row out of its own
-                counts; None for rows that have not been counted.
-
-        Returns:
-            Three tensors: row numbers in the table of each column (`Tables.p`), first that without
-            any context, then that of each context length, (B, M, L + 1) long; the weights of these
-            table rows, (B, M, L + 1); and the probability of the category `own`, (B, M), which has
-            no meaning if `own` is None.
-        """
+        """Return how the probabilities of M columns in B rows follow from the tables."""
         index, seen = find(self.counts.contexts, keys)
         kind = log_term_dtype(self.uniform)
         rows = F.pad(torch.where(seen, index - tables.first[columns, None] + 1, 0), (1, 0))
@@ -287,13 +265,7 @@ class ColumnCounts(nn.Module):
         return rows, weights.to(kind), p.to(kind)
 
     def _tables(self) -> Tables | None:
-        """Return the probabilities in all contexts, from the counts as they are.
-
-        Returns:
-            The tables. None if columns have at most 16 categories on average (`SPARSE`), as looking
-            up the counts is then as fast; or if the tables would have more than 50 million entries
-            (`LARGEST_TABLES`).
-        """
+        """Return the probabilities in all contexts, from the counts as they are."""
         if len(self.owner) <= SPARSE * len(self.parents):
             return None
         sources = self.counts.often, self.uniform
@@ -325,15 +297,7 @@ class ColumnCounts(nn.Module):
         return Tables(tables, first, total, different, pairs, width)
 
     def _shorter(self, k: int, keys: Tensor) -> Tensor:
-        """Return the keys of the contexts of fewer parents that contexts of column k contain.
-
-        Args:
-            k: Number of the column.
-            keys: Keys of contexts of any number of parents, (M,) long.
-
-        Returns:
-            Keys with the first 0, 1, 2, ... parents, (M, L) long; -1 for more than the context has.
-        """
+        """Return the keys of the contexts of fewer parents that contexts of column k contain."""
         levels = int((self.parents[k] >= 0).sum()) + 1
         starts = self.starts[k, :levels]
         found = keys.new_full((len(keys), self.starts.shape[1]), -1)
@@ -496,20 +460,7 @@ def slots_of(sizes: np.ndarray, column: int) -> slice:
 
 
 def _pointwise(x: np.ndarray, sizes: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate how much the categories of a column tell about those of all columns.
-
-    Half a row is added to the counts of each category, and one row with independent columns to the
-    counts of pairs.
-
-    Args:
-        x: Categories, (M, N).
-        sizes: Number of categories of each column, (N,).
-        column: The column, of C categories.
-
-    Returns:
-        Two arrays for all pairs of a category of the column and a slot: their probabilities, (C,
-        S); and their pointwise mutual information, (C, S) nats.
-    """
+    """Estimate how much the categories of a column tell about those of all columns."""
     starts, total, own = sizes.cumsum() - sizes, int(sizes.sum()), slots_of(sizes, column)
     often = np.bincount((x + starts).ravel(), minlength=total).astype(float)
     p = (often + 0.5) / (len(x) + 0.5 * sizes).repeat(sizes)
@@ -570,20 +521,7 @@ def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parents(
     x: np.ndarray, sizes: np.ndarray, child: int, order: np.ndarray, shared: np.ndarray
 ) -> tuple[list[int], list[int]]:
-    """Choose the parents of a column greedily by leave-one-out likelihood.
-
-    Args:
-        x: Categories, (M, N).
-        sizes: Number of categories of each column, (N,).
-        child: Number of the column.
-        order: Numbers of the columns in order; parents stand before the column.
-        shared: Mutual information of columns, (N, N): only the 16 columns (`CANDIDATES`) that share
-            the most with this one are tried.
-
-    Returns:
-        The parents, the most informative one first; and for each number 1, 2, ... of parents the
-        factor that `best_factor` chooses. Both are empty if no parent gains 10 nats (`GAIN`).
-    """
+    """Choose the parents of a column greedily by leave-one-out likelihood."""
     c, parents, factors = x[:, child], list[int](), list[int]()
     before = order[: order.tolist().index(child)]
     # Columns that share the most with the child.
@@ -675,31 +613,14 @@ class _Regression:
         self.earlier = earlier.to(self.start)  # products with bool are slow
 
     def nats(self, weights: Tensor) -> Tensor:
-        """Return -log p of each column, summed over the rows.
-
-        Args:
-            weights: Weights of the regression, (S, S): by category of an earlier column (first
-                axis) and category of the column (second axis).
-
-        Returns:
-            (N,) nats.
-        """
+        """Return -log p of each column, summed over the rows."""
         every = torch.ones_like(self.slots)
         logits = self.start + weighted_sum(weights * self.earlier, self.slots, every)
         log_p = normalised(logits, self.column)
         return -log_p.gather(1, self.slots).sum(0)
 
     def fit(self, penalties: np.ndarray, weights: Tensor | None = None) -> Tensor:
-        """Fit the weights by L-BFGS.
-
-        Args:
-            penalties: Penalty of each column, (N,); infinite for a column without a regression.
-            weights: Weights to start from, (S, S); None for zeros.
-
-        Returns:
-            The weights, (S, S): by category of an earlier column (first axis) and category of the
-            column (second axis); 0 elsewhere.
-        """
+        """Fit the weights by L-BFGS."""
         penalty = torch.from_numpy(penalties)[self.column].to(self.start)
         free = penalty.isfinite()
         penalty = torch.where(free, penalty, 0) / 2
@@ -721,29 +642,13 @@ class _Regression:
 
 
 def _regressed(sizes: np.ndarray) -> int:
-    """Return the number of rows of a regression that `LARGEST_REGRESSION` allows, at least 8.
-
-    Args:
-        sizes: Number of categories of each column, (N,).
-    """
+    """Return the number of rows of a regression that `LARGEST_REGRESSION` allows, at least 8."""
     total = int(sizes.sum())
     return max(int(LARGEST_REGRESSION / (total * min(total, SPARSE * len(sizes)))), 8)
 
 
 def _penalties(x: np.ndarray, sizes: np.ndarray, counts: Counts) -> np.ndarray:
-    """Choose the penalty of each column with the highest held-out likelihood.
-
-    A quarter of the rows is held out; if there are fewer than 500 (`FOLDED`), each quarter in turn.
-
-    Args:
-        x: Categories, (M, N).
-        sizes: Number of categories of each column, (N,).
-        counts: Order and parents of the columns; the counts themselves are made anew.
-
-    Returns:
-        Penalty of each column, (N,): 64, 16 or 4; infinite for a column that is predicted best
-        without a regression.
-    """
+    """Choose the penalty of each column with the highest held-out likelihood."""
     x = x[: _regressed(sizes)]
     scores, quarter = np.zeros((len(PENALTIES) + 1, len(sizes))), len(x) // 4
     for fold in range(4 if len(x) < FOLDED else 1):

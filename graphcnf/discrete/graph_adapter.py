@@ -94,11 +94,7 @@ class GraphAdapter(Adapter):
 
     @property
     def model(self) -> type[GraphModel]:
-        """Class of the graph model with the name `architecture`.
-
-        Raises:
-            UserError: if there is no model with the name `architecture`.
-        """
+        """Class of the graph model with the name `architecture`."""
         return model_class(self.architecture)
 
     @property
@@ -108,14 +104,7 @@ class GraphAdapter(Adapter):
 
     @property
     def arguments(self) -> tuple[Callable[..., Any], ...]:
-        """Functions and classes whose keyword arguments users may set with `fit(network={...})`.
-
-        Returns:
-            `model_for_graphs`, and the classes that the graph model names, such as its network.
-
-        Raises:
-            UserError: if there is no model with the name `architecture`.
-        """
+        """Functions and classes whose keyword arguments users may set with `fit(network={...})`."""
         return model_for_graphs, *self.model.options()
 
     @classmethod
@@ -136,10 +125,6 @@ class GraphAdapter(Adapter):
             edge_label: Attribute of edges in networkx that holds the label; None to take the only
                 one, if there is any.
             architecture: Name of the graph model.
-
-        Raises:
-            UserError: if a graph is of another type, lacks a label, or has several attributes of
-                which none was chosen; or if there are more than 255 node or edge labels.
         """
         names: list[Any]
         graphs = graphs_in(graphs)
@@ -175,10 +160,6 @@ class GraphAdapter(Adapter):
             For each graph a tuple of three lists (`Triple`): the labels of its n nodes; its m edges
             as pairs of node numbers from 0; the labels of these edges. Labels are 0 if the graphs
             have none.
-
-        Raises:
-            UserError: if `graphs` is no list, or a graph is of another type, lacks a label, or is
-                directed or a multigraph.
         """
         graphs = graphs_in(graphs)
         if not isinstance(graphs, list | tuple):
@@ -203,14 +184,6 @@ class GraphAdapter(Adapter):
             graphs: M graphs of the type of the training data.
             flow: Trained model. Graphs to which it gives probability 0, such as those of an unseen
                 size, are left out as well. None to leave out only those with unknown labels.
-
-        Returns:
-            The encoded graphs, M or fewer; and for each of the M graphs the reason why it is left
-            out, or None if it is not.
-
-        Raises:
-            UserError: if `graphs` are of another type than the training data, or the installed
-                igraph has another canonical order than the one that the model was fitted with.
         """
         ordered = self.order == "canonical"
         if ordered and self.numbering != order_check():
@@ -265,9 +238,6 @@ class GraphAdapter(Adapter):
 
         Args:
             graphs: M encoded graphs, such as those that the model has drawn.
-
-        Returns:
-            M `nx.Graph`, or M Data. Nodes are numbered as in the encoded graphs.
         """
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
@@ -307,9 +277,6 @@ class GraphAdapter(Adapter):
         Args:
             graphs: All encoded graphs.
             chosen: Indices of M graphs, (M,) int64.
-
-        Returns:
-            The M graphs in this order.
         """
         return GraphBatch.collate(graphs, chosen)
 
@@ -326,9 +293,6 @@ class GraphAdapter(Adapter):
 
         Returns:
             (B,) nats in float64. They do not depend on what else is in the batch.
-
-        Raises:
-            UserError: if `orders` is out of range.
         """
         graphs = batch.to_packed()
         # The same random draws for every graph, so that its value does not depend on the others.
@@ -366,22 +330,11 @@ class GraphAdapter(Adapter):
 
         Returns:
             `count` encoded graphs.
-
-        Raises:
-            UserError: if an argument is out of range.
         """
         return sample_records(flow, range(count), size_range=sizes, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
-        """Return labels and edges of a networkx graph; nodes are numbered as networkx lists them.
-
-        Args:
-            graph: The graph.
-
-        Raises:
-            TypeError: if it is no undirected simple graph, or a label is not hashable.
-            ValueError: if a node or an edge lacks its label.
-        """
+        """Return labels and edges of a networkx graph, numbered as networkx lists them."""
         if not isinstance(graph, nx.Graph):
             raise TypeError(f"{type_of(graph)}, not an nx.Graph")
         if graph.is_directed() or graph.is_multigraph():
@@ -394,15 +347,7 @@ class GraphAdapter(Adapter):
         return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
     def _of_data(self, data: Any) -> Triple:
-        """Return labels and edges of a `Data`, each edge once.
-
-        Args:
-            data: The `Data`.
-
-        Raises:
-            TypeError: if it is no `Data`.
-            ValueError: if it lacks its labels, or is no undirected simple graph.
-        """
+        """Return labels and edges of a `Data`, each edge once."""
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):
@@ -418,13 +363,7 @@ class GraphAdapter(Adapter):
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 
     def _to_networkx(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> nx.Graph:
-        """Return a graph of networkx with the attributes in `names`.
-
-        Args:
-            nodes: Label of each of n nodes.
-            edges: Pairs of node numbers, (m, 2).
-            labels: Label of each edge.
-        """
+        """Return a graph of networkx with the attributes in `names`."""
         node_label, edge_label = self.names
         graph = nx.Graph()
         for k, label in enumerate(nodes):
@@ -434,13 +373,7 @@ class GraphAdapter(Adapter):
         return graph
 
     def _to_data(self, nodes: list[Any], edges: np.ndarray, labels: list[Any]) -> Data:
-        """Return a graph as `Data`, with labels in the form that `names` says.
-
-        Args:
-            nodes: Label of each of n nodes.
-            edges: Pairs of node numbers, (m, 2).
-            labels: Label of each edge.
-        """
+        """Return a graph as `Data`, with labels in the form that `names` says."""
         data = data_of(nodes, edges, labels)
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:
@@ -472,41 +405,17 @@ def graphs_in(graphs: Any) -> Any:
 
 
 def _form(values: torch.Tensor) -> int | str:
-    """Describe the shape of the labels of a `Data`, so that drawn graphs get labels of this shape.
-
-    Args:
-        values: The labels of n nodes or edges, (n,), (n, 1) or (n, C).
-
-    Returns:
-        Number of dimensions, or "one-hot C" for one-hot vectors (n, C).
-    """
+    """Describe the shape of the labels of a `Data`, which drawn graphs get as well."""
     return f"{ONE_HOT}{values.shape[1]}" if is_one_hot(values) else values.dim()
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of an error about a single graph, without "graph 0" in front.
-
-    Args:
-        error: The error, whose message may count the graph as the first of a list.
-    """
+    """Return the message of an error about a single graph, without "graph 0" in front."""
     return str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
 
 
 def _label(data: dict[str, Any], name: str | None, where: str) -> Any:
-    """Return the label of a node or an edge.
-
-    Args:
-        data: Attributes of the node or edge, by name.
-        name: Name of the attribute with the label; None for graphs without labels.
-        where: Name of the node or edge, with which the message of an error begins.
-
-    Returns:
-        The label; 0 for graphs without labels.
-
-    Raises:
-        ValueError: if the attribute is missing.
-        TypeError: if the label is not hashable.
-    """
+    """Return the label of a node or an edge."""
     if name is None:
         return 0
     if name not in data:
@@ -516,18 +425,7 @@ def _label(data: dict[str, Any], name: str | None, where: str) -> Any:
 
 
 def _only(attributes: list[dict[str, Any]], what: str) -> str | None:
-    """Find the attribute that holds the labels of all nodes, or of all edges.
-
-    Args:
-        attributes: Attributes of each node or edge, by name.
-        what: "node" or "edge", for the message.
-
-    Returns:
-        The name of the only attribute that occurs; None if there is none.
-
-    Raises:
-        UserError: if there are several, of which the user must choose one.
-    """
+    """Find the attribute that holds the labels of all nodes, or of all edges."""
     names = sorted({str(name) for data in attributes for name in data})
     if len(names) > 1:
         raise UserError(

@@ -52,9 +52,6 @@ class GridAdapter(Adapter):
         tensor: True if the training data were a torch tensor.
         vocabulary: Map from values to categories.
         cardinality: Number of categories C.
-
-    Raises:
-        ValueError: if `dtype` is not a type of integers or bool.
     """
 
     kind = "grids"
@@ -108,13 +105,6 @@ class GridAdapter(Adapter):
         Args:
             data: Array or tensor (M, H, W) of integers, or of floats that are whole.
             flow: Ignored: a grid of known values has a positive probability under every flow.
-
-        Returns:
-            The encoded grids, M or fewer; and for each of the M grids the reason why it is left
-            out, or None if it is not.
-
-        Raises:
-            UserError: if `data` is of another type or shape.
         """
         rows, flat = self._encoded(data)
         unknown, reasons = ~rows.mask.numpy(), list[str | None]([None] * len(flat))
@@ -133,9 +123,6 @@ class GridAdapter(Adapter):
 
         Returns:
             All M grids, encoded; the mask is False at missing pixels.
-
-        Raises:
-            UserError: if `data` is of another type or shape, or has a value that training lacked.
         """
         rows, flat = self._encoded(data)
         strange = ~rows.mask.numpy() & ~np.isnan(flat.astype(float))
@@ -145,19 +132,7 @@ class GridAdapter(Adapter):
         return rows
 
     def _encoded(self, data: Items) -> tuple[Rows, np.ndarray]:
-        """Encode the known values of grids.
-
-        Args:
-            data: Array or tensor, (M, H, W).
-
-        Returns:
-            Two values: the encoded grids, whose mask is False where a pixel is missing or has a
-            value that training lacked; and the pixels as they were given, in raster order, (M, H
-            W).
-
-        Raises:
-            UserError: if `data` is of another type or shape.
-        """
+        """Encode the known values of grids."""
         wanted = f"this model takes an array (N, {self.shape[0]}, {self.shape[1]})"
         if not isinstance(data, np.ndarray | torch.Tensor):
             raise UserError(f"got {type_of(data)}; {wanted}")
@@ -170,26 +145,13 @@ class GridAdapter(Adapter):
         return Rows(torch.from_numpy(index) * there, there), flat
 
     def decode(self, rows: Rows) -> np.ndarray | torch.Tensor:
-        """Invert `encode`: turn encoded grids into an array.
-
-        Args:
-            rows: M encoded grids.
-
-        Returns:
-            (M, H, W), an array or a torch tensor as the training data were, and of their type.
-        """
+        """Invert `encode`: turn encoded grids into an array."""
         array = np.array(self.values)[rows.values.cpu().numpy()].astype(self.dtype)
         array = array.reshape(-1, *self.shape)
         return torch.from_numpy(array) if self.tensor else array
 
     def build(self, rows, chosen, /, **network):
-        """Build an untrained flow, whose pixels have the frequencies of the training grids.
-
-        Args:
-            rows: All encoded grids, held-out ones included.
-            chosen: Indices in `rows` of the training grids, (M,) int64.
-            **network: Sizes of the flow's network by name: arguments of `GatedPixelCNN`.
-        """
+        """Build an untrained flow, whose pixels have the frequencies of the training grids."""
         flow = GridFlow(self.cardinality, shape=self.shape, **network)
         flow.start_from(self.batch(rows, chosen))
         return flow
@@ -207,9 +169,6 @@ class GridAdapter(Adapter):
 
         Returns:
             (B,) nats in float64.
-
-        Raises:
-            UserError: if `orders` is not 1.
         """
         if orders != 1:
             raise UserError("orders are for tables and graphs; grids have one")
@@ -235,9 +194,6 @@ class GridAdapter(Adapter):
 
         Returns:
             `count` encoded grids.
-
-        Raises:
-            UserError: if `sizes` are given.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: grids have one")
@@ -284,9 +240,5 @@ class GridAdapter(Adapter):
 
 
 def _numpy(data: Any) -> np.ndarray:
-    """Return an array or tensor as an array.
-
-    Args:
-        data: The array or tensor.
-    """
+    """Return an array or tensor as an array."""
     return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data

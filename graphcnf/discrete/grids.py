@@ -120,9 +120,6 @@ class GatedPixelCNN(AutoregressiveNetwork):
 
     Attributes:
         bias: Bias of the logits at each pixel, (H W, C).
-
-    Raises:
-        ValueError: if an argument is out of range, or there are more than 4096 pixels.
     """
 
     def __init__(
@@ -182,10 +179,6 @@ class GatedPixelCNN(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield one step with all real pixels of known grids, to score them.
 
-        Args:
-            x: Categories in raster order, (B, H W, 1) long.
-            context: Its mask (B, H W) is True for the M real pixels.
-
         Yields:
             The step; its `hidden` are the logits of the pixels, (M, C).
         """
@@ -195,11 +188,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         yield Step(rows, positions, logits[rows, positions])
 
     def start(self, context: Context) -> GridDrawing:
-        """Begin to draw the grids of a batch, pixel by pixel.
-
-        Args:
-            context: Its mask (B, H W) gives the number of grids B.
-        """
+        """Begin to draw the grids of a batch, pixel by pixel."""
         return GridDrawing(self, len(context.mask))
 
 
@@ -258,11 +247,7 @@ class GridDrawing:
         return Step(self.rows, torch.full_like(self.rows, self.position), logits)
 
     def _next_row(self, row: int) -> None:
-        """Compute the vertical channels of a row of pixels, when all rows above it are drawn.
-
-        Args:
-            row: Number of the row, from 0.
-        """
+        """Compute the vertical channels of a row of pixels, when all rows above it are drawn."""
         net, self.before = self.network, {}
         last = net.values(self.x[:, row - 1 : row]) if row else None
         if last is None:
@@ -310,9 +295,6 @@ class GridFlow(Pretrained, AutoregressiveFlow):
     Attributes:
         config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON.
-
-    Raises:
-        UserError: if an argument is out of range.
     """
 
     @keep_arguments
@@ -402,15 +384,7 @@ class GridFlow(Pretrained, AutoregressiveFlow):
 
 
 def _systematic(weight: Tensor, start: Tensor) -> Tensor:
-    """Resample P particles of M grids systematically.
-
-    Args:
-        weight: Logarithms of the weights, (M, P); the weights of a grid sum to 1.
-        start: Uniform random numbers, (M,).
-
-    Returns:
-        Indices of the particles to go on with, (M, P) long.
-    """
+    """Resample P particles of M grids systematically."""
     count = weight.shape[1]
     place = (torch.arange(count) + start[:, None].double()) / count
     return torch.searchsorted(weight.exp().cumsum(1), place).clamp(max=count - 1)

@@ -196,15 +196,7 @@ class NGrams(nn.Module):
         self.counts = ContextCounts.of(list(keys), [x.numpy()] * len(keys)).to(device)
 
     def _fit_weights(self, before: Tensor, x: Tensor) -> None:
-        """Learn the weights of the mixture, unless it gains less than 10 nats (`GAIN`).
-
-        The gain is that over the longest context alone, on positions from which the weights are not
-        learned. The counts include these positions, too, but each is left out of its own counts.
-
-        Args:
-            before: As in `of`.
-            x: Categories of the positions, (M,) long.
-        """
+        """Learn the weights of the mixture, unless it gains less than 10 nats (`GAIN`)."""
         count = min(len(x), LARGEST_MIXTURE // self.cardinality)
         if count < FEWEST or self.reach == 0:
             return
@@ -230,17 +222,7 @@ class NGrams(nn.Module):
     def _interpolated(
         self, before: Tensor, x: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the interpolated probabilities at M positions, and what the weights depend on.
-
-        Args:
-            before: As in `forward`.
-            x: Likewise.
-
-        Returns:
-            Probabilities p_k of all categories for the K lengths of contexts, (M, K, C). How often
-            each context has been seen, (M, K), and how many different categories followed it, (M,
-            K).
-        """
+        """Return the interpolated probabilities at M positions, and what the weights depend on."""
         kind = log_term_dtype(self.factors)
         shape = (len(before), self.cardinality)
         p = torch.full(shape, 1 / self.cardinality, dtype=kind, device=before.device)

@@ -131,11 +131,6 @@ class Bins:
 
         Returns:
             The bins. For times, their unit is the largest one of which all times are multiples.
-
-        Raises:
-            UserError: if `count` is out of range, a real number is infinite or beyond 1e300
-                (`LARGEST_REAL`), or a whole number is beyond 2^53 (`LARGEST`), so that float64
-                cannot hold it exactly.
         """
         halve = count is None
         if count is None:
@@ -207,7 +202,6 @@ class Bins:
             place 1 - 1e-12, since float64 could not tell them apart in k + u.
 
         Raises:
-            ValueError: if an entry is no number, such as a text.
             TypeError: if the column is of a type that holds no numbers, or no times.
         """
         x = as_numbers(series, self.unit)
@@ -226,16 +220,7 @@ class Bins:
         return np.where(fits, k + place.clip(0, 1 - 1e-12), -1.0)
 
     def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Split encoded numbers into bins and places.
-
-        Args:
-            value: Encoded numbers k + u, (N,).
-
-        Returns:
-            Four arrays (N,): the bin k; the place u in it; the parts of the bin, as the third
-            column of `edges` has them; and, if the bin is a tail, the distance of the number from
-            the end of the tail at the data.
-        """
+        """Split encoded numbers into bins and places."""
         k = np.floor(value).astype(int)
         place = value - k
         away = self.scale[k] * ((1 - place * self.mass[k]) ** (-1 / SHAPE) - 1)
@@ -363,15 +348,7 @@ class Bins:
 
 
 def _mean_excess(values: np.ndarray) -> float:
-    """Return the mean excess of the largest numbers, as the module defines it.
-
-    Args:
-        values: Different numbers, ascending.
-
-    Returns:
-        Mean of the `OUTERMOST` largest numbers (of a quarter of all if these are fewer), minus the
-        largest of all others; 0 for a single number.
-    """
+    """Return the mean excess of the largest numbers, as the module defines it."""
     count = min(OUTERMOST, max(1, len(values) // 4))
     return float(np.mean(values[-count:]) - values[max(-count - 1, -len(values))])
 
@@ -400,16 +377,7 @@ def time_kind(series: pd.Series) -> str:
 
 
 def _range(dtype: str, unit: int | None) -> tuple[float, float]:
-    """Return the lowest and the highest number that a column can hold.
-
-    Args:
-        dtype: Pandas type of the column, as text.
-        unit: Unit of times in nanoseconds; None for numbers.
-
-    Returns:
-        Lowest and highest number. For times, they are the largest numbers of units, negative and
-        positive, whose nanoseconds fit into 64 bits.
-    """
+    """Return the lowest and the highest number that a column can hold."""
     if unit is not None:
         limit = float(np.iinfo(np.int64).max // unit)
         return -limit, limit
@@ -421,15 +389,7 @@ def _range(dtype: str, unit: int | None) -> tuple[float, float]:
 
 
 def _unit(series: pd.Series) -> int | None:
-    """Return the unit in which a column of times is best written as whole numbers.
-
-    Args:
-        series: The column.
-
-    Returns:
-        The largest of `UNITS`, in nanoseconds, of which all times are multiples; the smallest one
-        if there is none; None for a column of numbers.
-    """
+    """Return the unit in which a column of times is best written as whole numbers."""
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
         series.dtype
     ):
@@ -439,14 +399,7 @@ def _unit(series: pd.Series) -> int | None:
 
 
 def _stamps(times: pd.Series) -> np.ndarray:
-    """Convert times to nanoseconds, since 1970 for dates.
-
-    Args:
-        times: Column of dates or durations, none of them missing.
-
-    Returns:
-        (N,) int64.
-    """
+    """Convert times to nanoseconds, since 1970 for dates."""
     index = pd.TimedeltaIndex if types.is_timedelta64_dtype(times.dtype) else pd.DatetimeIndex
     return index(times).as_unit("ns").asi8
 
@@ -463,7 +416,6 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
         entries. In the finest of `UNITS`, a microsecond, times are rounded down to whole units.
 
     Raises:
-        ValueError: if an entry is no number, such as a text.
         TypeError: if the column is of a type that holds no numbers, or complex ones, or if a unit
             is given and the column holds no times.
     """

@@ -78,9 +78,6 @@ class CausalAttention(AutoregressiveNetwork):
 
     Attributes:
         ngrams: The n-grams of the training rows; None without them.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -131,29 +128,13 @@ class CausalAttention(AutoregressiveNetwork):
         return last_categories(x, self.cardinalities[0], max(reach, 1))
 
     def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
-        """Embed positions, the input of attention.
-
-        Args:
-            before: Categories before each of M positions, the latest one last, (B, M, K) long.
-            first: Number of the first of the M positions in its row.
-            to_come: Number of positions from each one to the end of its row, (B, M) long.
-
-        Returns:
-            (B, M, width).
-        """
+        """Embed positions, the input of attention."""
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         h = self.values(before[..., -1]) + self.position(number) + self.remaining(to_come)
         return self.dropout(h)
 
     def _check_mask(self, mask: Tensor) -> None:
-        """Check the mask of a batch of rows.
-
-        Args:
-            mask: True at real positions, (B, L) bool.
-
-        Raises:
-            ValueError: if it has too many positions, or a row has padding before a real position.
-        """
+        """Check the mask of a batch of rows."""
         length = mask.shape[1]
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
@@ -192,17 +173,8 @@ class CausalAttention(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield one step with all real positions of known sequences, to score them.
 
-        Args:
-            x: Categories, (B, L, 1) long; arbitrary at padding.
-            context: Its mask (B, L) is True at the M real positions. A `RowContext` may hold the
-                log-probabilities by n-grams. Else they are looked up; in training mode, each
-                position is then left out of its own counts.
-
         Yields:
             The step; its `hidden` are the logits of the positions, (M, C).
-
-        Raises:
-            ValueError: if there are too many positions, or padding comes before a real one.
         """
         mask = context.mask
         self._check_mask(mask)
@@ -221,14 +193,7 @@ class CausalAttention(AutoregressiveNetwork):
         yield Step(row, position, self.logits_of(h[mask], start))
 
     def start(self, context: Context) -> CausalDrawing:
-        """Begin to draw the rows of a batch, position by position.
-
-        Args:
-            context: Its mask (B, L) gives the lengths of the rows to draw.
-
-        Raises:
-            ValueError: if there are too many positions, or padding comes before a real one.
-        """
+        """Begin to draw the rows of a batch, position by position."""
         self._check_mask(context.mask)
         return CausalDrawing(self, context.mask)
 
@@ -388,9 +353,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON. `length_histogram` is a list: the number of
             training rows of length 0, 1, ...
-
-    Raises:
-        UserError: if an argument is out of range.
     """
 
     @keep_arguments
@@ -400,21 +362,7 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
     @evaluated
     def log_prob(self, x: Tensor, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return the exact log-probability of the categories of each row, given its length.
-
-        Args:
-            x: Categories, (B, L) integers.
-            context: Its mask (B, L) is True at real positions: the first ones of a row. Without a
-                mask all rows have L positions.
-            samples: Without effect on the result, since nothing is drawn.
-
-        Returns:
-            (B,) nats.
-
-        Raises:
-            ValueError: if a category is out of range, the mask has another shape than `x`, or a row
-                is empty, too long, or has padding before a real position.
-        """
+        """Return the exact log-probability of the categories of each row, given its length."""
         return super().log_prob(x, context)
 
     @classmethod
@@ -487,9 +435,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
         Returns:
             Probabilities of the lengths 0 to `positions`, (positions + 1,); they sum to 1.
-
-        Raises:
-            UserError: if every length of the range has probability 0.
         """
         seen = np.zeros(self.network.positions + 1)
         counts = np.asarray(self.metadata.get("length_histogram", []), dtype=float)[: len(seen)]
@@ -564,16 +509,7 @@ def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor,
 
 
 def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[Tensor, Tensor]:
-    """Return what n-grams are counted from: each real position's category and what is before it.
-
-    Args:
-        rows: The rows, with M real positions in all.
-        cardinality: Number of categories.
-        reach: How many categories before each position.
-
-    Returns:
-        The last categories before each position, (M, reach) long, and its own one, (M,) long.
-    """
+    """Return what n-grams are counted from: each real position's category and what is before it."""
     before = last_categories(rows.values, cardinality, reach)
     return before[rows.mask], rows.values[rows.mask]
 
@@ -588,10 +524,6 @@ def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwo
 
     Returns:
         An instance of `network`.
-
-    Raises:
-        UserError: if an argument is out of range. A `ValueError` of the constructor becomes one,
-            too.
     """
     names = ("width", "layers", "heads", "expansion", "dropout")
     sizes = {name: config[name] for name in names if name in config}

@@ -82,9 +82,6 @@ class SetFlow(Pretrained, CategoricalFlow):
         config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON.
 
-    Raises:
-        UserError: if an argument is out of range.
-
     Examples:
         >>> cards = SetFlow(3, 8, width=16, layers=1)
         >>> hands = torch.tensor([[0, 3, 5], [7, 1, 2]])
@@ -186,14 +183,6 @@ class SetFlow(Pretrained, CategoricalFlow):
                 frequent. Its `generator` draws the random numbers; None for torch's global one.
             **options: `sample_posterior`: True to draw categories from p(x|z) instead of taking the
                 most probable one.
-
-        Returns:
-            Categories, (count, L) long; 0 where masked.
-
-        Raises:
-            ValueError: if a set has no elements, or with another coupling than "channels" more than
-                the constructor's `elements`; or if the mask does not have `count` rows.
-            UserError: if the temperature is out of range.
         """
         if length is None and context.mask is None:
             length = self.config["elements"]
@@ -279,9 +268,6 @@ class CausalSetNetwork(SetNetwork):
         Args:
             features: Inputs of the first K elements, (B, K, inputs).
             sizes: Numbers of elements of the sets, (B,) long.
-
-        Returns:
-            Parameters, (B, K + 1, outputs). Those beyond the size of a set have no meaning.
         """
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
@@ -320,16 +306,7 @@ class OrderedEncoding(Encoding):
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Decode latents to categories.
-
-        Args:
-            z: Latents, (B, L, 1 + D); the sorting latent, the first one, is ignored.
-            context: Its mask (B, L) says which elements are real.
-            sample: True to draw from p(x|z), False for the most probable category.
-
-        Returns:
-            Categories, (B, L) long; 0 where masked.
-        """
+        """Decode latents to categories."""
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
@@ -344,9 +321,6 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
     Returns:
         The indices of the elements in sorted order, padding last, (B, L) long; and the sizes of the
         sets, (B,) long.
-
-    Raises:
-        ValueError: if a set has more than `most` elements.
     """
     if key.shape[1] > most:
         raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
@@ -411,15 +385,7 @@ class ElementCoupling(Bijection):
         self.network = CausalSetNetwork(latents + count, outputs, elements=elements, **network)
 
     def forward(self, x, context=Context()):
-        """Map latents of sets to base latents, for all elements at once.
-
-        Args:
-            x: Latents, (B, L, 1 + D), of which the first, the sorting latent, stays as it is.
-            context: Its mask (B, L) says which elements are real; without a mask all are.
-
-        Returns:
-            Base latents, (B, L, 1 + D), and the log-det, (B,) nats.
-        """
+        """Map latents of sets to base latents, for all elements at once."""
         x, mask = prepare(x, context.mask), context.mask
         index, sizes = self._order(x, mask)
         v = x.gather(1, index)[..., 1:]
@@ -433,15 +399,7 @@ class ElementCoupling(Bijection):
         return self._finish(x, index, mask, moved, slopes)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`, one element after another.
-
-        Args:
-            z: Base latents, (B, L, 1 + D), of which the first, the sorting latent, stays as it is.
-            context: Its mask (B, L) says which elements are real; without a mask all are.
-
-        Returns:
-            Latents, (B, L, 1 + D), and the log-det of the inverse, (B,) nats.
-        """
+        """Invert `forward`, one element after another."""
         z, mask = prepare(z, context.mask), context.mask
         index, sizes = self._order(z, mask)
         y = z.gather(1, index)[..., 1:]
@@ -465,15 +423,7 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sort the elements of sets by their first latent, padding last.
-
-        Args:
-            x: Latents, (B, L, 1 + D).
-            mask: Real elements, (B, L) bool; None if all are.
-
-        Returns:
-            Indices for `gather`, (B, L, 1 + D) long; and the sizes of the sets, (B,) long.
-        """
+        """Sort the elements of sets by their first latent, padding last."""
         index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
@@ -485,18 +435,7 @@ class ElementCoupling(Bijection):
         moved: Iterable[Tensor],
         slopes: Iterable[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Put transformed elements back into the order of the input.
-
-        Args:
-            x: The input, (B, L, 1 + D).
-            index: Indices that sort the elements, as `_order` returns them, (B, L, 1 + D) long.
-            mask: Real elements, (B, L) bool, or None.
-            moved: Transformed latents of the sorted elements, D tensors (B, L).
-            slopes: Logarithms of their derivatives, D tensors (B, L).
-
-        Returns:
-            The output, (B, L, 1 + D); and the log-det, (B,) nats.
-        """
+        """Put transformed elements back into the order of the input."""
         sums: Any = sum(slopes)
         if mask is not None:
             sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
@@ -505,16 +444,7 @@ class ElementCoupling(Bijection):
         return masked(torch.cat([x[..., :1], moved], -1), mask), sum_log_term(sums)
 
     def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mixtures of the first K + 1 elements, each given those before it.
-
-        Args:
-            known: Latents of the first K elements, (B, K, D).
-            sizes: Sizes of the sets, (B,) long.
-
-        Returns:
-            Logits of the C components, (C, B, K + 1); their means and their log-scales, (D, C, B,
-            K + 1) each.
-        """
+        """Return the mixtures of the first K + 1 elements, each given those before it."""
         start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
         # The component that an element lies on is more informative than its position.
         each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
@@ -528,16 +458,7 @@ class ElementCoupling(Bijection):
 
     @staticmethod
     def _log_densities(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-        """Return the logistic log-densities of latents in each component.
-
-        Args:
-            x: Latents of elements.
-            means: Means of the components.
-            log_scales: Log-scales of the components.
-
-        Returns:
-            Nats, of the shape to which the three broadcast.
-        """
+        """Return the logistic log-densities of latents in each component."""
         return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
 
 
@@ -610,30 +531,14 @@ class GroupNetwork(AutoregressiveNetwork):
         return self.leave(h), decided, after, own
 
     def logits(self, hidden):
-        """Return the logits of the next element of M groups.
-
-        Args:
-            hidden: Hidden state of the groups: the four tensors that `groups_after` returns.
-
-        Returns:
-            Logits, (M, categories).
-        """
+        """Return the logits of the next element of M groups."""
         h, decided, after, _ = hidden
         scale = self.scales(after).chunk(2, -1)[1]
         shift = self.after(after).chunk(2, -1)[1]
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
     def next_hidden(self, hidden, x):
-        """Add a decided element to the hidden state of M groups.
-
-        Args:
-            hidden: Hidden state of M groups.
-            x: Category of the decided element of each group, (M,) long.
-
-        Returns:
-            The hidden state of those R groups that have another element, and their indices among
-            the M, (R,) long.
-        """
+        """Add a decided element to the hidden state of M groups."""
         h, decided, after, own = hidden
         kept = (own > 1).nonzero()[:, 0]
         decided = decided + self.decided(x)
@@ -657,11 +562,6 @@ class GroupNetwork(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
         """Yield one step with all groups of known sets, to score them.
 
-        Args:
-            x: Categories of the elements of each group, (B, G, V) long; arbitrary after the last
-                element of a group.
-            context: Its mask is True for groups that have elements, see `GroupContext`.
-
         Yields:
             The step of all M groups that have elements, with their hidden state before the first
             element.
@@ -681,11 +581,7 @@ class GroupNetwork(AutoregressiveNetwork):
         yield Step(rows, positions, groups)
 
     def start(self, context: GroupContext) -> GroupDrawing:
-        """Begin to draw the sets of a batch, group by group.
-
-        Args:
-            context: Its mask is True for groups that have elements, see `GroupContext`.
-        """
+        """Begin to draw the sets of a batch, group by group."""
         return GroupDrawing(self, context)
 
 
@@ -767,29 +663,11 @@ class GroupCoupling(Bijection):
         self.coupling = AutoregressiveCoupling(network)
 
     def forward(self, x, context=Context()):
-        """Map latents of sets to base latents, for all groups at once.
-
-        Args:
-            x: Latents, (B, L, 2), of which the first, the sorting latent, stays as it is.
-            context: Its mask (B, L) says which elements are real; without a mask all are.
-
-        Returns:
-            Base latents, (B, L, 2), and the log-det, (B,) nats.
-        """
+        """Map latents of sets to base latents, for all groups at once."""
         return self._apply_to_groups(self.coupling, x, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map base latents to latents, group by group and without gradients.
-
-        Args:
-            z: Base latents, (B, L, 2), of which the first, the sorting latent, stays as it is.
-            context: Its mask (B, L) says which elements are real. With a temperature below 1, the
-                probabilities of the categories, which the map makes the widths of intervals, are
-                sharpened.
-
-        Returns:
-            Latents (B, L, 2), and the log-det of this inverse map, (B,) nats.
-        """
+        """Map base latents to latents, group by group and without gradients."""
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
     def _apply_to_groups(
@@ -798,18 +676,7 @@ class GroupCoupling(Bijection):
         x: Tensor,
         context: Context,
     ) -> tuple[Tensor, Tensor]:
-        """Arrange the second latents of elements in groups, map them, and put them back.
-
-        Args:
-            function: The coupling, or its inverse. It takes the second latents of G groups of
-                `slots` elements, (B, G, slots), with their mask and temperature, and returns the
-                mapped ones and the log-det, (B,) nats.
-            x: Latents, (B, L, 2).
-            context: Mask of real elements, and temperature.
-
-        Returns:
-            The mapped latents, (B, L, 2); and the log-det, (B,) nats.
-        """
+        """Arrange the second latents of elements in groups, map them, and put them back."""
         x, network = prepare(x, context.mask), self.coupling.network
         index, sizes = ranking(x[..., 0], context.mask, network.elements)
         slots = len(network.cardinalities)

@@ -154,10 +154,6 @@ class Column:
                 category.
             bins: Number of bins to aim at; numbers and times are then always binned. None to bin
                 as said above, into rows^0.4 bins, at least 4 and at most 64.
-
-        Raises:
-            UserError: if the column contains unhashable values, complex or infinite numbers, or is
-                a pandas categorical of more than 1000 categories.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -242,9 +238,6 @@ class Column:
             (M,) float64: the category k; for a number in bin k or a rare value k + u, where u in
             [0, 1) is its place. It is -1 for values that training lacked, and for missing entries
             unless they are a category.
-
-        Raises:
-            UserError: if the training data had numbers or times here, and the series has not.
         """
         if self.bins:
             try:
@@ -287,10 +280,6 @@ class Column:
         Returns:
             Lowest and highest allowed place in each of the C categories, (C, 2): 0 and 1 in one
             that is allowed as a whole, two equal numbers in one that is not allowed.
-
-        Raises:
-            UserError: if the column has no value in the interval, or lacks one of the list; if a
-                list is given for a column with bins; or if a rare value is among those allowed.
         """
         what, found = f"given: column {self.name!r}", np.zeros((self.cardinality, 2))
         if isinstance(condition, list) and self.bins:
@@ -321,17 +310,7 @@ class Column:
         return found
 
     def _ends(self, interval: tuple[Any, Any]) -> list[float]:
-        """Return both ends of an interval of numbers or times as numbers of the bins.
-
-        Args:
-            interval: Lowest and highest value, None for no end.
-
-        Returns:
-            Two floats: numbers, or times in the unit of the bins; infinite for no end.
-
-        Raises:
-            UserError: if an end is of another kind than the column, such as a time among numbers.
-        """
+        """Return both ends of an interval of numbers or times as numbers of the bins."""
         assert self.bins is not None
         ends = []
         for end, none in zip(interval, (-np.inf, np.inf), strict=True):
@@ -350,18 +329,7 @@ class Column:
         return ends
 
     def _between(self, least: Any, most: Any) -> np.ndarray:
-        """Return the categories whose values lie between two values, both included.
-
-        Args:
-            least: Lowest value; None for no end.
-            most: Highest value; None for no end.
-
-        Returns:
-            Categories, ascending, (M,) int64.
-
-        Raises:
-            UserError: if values of the column cannot be compared with these.
-        """
+        """Return the categories whose values lie between two values, both included."""
         values, ordered = self.values, self.categories is not None and self.categories[1]
         try:
             if ordered:  # pandas compares the numbers of categories
@@ -485,8 +453,6 @@ class TableAdapter(Adapter):
         Raises:
             Refused: if the table is empty, or an array holds no numbers or has another shape; it is
                 a `UserError`.
-            UserError: if a label is repeated, `bins` or `target` names an unknown column, or
-                `Column.of` refuses a column.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data
@@ -513,13 +479,6 @@ class TableAdapter(Adapter):
             data: A DataFrame with the columns of the training data in any order, or an array or
                 tensor (M, N).
             flow: Ignored: a row of known values has a positive probability under every flow.
-
-        Returns:
-            The encoded rows, M or fewer, masked where an entry is missing and missing is no
-            category; and for each of the M rows the reason why it is left out, or None.
-
-        Raises:
-            UserError: if `data` is of another type, or lacks a column or has a further one.
         """
         encoded, unknown, table = self._encoded(data)
         reasons: Reasons = [None] * len(encoded)
@@ -540,9 +499,6 @@ class TableAdapter(Adapter):
         Returns:
             All rows, encoded. The mask is False for unknown values, and for missing entries unless
             missing is a category of the column.
-
-        Raises:
-            UserError: if `data` is of another type, or lacks a column or has a further one.
         """
         encoded, unknown, table = self._encoded(data)
         if unknown.any():
@@ -555,34 +511,14 @@ class TableAdapter(Adapter):
         return Rows(found.clamp(min=0), found >= 0)
 
     def _cell(self, table: pd.DataFrame, row: int, column: int) -> str:
-        """Name an entry of a table for a message.
-
-        Args:
-            table: Table with the labels of `columns`.
-            row: Index of the row in it.
-            column: Index of the column in `columns`.
-
-        Returns:
-            Text such as "value 'x' in column 'colour'".
-        """
+        """Name an entry of a table for a message."""
         name = self.columns[column].name
         value = table[name].iloc[row]
         value = value.item() if isinstance(value, np.generic) else value
         return f"value {value!r} in column {name!r}"
 
     def _encoded(self, data: Items) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-        """Encode M rows, column by column.
-
-        Args:
-            data: Table or array, as `encode` takes it.
-
-        Returns:
-            Three values: what `Column.encode` returns of each column, (M, N) float64; a mask, (M,
-            N) bool, True for entries whose value training lacked; and the rows as a table.
-
-        Raises:
-            UserError: if `data` is of another type, or lacks a column or has a further one.
-        """
+        """Encode M rows, column by column."""
         names = [column.name for column in self.columns]
         wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
         if self.array is not None:
@@ -608,9 +544,6 @@ class TableAdapter(Adapter):
             given: `{label of a column: value}` for columns whose value is known in all rows. The
                 value is written instead of the decoded one, since a number that was encoded as bin
                 and place comes back with a rounding error. None for no such column.
-
-        Returns:
-            A DataFrame of M rows, or an array or tensor (M, N).
         """
         table = self.table(rows)
         for label, value in (given or {}).items():
@@ -654,11 +587,6 @@ class TableAdapter(Adapter):
         a higher learning rate. The log-probabilities by counts are stored in `rows.start`, so that
         training need not look them up, unless they are more than 50 million numbers
         (`LARGEST_STARTS`).
-
-        Args:
-            rows: All encoded rows, held-out ones included.
-            chosen: Indices in `rows` of the training rows, (M,) int64: only these are counted.
-            **network: Sizes of the flow's network: `width` of `ColumnMLP`.
         """
         parts = [n for column in self.columns for n in column.parts]
         if len(chosen) > MANY:
@@ -691,13 +619,6 @@ class TableAdapter(Adapter):
         held-out rows they stay. Then counts, regression and the classifier of the target, if there
         is one, are fitted anew to all of `chosen`. The parents of each column stay as `build` chose
         them, so call `build` first.
-
-        Args:
-            flow: Trained flow.
-            rows: All encoded rows.
-            chosen: Indices in `rows` of the rows to count, (M,) int64.
-            held_out: Indices in `rows` of the rows that the flow has not learned from, int64; they
-                are among `chosen`.
         """
         flow.weigh(self.batch(rows, held_out))
         flow.fit_classifier(self.batch(rows, chosen))
@@ -710,9 +631,6 @@ class TableAdapter(Adapter):
         Args:
             label: Label of the column.
             what: Name of the method or argument in which the user gave the label, for the message.
-
-        Raises:
-            UserError: if there is no such column.
         """
         names = [column.name for column in self.columns]
         if label not in names:
@@ -735,9 +653,6 @@ class TableAdapter(Adapter):
             as a whole, such as those of columns without a list or interval, and has two equal
             numbers in one that is not allowed. The event is None if there are neither lists nor
             intervals.
-
-        Raises:
-            UserError: if a column or value is unknown, or no value meets a condition.
         """
         encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         event, several = self.whole, False
@@ -806,21 +721,7 @@ class TableAdapter(Adapter):
         chosen: torch.Tensor | None = None,
         **draw,
     ) -> ColumnContext:
-        """Return the context in which a flow draws the unknown entries of rows, given the known.
-
-        Known columns come first in the order, with their category as the only allowed one.
-
-        Args:
-            flow: Flow that gives the order of the other columns.
-            known: Rows; the mask is True for known entries.
-            mask: True for columns that are not marginalised, (B, N) bool.
-            event: What may be drawn, see `ColumnContext`; None for anything. Columns that it limits
-                come directly after the known ones, before all others. A column is limited if some
-                value of it is not allowed, but not if only "missing" is not.
-            chosen: Categories that unknown entries must have, (B, N) long, -1 where any is allowed;
-                None if any is allowed everywhere.
-            **draw: Further fields of the context, such as `temperature`.
-        """
+        """Return the context in which a flow draws the unknown entries of rows, given the known."""
         known, event = known.to(flow.device), None if event is None else event.to(flow.device)
         category, most = known.values.long(), max(self.cardinalities)
         one = torch.nn.functional.one_hot(category, most).bool()
@@ -855,9 +756,6 @@ class TableAdapter(Adapter):
 
         Returns:
             (B,) nats in float64; 0 for a row without an entry to score.
-
-        Raises:
-            UserError: if a column is unknown, or `orders` out of range.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         given_columns = torch.zeros_like(rows.mask)
@@ -874,17 +772,7 @@ class TableAdapter(Adapter):
         return value.logsumexp(0) - np.log(orders) + self._log_density(rows, scored)
 
     def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
-        """Return what turns densities of places in bins into densities of numbers.
-
-        Args:
-            rows: B encoded rows.
-            mask: True for entries that are scored, (B, N) bool.
-
-        Returns:
-            Sum over the scored entries of a row, (B,) nats in float64. A number has log |du / dx|,
-            the derivative of its place u by the number x; a rare value the logarithm of its share
-            of the rows with rare values; all others have 0.
-        """
+        """Return what turns densities of places in bins into densities of numbers."""
         values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
         for k, column in enumerate(self.columns):
             there = mask[:, k].cpu().numpy() & (values[:, k] < len(column.values))
@@ -936,20 +824,7 @@ class TableAdapter(Adapter):
         return rows, effective
 
     def _early(self, flow: ColumnFlow, known: Rows, event: torch.Tensor | None) -> torch.Tensor:
-        """Return which unknown columns of rows come before a condition in the flow's own order.
-
-        Conditions are known entries, and columns that the event limits. Unknown columns after all
-        of them are drawn from the density of whole rows as it is.
-
-        Args:
-            flow: Trained flow.
-            known: M rows; the mask is True for known entries.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
-
-        Returns:
-            True for these columns, (M, N) bool. An unknown column that the event limits is also
-            True.
-        """
+        """Return which unknown columns of rows come before a condition in the flow's own order."""
         limited = torch.zeros(len(self.columns), dtype=torch.bool)
         if event is not None:
             limited = (event != self.whole).flatten(1).any(1)
@@ -965,22 +840,7 @@ class TableAdapter(Adapter):
         random: list[np.random.Generator],
         event: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Draw the early entries of rows by Bayes' rule: by the densities of all combinations.
-
-        This is exact, but for places in bins, which count as the middle of the bin.
-
-        Args:
-            flow: Trained flow.
-            known: M rows; the mask is True for known entries.
-            early: What `_early` returns, (M, N) bool. Nothing is drawn for rows with more than 256
-                combinations (50,000 if all rows have the same known entries), or with an early
-                entry for which the event allows only a part of a bin.
-            random: Random generators of the rows.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
-
-        Returns:
-            The categories that have been drawn, (M, N) long; -1 elsewhere.
-        """
+        """Draw the early entries of rows by Bayes' rule: by the densities of all combinations."""
         chosen = torch.full(known.mask.shape, -1)
         for part in chunked(self._combinations(known, early, event), TOGETHER):
             sizes = [len(grid) for _, _, grid in part]
@@ -1002,18 +862,7 @@ class TableAdapter(Adapter):
     def _combinations(
         self, known: Rows, early: torch.Tensor, event: torch.Tensor | None
     ) -> list[tuple[list[int], list[int], np.ndarray]]:
-        """Return the combinations of the early entries of rows, where these are few.
-
-        Args:
-            known: M rows; the mask is True for known entries.
-            early: What `_early` returns, (M, N) bool.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
-
-        Returns:
-            A tuple for each set of rows with the same known entries that has few combinations: the
-            numbers of these rows; the numbers of their E early columns; and the K combinations of
-            categories of these columns, (K, E).
-        """
+        """Return the combinations of the early entries of rows, where these are few."""
         allowed = (self.whole if event is None else event).diff(dim=2)[..., 0].numpy()
         open_ = [own[: c.cardinality] for own, c in zip(allowed, self.columns, strict=True)]
         choices = [np.flatnonzero(own) if np.isin(own, (0, 1)).all() else None for own in open_]
@@ -1030,15 +879,7 @@ class TableAdapter(Adapter):
         return found
 
     def _nats(self, flow: ColumnFlow, rows: Rows) -> np.ndarray:
-        """Return the log-density of rows in the flow's order; masked entries are marginalised.
-
-        Args:
-            flow: Trained flow.
-            rows: B encoded rows.
-
-        Returns:
-            (B,) nats in float64.
-        """
+        """Return the log-density of rows in the flow's order; masked entries are marginalised."""
         parts = [rows[k : k + SCORED].to(flow.device) for k in range(0, len(rows), SCORED)]
         nats = [flow.log_prob(p.values, Context(p.mask)).double().cpu() for p in parts]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *nats]).numpy()
@@ -1051,24 +892,7 @@ class TableAdapter(Adapter):
         random: list[np.random.Generator],
         event: torch.Tensor | None,
     ) -> tuple[Rows, np.ndarray]:
-        """Draw the early entries of rows several times, and choose a draw by importance weights.
-
-        The draws are in the order with the known columns first. This is exact in the limit of many
-        draws (sampling-importance-resampling; Rubin 1988, *Using the SIR algorithm to simulate
-        posterior distributions*). There are up to 64 draws of a row (`TRIES`), and no more once
-        their effective number is 8 (`ENOUGH`).
-
-        Args:
-            flow: Trained flow.
-            known: R rows; the mask is True for known entries.
-            early: What `_early` returns, (R, N) bool.
-            random: Random generators of the rows.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
-
-        Returns:
-            The rows with the early entries as known ones; and the effective number of draws of
-            each, (sum w)^2 / sum w^2, from 1 to 64, (R,).
-        """
+        """Draw the early entries of rows several times, and choose a draw by importance weights."""
         rows, todo = Rows(known.values.clone(), known.mask | early), np.arange(len(known))
         total, squares = np.full((2, len(known)), -np.inf)
         for _ in range(TRIES if len(todo) else 0):
@@ -1092,20 +916,7 @@ class TableAdapter(Adapter):
         random: list[np.random.Generator],
         event: torch.Tensor | None,
     ) -> tuple[torch.Tensor, np.ndarray]:
-        """Draw unknown entries of rows one after the other, all inside an event.
-
-        Args:
-            flow: Trained flow.
-            known: B rows; the mask is True for known entries.
-            mask: Entries that are known or to be drawn, (B, N) bool.
-            random: Random generators of the rows.
-            event: What the unknown entries may be, (N, C, 2); None for anything.
-
-        Returns:
-            Encoded values, (B, N) float64 (long if no column is binned); and the logarithms of the
-            weights, (B,) nats: the density of known and drawn entries in the flow's order, divided
-            by that with which the unknown ones were drawn.
-        """
+        """Draw unknown entries of rows one after the other, all inside an event."""
         context = self._context(flow, known, mask.to(flow.device), event, generator=random)
         x = flow.sample(len(known), context=context)
         nats = flow.nats(x, context, context.event).double()
@@ -1144,9 +955,6 @@ class TableAdapter(Adapter):
 
         Returns:
             `count` encoded rows.
-
-        Raises:
-            UserError: if `sizes` are given.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: rows of a table have one")
@@ -1274,22 +1082,7 @@ class TableAdapter(Adapter):
 
     @torch.no_grad()
     def _reweighted(self, flow: ColumnFlow, known: Rows, k: int, p: np.ndarray) -> np.ndarray:
-        """Return the probabilities of column k by Bayes' rule in the density of whole rows.
-
-        The density of a row with each candidate category in column k is taken in the flow's own
-        order of the columns, in which it has learned best. The probability of all candidates
-        together stays; it is divided among them in proportion to these densities.
-
-        Args:
-            flow: Trained flow.
-            known: M rows; the mask is True for known entries.
-            k: Number of the column, which is unknown in all rows.
-            p: Probabilities of its categories given the known columns alone, (M, C). The 32
-                categories (`CANDIDATES`) with the largest are the candidates.
-
-        Returns:
-            The new probabilities, (M, C) float64.
-        """
+        """Return the probabilities of column k by Bayes' rule in the density of whole rows."""
         rows = Rows(known.values.clone(), known.mask.clone())
         rows.mask[:, k] = True
         best = (-p).argsort(1)[:, :CANDIDATES]
@@ -1309,28 +1102,14 @@ class TableAdapter(Adapter):
 
 
 def _refuse_repeated_labels(table: pd.DataFrame) -> None:
-    """Check that no two columns have the same label.
-
-    Args:
-        table: The table.
-
-    Raises:
-        UserError: if two have; the message names the label.
-    """
+    """Check that no two columns have the same label."""
     if table.columns.has_duplicates:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    """Return an array of numbers as a table.
-
-    Args:
-        array: Array or tensor, (N, D).
-
-    Raises:
-        Refused: if it has another shape, or its entries are no numbers.
-    """
+    """Return an array of numbers as a table."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()

@@ -81,9 +81,6 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
     Args:
         first: Values of one sample; p(v) is the share of them that are v.
         second: Values of the other sample; q(v) is the share of them that are v.
-
-    Raises:
-        UserError: if a sample is empty.
     """
     counts = Counter(first), Counter(second)
     totals = [counter.total() for counter in counts]
@@ -107,9 +104,6 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
         One distance in [0, 1] for each of the D (D - 1) / 2 pairs of columns: 0 if all pairs of
         values have the same frequencies in both tables. The index is a MultiIndex of the labels of
         both columns.
-
-    Raises:
-        UserError: if the columns differ, or are fewer than two.
     """
     if list(first.columns) != list(second.columns) or first.shape[1] < 2:
         raise UserError("pairs of columns need two tables with the same columns, at least two")
@@ -131,9 +125,6 @@ def ngram_distance(
         first: Sequences of one sample: strings, or lists or tuples of symbols.
         second: Sequences of the other sample.
         n: Length of an n-gram in symbols. Start and end of a sequence count as a symbol each.
-
-    Raises:
-        UserError: if n is not positive, or a list has no n-gram.
     """
     check_integer("n", n, 1)
 
@@ -175,11 +166,6 @@ def evaluate_table(
         them is. "detection" is NaN if a table has fewer than three rows.
 
     Raises:
-        UserError: if the columns or their types differ, a number is infinite, a table is empty,
-            there is no column `target` or no other column, `target` holds numbers that are not
-            whole, scikit-learn or jinja2 is not installed, or the page cannot be written.
-
-    Example:
         >>> import pandas as pd
         >>> real = pd.DataFrame({"colour": ["red", "blue"] * 50, "size": ["S", "L"] * 50})
         >>> figures = evaluate_table(real, real)
@@ -239,22 +225,7 @@ def evaluate_table(
 
 
 def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list[Any]) -> pd.DataFrame:
-    """Turn the columns of a table into floats or objects, so that tables of other types compare.
-
-    Args:
-        what: Name of the table, with which the message of an error begins.
-        table: The table, with the columns of the real one.
-        real: The real table, whose types count.
-        numeric: Labels of the columns in which the real table has numbers, times or durations.
-
-    Returns:
-        The table with a new index. Numeric columns are floats, NaN for missing entries, times in
-        nanoseconds; all others hold objects, None for missing entries.
-
-    Raises:
-        UserError: if a numeric column holds something else than in the real table, also another
-            kind of times, or infinity.
-    """
+    """Turn the columns of a table into floats or objects, so that tables of other types compare."""
     table = table.reset_index(drop=True)
     columns = {}
     for name in table.columns:
@@ -277,17 +248,7 @@ def _plain(what: str, table: pd.DataFrame, real: pd.DataFrame, numeric: list[Any
 
 
 def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures of a synthetic table that depend on distances between rows.
-
-    Args:
-        floats: Tables "real", "synthetic" and perhaps "held_out" as floats, (M, D) each.
-        kinds: True for columns of categories, (D,) bool.
-        seed: Seed of the rows that are compared.
-
-    Returns:
-        By name `alpha_precision`, `beta_recall`, `closest` and, with held-out rows,
-        `closest_held_out` and `copies`; the module says what they are.
-    """
+    """Return the figures of a synthetic table that depend on distances between rows."""
     random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, floats.values()))
     width = np.fmax.reduce(floats["real"]) - np.fmin.reduce(floats["real"])
     width = np.where(kinds | ~(width > 0), 1, width)
@@ -305,16 +266,7 @@ def _records(floats: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dic
 
 
 def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
-    """Return the `shape_error` of one column, as the module defines it, but in [0, 1].
-
-    Args:
-        mine: The column in the real table.
-        other: The column in the synthetic table.
-        numeric: True for numbers, False for categories.
-
-    Returns:
-        The error; 1 if only one of the columns has values, NaN if none has.
-    """
+    """Return the `shape_error` of one column, as the module defines it, but in [0, 1]."""
     from scipy.stats import ks_2samp
 
     mine, other = mine.dropna(), other.dropna()
@@ -326,16 +278,7 @@ def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:
 
 
 def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list[Any]) -> float:
-    """Return the `trend_error` of a pair of columns, as the module defines it, but in [0, 1].
-
-    Args:
-        mine: The two columns in the real table.
-        other: The two columns in the synthetic table.
-        numeric: Which of the two columns hold numbers, by label.
-
-    Returns:
-        The error; NaN if a correlation is undefined.
-    """
+    """Return the `trend_error` of a pair of columns, as the module defines it, but in [0, 1]."""
     if len(numeric) == 2:
         both = [table.dropna() for table in (mine, other)]
         if any(len(table) < 2 or (table.nunique() == 1).any() for table in both):
@@ -353,15 +296,7 @@ def _trend_error(mine: pd.DataFrame, other: pd.DataFrame, numeric: list[Any]) ->
 def _as_floats(
     plain: dict[str, pd.DataFrame], numeric: list[Any]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return tables as floats, with categories numbered.
-
-    Args:
-        plain: Tables that `_plain` returned, by name.
-        numeric: Labels of the columns that are numbers.
-
-    Returns:
-        Each table, (M, D) float64, by name; and True for columns of categories, (D,) bool.
-    """
+    """Return tables as floats, with categories numbered."""
     whole = pd.concat(plain.values(), keys=plain)
     for column in whole.columns.difference(numeric):
         whole[column] = pd.factorize(whole[column])[0]
@@ -376,28 +311,12 @@ def _classifier(seed: int):
 
 
 def _usable(x: np.ndarray) -> np.ndarray:
-    """Set columns without any value to 0, since the classifier refuses NaN alone.
-
-    Args:
-        x: Rows as floats, (M, D).
-
-    Returns:
-        (M, D).
-    """
+    """Set columns without any value to 0, since the classifier refuses NaN alone."""
     return np.where(np.isnan(x).all(0), 0.0, x)
 
 
 def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
-    """Return the area under the ROC curve of a classifier that tells real from synthetic rows.
-
-    Args:
-        real: Real rows as floats, (M, D).
-        synthetic: Synthetic rows as floats, (N, D).
-        seed: Seed of the classifier and of the three folds of its cross-validation.
-
-    Returns:
-        The area, 0.5 for rows that cannot be told apart; NaN for fewer than three rows.
-    """
+    """Return the area under the ROC curve of a classifier that tells real from synthetic rows."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -413,17 +332,7 @@ def _detection(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
 def _column_distances(
     rows: np.ndarray, others: np.ndarray, kinds: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield the distances of each row to all others, column by column.
-
-    Args:
-        rows: Rows as floats, (N, D).
-        others: Rows to compare with, (M, D).
-        kinds: True for columns of categories, (D,) bool.
-
-    Yields:
-        For each of the N rows (M, D): the difference of numbers; 1 for different categories, or
-        where only one of two entries is missing.
-    """
+    """Yield the distances of each row to all others, column by column."""
     for row in rows:
         away = np.where(kinds, others != row, abs(others - row))
         missing = np.isnan(others) != np.isnan(row)
@@ -431,16 +340,7 @@ def _column_distances(
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the distance of each row to the closest of the others.
-
-    Args:
-        rows: Rows as floats, scaled to the range of each column, (N, D).
-        others: Rows to compare with, (M, D).
-        kinds: True for columns of categories, (D,) bool.
-
-    Returns:
-        (N,), in [0, 1]: the mean over columns of the difference, 1 for different categories.
-    """
+    """Return the distance of each row to the closest of the others."""
     return np.array(
         [away.clip(max=1).mean(1).min() for away in _column_distances(rows, others, kinds)]
     )
@@ -449,16 +349,7 @@ def _nearest(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndar
 def _precision_and_recall(
     real: np.ndarray, synthetic: np.ndarray, kinds: np.ndarray
 ) -> dict[str, float]:
-    """Measure how well synthetic rows cover real ones, and stay near them.
-
-    Args:
-        real: Real rows as floats, scaled to the range of each column, (M, D).
-        synthetic: Equally many synthetic rows.
-        kinds: True for columns of categories, (D,) bool.
-
-    Returns:
-        `{"alpha_precision": ..., "beta_recall": ...}`, as the module defines them.
-    """
+    """Measure how well synthetic rows cover real ones, and stay near them."""
     weight = np.where(kinds, 2, 1)
     to_real = np.empty(len(real))
     for k, away in enumerate(_column_distances(real, real, kinds)):
@@ -481,16 +372,7 @@ def _precision_and_recall(
 
 
 def _from_centre(rows: np.ndarray, others: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the squared distance of each row to the mean of other rows.
-
-    Args:
-        rows: Rows as floats, (M, D).
-        others: Rows whose mean is the centre, (N, D).
-        kinds: True for columns of categories, which count as one-hot vectors, (D,) bool.
-
-    Returns:
-        (M,).
-    """
+    """Return the squared distance of each row to the mean of other rows."""
     total = np.zeros(len(rows))
     for x, mine, kind in zip(rows.T, others.T, kinds, strict=True):
         if kind:
@@ -511,19 +393,7 @@ def _write_page(
     shapes: Mapping[Any, float],
     trends: Mapping[tuple[Any, Any], float],
 ) -> None:
-    """Write the HTML page about a synthetic table.
-
-    Args:
-        path: The file.
-        tables: Tables "real", "synthetic" and perhaps "held_out", with numbers and times as floats.
-        dtypes: Type of each column in the real table, by label.
-        figures: Figures that `evaluate_table` returns.
-        shapes: Error of each column, 0 to 1, by label.
-        trends: Error of each pair of columns, 0 to 1, by their two labels.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
+    """Write the HTML page about a synthetic table."""
     from jinja2 import Environment, FileSystemLoader
 
     loader = FileSystemLoader(Path(__file__).parent)
@@ -557,19 +427,7 @@ def _write_page(
 def _column(
     name: Any, error: float, real: pd.Series, synthetic: pd.Series, dtype: Any
 ) -> dict[str, Any]:
-    """Return what the page shows of a column.
-
-    Args:
-        name: Label of the column.
-        error: Error of the column, 0 to 1, or NaN.
-        real: The column in the real table, numbers and times as floats.
-        synthetic: The column in the synthetic table.
-        dtype: Type of the column before times became floats.
-
-    Returns:
-        `name`; `error` as text, "" for NaN; `bars`, triples of a value or interval as text and its
-        shares in the real and in the synthetic table; `most`, the largest share.
-    """
+    """Return what the page shows of a column."""
     parts = [part.dropna() for part in (real, synthetic)]
     if real.dtype == float and real.nunique() > BARS:
         low, high = real.quantile([0.01, 0.99])
@@ -596,12 +454,7 @@ def _column(
 
 
 def _shown(value: Any, dtype: Any) -> str:
-    """Return a value of a column as text.
-
-    Args:
-        value: The value; a time in nanoseconds.
-        dtype: Type of the column before times became floats.
-    """
+    """Return a value of a column as text."""
     if types.is_datetime64_any_dtype(dtype):
         return str(pd.Timestamp(int(value)))[:16]
     if types.is_timedelta64_dtype(dtype):

@@ -65,7 +65,6 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         Raises:
             Refused: `output` is neither "latents" nor "log_likelihood". It is a `ValueError` and a
                 `UserError`.
-            UserError: There is no such model.
         """
         if self.output not in OUTPUTS:
             known = suggest(str(self.output), list(OUTPUTS))
@@ -96,17 +95,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return nats[:, None]
 
     def _latents(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the latents of molecules, with zeros after the last atom.
-
-        Args:
-            smiles: M SMILES, at least one.
-
-        Returns:
-            (M, N D) float64, for N the largest number of atoms of the model and D latents per atom.
-
-        Raises:
-            Refused: There are none, or the model cannot represent one of them.
-        """
+        """Return the latents of molecules, with zeros after the last atom."""
         model = self.flow_.model
         graphs, reasons = self.flow_.graphs(smiles)
         for number, reason in enumerate(reasons):
@@ -153,17 +142,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
 
 
 def _texts(molecules: Any) -> list[str]:
-    """Read a column of SMILES in any form that scikit-learn passes on.
-
-    Args:
-        molecules: A list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
-
-    Returns:
-        M entries, which need not be valid SMILES.
-
-    Raises:
-        Refused: It is a single text, or has several columns.
-    """
+    """Read a column of SMILES in any form that scikit-learn passes on."""
     if isinstance(molecules, str):
         raise Refused("give a list of SMILES, not one")
     shape = np.shape(molecules)

@@ -54,9 +54,6 @@ def estimator_builder(
     Returns:
         Function from theta (M, P) and x (M, Q) of M simulations to an untrained estimator, which
         sbi trains.
-
-    Raises:
-        UserError: The target is unknown, or sbi is not installed.
     """
     if target not in TARGETS:
         raise UserError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
@@ -69,14 +66,7 @@ def estimator_builder(
 def _build(
     name: str, others: tuple[int, int | None, dict[str, Any]], theta: Tensor, x: Tensor
 ) -> ConditionalDensityEstimator:
-    """Return an untrained estimator for simulations; see `estimator_builder`.
-
-    Args:
-        name: Which of the two is the input, "theta" or "x".
-        others: Seed, number of bins, and arguments of `ColumnFlow`.
-        theta: Parameters, (M, P).
-        x: Data, (M, Q).
-    """
+    """Return an untrained estimator for simulations; see `estimator_builder`."""
     seed, bins, network = others
     parts = [("theta", theta), ("x", x)]
     (_, condition), (_, given) = ordered = parts if name == "x" else parts[::-1]
@@ -92,18 +82,7 @@ def _build(
 
 
 def _columns(label: str, values: Tensor) -> pd.DataFrame:
-    """Return rows of numbers as a table, with columns of integers where all are whole.
-
-    Args:
-        label: Beginning of the columns' names, "theta" or "x".
-        values: The numbers, (M, D).
-
-    Returns:
-        A table with the columns `label` + "0", "1", ..., of int64 or float64.
-
-    Raises:
-        UserError: The numbers have another number of dimensions.
-    """
+    """Return rows of numbers as a table, with columns of integers where all are whole."""
     if values.dim() != 2:
         raise UserError(f"{label} must be rows of numbers (M, D), got {tuple(values.shape)}")
     columns = values.detach().double().T.cpu().numpy()
@@ -169,17 +148,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
             return -self._nats(input.unsqueeze(0), condition)[0][0]
 
         def _nats(self, input: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-            """Return log p(input | condition), and whether training had all values of an input.
-
-            Values that training lacked are left out of the log-probability.
-
-            Args:
-                input: Inputs, (S, B, D).
-                condition: The conditions, (B, C).
-
-            Returns:
-                Nats (S, B); and True where training had all values of the input, (S, B) bool.
-            """
+            """Return log p(input | condition), and whether training had all values of an input."""
             parts = [t if t.dim() > 2 else t[None] for t in (condition, input)]
             size = torch.broadcast_shapes(*(part.shape[:2] for part in parts))
             joined = torch.cat([part.expand(*size, -1) for part in parts], -1).flatten(0, 1)

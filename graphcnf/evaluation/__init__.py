@@ -21,9 +21,6 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
     Returns:
         The names, keys of `METRICS`, each once and in the order of tables; () for "none".
-
-    Raises:
-        UserError: A name is unknown.
     """
     names = [part.strip() for part in text.split(",")]
     for name in names:

@@ -123,9 +123,6 @@ class Reference:
         device: Device of ChemNet, the network of the FCD, such as "cpu" or "cuda".
         workers: Number of processes, or a cluster; None for a number that suits the size of the
             set.
-
-    Raises:
-        UserError: A metric is unknown.
     """
 
     name: str | None = None
@@ -148,9 +145,6 @@ class Reference:
         Returns:
             - Name of the data set; "none" without one.
             - The data set; None without one.
-
-        Raises:
-            UserError: The data set is unknown, or the model has other categories than it.
         """
         name = "zinc250k" if self.name is None else self.name
         if self.name is None and model is not None:
@@ -176,9 +170,6 @@ class Reference:
         Returns:
             Molecules of the file `test` if there is one, else of the held-out part. [] if there is
             neither this file nor a metric in `metrics`.
-
-        Raises:
-            UserError: There are too few molecules, or a package that the FCD needs is missing.
         """
         if self.test is None and not self.metrics:
             return []
@@ -294,15 +285,7 @@ class Reference:
         )
 
     def _once(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        """Return the result of a computation that is made only once.
-
-        Args:
-            key: What tells it from other computations of this object.
-            compute: Function that makes it, called if there is no result for the key yet.
-
-        Returns:
-            What `compute` returned, now or in an earlier call.
-        """
+        """Return the result of a computation that is made only once."""
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -320,9 +303,6 @@ class ModelSamples:
         likelihood: Number of held-out molecules to compute the likelihood of.
         stereo: True to draw and evaluate stereo marks as well, with the first seed, if the model
             has a density of them.
-
-    Raises:
-        UserError: A number is out of range.
     """
 
     samples: int = 10_000
@@ -367,10 +347,6 @@ def evaluate(
     Returns:
         The evaluation: `figures` by name, as in JSON, and the tables as its text.
 
-    Raises:
-        UserError: There are no molecules, a file or reference is unknown, or a number is out of
-            range.
-
     Examples:
         >>> found = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"], "none")
         >>> found.figures["strict_validity"], found.figures["uniqueness"]
@@ -390,16 +366,7 @@ def evaluate(
 
 
 def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:
-    """Evaluate the molecules of files or a list.
-
-    Args:
-        records: The molecules.
-        reference: Molecules to compare them with.
-        standardize: True to standardize the molecules first, in the charge states of the reference.
-
-    Raises:
-        UserError: All records are unreadable, or the reference is not there.
-    """
+    """Evaluate the molecules of files or a list."""
     # Load the reference first, so that its errors appear before the long work.
     source, dataset = reference.load()
     test = reference.held_out(dataset)
@@ -517,27 +484,12 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
 
 
 def _letters(smiles: str) -> str:
-    """Return a key that is equal for molecules of one composition, and cheap to compute.
-
-    Args:
-        smiles: SMILES of a molecule.
-
-    Returns:
-        Its sorted element letters without H, such as "CCO".
-    """
+    """Return a key that is equal for molecules of one composition, and cheap to compute."""
     return "".join(sorted(re.sub("[^A-GI-Za-z]", "", smiles)))
 
 
 def _note_unreadable(records: Records, summary: Summary) -> None:
-    """Print a note if records are unreadable: how many, which is the first, and why.
-
-    Args:
-        records: All records.
-        summary: Their summary.
-
-    Raises:
-        UserError: All records are unreadable.
-    """
+    """Print a note if records are unreadable: how many, which is the first, and why."""
     if summary.first_unreadable is None:
         return
     count, (place, text) = summary.sums["unreadable"], summary.first_unreadable
@@ -590,14 +542,7 @@ def draw_part(
 def _evaluate_model(
     model: GraphModel, reference: Reference, name: str, drawn: ModelSamples
 ) -> Evaluation:
-    """Evaluate a model: its raw samples, its reconstruction and its likelihood.
-
-    Args:
-        model: The model.
-        reference: Molecules to compare its samples with.
-        name: Name of the model in tables.
-        drawn: Numbers of samples and of held-out molecules, seeds and temperature.
-    """
+    """Evaluate a model: its raw samples, its reconstruction and its likelihood."""
     vocabulary_of(model)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)
@@ -645,12 +590,7 @@ def _evaluate_model(
 
 
 def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
-    """Return footnotes about conventions, training molecules, and rules that the model draws by.
-
-    Args:
-        model: The model.
-        hashes: Sorted hashes of the training molecules; None if they are not known.
-    """
+    """Return footnotes about conventions, training molecules, and rules that the model draws by."""
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:
@@ -671,24 +611,7 @@ def _compare_with_training(
     summaries: Sequence[Summary],
     test: list[str],
 ) -> list[dict[str, Any]]:
-    """Add to an evaluation the figures of training data, and distances to held-out molecules.
-
-    Changes `result` in place: sets `data`, the figures of training molecules in place of samples;
-    if the reference has metrics, also `distances`, and appends footnotes about them to `notes`.
-
-    Args:
-        result: Evaluation of a model or of files, with `training_hashes`.
-        reference: The reference, which names the metrics.
-        dataset: Its data set.
-        seed: Seed by which the training molecules are chosen.
-        summaries: Summary of the samples that a model drew with each sampling seed; of files a
-            single one.
-        test: SMILES of the held-out molecules.
-
-    Returns:
-        For each summary `{metric: value}`, None where it could not be computed; with the FCD also
-        `fcd_molecules`, the number of samples that it was computed from.
-    """
+    """Add to an evaluation the figures of training data, and distances to held-out molecules."""
     hashes = result.training_hashes
     assert hashes is not None
     count = summaries[0].sums["samples"]
@@ -709,18 +632,7 @@ def _compare_with_training(
 def _held_out_figures(
     model: GraphModel, dataset: Rows | None, drawn: ModelSamples, notes: list[str]
 ) -> dict[str, Any]:
-    """Measure reconstruction and bits of a model on held-out molecules.
-
-    Args:
-        model: The model.
-        dataset: The data set; None if there is none.
-        drawn: Options with the numbers of molecules.
-        notes: Footnotes, to which further ones are appended.
-
-    Returns:
-        `{name in ON_HELD_OUT: figure}`: "reconstruction", the number of molecules of which it is,
-        and what `bits` returns; None where it was not measured.
-    """
+    """Measure reconstruction and bits of a model on held-out molecules."""
     figures: dict[str, Any] = dict.fromkeys(ON_HELD_OUT)
     if dataset is None:
         return figures
@@ -814,10 +726,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
 
 @contextmanager
 def _fixed_noise(model: GraphModel) -> Iterator[None]:
-    """Context without gradients in which torch's random generators start from the seed 0.
-
-    So the model's encoder draws the same noise each time. Afterwards the generators are as before.
-    """
+    """Context without gradients in which torch's random generators start from the seed 0."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)

@@ -243,11 +243,7 @@ def _pains() -> FilterCatalog:
 
 @cache
 def _mcf() -> list[Chem.Mol]:
-    """Return the patterns of the 22 medicinal chemistry filters.
-
-    Raises:
-        Unavailable: The package molsets, which contains them, is not installed.
-    """
+    """Return the patterns of the 22 medicinal chemistry filters."""
     path = installed_file("moses", "metrics", "mcf.csv")
     if path is None:
         raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
@@ -397,19 +393,7 @@ def _similarities(
     reduced: Callable[[np.ndarray], np.ndarray],
     add: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Reduce each row of the matrix of Tanimoto similarities of two sets to a number.
-
-    The matrix is computed in blocks, since as a whole it would not fit into memory.
-
-    Args:
-        rows: Packed `fingerprints`, (M, 128) uint8.
-        columns: Packed fingerprints, (N, 128) uint8.
-        reduced: Function that reduces the rows of a block, (m, n) float32, to numbers (m,).
-        add: Function that combines the numbers of two blocks of the same rows, such as `np.add`.
-
-    Returns:
-        The numbers, (M,).
-    """
+    """Reduce each row of the matrix of Tanimoto similarities of two sets to a number."""
 
     def unpacked(packed: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(packed), BLOCK):
@@ -449,14 +433,7 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def _nspdk_graph(mol: Chem.Mol) -> nx.Graph:
-    """Convert a molecule to a networkx graph with the labels that `nspdk_sums` describes.
-
-    Args:
-        mol: The molecule.
-
-    Returns:
-        A graph whose nodes and edges have the integer attribute "label".
-    """
+    """Convert a molecule to a networkx graph with the labels that `nspdk_sums` describes."""
     import networkx as nx
 
     graph = nx.Graph()
@@ -540,17 +517,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance of ChemNet's activations.
-
-    Args:
-        sums: What `chemnet_sums` has returned, (513, 513).
-
-    Returns:
-        Mean (512,) and covariance (512, 512).
-
-    Raises:
-        Unavailable: They are the sums of fewer than two molecules.
-    """
+    """Return mean and covariance of ChemNet's activations."""
     count = sums[0, 0]
     if count < 2:
         raise Unavailable(f"needs two molecules or more, not {count:.0f}")
@@ -565,11 +532,7 @@ def _chemnet(device: str):
 
 
 def _fcd_torch() -> ModuleType:
-    """Return the module fcd_torch.
-
-    Raises:
-        Unavailable: It is not installed.
-    """
+    """Return the module fcd_torch."""
     try:
         import fcd_torch
     except ImportError as error:
@@ -584,41 +547,19 @@ def _counted(name: str, function: Callable[[Chem.Mol], Iterable[str]]) -> Statis
 def _w1(
     name: str, title: str, axis: str, function: Callable[[Chem.Mol], float], decimals: int
 ) -> Metric:
-    """Return the metric that is the Wasserstein distance of a property.
-
-    Args:
-        name: Name of the statistic, a histogram of the property's values.
-        title: Name of the property in tables.
-        axis: Label of its histogram in reports.
-        function: Function that returns the property of a molecule.
-        decimals: Decimals to which values are rounded before they are counted.
-    """
+    """Return the metric that is the Wasserstein distance of a property."""
     counts = _counted(name, partial(_decimal, function, decimals))
     return Metric(f"{title}, Wasserstein", "lower", counts, wasserstein, axis=axis)
 
 
 def _tv(name: str, title: str, axis: str, function: Callable[[Chem.Mol], Iterable[str]]) -> Metric:
-    """Return the metric that is the total variation distance of shares of categories.
-
-    Args:
-        name: Name of the statistic, a histogram of the categories.
-        title: Name of the categories in tables.
-        axis: Label of their histogram in reports.
-        function: Function that returns the categories in a molecule, as texts.
-    """
+    """Return the metric that is the total variation distance of shares of categories."""
     counts, title = _counted(name, function), f"{title}, total variation"
     return Metric(title, "lower", counts, total_variation, axis=axis)
 
 
 def _passed(name: str, title: str, function: Callable[[Chem.Mol], bool], needs: str = "") -> Metric:
-    """Return the metric that is the share of molecules that pass a filter.
-
-    Args:
-        name: Name of the statistic, which counts passed and failed molecules.
-        title: Name of the metric in tables.
-        function: Filter: function of a molecule that returns True if it passes.
-        needs: Package that the filter needs; "" for none.
-    """
+    """Return the metric that is the share of molecules that pass a filter."""
     counts = _counted(name, partial(_outcome, function))
     return Metric(title, "higher", counts, passed_share, needs)
 
@@ -702,9 +643,6 @@ def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
 
     Returns:
         `{name: metric}`, in the order of `names`.
-
-    Raises:
-        UserError: A name is unknown.
     """
     return {name: METRICS.find(name, "metric") for name in (METRICS if names is None else names)}
 
@@ -718,10 +656,6 @@ def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tu
 
     Returns:
         Each statistic once, also if several metrics need it.
-
-    Raises:
-        UserError: A name is unknown, or two metrics, wanted or not, have different statistics of
-            one name.
     """
     known: dict[str, tuple[str, Statistic]] = {}
     # Of all metrics, since `SetStatistics.add` finds the functions that add by the names alone.

@@ -90,9 +90,6 @@ def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str]
         path: The file to write.
         known: SMILES of known molecules. Beside drawn molecules of a set, the nearest of these are
             drawn.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     tabled = [
         {"title": title, "columns": shown_columns(rows, columns)}
@@ -129,12 +126,7 @@ def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str]
 
 
 def _cards(result: Evaluation, found: Review | None) -> list[Card]:
-    """Return the headline figures of a set, with those of the training data below.
-
-    Args:
-        result: The set.
-        found: Review of its first valid molecules; None if there are none.
-    """
+    """Return the headline figures of a set, with those of the training data below."""
     data, titles = result.data or {}, {"strictly valid": AGREED} if is_agreed(result) else {}
     cards = []
     for label, show in FIGURES.items():
@@ -145,29 +137,12 @@ def _cards(result: Evaluation, found: Review | None) -> list[Card]:
 
 
 def _filled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a row of a table without the columns that are empty in all rows.
-
-    Args:
-        row: Cells by the name of the column.
-        rows: All rows of the table; a cell is empty if it is None.
-
-    Returns:
-        The cells of the other columns, by name, in their order.
-    """
+    """Return a row of a table without the columns that are empty in all rows."""
     return {key: v for key, v in row.items() if any(one[key] is not None for one in rows)}
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
-    """Return why molecules of a set are not strictly valid, the most frequent reason first.
-
-    Args:
-        result: The set.
-
-    Returns:
-        For each reason its text as "reason"; "count", the number of molecules; and "pictures", a
-        list of up to four of them with drawings (`Shown`, `PER_REASON`), which is empty after the
-        first six reasons (`REASONS`).
-    """
+    """Return why molecules of a set are not strictly valid, the most frequent reason first."""
     failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[Shown]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
@@ -185,19 +160,7 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the table of molecules for one set: its first distinct valid molecules.
-
-    Args:
-        result: The set.
-        most: Number of molecules at most.
-        several: True if the page has several sets.
-
-    Yields:
-        `{heading: cell}` with "smiles"; "set", its name, None if the page has one set; "record",
-        the number of the first sample that is the molecule; "times", how many of the first samples
-        are; "atoms", "rings", "weight" (g/mol), "logP", "QED" and "SA" (None if it cannot be
-        computed); and "novel", "yes" or "no", None if the training molecules are unknown.
-    """
+    """Yield the rows of the table of molecules for one set: its first distinct valid molecules."""
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
@@ -225,25 +188,12 @@ def _molecule_rows(result: Evaluation, most: int, several: bool) -> Iterator[dic
 
 
 def _source(svg: str) -> str:
-    """Return an SVG image as a data URL, so that identifiers in several images cannot clash.
-
-    Args:
-        svg: Text of the image.
-    """
+    """Return an SVG image as a data URL, so that identifiers in several images cannot clash."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
-    """Draw a histogram for each metric whose `Metric.axis` is not empty.
-
-    Sets with different references have separate histograms.
-
-    Args:
-        results: The sets.
-
-    Yields:
-        `title`, and the data URL `source` of the picture.
-    """
+    """Draw a histogram for each metric whose `Metric.axis` is not empty."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -262,13 +212,7 @@ def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
 
 
 def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
-    """Return the SVG of a metric's histogram.
-
-    Args:
-        name: Name of the metric.
-        metric: The metric.
-        sets: Name and distances of each set; all have the same reference.
-    """
+    """Return the SVG of a metric's histogram."""
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
@@ -297,12 +241,7 @@ def _picture(name: str, metric: Metric, sets: Sequence[tuple[str, Distances]]) -
 
 
 def _density(axis: Axes, curves: Curves) -> None:
-    """Draw histograms of numbers, between the quantiles 0.001 and 0.999 of all sets together.
-
-    Args:
-        axis: Axes, into which they are drawn.
-        curves: Label, histogram and colour of each set.
-    """
+    """Draw histograms of numbers, between the quantiles 0.001 and 0.999 of all sets together."""
     pairs = [values_and_counts(counts) for _, counts, _ in curves]
     values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(values)
@@ -315,12 +254,7 @@ def _density(axis: Axes, curves: Curves) -> None:
 
 
 def _bars(axis: Axes, curves: Curves) -> None:
-    """Draw the share of each category as a bar per set.
-
-    Args:
-        axis: Axes, into which they are drawn.
-        curves: Label, histogram and colour of each set.
-    """
+    """Draw the share of each category as a bar per set."""
     total = sum((Counter(counts) for _, counts, _ in curves), Counter())
     if all(key.lstrip("+-").isdigit() for key in total):
         common = [key for key, count in total.items() if 1000 * count >= total.total()]

@@ -94,7 +94,6 @@ class SetStatistics:
 
         Raises:
             KeyError: The array "rest" is missing.
-            ValueError: "rest" is not what `to_arrays` returned.
         """
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
@@ -134,10 +133,6 @@ def compare(
 
     Returns:
         The value of each metric, or the reason why it has none.
-
-    Raises:
-        UserError: A metric is unknown.
-        ValueError: A SMILES is not valid.
     """
     chosen = chosen_metrics(metrics)
     one, other = (
@@ -158,19 +153,7 @@ def compare(
 
 
 def _value(statistics: SetStatistics, name: str, which: str) -> Any:
-    """Return one statistic of a set.
-
-    Args:
-        statistics: All statistics of the set.
-        name: Name of the wanted statistic.
-        which: "generated" or "reference", for the message.
-
-    Returns:
-        A `Counter` of texts, or an array.
-
-    Raises:
-        Unavailable: The set is empty or lacks the statistic; the message says why.
-    """
+    """Return one statistic of a set."""
     if not statistics.size:
         raise Unavailable(f"there are no {which} molecules")
     if name not in statistics.values:
@@ -204,10 +187,6 @@ def set_statistics(
 
     Returns:
         The statistics. For one that needs a missing package, the reason is in `missing`.
-
-    Raises:
-        UserError: A metric is unknown.
-        ValueError: A SMILES is not valid.
     """
     wanted = statistics_of(metrics, device)
     if isinstance(molecules, str | Chem.Mol):
@@ -229,19 +208,7 @@ def set_statistics(
 
 
 def _cache_path(wanted: Sequence[Statistic], smiles: Sequence[str], label: str) -> Path | None:
-    """Return the cache file of the statistics of a set.
-
-    Its name depends on the molecules, and on the source of the statistics' functions.
-
-    Args:
-        wanted: The statistics.
-        smiles: The molecules.
-        label: Short name of the set.
-
-    Returns:
-        The path; None if the source of a function cannot be read: a change of the function would
-        then not be noticed, and an outdated result be read.
-    """
+    """Return the cache file of the statistics of a set."""
     try:
         functions = sorted((one.name, _origin(one.of), _origin(one.add)) for one in wanted)
     except (OSError, TypeError):
@@ -253,19 +220,7 @@ def _cache_path(wanted: Sequence[Statistic], smiles: Sequence[str], label: str) 
 
 
 def _origin(thing: Any) -> str:
-    """Return the text by which a cache key recognises a function, or an argument of a partial.
-
-    It has a function's module, qualified name and a hash of its source; those of functions that it
-    calls are not in the text.
-
-    Args:
-        thing: A function, a text, a number, or a partial of such.
-
-    Raises:
-        OSError: A function's source cannot be read.
-        TypeError: It is none of these, or a function within a function: the variables that such a
-            one sees are not in its source.
-    """
+    """Return the text by which a cache key recognises a function, or an argument of a partial."""
     if isinstance(thing, partial):
         parts = [thing.func, *thing.args, *thing.keywords.values()]
         return json.dumps([[_origin(part) for part in parts], list(thing.keywords)])
@@ -292,9 +247,6 @@ def chunk_statistics(
 
     Returns:
         Statistics of the part alone, which `SetStatistics.add` adds to those of other parts.
-
-    Raises:
-        ValueError: A SMILES is not valid; the message has its place in the set.
     """
     number, smiles = chunk
     result, mols = SetStatistics(len(smiles)), []

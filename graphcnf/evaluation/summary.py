@@ -322,9 +322,6 @@ class Records:
 
         Returns:
             The records; files of a folder that hold no molecule are left out.
-
-        Raises:
-            UserError: There are no records, or a file cannot be read.
         """
         if file == STDIN or not Path(file).is_dir():
             records = read_smiles(file, column=column)
@@ -360,9 +357,6 @@ class Records:
 
         Returns:
             The records, with "" in place of None and of molecules that RDKit cannot write.
-
-        Raises:
-            UserError: There are none, or one is something else.
         """
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         for number, text in enumerate(smiles, 1):
@@ -381,9 +375,6 @@ class Records:
             - Number of the chunk's first record among all records, from 0.
             - Place of each record for messages, such as "line 3".
             - SMILES of each record.
-
-        Raises:
-            UserError: A file of a folder cannot be read any more.
         """
         first = 0
         for file in self.files:

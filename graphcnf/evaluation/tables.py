@@ -176,14 +176,7 @@ def all_notes(results: Sequence[Evaluation]) -> list[str]:
 
 
 def _failure_note(result: Evaluation) -> list[str]:
-    """Return a footnote with the most frequent reasons of invalidity.
-
-    Args:
-        result: An evaluation.
-
-    Returns:
-        The note in a list; [] if all molecules are strictly valid.
-    """
+    """Return a footnote with the most frequent reasons of invalidity."""
     reasons = result.figures["failures"]
     shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:REASONS]]
     more = len(reasons) - len(shown)
@@ -215,16 +208,7 @@ def is_agreed(result: Evaluation) -> bool:
 
 
 def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Arrange the main figures of evaluations in a table.
-
-    Where the conventions of validity agree for all sets, one column takes the place of four.
-
-    Args:
-        results: The evaluations.
-
-    Returns:
-        The rows, those of the sets and below them those of their training data; and the columns.
-    """
+    """Arrange the main figures of evaluations in a table."""
     rows, columns = _overview_rows(results), _OVERVIEW
     if all(map(is_agreed, results)) and all(map(conventions_agree, rows)):
         columns = [
@@ -236,11 +220,7 @@ def _overview(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
 
 
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return the figures of each set of molecules, then those of their training data.
-
-    Args:
-        results: The evaluations. Training data that several of them share have one row.
-    """
+    """Return the figures of each set of molecules, then those of their training data."""
     data: dict[str, dict[str, Any]] = {}
     for result in results:
         if result.data is not None:
@@ -284,15 +264,7 @@ _OVERVIEW: list[Column] = [
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Arrange validity, uniqueness and novelty in each convention of validity in a table.
-
-    Args:
-        results: The evaluations.
-
-    Returns:
-        A row for each set and convention, but a single one for a set on which the conventions
-        agree; and the columns.
-    """
+    """Arrange validity, uniqueness and novelty in each convention of validity in a table."""
     rows: list[Row] = []
     for result in results:
         agreed = is_agreed(result)
@@ -315,11 +287,7 @@ def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]
 
 
 def _stereo_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Return the stereo figures of each set, then those of the training data if they are known.
-
-    Args:
-        results: Evaluations with the entry "stereo" in their figures.
-    """
+    """Return the stereo figures of each set, then those of the training data if they are known."""
     rows = [{"name": result.name, **result.figures["stereo"]} for result in results]
     known = next((row["training"] for row in rows if "training" in row), None)
     rows += [{"name": "training data", **known}] if known else []
@@ -340,15 +308,7 @@ _STEREO: list[Column] = [
 
 
 def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    """Arrange the distances to held-out molecules in a table.
-
-    Args:
-        results: Evaluations, at least one of them with distances.
-
-    Returns:
-        A row per metric; and columns with its name, its direction, its value for each set of
-        molecules, and its value for training molecules (the floor).
-    """
+    """Arrange the distances to held-out molecules in a table."""
     found = [(result, result.distances) for result in results if result.distances is not None]
     metrics = found[0][1].metrics
     floors: dict[tuple[str, int], Mapping[str, Any]] = {}

@@ -66,12 +66,6 @@ def from_networkx(
 
     Returns:
         As many graphs, in the same order.
-
-    Raises:
-        UserError: A graph is directed or a multigraph, or, with a vocabulary, a label is missing or
-            not in it.
-        ValueError: A graph has more than 255 nodes or a self-loop, or, without a vocabulary, a
-            label is not a whole number from 0 to 255.
     """
     known: Sequence[Any] = (None, None)
     if vocabulary is not None:
@@ -83,20 +77,7 @@ def from_networkx(
 def _lists(
     number: int, graph: nx.Graph, atoms: dict[str, int] | None, bonds: dict[str, int] | None
 ) -> tuple[list[int], list[tuple[int, int]], list[int]]:
-    """Read a graph of networkx.
-
-    Args:
-        number: Number of the graph, for messages.
-        graph: The graph.
-        atoms: Category of each name of a node; None if names are categories.
-        bonds: Category of each name of an edge; None if names are categories.
-
-    Returns:
-        The node categories, the edges as pairs of node numbers, and the edge categories.
-
-    Raises:
-        UserError: The graph is directed or a multigraph, or a name is unknown.
-    """
+    """Read a graph of networkx."""
     if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
         raise UserError(f"graph {number} must be an nx.Graph, got {type_of(graph)}")
     places = {node: k for k, node in enumerate(graph)}
@@ -107,16 +88,7 @@ def _lists(
 
 
 def _category(number: int, name: Any, known: dict[str, int] | None) -> Any:
-    """Return the category that a node or edge of a graph has.
-
-    Args:
-        number: Number of the graph, for messages.
-        name: Its label.
-        known: Category of each name; None if the label is the category.
-
-    Raises:
-        UserError: There is no such name.
-    """
+    """Return the category that a node or edge of a graph has."""
     if known is not None and name not in known:
         raise UserError(f"graph {number} has the label {name!r}; known are {', '.join(known)}")
     return name if known is None else known[name]

@@ -41,9 +41,6 @@ def listed(data: Iterable[Data]) -> list[Data]:
 
     Returns:
         The `Data`, in their order; they are not copied.
-
-    Raises:
-        UserError: It is something else.
     """
     from torch_geometric.data import Batch, Data
 
@@ -70,9 +67,6 @@ def categories(what: str, values: Tensor | None) -> np.ndarray:
 
     Returns:
         Categories, (n,), in the type of numbers of the attribute; int64 for one-hot rows.
-
-    Raises:
-        ValueError: The attribute is missing or of another shape.
     """
     if values is None:
         raise ValueError(f"{what} is missing")
@@ -107,12 +101,6 @@ def from_pyg(data: Iterable[Data]) -> PackedGraphs:
     Returns:
         As many graphs, with the same node numbers. Further attributes of `Data`, such as
         coordinates, are dropped.
-
-    Raises:
-        UserError: `data` holds something else than `Data`.
-        ValueError: An attribute is missing or has another shape, or a graph is not possible: more
-            than 255 nodes, a self-loop, an edge to a node that does not exist, an edge whose two
-            directions differ in category, or a category that is not a whole number from 0 to 255.
     """
     graphs = []
     for d in listed(data):
@@ -134,9 +122,6 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
     Returns:
         A `Data` for each graph of n nodes and m edges: node categories `x` (n,), `edge_index` (2, 2
         m) and edge categories `edge_attr` (2 m,), all long. `data_of` says in which order.
-
-    Raises:
-        ValueError: There are not as many SMILES as graphs.
     """
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
@@ -180,25 +165,12 @@ def smiles_of(
     Returns:
         A SMILES for each graph, or None if it is no valid molecule. The attribute `smiles` is
         returned as it is and not checked; other SMILES are canonical.
-
-    Raises:
-        UserError: A graph has none of the three, or its attributes have wrong shapes.
     """
     return [_smiles(number, d, vocabulary) for number, d in enumerate(listed(data))]
 
 
 def _smiles(number: int, data: Data, vocabulary: MoleculeVocabulary | None) -> str | None:
-    """Return the SMILES of a molecule of PyG, None if it is no valid molecule.
-
-    Args:
-        number: Number of the graph, for messages.
-        data: The graph.
-        vocabulary: Meaning of its categories; None if there are none.
-
-    Raises:
-        UserError: It has neither the attribute `smiles`, nor molecular features, nor a vocabulary,
-            or its attributes have wrong shapes.
-    """
+    """Return the SMILES of a molecule of PyG, None if it is no valid molecule."""
     from rdkit.Chem import MolSanitizeException
     from torch_geometric.utils import to_smiles
 

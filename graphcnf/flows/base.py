@@ -57,9 +57,6 @@ def draw_normal(shape: Sequence[int], **options) -> Tensor:
 
     Returns:
         `(B, ..., D)`, 0 where masked.
-
-    Raises:
-        ValueError: if there are numpy generators, but not B of them.
     """
     return _draw("normal", shape, **options)
 
@@ -79,9 +76,6 @@ def draw_uniform(shape: Sequence[int], **options) -> Tensor:
 
     Returns:
         `(B, ..., D)`, 0 where masked.
-
-    Raises:
-        ValueError: if there are numpy generators, but not B of them.
     """
     u = _draw("uniform", shape, **options)
     # numpy draws in float64, which can round to 1 in the type of the result.
@@ -97,11 +91,7 @@ def _draw(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draw numbers of a distribution; the other arguments are those of `draw_uniform`.
-
-    Raises:
-        ValueError: if there are generators, but not one for each record.
-    """
+    """Draw numbers of a distribution; the other arguments are those of `draw_uniform`."""
     dtype = dtype or torch.get_default_dtype()
     if generator is None or isinstance(generator, torch.Generator):
         # A torch generator draws on its own device only, which may differ from the result's.

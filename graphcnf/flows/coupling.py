@@ -42,10 +42,6 @@ class Coupling(Bijection):
 
     Attributes:
         parameters_per_channel: number P of parameters of a transformed channel.
-
-    Raises:
-        ValueError: if `split` is negative; when called, if the network does not return `P C`
-            numbers.
     """
 
     parameters_per_channel: int
@@ -92,22 +88,7 @@ class Coupling(Bijection):
         return self._couple(z, elements, context)
 
     def _couple(self, x, elements, context):
-        """Map the transformed channels, with parameters from the other channels.
-
-        Args:
-            x: all channels, `(B, ..., D)`.
-            elements: called as `elements(x_b, parameters)` with the C transformed channels and
-                their parameters `(B, ..., P, C)`; returns the mapped channels and the log-det of
-                every element.
-            context: mask, and what the network needs.
-
-        Returns:
-            All channels `(B, ..., D)`, and the log-det `(B,)` in nats.
-
-        Raises:
-            ValueError: if there are not more channels than `split`, or the network returns another
-                number of parameters than the transformed channels need.
-        """
+        """Map the transformed channels, with parameters from the other channels."""
         parts = prepare(x, context.mask).tensor_split([self.split], -1)
         fixed, moved = parts[self.swap], parts[not self.swap]
         channels, count = moved.shape[-1], self.parameters_per_channel
@@ -179,9 +160,6 @@ class MixtureLogisticCoupling(Coupling):
         split: number of channels in the first part.
         swap: False to transform the second part given the first, True for the reverse.
         mixtures: number K of logistics in the mixture.
-
-    Raises:
-        ValueError: if there is no component.
     """
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):
@@ -203,29 +181,13 @@ class MixtureLogisticCoupling(Coupling):
         """Invert the elementwise map by a fixed number of bisections and Newton steps.
 
         There is no formula for the inverse of the CDF of a mixture.
-
-        Args:
-            z: the channels that were transformed, `(B, ..., C)`.
-            parameters: P parameters of each of them, `(B, ..., P, C)`.
-
-        Returns:
-            The `x (B, ..., C)` that `transform_elements` maps to `z`.
         """
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
         x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
         return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
-        """Split the parameters, and move all N entries of the batch to the last axis.
-
-        Args:
-            x: transformed channels, `(B, ..., C)`.
-            parameters: their P parameters each, `(B, ..., P, C)`.
-
-        Returns:
-            `x`, shifts and log-scales, `(C, N)` each, and the mixture: a tuple of logits, means
-            and log-scales, `(K, C, N)` each.
-        """
+        """Split the parameters, and move all N entries of the batch to the last axis."""
         channels = x.shape[-1]
         # One transposition here makes all later passes contiguous along the entries.
         flat = x.reshape(-1, channels).t().contiguous()
@@ -247,9 +209,6 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
     Returns:
         Three values: the arguments `split` and `swap` of the `Coupling`, and the number of
         channels that it leaves as they are, which is what its network takes.
-
-    Raises:
-        UserError: if there are fewer than 2 channels.
     """
     if channels < 2:
         raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
@@ -275,9 +234,6 @@ def coupling_stack(
     Returns:
         A bijection of `(B, ..., D)`. Its couplings transform the second and the first half of the
         channels in turn.
-
-    Raises:
-        UserError: if there are fewer than 2 channels.
 
     Examples:
         >>> flow = coupling_stack(torch.nn.Linear, channels=4, couplings=2)

@@ -45,9 +45,6 @@ class Dequantization(Transform):
 
     Args:
         levels: number of values that a number can have, such as 256.
-
-    Raises:
-        ValueError: if `levels` is less than 1 or greater than 2^18 (`MOST_LEVELS`).
     """
 
     exact = False
@@ -76,15 +73,7 @@ class Dequantization(Transform):
         return masked(x + (self.margin + share * u), mask), log_det
 
     def inverse(self, z, context=Context()):
-        """Round down to whole numbers, clipped to 0 to `levels - 1`.
-
-        Args:
-            z: real numbers, `(B, ..., D)`.
-            context: only its mask is read.
-
-        Returns:
-            Whole numbers, `(B, ..., D)`, in float64 for float64, else in float32; 0 where masked.
-        """
+        """Round down to whole numbers, clipped to 0 to `levels - 1`."""
         return prepare(z, context.mask).floor().clamp(0, self.levels - 1)
 
 
@@ -143,9 +132,6 @@ class Logit(Bijection):
 
     Args:
         alpha: in [0, 1); above 0 it keeps `z` finite at the ends of the interval.
-
-    Raises:
-        ValueError: if `alpha` is not in [0, 1).
     """
 
     def __init__(self, alpha: float = 1e-5):

@@ -118,9 +118,6 @@ def vector_flow(
     Returns:
         The untrained flow of data `(B, ..., D)`.
 
-    Raises:
-        UserError: if a coupling has fewer than 2 channels.
-
     Examples:
         >>> from graphcnf.flows import RationalQuadraticCoupling
         >>> flow = vector_flow(2, coupling=RationalQuadraticCoupling, bins=8)

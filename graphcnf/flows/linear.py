@@ -25,9 +25,6 @@ class Affine(Bijection):
         scale: factor of all channels, finite and not 0.
         shift: summand of all channels, finite.
 
-    Raises:
-        ValueError: if `scale` is 0, or one of them is infinite or NaN.
-
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
         >>> z.tolist(), round(log_det.item(), 4)  # 2 ln 2
@@ -98,12 +95,7 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor, mask: Tensor | None) -> None:
-        """Set bias and scale such that outputs have mean 0 and variance 1; only if x is finite.
-
-        Args:
-            x: data, `(B, ..., D)`.
-            mask: True for real entries, which alone count; None if all are real.
-        """
+        """Set bias and scale such that outputs have mean 0 and variance 1; only if x is finite."""
         x = (x[mask] if mask is not None else x.flatten(0, -2)).double()
         count = _over_processes(x.new_tensor([len(x)]))
         mean = _over_processes(x.sum(0)) / count

@@ -113,9 +113,6 @@ class MaskedAutoregressive(Bijection):
             network gets all channels, and must be autoregressive, as `MaskedMLP` is.
         reverse: True to take the channels in reverse order: the parameters of a channel then depend
             on those after it.
-
-    Raises:
-        ValueError: if the coupling has another `split`.
     """
 
     def __init__(self, coupling: Coupling, *, reverse: bool = False):

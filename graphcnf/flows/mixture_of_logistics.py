@@ -131,11 +131,7 @@ class _LogisticMixture(torch.autograd.Function):
 
 
 def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """Solve `f(x) = y` by bisections between component quantiles, then bounded Newton steps.
-
-    Arguments and result are those of `logistic_mixture_inverse`, all in the type of `y`, which is
-    a key of `STEPS`; there are no gradients.
-    """
+    """Solve `f(x) = y` by bisections between component quantiles, then bounded Newton steps."""
     bisections, newton_steps = STEPS[y.dtype]
     # The problem is mirrored so that y <= 0: there CDF(x) = sigmoid(y) keeps relative precision.
     sign = torch.copysign(torch.ones_like(y), -y)

@@ -31,9 +31,6 @@ class ChannelsFirst(SequentialBijection):
     Args:
         *steps: bijections of tensors with the channels last; the one that is applied to the image
             first comes first.
-
-    Raises:
-        ValueError: when called, if the input does not have 4 axes.
     """
 
     def __init__(self, *steps: Bijection):
@@ -72,11 +69,7 @@ class Squeeze(Bijection):
     order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
 
     def forward(self, x, context=Context()):
-        """Rearrange images `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`; the log-det is 0.
-
-        Raises:
-            ValueError: for an odd height or width, or if `x` does not have 4 axes.
-        """
+        """Rearrange images `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`; the log-det is 0."""
         _check_image(x)
         height, width = x.shape[2:]
         if height % 2 or width % 2:
@@ -87,12 +80,7 @@ class Squeeze(Bijection):
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange `(B, 4 C, H, W)` to images `(B, C, 2 H, 2 W)`; the log-det is 0.
-
-        Raises:
-            ValueError: if the number of channels is not a multiple of 4, or `z` does not have 4
-                axes.
-        """
+        """Rearrange `(B, 4 C, H, W)` to images `(B, C, 2 H, 2 W)`; the log-det is 0."""
         _check_image(z)
         if z.shape[1] % 4:
             raise ValueError(f"unsqueezing needs a multiple of 4 channels, got {z.shape[1]}")
@@ -124,9 +112,6 @@ class Split(Transform):
     Args:
         channels: number of channels of `x`.
         base: density of the rest, standard normal if None.
-
-    Raises:
-        ValueError: if there are fewer than 2 channels; when called, if `x` has another number.
     """
 
     def __init__(self, channels: int, base: BaseDensity | None = None):
@@ -145,20 +130,7 @@ class Split(Transform):
         return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Put the rest back behind the channels that were kept.
-
-        Args:
-            z: kept channels, `(B, keep, H, W)`.
-            context: if it has a list `discarded`, the rest is the last tensor of it, which is
-                removed from the list. Else the rest is drawn from the base density by its
-                `generator` and `temperature`.
-
-        Returns:
-            All channels, `(B, C, H, W)`.
-
-        Raises:
-            ValueError: if `context.discarded` is an empty list.
-        """
+        """Put the rest back behind the channels that were kept."""
         z = z.to(log_term_dtype(z))
         if context.discarded is None:
             rest = self.base.sample(

@@ -75,9 +75,6 @@ class RationalQuadraticCoupling(Coupling):
         swap: False to transform the second part given the first, True for the reverse.
         bins: number K of bins.
         bound: half the length of the interval, in the units of the channels.
-
-    Raises:
-        ValueError: if there are fewer than 2 bins, or the bound is not positive.
     """
 
     def __init__(
@@ -123,14 +120,7 @@ class RationalQuadraticCoupling(Coupling):
         return torch.where(inside, x, z)
 
     def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the knots, the ends of the K bins of each channel, from what the network gives.
-
-        Args:
-            parameters: Output of the network, `(..., P, C)`.
-
-        Returns:
-            x, z and dz/dx at the knots, `(..., C, K + 1)` each.
-        """
+        """Compute the ends of the K bins of each channel from what the network gives."""
         widths, heights, log_slopes = (
             (bounded_log_scale(2 * parameters) / 2)
             .movedim(-2, -1)
@@ -140,24 +130,13 @@ class RationalQuadraticCoupling(Coupling):
         return self._cuts(widths), self._cuts(heights), slopes
 
     def _cuts(self, logits: Tensor) -> Tensor:
-        """Cut the interval into bins; their lengths are a softmax of logits `(..., K)`.
-
-        Returns:
-            Ends of the bins, from `-bound` to `bound`, `(..., K + 1)`.
-        """
+        """Cut the interval into bins; their lengths are a softmax of logits `(..., K)`."""
         inner = (2 * logits.softmax(-1).cumsum(-1)[..., :-1] - 1) * self.bound
         left = F.pad(inner, (1, 0), value=-self.bound)
         return F.pad(left, (0, 1), value=self.bound)
 
     def _bin(self, value: Tensor, knots: tuple[Tensor, Tensor, Tensor], cuts: Tensor) -> Bin:
-        """Return the bins of numbers inside of the interval.
-
-        Args:
-            value: The numbers, `(..., C)`.
-            knots: What `_knots` returns.
-            cuts: Ends of the bins on the axis of the numbers: the first of `knots` for numbers x,
-                the second for z.
-        """
+        """Return the bins of numbers inside of the interval."""
         x, z, slopes = knots
         k = (value[..., None] >= cuts[..., 1:-1]).sum(-1, keepdim=True)
 

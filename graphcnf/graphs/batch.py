@@ -54,9 +54,6 @@ class PackedGraphs:
             those of one i by descending j.
         edge_types: Category of each edge of `edges`, (sum of `edge_counts`,) uint8.
 
-    Raises:
-        ValueError: if the arrays do not have these shapes.
-
     Examples:
         >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> PackedGraphs.from_lists([triangle, ([1, 1], [(0, 1)], [0])])
@@ -162,11 +159,6 @@ class PackedGraphs:
         Returns:
             As many graphs, in their order, with the node numbers that were given. An edge that is
             listed twice, both times with the same category, is packed once.
-
-        Raises:
-            ValueError: for more than 255 nodes (`MAX_NODES`), a self-loop, an edge to a node that
-                does not exist, an edge listed twice with different categories, or a category that
-                is not a whole number from 0 to 255.
         """
         node_types: list[np.ndarray] = []
         edges: list[np.ndarray] = []
@@ -218,34 +210,18 @@ class PackedGraphs:
 
         Raises:
             KeyError: if an array is missing.
-            ValueError: if the arrays do not have shapes that belong together.
         """
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the indices of all items of several runs of an array, one run after the other.
-
-    Args:
-        starts: Index of the first item of each run.
-        counts: Number of items of each run.
-    """
+    """Return the indices of all items of several runs of an array, one run after the other."""
     before = np.cumsum(counts) - counts
     return np.arange(counts.sum()) + np.repeat(starts - before, counts)
 
 
 def _to_integers(values: ArrayLike) -> np.ndarray:
-    """Return categories as int64.
-
-    Args:
-        values: Categories, of any shape and type.
-
-    Returns:
-        The same numbers, int64.
-
-    Raises:
-        ValueError: if one is not a whole number.
-    """
+    """Return categories as int64."""
     array = np.asarray(values)
     whole = array.astype(np.int64)
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
@@ -256,20 +232,7 @@ def _to_integers(values: ArrayLike) -> np.ndarray:
 def _sort_edges(
     k: int, node_types: np.ndarray, pairs: ArrayLike, categories: ArrayLike
 ) -> np.ndarray:
-    """Check a graph, and return its edges without duplicates in the order of `PackedGraphs`.
-
-    Args:
-        k: Number of the graph, for messages.
-        node_types: Node categories, (n,) int64.
-        pairs: Edges as pairs of node numbers, (m, 2).
-        categories: Edge categories, (m,).
-
-    Returns:
-        Rows (i, j, category) with j < i, int64.
-
-    Raises:
-        ValueError: if the arguments are no graph; see `PackedGraphs.from_lists`.
-    """
+    """Check a graph, and return its edges without duplicates in the order of `PackedGraphs`."""
     edge_types = _to_integers(categories)
     edges = np.asarray(pairs, np.int64).reshape(-1, 2)
     if len(edges) != len(edge_types):
@@ -374,10 +337,6 @@ class GraphBatch:
 
         Returns:
             The graphs with 0 at padding; padding beyond "max_nodes" nodes is cut off.
-
-        Raises:
-            ValueError: if a graph has no node, more than "max_nodes" nodes, a category out of
-                range, or a self-loop, or if `edge_labels` is not symmetric.
         """
         nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
@@ -488,9 +447,6 @@ def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
         wanted: Latents of the right names and shapes, such as `GraphModel.base_sample` draws for
             this mask.
         mask: Real nodes of the graphs, (B, N) bool; its shape stands in the message.
-
-    Raises:
-        UserError: if a name is missing or unknown, or a value is no real tensor of its shape.
     """
     if not isinstance(latents, Mapping) or set(latents) != set(wanted):
         given = list(latents) if isinstance(latents, Mapping) else shape_of(latents)

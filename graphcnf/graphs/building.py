@@ -39,9 +39,6 @@ def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]
 
     Returns:
         The class. Its module is imported now, if it has not been.
-
-    Raises:
-        UserError: if there is no such name or node order, or the class does not support the order.
     """
     found = GRAPH_MODELS.find(architecture, "architecture")
     if order not in (None, *NODE_ORDERS):
@@ -90,9 +87,6 @@ def model_for_graphs(
     Returns:
         The model with initial weights, in training mode. Its probabilities of the numbers of nodes
         are their frequencies in `graphs`.
-
-    Raises:
-        UserError: if there are no graphs, or the model cannot represent them.
     """
     found = model_class(architecture, order)
     if not len(graphs):
@@ -155,9 +149,6 @@ def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> Grap
 
     Returns:
         The copy. Its `conditions` are those of `model`, then those that were added.
-
-    Raises:
-        UserError: if the architecture takes no conditions.
     """
     if not takes_conditions(type(model)):
         raise UserError('conditions need a model that draws node by node ("path")')
@@ -186,9 +177,6 @@ def without_rules(model: GraphModel) -> GraphModel:
     Returns:
         A model of the same weights. Without its rule, "path" may draw sums of edge weights, or
         environments of nodes, that no training graph has.
-
-    Raises:
-        UserError: if no rule of the model is switched on.
     """
     if not has_rules(model):
         raise UserError("this model has no support of the data that could be left out")

@@ -96,12 +96,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return the classes whose arguments a preset configures.
-
-        Returns:
-            Class of the network, then its base classes, to which it passes arguments on. The keys
-            of the table `[model]` in a preset are the names of their arguments.
-        """
+        """Return the classes whose arguments a preset configures."""
         bases = [c for c in cls.network_class.__mro__ if issubclass(c, AutoregressiveNetwork)]
         return tuple(bases[:-1])
 
@@ -111,18 +106,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return self.flow.network
 
     def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Score the codes of graphs, given their numbers of nodes, in the node order of the batch.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            `{name: Bound}`. The sum of their values, `Bound.value()`, (B,) nats each, is the
-            log-probability of the code. "adjacency" is that of the variables that say which nodes
-            have an edge, "edges" that of the categories of edges, and "nodes" that of the
-            categories of nodes. A name of which the code has no variables is left out. All are
-            exact, and all are -inf for a graph without a code.
-        """
+        """Score the codes of graphs given their numbers of nodes, in the batch's node order."""
         context = Context(batch.mask, condition_values=batch.condition_values)
         return self.bounds_in(batch, context)
 
@@ -143,18 +127,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return bounds
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents, in the node order of the batch.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            "nodes" (B, N, V): one latent for each variable of the code.
-
-        Raises:
-            ValueError: if a graph has no code.
-        """
+        """Encode graphs to base latents, in the node order of the batch."""
         context = Context(batch.mask, noise=noise, condition_values=batch.condition_values)
         x, known = self.code.encode(batch)
         if not known.all():
@@ -162,16 +135,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return {"nodes": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw latents of all variables from the base density, a standard logistic.
-
-        Args:
-            mask: Real nodes, (B, N) bool.
-            generator: torch generator, or one numpy generator per graph; None for torch's global
-                generator.
-
-        Returns:
-            "nodes" (B, N, V), 0 at padding.
-        """
+        """Draw latents of all variables from the base density, a standard logistic."""
         shape = (*mask.shape, len(self.code.cardinalities))
         dtype = next(self.parameters()).dtype
         z = self.flow.base.sample(
@@ -188,9 +152,6 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
             **draw: `temperature` (below 1, graphs are more probable), `generator` (source of random
                 numbers) and, if the model has conditions, `condition_values` (B, P), each in its
                 own unit.
-
-        Returns:
-            B graphs, their nodes numbered in the order of the code.
         """
         x = self.flow.decode(latents["nodes"], Context(mask, **draw))
         return self.code.decode(x, mask)

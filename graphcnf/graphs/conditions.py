@@ -79,9 +79,6 @@ class ConditionEmbedding(nn.Module):
         conditions: The P conditions, as `condition_statistics` returns them; only "mean" and
             "deviation" of each are read.
         width: Number of channels.
-
-    Raises:
-        ValueError: if there are no conditions, or a standard deviation is not above 0.
     """
 
     means: Tensor
@@ -108,9 +105,6 @@ class ConditionEmbedding(nn.Module):
 
         Returns:
             Channels, (..., width); 0 where all values are unknown.
-
-        Raises:
-            ValueError: if there are not P values.
         """
         if values.shape[-1] != len(self.means):
             raise ValueError(

@@ -126,11 +126,7 @@ def faces_of(earlier: Sequence[set[int]]) -> list[Face]:
 
 
 def _embedded(earlier: Sequence[set[int]]) -> list[list[int]]:
-    """Return the walks of the faces of an embedding by networkx, none if there is no embedding.
-
-    Args:
-        earlier: For each node its neighbours among the nodes before.
-    """
+    """Return the walks of the faces of an embedding by networkx, none if there is no embedding."""
     import networkx as nx  # slow to import, and rarely needed
 
     graph = nx.Graph((node, other) for node, joined in enumerate(earlier) for other in joined)
@@ -186,17 +182,7 @@ class GraphsWithFaces(GrowingGraphs):
         self.fitting[at] &= self.on_face[self.graph[at], :, far]
 
     def features(self, at: Tensor, far: Tensor) -> list[Tensor]:
-        """Describe possible edges from new nodes to earlier ones by small counts.
-
-        Args:
-            at: Numbers of R of the M graphs, (R,) long.
-            far: In each of them, the earlier node to which an edge is possible, (R,) long.
-
-        Returns:
-            The seven features of `GrowingGraphs.features`, (R,) long each, and one more, the last:
-            the length, at most 12 (`LONGEST`), of the longest face on which both `far` and all
-            neighbours lie that the new node has so far; 0 if there is no such face.
-        """
+        """Describe possible edges from new nodes to earlier ones by small counts."""
         graph = self.graph[at]
         shared = self.fitting[at] & self.on_face[graph, :, far]
         longest = (shared * self.length[graph]).amax(-1)

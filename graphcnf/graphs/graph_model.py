@@ -183,9 +183,6 @@ class GraphModel(Pretrained, ABC):
         Returns:
             `{name: latents}`, (B, ..., D) each. The names, and the D of each, are up to the class,
             such as "nodes" (B, N, D).
-
-        Raises:
-            ValueError: for a graph that `knows` rejects.
         """
 
     @abstractmethod
@@ -323,9 +320,6 @@ class GraphModel(Pretrained, ABC):
 
         Returns:
             Natural logarithms of probabilities, (B,).
-
-        Raises:
-            ValueError: if a graph does not fit the model.
         """
         return total(self.bounds(batch.for_model(self.config)).values())
 
@@ -345,9 +339,6 @@ class GraphModel(Pretrained, ABC):
 
         Returns:
             (B,) nats; -inf for a graph that `knows` rejects.
-
-        Raises:
-            ValueError: if a graph does not fit the model.
         """
         return self.log_prob(batch)
 
@@ -404,10 +395,6 @@ class GraphModel(Pretrained, ABC):
         Returns:
             `{name: latents}`, (B, ..., D) each, such as "nodes" (B, N, D). The `to_latents` of the
             model's class says which names there are, and what D is.
-
-        Raises:
-            ValueError: if a graph does not fit the model.
-            UserError: if the weights are in half precision.
         """
         refuse_half(self)
         return self.to_latents(batch.for_model(self.config), noise)
@@ -425,11 +412,6 @@ class GraphModel(Pretrained, ABC):
 
         Returns:
             B graphs of at most N nodes.
-
-        Raises:
-            ValueError: if a graph is too large for the model.
-            UserError: if the mask is not boolean, or the latents do not have the names and shapes
-                that belong to the mask.
         """
         if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
             raise UserError(f"mask must be a boolean tensor (B, N), got {shape_of(mask)}")
@@ -463,10 +445,6 @@ class GraphModel(Pretrained, ABC):
 
         Returns:
             B graphs, padded to the largest of the numbers.
-
-        Raises:
-            UserError: for numbers of nodes or a temperature out of range, or no number at all.
-            ValueError: for conditions of a model that takes none.
         """
         if not len(node_counts):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -498,7 +476,6 @@ class GraphModel(Pretrained, ABC):
                 float32.
 
         Raises:
-            UserError: if a file or folder to be written is a symbolic link.
             OSError: if a file cannot be written.
         """
         for name, companion in self.companions.items():
@@ -519,12 +496,6 @@ class GraphModel(Pretrained, ABC):
             name_or_folder: Name of shipped weights, such as "zinc250k"; path of the folder of a
                 model or of a training run; or "org/name" of the Hugging Face hub.
             device: Device of the weights, such as "cuda:1".
-
-        Returns:
-            The model in evaluation mode, of the class that its `config.json` names.
-
-        Raises:
-            UserError: if there is no such model, or a file is damaged.
         """
         folder = model_folder(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)
@@ -537,16 +508,6 @@ class GraphModel(Pretrained, ABC):
         """Build an untrained model from the `config` of another one.
 
         `from_pretrained` calls it before it reads the weights.
-
-        Args:
-            config: Arguments of the constructor by name, and "architecture", which names the class.
-
-        Returns:
-            A model with initial weights, of the class that the architecture names.
-
-        Raises:
-            ValueError: if that class is not this class or a subclass of it, or a size is too large.
-            UserError: if there is no such architecture.
         """
         arguments = dict(config)
         name = arguments.pop("architecture", None)
@@ -561,12 +522,6 @@ class GraphModel(Pretrained, ABC):
 
         `from_pretrained` calls it. The histogram of sizes, for example, must be a list of counts,
         or drawing a graph would fail later.
-
-        Args:
-            metadata: The metadata, any JSON value.
-
-        Raises:
-            ValueError: if an entry that methods of this class read has a wrong type or value.
         """
         super().check_metadata(metadata)
         check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
@@ -587,9 +542,6 @@ def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None
 
     Returns:
         Hashes in ascending order, (M,) uint64; None if there is no such file.
-
-    Raises:
-        UserError: if the file is damaged, or its numbers do not rise.
     """
     hashes = load_array(folder, "training_hashes")
     if hashes is None and folder.parent == WEIGHTS:
@@ -610,9 +562,6 @@ def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
 
     Returns:
         `{name: companion}`, on the CPU; {} for no names.
-
-    Raises:
-        UserError: if a name is not in `COMPANIONS`, or files are missing or damaged.
     """
     found = {}
     for name in names:

@@ -81,9 +81,6 @@ def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable)
 
     Returns:
         A permutation of the node numbers, (n,) int64: new node i is old node `order[i]`.
-
-    Raises:
-        ValueError: for a graph that is empty or not connected.
     """
     graph = Coloured(node_types, edges, edge_types)
     neighbours: list[set[int]] = [set() for _ in range(graph.nodes)]
@@ -109,13 +106,7 @@ def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable)
 
 
 def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
-    """Count the nodes that are reachable from a node without passing certain others.
-
-    Args:
-        neighbours: Neighbours of each node.
-        start: The node, which counts too.
-        barred: Nodes that may not be passed.
-    """
+    """Count the nodes that are reachable from a node without passing certain others."""
     known, front = {start, *barred}, [start]
     while front:
         near = neighbours[front.pop()] - known
@@ -132,9 +123,6 @@ def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
 
     Returns:
         The M graphs with new node numbers; isomorphic graphs have become equal.
-
-    Raises:
-        ValueError: if a graph is empty or not connected; the message has its number.
     """
     ordered = []
     for number in range(len(graphs)):

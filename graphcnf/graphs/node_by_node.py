@@ -271,15 +271,7 @@ class GrowingGraphs:
 
 
 def _shared(links: Tensor, others: Tensor) -> Tensor:
-    """Count the shared neighbours of nodes.
-
-    Args:
-        links: Rows of adjacency matrices, (M, I, N) bool.
-        others: Adjacency matrices, (M, N, N) bool.
-
-    Returns:
-        Numbers of neighbours that node i of `links` and node j share, (M, I, N).
-    """
+    """Count the shared neighbours of nodes."""
     return links.float() @ others.float()
 
 
@@ -449,10 +441,6 @@ class GrowthNetwork(AutoregressiveNetwork):
         possible edges, each node needs a matrix (N, N) of the graph before it. To bound memory,
         a step has only as many nodes as have 2^24 matrix entries together (`CELLS`), at least one.
 
-        Args:
-            x: Variables of the nodes of B graphs, (B, N, V) long.
-            context: Its mask (B, N) says which nodes are real.
-
         Yields:
             Steps, whose `hidden` is a `NewNodes`. Together they have every real node once; the
             nodes of one graph may be in several steps.
@@ -553,16 +541,7 @@ class GrowthNetwork(AutoregressiveNetwork):
         return logits
 
     def _rows(self, features: list[Tensor]) -> Tensor:
-        """Find the embeddings of features in the table `counts`.
-
-        Args:
-            features: Features of R possible edges, as `GrowingGraphs.features` returns them, (R,)
-                long each.
-
-        Returns:
-            Numbers of rows of the table, (R, 6) long: the one of the features in `TOGETHER`, then
-            one for each of the five pairs of features in `COUNTED`.
-        """
+        """Find the embeddings of features in the table `counts`."""
         together = torch.zeros_like(features[0])
         for name, most in TOGETHER:
             together = together * (most + 1) + features[name].clamp(0, most)
@@ -574,14 +553,6 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         If the variable is an edge, it is added to `hidden.grown`, in place. A node that has decided
         about its edges to all earlier nodes is complete, and has no next variable.
-
-        Args:
-            hidden: Hidden state of the variable that has been decided.
-            x: Its value at each of the M nodes, (M,) long.
-
-        Returns:
-            The hidden state of the next variable, for the R nodes that have one; and which of the M
-            nodes these are, (R,) long.
         """
         grown, at, k, ends = hidden.grown, hidden.at, hidden.decided, hidden.ends
         own = hidden.own
@@ -602,13 +573,6 @@ class GrowthNetwork(AutoregressiveNetwork):
 
         Drawing calls it after each variable; scoring does not, so that the density does not know
         this rule.
-
-        Args:
-            hidden: Hidden state of M new nodes.
-            x: Values that were drawn for their next variable, (M,) long.
-
-        Returns:
-            The values to use, (M,) long: 0 (no edge) where an edge is dropped.
         """
         if not self.planar or not hidden.decided:
             return x
@@ -628,22 +592,13 @@ class GrowthNetwork(AutoregressiveNetwork):
 
 
 def _size(feature: int) -> int:
-    """Return the number of values that a feature has once `_within` has clamped it.
-
-    Args:
-        feature: Number of the feature, such as `DEGREE`.
-    """
+    """Return the number of values that a feature has once `_within` has clamped it."""
     low, high = RANGES[feature]
     return high - low + 1
 
 
 def _within(count: Tensor, feature: int) -> Tensor:
-    """Clamp a feature to its range in `RANGES`, and subtract the lowest value of the range.
-
-    Args:
-        count: Values of the feature.
-        feature: Its number, such as `DEGREE`.
-    """
+    """Clamp a feature to its range in `RANGES`, and subtract the lowest value of the range."""
     low, high = RANGES[feature]
     return count.clamp(low, high) - low
 
@@ -770,14 +725,6 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
         """Measure the arguments of the constructor that depend on the training graphs.
 
         `model_for_graphs` calls it.
-
-        Args:
-            graphs: The training graphs.
-            **options: `support`: False for no planarity rule; others are ignored.
-
-        Returns:
-            Two arguments by name: "connected", True if all graphs are connected; and "planar", True
-            if all graphs are planar and `support` is not False.
         """
         import networkx as nx
 

@@ -95,17 +95,7 @@ class NodesAndPairs(Bijection):
         self.nodes, self.pairs, self.network, self.swap = nodes, pairs, network, swap
 
     def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
-        """Return the contexts of both bijections.
-
-        Args:
-            x: Data or latents.
-            context: Context of the graphs.
-
-        Returns:
-            The context for nodes and that for pairs. Their masks are those of `x`. With a network,
-            their features are the parameters of the couplings; without one, everything else is as
-            in `context`.
-        """
+        """Return the contexts of both bijections."""
         if self.network is None:
             return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
         # The network sees the padding, too.
@@ -155,9 +145,6 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
 
     Returns:
         A bijection of `GraphLatents`.
-
-    Raises:
-        UserError: if nodes or pairs have fewer than 2 latents.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -289,14 +276,7 @@ class PairNetwork(nn.Module):
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
-        """Return channels of pairs (B, P, E): the sum of linear maps of both nodes.
-
-        Args:
-            linear: Linear map to E channels, or to 2 E if `ordered`: E for the later node of a
-                pair, E for the earlier one.
-            h: Channels of the nodes, (B, N, C).
-            index: The two nodes of each pair, the later first, (B, P, 2) long.
-        """
+        """Return channels of pairs (B, P, E): the sum of linear maps of both nodes."""
         rows = torch.arange(len(h), device=h.device)[:, None]
         later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
@@ -463,9 +443,6 @@ class PairsModel(StochasticModel):
         pair_dim: Number E of latents of a pair; without effect for "argmax".
         node_mixtures: Number of logistics in the mixture of each coupling of nodes.
         pair_mixtures: Number of logistics in the mixture of each coupling of pairs.
-
-    Raises:
-        UserError: if nodes or pairs have fewer than 2 latents.
     """
 
     architecture = "pairs"
@@ -526,27 +503,12 @@ class PairsModel(StochasticModel):
         self.adjacency = joint_flow(network, couplings=number[2], **sizes)
 
     def _context(self, labels: Tensor, mask: Tensor, categories: int = 0) -> Context:
-        """Return the features of graphs, by `graph_context`, in the type of the weights.
-
-        Args:
-            labels: Edges, (B, N, N): bool, or edge labels, long, with 0 for no edge.
-            mask: Real nodes, (B, N) bool.
-            categories: Number of edge categories, 0 for edges without categories.
-        """
+        """Return the features of graphs, by `graph_context`, in the type of the weights."""
         dtype = self.virtual.shift.dtype
         return graph_context(labels, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        """Encode a batch of graphs, and map the latents through all three steps.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            The base latents, as `GraphLatents` of all pairs; and the terms of the bound by the
-            names of the steps, "nodes", "edges" and "adjacency".
-        """
+        """Encode a batch of graphs, and map the latents through all three steps."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         z, node_term = self.nodes(
@@ -589,29 +551,11 @@ class PairsModel(StochasticModel):
         return z, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the bound on log p(graph | number of nodes) once, as a sum of three terms.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            Terms by the names of the steps, "nodes", "edges" and "adjacency". The sum of their
-            values, `Bound.value()`, (B,) nats each, is the bound. The last one includes the base
-            density of all latents.
-        """
+        """Draw the bound on log p(graph | number of nodes) once, as a sum of three terms."""
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            "nodes" (B, N, D), and "pairs" (B, P, E), all pairs in the order of `all_pairs`.
-        """
+        """Encode graphs to base latents."""
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}
 
@@ -645,16 +589,7 @@ class PairsModel(StochasticModel):
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Select the real edges among all pairs of nodes, padded to the largest number E of a graph.
-
-    Args:
-        is_real: True where a pair is an edge, (B, P) bool.
-        index: The two nodes of each pair, (B, P, 2) long.
-
-    Returns:
-        The two nodes of each edge, (B, E, 2) long; True where it is no padding, (B, E) bool; and
-        the number of the pair, (B, E) long.
-    """
+    """Select the real edges among all pairs of nodes, padded to the largest number E of a graph."""
     most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)

@@ -118,16 +118,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
     def _renumber(
         self, batch: GraphBatch, noise: Noise | None
     ) -> tuple[GraphBatch, Tensor, Tensor]:
-        """Draw a node order of each graph.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the uniform numbers of the draw, or replays them; None for no
-                tape.
-
-        Returns:
-            The renumbered graphs, the orders (B, N) long and their log-probabilities (B,), nats.
-        """
+        """Draw a node order of each graph."""
         shape = (*batch.mask.shape, self.max_nodes)
         uniforms = draw_noise(noise, shape, device=batch.mask.device)
         order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
@@ -145,35 +136,13 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         Args:
             batch: B graphs.
             noise: Tape that records the draw of the order, or replays it; None for no tape.
-
-        Returns:
-            `{name: Bound}`; the sum of their values, `Bound.value()`, (B,) nats each, is the bound.
-            "adjacency", "edges" and "nodes" (those that the code has) are log p of the code in the
-            drawn order; "order", in float64, is -log q(order | graph) - log n!.
         """
         graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)
         return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Draw a node order of each graph, and encode graph and order to base latents.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            Two latents by name, both 0 at padding:
-
-            - "nodes" (B, N, V): row k has the latents of the V variables of the node that is k-th
-              in the drawn order;
-            - "order" (B, N, 1) float64: a number in [0, 1) for each node of the batch. The drawn
-              order lists the nodes by ascending numbers: [0.5, 0.9, 0.1] is the order [2, 0, 1].
-              `from_latents` needs it to give the nodes the numbers that they had.
-
-        Raises:
-            ValueError: if a graph has no code in the drawn order.
-        """
+        """Draw a node order of each graph, and encode graph and order to base latents."""
         graphs, order, _ = self._renumber(batch, noise)
         uniforms = draw_noise(noise, order.shape, device=order.device)
         # Padding is larger than all uniform numbers, and so comes last.
@@ -196,19 +165,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         return {**latents, "order": uniforms}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
-        """Decode base latents to graphs.
-
-        Args:
-            latents: As `to_latents` and `base_sample` return them. "nodes" (B, N, V) are decoded to
-                nodes, one after the other. "order" (B, N, 1) numbers them: if its k-th smallest
-                number stands at j, the node that is drawn k-th becomes node j of the graph.
-            mask: Real nodes, (B, N) bool.
-            **draw: `temperature` (below 1, graphs are more probable), `generator` (source of random
-                numbers) and, if the model has conditions, `condition_values` (B, P).
-
-        Returns:
-            B graphs, their nodes numbered as "order" says.
-        """
+        """Decode base latents to graphs."""
         graphs = super().from_latents(latents, mask, **draw)
         uniforms = latents["order"][..., 0].masked_fill(~mask, 2.0)
         # Numbers [0.5, 0.9, 0.1] give the order [2, 0, 1] and its inverse, the places [1, 2, 0]:

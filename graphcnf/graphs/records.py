@@ -84,9 +84,6 @@ def log_prob_in_batches(
     Returns:
         (M,) nats, float64, in the order of `graphs`; -inf for graphs that the model cannot
         represent.
-
-    Raises:
-        ValueError: if a graph does not fit the model, or for conditions of a model without any.
     """
     nats = np.full(len(graphs), -math.inf)
     for chosen in batches(graphs.node_counts, batch_size):
@@ -128,10 +125,6 @@ def sample_records(
 
     Returns:
         The graphs, in the order of `records`.
-
-    Raises:
-        UserError: if an argument is out of range.
-        ValueError: for conditions of a model that takes none.
     """
     check_integer("first record", records.start)
     check_seed(seed)

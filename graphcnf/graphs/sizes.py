@@ -55,10 +55,6 @@ class SizePrior:
 
         Returns:
             Probabilities of 0 to `largest` nodes, float64 (largest + 1,); 0 for 0 nodes.
-
-        Raises:
-            UserError: if the range is not within 1 to `largest`.
-            ValueError: for conditions of a model that takes none.
         """
         low, high = size_range or (1, self.largest)
         if size_range is not None:
@@ -84,9 +80,6 @@ class SizePrior:
 
         Returns:
             (B,) nats; -inf for a number that no training graph has.
-
-        Raises:
-            ValueError: for conditions of a model that takes none.
         """
         prior = self.probabilities()
         if condition_values is None:
@@ -96,18 +89,7 @@ class SizePrior:
         return log_prob_of_sizes(log_probs, node_counts)
 
     def _reweight(self, prior: np.ndarray, condition_values: Tensor) -> Tensor:
-        """Return log p(number of nodes | conditions), nats.
-
-        Args:
-            prior: Probabilities without conditions, (S,).
-            condition_values: Values of the conditions, (B, P).
-
-        Returns:
-            (B, S), on the device of the network.
-
-        Raises:
-            ValueError: if the model was trained without conditions.
-        """
+        """Return log p(number of nodes | conditions), nats."""
         if self.network is None:
             raise ValueError("this model was trained without conditions")
         device = next(self.network.parameters()).device
@@ -121,9 +103,6 @@ class SizePrior:
         Args:
             low: Lowest number of nodes.
             high: Highest number of nodes.
-
-        Raises:
-            UserError: unless 1 <= low <= high <= `largest`.
         """
         if not 1 <= low <= high <= self.largest:
             raise UserError(

@@ -38,10 +38,6 @@ class StochasticModel(GraphModel):
         Args:
             batch: B graphs that `knows` accepts.
             noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            `{name: Bound}`, as `GraphModel.bounds` returns them; `Bound.value()` is a term, (B,)
-            nats.
         """
 
     @evaluated
@@ -56,13 +52,6 @@ class StochasticModel(GraphModel):
                 in any.
             samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
             noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            (B,) nats.
-
-        Raises:
-            UserError: if `samples` is out of range.
-            ValueError: if a graph does not fit the model.
         """
         check_integer("samples", samples, 1)
         batch = batch.for_model(self.config)
@@ -72,20 +61,7 @@ class StochasticModel(GraphModel):
     def log_prob_of_records(
         self, batch: GraphBatch, seed: int = 0, records: np.ndarray | None = None
     ) -> Tensor:
-        """Draw a lower bound on log p(graph | number of nodes) once, of any graphs.
-
-        Args:
-            batch: B graphs that fit the sizes and categories of the model.
-            seed: Seed of the draws; used with `records`.
-            records: Any number for each graph, (B,). The draw of a graph is a function of the seed
-                and of its number. None to draw from torch's global generator.
-
-        Returns:
-            (B,) nats; -inf for a graph that `knows` rejects.
-
-        Raises:
-            ValueError: if a graph does not fit the model.
-        """
+        """Draw a lower bound on log p(graph | number of nodes) once, of any graphs."""
         known = self.knows(batch)
         if not known.any():
             return torch.full((len(batch),), -math.inf, device=known.device)
@@ -119,14 +95,6 @@ class RecordNoise(Noise):
 
         Row k is drawn by a generator of its own, made of the seed, number k of `records`, and how
         many draws are on the tape.
-
-        Args:
-            shape: Shape (B, ...) of the draw.
-            device: Device of the numbers.
-            dtype: Their type.
-
-        Returns:
-            Numbers in [0, 1), (B, ...).
         """
         rows = []
         for record in self.records:

@@ -49,9 +49,6 @@ class RoundNetwork(PathNetwork):
         max_nodes: Largest number of nodes of a graph.
         rounds: Largest number of rounds of a graph.
         **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
-
-    Raises:
-        ValueError: if `rounds` is less than 1.
     """
 
     blocks: Transformer
@@ -74,14 +71,6 @@ class RoundNetwork(PathNetwork):
 
         `PathNetwork.steps` calls it to score known graphs. The last block sees of each node only
         what `RoundDrawing` knows when it draws that node, so that both give the same probabilities.
-
-        Args:
-            h: Inputs of the nodes, (B, N, C).
-            bias: Numbers that are added to the attention scores, (B, H, N, N), for the H attention
-                heads of all blocks together; those of the last block come last.
-
-        Returns:
-            Outputs, (B, N, C).
         """
         heads, number = self.last.heads, torch.arange(h.shape[1], device=h.device)
         # The last block sees the other blocks' outputs up to the first position of the round.
@@ -216,15 +205,6 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
 
         `model_for_graphs` calls it. "back" and "closures" become so large that every depth-first
         order of the graphs can be written.
-
-        Args:
-            graphs: The training graphs, of any node order.
-            **options: `node_categories`, `edge_categories`, `edge_weights`, `merged` and `support`,
-                as `model_for_graphs` takes them.
-
-        Returns:
-            `{name: value}` for the arguments "back", "closures", "edge_weights", "largest_sums" and
-            "environments".
         """
         starts = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         degrees = np.bincount((graphs.edges + starts[:, None]).flatten(), minlength=1)
@@ -237,9 +217,6 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
 
         A graph must have a node and be connected, and no node may have more edges than the node of
         the training data that has the most.
-
-        Args:
-            batch: B graphs.
         """
         few = (batch.adjacency.sum(-1) <= 1 + len(self.code.closures)).all(1)
         return batch.connected() & few & batch.mask.any(1)

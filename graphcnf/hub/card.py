@@ -87,12 +87,7 @@ def model_card(
 
 
 def _front(licence: str, of_molecules: bool) -> str:
-    """Return the YAML at the beginning, in which texts are JSON strings, which YAML includes.
-
-    Args:
-        licence: Licence of the weights.
-        of_molecules: True for a model of molecules, which gets further tags.
-    """
+    """Return the YAML at the beginning, in which texts are JSON strings, which YAML includes."""
     tags = ["graphcnf", "normalizing-flows", *(["chemistry", "molecules"] if of_molecules else [])]
     lines = [
         f"license: {json.dumps(licence)}",
@@ -107,12 +102,7 @@ def _listed(lines) -> str:
 
 
 def _usage(name: str, of_molecules: bool) -> str:
-    """Return the code that loads and draws; the commit stands for one that the reader chooses.
-
-    Args:
-        name: "org/name" of the repository.
-        of_molecules: True for a `MoleculeFlow`, False for a `CategoricalModel`.
-    """
+    """Return the code that loads and draws; the commit stands for one that the reader chooses."""
     kind = "MoleculeFlow" if of_molecules else "CategoricalModel"
     code = [
         "```python",
@@ -128,11 +118,7 @@ def _usage(name: str, of_molecules: bool) -> str:
 
 
 def _data(config: Mapping[str, Any]) -> list[str]:
-    """Return lines about the training data, as far as the metadata have it.
-
-    Args:
-        config: Content of the model's `config.json`.
-    """
+    """Return lines about the training data, as far as the metadata have it."""
     metadata, lines = config["metadata"], []
     if "dataset" in metadata:
         lines.append(f"Name: {metadata['dataset']}")
@@ -153,13 +139,7 @@ def _data(config: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(name: str, metadata: Mapping[str, Any], figures: Mapping[str, Any] | None) -> str:
-    """Return the figures that training has recorded, and those of a sample, as Markdown.
-
-    Args:
-        name: "org/name" of the repository, for the command that draws the sample.
-        metadata: Metadata of the model.
-        figures: What `graphcnf evaluate --json` wrote of a sample; None to leave these out.
-    """
+    """Return the figures that training has recorded, and those of a sample, as Markdown."""
     training = metadata.get("training", {})
     held_out = training.get("held_out", {})
     budget = [f"{key} {training[key]}" for key in ("steps", "minutes", "seed") if key in training]
@@ -178,9 +158,5 @@ def _figures(name: str, metadata: Mapping[str, Any], figures: Mapping[str, Any] 
 
 
 def _checksums(files: Mapping[str, bytes]) -> list[str]:
-    """Return a line with the SHA-256 of each file.
-
-    Args:
-        files: Content of the files by name.
-    """
+    """Return a line with the SHA-256 of each file."""
     return [f"`{name}`: SHA-256 {hashlib.sha256(data).hexdigest()}" for name, data in files.items()]

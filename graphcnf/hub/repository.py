@@ -71,11 +71,6 @@ def fetch(name: str | Path) -> Path:
     Returns:
         The folder of that commit in the cache, which holds `config.json` and the other files. It is
         never changed afterwards.
-
-    Raises:
-        UserError: There is no such model, the package huggingface_hub is not installed, or the hub
-            does not answer. Or the repository is refused: it has files that may be pickles or whose
-            paths lead elsewhere, it lacks the model, or its files are too large or damaged.
     """
     repository, revision = _parsed(name)
     folder = cache_folder() / "hub" / repository.replace("/", "--")
@@ -126,10 +121,6 @@ def push(
 
     Returns:
         "org/name@commit", a name that always means these files.
-
-    Raises:
-        UserError: There is no such model, the name has a revision, the package huggingface_hub is
-            not installed, or the hub refuses (for example, without a token).
     """
     files = packed(model, name, licence, intended, limits, figures)
     with _asking(name) as hub:
@@ -163,9 +154,6 @@ def packed(
     Returns:
         `{file name: content}`: "config.json", "model.safetensors", the others of `FILES` that the
         model has, and the card "README.md".
-
-    Raises:
-        UserError: There is no such model, or the name has a revision.
     """
     if _parsed(name)[1]:
         raise UserError(f"{name}: give org/name, the hub makes the revision")
@@ -190,9 +178,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     Returns:
         `{file name: content}` of "config.json", "model.safetensors" and the others of `FILES` that
         are there.
-
-    Raises:
-        UserError: A file is a link, or one of the first two (`NEEDED`) is missing.
     """
     paths = {name: inside(folder, *name.split("/")) for name in FILES}
     files = {name: read_data(path) for name, path in paths.items() if path.is_file()}
@@ -203,17 +188,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _parsed(name: str | Path) -> tuple[str, str | None]:
-    """Split the name of a model of the hub.
-
-    Args:
-        name: "org/name" or "org/name@revision". A path such as "zinc250k/config.json" is none.
-
-    Returns:
-        "org/name"; and the revision, None if it is missing.
-
-    Raises:
-        UserError: The name has another form; the message says what else a model's name may be.
-    """
+    """Split the name of a model of the hub."""
     found = _NAME.fullmatch(str(name))
     if not found or ".." in str(name) or "--" in found[1] or str(name).endswith(NEEDED):
         raise UserError(
@@ -225,11 +200,7 @@ def _parsed(name: str | Path) -> tuple[str, str | None]:
 
 @contextmanager
 def _asking(name: str) -> Iterator[HfApi]:
-    """Return a context with the hub's interface, whose errors become one line.
-
-    Raises:
-        UserError: huggingface_hub is not installed, or an error was raised inside.
-    """
+    """Return a context with the hub's interface, whose errors become one line."""
     require("huggingface_hub", f"{name!r}, which is no folder here but a name of the hub,", "hub")
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
@@ -250,20 +221,7 @@ def _asking(name: str) -> Iterator[HfApi]:
 
 
 def _checked(name: str, listed: list[RepoSibling]) -> dict[str, RepoSibling]:
-    """Check which files a repository has, before anything is downloaded.
-
-    Args:
-        name: Name of the repository, for messages.
-        listed: All its files, as the hub lists them.
-
-    Returns:
-        `{file name: what the hub says of it, such as its size}`, of those of `FILES` that the
-        repository has.
-
-    Raises:
-        UserError: The repository has a path that leads elsewhere or a file that may be a pickle,
-            lacks "config.json" or "model.safetensors", or a file is too large.
-    """
+    """Check which files a repository has, before anything is downloaded."""
     for one in listed:
         path = PurePosixPath(one.rfilename)
         if path.is_absolute() or ".." in path.parts or "\\" in one.rfilename:
@@ -286,18 +244,7 @@ def _checked(name: str, listed: list[RepoSibling]) -> dict[str, RepoSibling]:
 def _download(
     hub: HfApi, repository: str, commit: str, files: Mapping[str, RepoSibling], folder: Path
 ) -> None:
-    """Download files of a commit into the new folder `folder/model`, and check them.
-
-    Args:
-        hub: Interface of the hub.
-        repository: "org/name".
-        commit: The commit.
-        files: What the hub says of each file, by its name in `FILES`.
-        folder: An empty folder.
-
-    Raises:
-        UserError: A file is not the one that the hub has listed.
-    """
+    """Download files of a commit into the new folder `folder/model`, and check them."""
     expected: str | None
     for name, listed in files.items():
         path = hub.hf_hub_download(repository, name, revision=commit, local_dir=folder / "hub")

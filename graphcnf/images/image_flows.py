@@ -102,9 +102,6 @@ class Layers:
         Args:
             step: The transform; None for a `Squeeze`. A `Checkerboard` also sorts the channels, so
                 that a channel mask then is a checkerboard mask.
-
-        Raises:
-            UserError: if height or width is odd.
         """
         channels, height, width = self.shape
         if height % 2 or width % 2:
@@ -128,9 +125,6 @@ class Layers:
                 so each coupling transforms the second half. If False, the couplings transform the
                 second half and the first half by turns.
             **network: Arguments of `ConvolutionNetwork`; they replace those of the constructor.
-
-        Raises:
-            UserError: if there is one channel only, or `kind` is unknown.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
@@ -148,9 +142,6 @@ class Layers:
             kind: Kind of the couplings: "additive", "affine" or "mixture-K".
             count: Number of couplings.
             **options: Further arguments of the method `couplings`.
-
-        Raises:
-            UserError: if height or width is odd, or `kind` is unknown.
         """
         shape = self.shape
         self.squeeze(Checkerboard())
@@ -165,16 +156,7 @@ class Layers:
         self.shape = (channels // 2, height, width)
 
     def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
-        """Return a coupling of the second half of the channels given the first half.
-
-        Args:
-            kind: kind of the coupling: "additive", "affine" or "mixture-K".
-            swap: True to transform the first half given the second one.
-            **network: arguments of `ConvolutionNetwork`; they replace those of the constructor.
-
-        Raises:
-            UserError: if there is one channel only, or `kind` is unknown.
-        """
+        """Return a coupling of the second half of the channels given the first half."""
         channels, *size = self.shape
         if channels < 2:
             raise UserError("a coupling needs at least 2 channels: squeeze before")
@@ -215,9 +197,6 @@ def simple(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its ends
             (`graphcnf.flows.Logit`).
         **network: Arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: a side is odd, or `coupling` is unknown.
     """
     options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
     return vardeq(shape, levels, dequantization=0, **options)
@@ -244,9 +223,6 @@ def vardeq(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its
             ends.
         **network: Arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: a side is odd, or `coupling` is unknown.
     """
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
@@ -276,9 +252,6 @@ def multiscale(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its
             ends.
         **network: Arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: four does not divide a side, or `coupling` is unknown.
     """
     checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
@@ -317,9 +290,6 @@ def realnvp(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its
             ends.
         **network: Further arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: the sides cannot be halved as often.
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -369,9 +339,6 @@ def glow(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its
             ends.
         **network: Further arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: the sides cannot be halved as often, or `coupling` is unknown.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -413,9 +380,6 @@ def flowpp(
         alpha: Share of the unit interval that the logit after dequantization leaves out at its
             ends.
         **network: Further arguments of `ConvolutionNetwork` for all couplings.
-
-    Raises:
-        UserError: four does not divide a side.
     """
     first, channels, second = couplings
     kind = f"mixture-{mixtures}"
@@ -456,9 +420,6 @@ class ImageFlow(ImageModel):
         base: Base density of the latents.
         latent_shape: Shape of the latents of an image that were not factored out.
         latent_size: Number of all latents of an image, C H W.
-
-    Raises:
-        UserError: if an argument or the size of the images does not fit the architecture.
 
     Examples:
         >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
@@ -512,13 +473,6 @@ class ImageFlow(ImageModel):
             x: Images, (B, C, H, W) of integers.
             noise: Records the random numbers of the dequantization, or repeats recorded ones; None
                 for new ones.
-
-        Returns:
-            Latents of B images, float64. `z` is the output of the last layer, `discarded` has what
-            each split factored out.
-
-        Raises:
-            ValueError: if the images do not fit the model.
         """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)
@@ -527,14 +481,7 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images, computed in float64.
-
-        Args:
-            latents: Latents of B images, of any floating type, as `encode` returns them.
-
-        Returns:
-            Images, (B, C, H, W) uint8.
-        """
+        """Decode latents to images, computed in float64."""
         context = Context(discarded=list(latents.discarded))
         return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 

@@ -94,9 +94,6 @@ class ImageModel(Pretrained, ABC):
         likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None if there is
             no likelihood.
         latent_size: Number of latents of an image; None without latents.
-
-    Raises:
-        UserError: if an argument is out of range or of another type.
     """
 
     likelihood: str | None = None
@@ -118,17 +115,6 @@ class ImageModel(Pretrained, ABC):
         """Build an untrained model from the config that was saved with it.
 
         Loading calls it, and then loads the weights.
-
-        Args:
-            config: Arguments of the constructor by name. Its "architecture" determines the class,
-                by `IMAGE_MODELS`.
-
-        Returns:
-            A model of that class.
-
-        Raises:
-            ValueError: if the architecture is unknown, or belongs to a class that is not a subclass
-                of the one on which `rebuild` was called.
         """
         found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
         if not issubclass(found, cls):
@@ -171,10 +157,6 @@ class ImageModel(Pretrained, ABC):
 
         Returns:
             Log-probabilities of whole images, (B,) nats.
-
-        Raises:
-            UserError: if the model has no likelihood.
-            ValueError: if the images do not fit the model, or `samples` is not positive.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -183,18 +165,7 @@ class ImageModel(Pretrained, ABC):
         return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
 
     def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
-        """Draw the two terms whose sum is log P(x) or a bound on it.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-            noise: Tape of the random numbers of a bound.
-
-        Returns:
-            log P(x|z) of a decoder, (B,) nats, or 0 without one; and the rest, (B,) nats.
-
-        Raises:
-            UserError: if the model has no likelihood.
-        """
+        """Draw the two terms whose sum is log P(x) or a bound on it."""
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
@@ -206,10 +177,6 @@ class ImageModel(Pretrained, ABC):
 
         Returns:
             (B,).
-
-        Raises:
-            UserError: if the model has no likelihood.
-            ValueError: if the images do not fit the model, or `samples` is not positive.
         """
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
@@ -227,9 +194,6 @@ class ImageModel(Pretrained, ABC):
             A pair. The loss is a scalar: the mean negative log-likelihood, or its bound, in nats
             per dimension. The metrics are `{"bits_per_dimension": (sum over images, number of
             images)}`, without `beta`.
-
-        Raises:
-            UserError: if the model has no likelihood.
         """
         decoded, others = self._terms(batch)
         dimensions = math.prod(self.shape)
@@ -257,16 +221,7 @@ class ImageModel(Pretrained, ABC):
 
     @abstractmethod
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
-        """Draw images; what `sample` calls, in evaluation mode.
-
-        Args:
-            count: Number of images.
-            temperature: Factor of all latents.
-            generator: None, a torch generator, or a list of a numpy generator per image.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
+        """Draw images; what `sample` calls, in evaluation mode."""
 
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
@@ -284,9 +239,6 @@ class ImageModel(Pretrained, ABC):
 
         Returns:
             (count, C, H, W) uint8.
-
-        Raises:
-            ValueError: if `first` is negative, or `count` not positive.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no records {first} to {first + count - 1}")
@@ -306,10 +258,6 @@ class ImageModel(Pretrained, ABC):
         Returns:
             The latents. `decode` maps them back to these images exactly in a flow, and
             approximately in other models.
-
-        Raises:
-            UserError: if the model has no latents.
-            ValueError: if the images do not fit the model.
         """
         raise self._lacks("latents")
 
@@ -321,9 +269,6 @@ class ImageModel(Pretrained, ABC):
 
         Returns:
             Images, (B, C, H, W) uint8.
-
-        Raises:
-            UserError: if the model has no latents.
         """
         raise self._lacks("latents")
 
@@ -338,10 +283,6 @@ class ImageModel(Pretrained, ABC):
         Returns:
             (steps, C, H, W) uint8. The ends are decoded, too, so they equal `a` and `b` only in a
             flow.
-
-        Raises:
-            UserError: if the model has no latents.
-            ValueError: if an image does not fit the model, or `steps` is below 2.
         """
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}")
@@ -360,10 +301,6 @@ class ImageModel(Pretrained, ABC):
 
         Returns:
             The same tensor.
-
-        Raises:
-            ValueError: if they are not of an integer type, are not of the model's shape, or have
-                values outside of 0 to `levels` - 1.
         """
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")

@@ -51,9 +51,6 @@ class ConvolutionNetwork(nn.Module):
         position: True for a learned vector of each pixel, which is added after the first
             convolution.
         kernels: Sizes of the first and of the last convolution, both odd.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -84,17 +84,7 @@ def score_image_models(
 
 @torch.no_grad()
 def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any, Any]:
-    """Return the bits per dimension of images.
-
-    Args:
-        model: Model with a likelihood.
-        images: Images, (M, C, H, W) of integers.
-        draws: Number of draws in a bound.
-        name: Name of the model, for the progress bar.
-
-    Returns:
-        The bits with `draws` draws, and those with one draw, (M,) float64 each.
-    """
+    """Return the bits per dimension of images."""
     parts: list[Tensor] = []
     with progress_bar(f"scoring {name}", len(images)) as show:
         for batch in images.to(model.device).split(BATCH):
@@ -104,14 +94,6 @@ def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float | None]:
-    """Return the mean of some values with its standard error.
-
-    Args:
-        name: Name of the mean.
-        values: The values, (M,).
-
-    Returns:
-        `{name: mean, name + "_se": standard error}`; the latter is None if M is 1.
-    """
+    """Return the mean of some values with its standard error."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}

@@ -27,10 +27,6 @@ def write_grid(
         path: The file, which is replaced if it exists.
         levels: Number of values of a pixel, at least 2.
         columns: Number of images in a row of the grid; None for about as many as there are rows.
-
-    Raises:
-        UserError: if there are no images, they have another number of channels, Pillow is missing,
-            or the file cannot be written.
     """
     try:
         from PIL import Image

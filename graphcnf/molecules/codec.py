@@ -107,20 +107,7 @@ def _read(
     read: Callable[[str], Chem.Mol | None],
     extension: str = "",
 ) -> Chem.Mol:
-    """Read a molecule from text, and check what RDKit does not.
-
-    Args:
-        text: SMILES or SMARTS; blanks around it are ignored.
-        kind: What the text is, for messages: "SMILES" or "SMARTS".
-        error: Type of the exception for text that cannot be read.
-        read: RDKit's function from the text to a molecule, None where it cannot be read.
-        extension: CXSMILES extension of the text, which messages show.
-
-    Raises:
-        Exception: of the type `error`, if RDKit cannot read the text, or would read it otherwise
-            than it is written: with blanks, other characters than ASCII, or elements that do not
-            exist.
-    """
+    """Read a molecule from text, and check what RDKit does not."""
     text = text.strip(" \t\r\n")
     whole = f"{text} {extension}" if extension else text
     shown = ascii(whole if len(whole) <= 80 else whole[:77] + "...")
@@ -168,9 +155,6 @@ def list_molecules(molecules: Any) -> list:
     Returns:
         A list of what was given, a single molecule as a list of one. SMILES are neither read nor
         checked here.
-
-    Raises:
-        UserError: `molecules` is something else, or a DataFrame without exactly one such column.
     """
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
@@ -220,10 +204,6 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
     Args:
         smarts: The SMARTS.
         kind: What error messages call the text.
-
-    Raises:
-        UserError: RDKit cannot read the SMARTS; or it has no atoms, an atomic number above 118,
-            characters beyond ASCII, or more than 5,000 characters (`LONGEST_SMILES`).
     """
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
@@ -296,11 +276,7 @@ def canonical_smiles(mol: Chem.Mol) -> str:
 
 
 def _read_canonical(smiles: str) -> Chem.Mol:
-    """Read the Kekulé structure of a canonical SMILES, its atoms numbered as in graphs.
-
-    Raises:
-        UnparsableSmiles: RDKit cannot kekulize it.
-    """
+    """Read the Kekulé structure of a canonical SMILES, its atoms numbered as in graphs."""
     # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     try:
@@ -313,10 +289,7 @@ def _read_canonical(smiles: str) -> Chem.Mol:
 
 
 def _rings_first(mol: Chem.Mol) -> list[int]:
-    """Return the numbers of the atoms in depth-first order, from atom 0 on.
-
-    At a branch, bonds in rings come before others.
-    """
+    """Return the numbers of the atoms in depth-first order, from atom 0 on."""
     Chem.FastFindRings(mol)
     order: dict[int, None] = {}
     ahead = [0]

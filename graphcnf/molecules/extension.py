@@ -56,10 +56,6 @@ def extended(smiles: str, extension: str, *, sanitize: bool = True) -> Chem.Mol 
         smiles: The SMILES alone, such as "CC=CC".
         extension: What follows it, with its bars, such as "|t:1|".
         sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
-
-    Raises:
-        ValueError: The extension is broken, contradicts the SMILES, or says what graphs do not
-            hold; the message says which.
     """
     # With all hydrogen atoms that are written, since the numbers of an extension count them.
     written = Chem.MolFromSmiles(smiles, _options(False))
@@ -87,15 +83,7 @@ def _options(sanitize: bool) -> Chem.SmilesParserParams:
 
 
 def _double_bonds(extension: str, written: Chem.Mol) -> list[str]:
-    """Return the fields of an extension that say cis and trans.
-
-    Args:
-        extension: The extension with its bars.
-        written: Molecule of the SMILES alone, with all atoms that are written.
-
-    Raises:
-        ValueError: A field is broken, or none that a molecule may have.
-    """
+    """Return the fields of an extension that say cis and trans."""
     if len(extension) < 2 or not extension.endswith("|"):
         raise ValueError(f"an extension without its second bar: {extension[:40]!a}")
     place, end = 1, len(extension) - 1
@@ -132,12 +120,7 @@ def _numbers(field: re.Match[str]) -> list[list[int]]:
 
 
 def _fits(field: re.Match[str], written: Chem.Mol) -> bool:
-    """Return True if a molecule has all atoms and bonds whose numbers are in a field.
-
-    Args:
-        field: Match of `_FIELD`.
-        written: The molecule with all atoms that its SMILES writes.
-    """
+    """Return True if a molecule has all atoms and bonds whose numbers are in a field."""
     atoms, bonds = written.GetNumAtoms(), written.GetNumBonds()
     if field["points"] is not None:
         return field["points"].rstrip(";").count(";") == atoms - 1
@@ -153,12 +136,7 @@ def _fits(field: re.Match[str], written: Chem.Mol) -> bool:
 
 
 def _check_drawn(field: re.Match[str], written: Chem.Mol) -> None:
-    """Raise ValueError if wedges are drawn where the SMILES has no mark, or wavy bonds at one.
-
-    Args:
-        field: Match of `_FIELD` that draws wedges or wavy bonds.
-        written: The molecule with all atoms that its SMILES writes.
-    """
+    """Raise ValueError if wedges are drawn where the SMILES has no mark, or wavy bonds at one."""
     for number, _ in _numbers(field):
         atom = written.GetAtomWithIdx(number)
         is_marked = atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED

@@ -100,10 +100,6 @@ class MoleculeModel:
         model: The model of graphs.
         vocabulary: Which atom or bond each of its categories stands for, a `MoleculeVocabulary`.
 
-    Raises:
-        UserError: The metadata contain no vocabulary, or its numbers of categories are not the
-            model's.
-
     Examples:
         >>> model = MoleculeModel.from_pretrained("zinc250k")
         >>> model.decode(*model.encode("OCCc1ccccc1"))
@@ -135,9 +131,6 @@ class MoleculeModel:
 
         Returns:
             The model in evaluation mode, with its vocabulary.
-
-        Raises:
-            UserError: There is no such model, a file is damaged, or it is no model of molecules.
         """
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
@@ -208,11 +201,6 @@ class MoleculeModel:
             (graphs, molecules): for each record its graph, and the graph as
             `graphcnf.molecules.validity.CheckedMolecule`, whose `isomer` is the SMILES with stereo
             marks, None for an invalid molecule.
-
-        Raises:
-            UserError: A number is out of range, or the model draws no molecules of so few or so
-                many `atoms`.
-            ValueError: There are targets, and the model takes no conditions.
         """
         graphs = sample_records(
             self.model,
@@ -258,10 +246,6 @@ class MoleculeModel:
             each of the M molecules None if it has a graph, else the reason why not, such as "Xe is
             not among the atoms c C O N". So there are as many graphs as `reasons` has None. The
             model may still give a graph the probability 0.
-
-        Raises:
-            UserError: The model comes from a version of the package that numbered atoms
-                differently, or `molecules` are neither SMILES nor RDKit molecules.
         """
         if problem := codec.codec_problem(self.model):
             raise UserError(problem)
@@ -290,10 +274,6 @@ class MoleculeModel:
         Returns:
             Natural logarithms of probabilities, not of densities, (M,) float64; -inf for molecules
             that the model cannot represent or gives the probability 0.
-
-        Raises:
-            UserError: `orders` is out of range, or the model comes from a version of the package
-                that numbered atoms differently.
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -340,10 +320,6 @@ class MoleculeModel:
 
         Returns:
             (M,) float64; -inf for graphs that the model gives the probability 0.
-
-        Raises:
-            UserError: `orders` is out of range, or above 1 for a model that does not draw atom by
-                atom.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders > 1:
@@ -367,9 +343,6 @@ class MoleculeModel:
             (B, ..., D)}`; which tensors there are depends on the class of the model, see its method
             `to_latents`. The mask is True for real atoms, False for padding, (B, N) bool; N is the
             number of atoms of the largest molecule.
-
-        Raises:
-            UserError: There are no molecules, or the model cannot represent one of them.
         """
         graphs, reasons = self.graphs(molecules)
         if not reasons:
@@ -392,9 +365,6 @@ class MoleculeModel:
 
         Returns:
             B canonical SMILES without stereo marks, or None.
-
-        Raises:
-            UserError: The latents do not have the names and shapes that belong to the mask.
         """
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 

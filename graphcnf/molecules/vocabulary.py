@@ -97,10 +97,6 @@ class MoleculeVocabulary:
         atoms: Atom of each node category.
         bonds: Bond of each edge category: the name of RDKit's bond type in the Kekulé structure,
             after the prefix "AROMATIC_" if aromatic, such as "SINGLE" or "AROMATIC_DOUBLE".
-
-    Raises:
-        ValueError: There are more than 256 categories of atoms or bonds, one occurs twice, or RDKit
-            does not know an element or type of bond.
     """
 
     atoms: tuple[AtomCategory, ...]
@@ -189,10 +185,6 @@ def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
     Args:
         model: Model of molecular graphs.
         name: What error messages call the model.
-
-    Raises:
-        UserError: The metadata contain no vocabulary or a broken one, or one with other numbers of
-            categories than the model.
     """
     try:
         vocabulary = MoleculeVocabulary.from_dict(model.metadata["vocabulary"])

@@ -131,15 +131,7 @@ def nearest_bonds(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list
 
 
 def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
-    """Return for each wanted key the index of the nearest known key, the first one on ties.
-
-    A key is a sequence of numbers in order of importance: absolute differences are compared entry
-    by entry, and later entries decide between keys whose earlier entries are equally near.
-
-    Args:
-        known: Keys of the categories to choose from.
-        wanted: Keys of the categories to which a near one is looked for.
-    """
+    """Return for each wanted key the index of the nearest known key, the first one on ties."""
     nearest = []
     for key in wanted:
         distances = [[abs(x - y) for x, y in zip(key, other, strict=True)] for other in known]

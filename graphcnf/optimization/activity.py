@@ -71,10 +71,6 @@ def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
 
     Returns:
         Function from a sanitized molecule to the probability that it is active.
-
-    Raises:
-        UserError: The protein is unknown, molscore is not installed, or its file is not that of
-            molscore 1.9.5.
     """
     if protein not in FILES:
         raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")
@@ -91,16 +87,7 @@ def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
 
 
 def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
-    """Return the score of a support vector machine on feature-based Morgan counts.
-
-    The decision value of the Gaussian kernel is turned into a probability by Platt scaling.
-
-    Args:
-        model: Attributes of scikit-learn's `SVC`.
-
-    Returns:
-        Function from a molecule to the probability that it is active.
-    """
+    """Return the score of a support vector machine on feature-based Morgan counts."""
     weights = model._dual_coef_[0]
     columns = np.ascontiguousarray(model.support_vectors_.T)  # (BITS, N), few of them in a molecule
     squares = (columns**2).sum(0)
@@ -123,14 +110,7 @@ def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
 
 
 def _coupled(first: float) -> float:
-    """Return the probability of the second of two classes, exactly as libsvm computes it.
-
-    It is `1 - first` up to an error: libsvm's iteration stops within 0.0025 of that (Wu, Lin & Weng
-    2004, J. Mach. Learn. Res. 5, 975, algorithm 2).
-
-    Args:
-        first: Probability of the first class.
-    """
+    """Return the probability of the second of two classes, exactly as libsvm computes it."""
     second = 1 - first
     q = np.array([[second**2, -first * second], [-first * second, first**2]])
     p = np.array([0.5, 0.5])
@@ -142,16 +122,7 @@ def _coupled(first: float) -> float:
 
 
 def _forest(model: Any) -> Callable[[Chem.Mol], float]:
-    """Return the score of a random forest on Morgan fingerprints.
-
-    It is the mean over trees of the share of active molecules in the leaf of the molecule.
-
-    Args:
-        model: Attributes of scikit-learn's `RandomForestClassifier`.
-
-    Returns:
-        Function from a molecule to the probability that it is active.
-    """
+    """Return the score of a random forest on Morgan fingerprints."""
     trees = [tree.tree_ for tree in model.estimators_]
     counts = [len(tree.nodes) for tree in trees]
     roots = np.cumsum([0, *counts[:-1]])

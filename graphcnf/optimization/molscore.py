@@ -34,10 +34,6 @@ def molscore(*, config: str) -> Callable[[str], float]:
     Returns:
         Function from a SMILES to the combined number of the configuration, such as a weighted sum
         of its metrics.
-
-    Raises:
-        UserError: molscore is not installed, the file or preset is missing or not valid, or its
-            numbers would depend on other molecules of a batch.
     """
     content = _content(config)
     try:
@@ -69,18 +65,7 @@ def molscore(*, config: str) -> Callable[[str], float]:
 
 
 def _content(config: str) -> dict[str, Any]:
-    """Read a configuration, and check that its score depends on one molecule alone.
-
-    Args:
-        config: File of a configuration (`.json`), or a preset of MolScore.
-
-    Returns:
-        The JSON object.
-
-    Raises:
-        UserError: There is no such file or preset, it is no JSON object with the metrics of
-            MolScore, or a metric is normalised by the molecules of a batch.
-    """
+    """Read a configuration, and check that its score depends on one molecule alone."""
     path: Path | None = Path(config)
     if not config.endswith(".json"):
         category, _, task = config.partition(":")

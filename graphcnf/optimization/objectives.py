@@ -110,9 +110,6 @@ def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
 
     Returns:
         Function from a sanitized molecule to the similarity.
-
-    Raises:
-        UserError: The SMILES cannot be read, or the fingerprint is unknown.
     """
     try:
         with quiet():
@@ -142,9 +139,6 @@ def smarts(*, pattern: str) -> Score:
 
     Returns:
         Function from a sanitized molecule to 1 or 0.
-
-    Raises:
-        UserError: The pattern cannot be read.
     """
     return properties.has_pattern(pattern).value
 
@@ -161,9 +155,6 @@ def formula(*, of: str) -> Score:
 
     Returns:
         Function from a sanitized molecule to the closeness, 1 for every isomer of the formula.
-
-    Raises:
-        UserError: The text is no formula, or names an unknown element.
     """
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
@@ -190,37 +181,20 @@ def count(*, element: str) -> Score:
 
     Returns:
         Function from a sanitized molecule to the number. For "H" implicit hydrogens count.
-
-    Raises:
-        UserError: There is no such element.
     """
     _check_element(element)
     return lambda mol: float(_composition(mol)[element])
 
 
 def _composition(mol: Chem.Mol) -> Counter[str]:
-    """Count the atoms of each element in a molecule, hydrogens included.
-
-    Args:
-        mol: The molecule.
-
-    Returns:
-        `{symbol: number of atoms}`; 0 for other elements.
-    """
+    """Count the atoms of each element in a molecule, hydrogens included."""
     there = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
     there["H"] += sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
     return there
 
 
 def _check_element(symbol: str) -> None:
-    """Check that there is an element with a symbol.
-
-    Args:
-        symbol: The symbol, such as "Cl".
-
-    Raises:
-        UserError: There is none.
-    """
+    """Check that there is an element with a symbol."""
     try:
         with quiet():  # RDKit logs a stack trace
             Chem.GetPeriodicTable().GetAtomicNumber(symbol)
@@ -339,9 +313,6 @@ class Goal:
         source: Where the tables come from, such as a file's name; error messages begin with it.
         folder: Folder to which files named in the tables are relative.
 
-    Raises:
-        UserError: A table is wrong; see `objectives`.
-
     Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
         >>> value, parts = goal(Chem.MolFromSmiles("CCO"), "CCO")
@@ -383,9 +354,6 @@ class Goal:
 
         Returns:
             The goal, with one objective unless several were given. A `Goal` is returned as it is.
-
-        Raises:
-            UserError: The text stands for no score, a file cannot be read, or a table is wrong.
         """
         if isinstance(score, Goal):
             return score
@@ -411,14 +379,7 @@ class Goal:
 
     @classmethod
     def _of_file(cls, path: Path) -> Goal:
-        """Read a goal from a TOML file: `mean`, and a table `[[objective]]` for each objective.
-
-        Args:
-            path: The file.
-
-        Raises:
-            UserError: The file cannot be read, or a table is wrong.
-        """
+        """Read a goal from a TOML file: `mean`, and a table `[[objective]]` for each objective."""
         try:
             table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
         except OSError as error:
@@ -435,9 +396,6 @@ class Goal:
         """Objectives of the goal, one for each of its tables, in the same order.
 
         They are built at the first access and not pickled: every process builds its own.
-
-        Raises:
-            UserError: A table is wrong, two objectives have one name, or no weight is above 0.
         """
         made: dict[str, Objective] = {}
         for number, table in enumerate(self.tables, 1):
@@ -514,15 +472,7 @@ ScoreLike = str | Callable[..., Any] | Goal | Mapping[str, Any] | Sequence[Mappi
 
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
-    """Return the objective of a table.
-
-    Args:
-        table: The table, see `Goal`.
-        folder: Folder to which the path of a `FILE.py:FUNCTION` is relative.
-
-    Raises:
-        UserError: The table is wrong.
-    """
+    """Return the objective of a table."""
     score = table.get("score")
     function: Any = _named(score, folder) if isinstance(score, str) else score
     parameters = parameters_of(function) if isinstance(score, str) and score in SCORES else []
@@ -552,18 +502,7 @@ def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
 
 
 def _surrogate_table(text: str) -> dict[str, str]:
-    """Return the table of an objective whose score is the prediction of a measured column.
-
-    Args:
-        text: "FILE:COLUMN", or with the bound of the prediction "FILE:COLUMN:BOUND", such as
-            "mine.csv:pIC50:lower".
-
-    Returns:
-        The entries "score", "file", "column", "name" and, if given, "bound".
-
-    Raises:
-        UserError: The text has another form.
-    """
+    """Return the table of an objective whose score is the prediction of a measured column."""
     rest, _, last = text.rpartition(":")
     bound, (file, _, column) = {}, (rest, "", last)
     if ":" in rest and last in ("mean", "lower", "upper"):
@@ -619,9 +558,6 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
     Returns:
         Function from a score to its desirability. If the table has none of the keys, the function
         returns the score as it is.
-
-    Raises:
-        UserError: A value is no number, the width is missing or not above 0, or two keys are given.
     """
     given = [name for name in SHAPES if name in table]
     if len(given) > 1:
@@ -651,11 +587,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a score as a float.
-
-    Raises:
-        Unavailable: It is not one number from -1e100 to 1e100 (`LARGEST_SCORE`).
-    """
+    """Return a score as a float."""
     with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
         value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, numbers.Real):
@@ -668,17 +600,7 @@ def _number(value: Any) -> float:
 
 
 def _named(score: str, folder: Path) -> Callable[..., Any]:
-    """Return the score that text stands for.
-
-    A file is run; its folder stays in `sys.path`, for imports that its functions make later.
-
-    Args:
-        score: A name in `SCORES`, or `FILE.py:FUNCTION`.
-        folder: Folder to which the path of the file is relative.
-
-    Raises:
-        UserError: There is no such name, file or function, or the file cannot be run.
-    """
+    """Return the score that text stands for."""
     if score in SCORES:
         return SCORES[score]
     file, _, name = score.rpartition(":")
@@ -707,12 +629,7 @@ def _named(score: str, folder: Path) -> Callable[..., Any]:
 
 
 def _of_both(score: Callable[..., Any]) -> Callable[[Chem.Mol, str], Any]:
-    """Return a function of a molecule and its SMILES that calls a score with one of them.
-
-    Args:
-        score: The score. It gets the SMILES if its first parameter is annotated as str or called
-            `smiles`, `smi` or `smiles_string`; else the molecule.
-    """
+    """Return a function of a molecule and its SMILES that calls a score with one of them."""
     first = None
     with suppress(TypeError, ValueError):  # built in
         first = next(iter(inspect.signature(score).parameters.values()), None)
@@ -724,16 +641,7 @@ def _of_both(score: Callable[..., Any]) -> Callable[[Chem.Mol, str], Any]:
 
 
 def _score_identity(score: Any, folder: Path) -> str:
-    """Return text that differs between scores that differ.
-
-    For a name it is the name, for `FILE.py:FUNCTION` a hash of the file's content, for an object
-    its attribute `identity`, and for any other function its source code with the values that are
-    bound to it.
-
-    Args:
-        score: The score, as a table names it.
-        folder: Folder to which the path of the file is relative.
-    """
+    """Return text that differs between scores that differ."""
     if isinstance(score, str) and ".py:" in score:
         path = folder / score.rpartition(":")[0]
         return f"{score} {hashlib.sha256(read_data(path)).hexdigest()}"
@@ -763,15 +671,7 @@ def _score_identity(score: Any, folder: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return text by which a value that is bound to a score is recognised.
-
-    Args:
-        value: The value.
-
-    Returns:
-        Its repr if it is a number, text, or a tuple of such; else the name of its type, since other
-        objects may change during a search, and their repr with them.
-    """
+    """Return text by which a value that is bound to a score is recognised."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, tuple):

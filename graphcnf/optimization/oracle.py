@@ -135,9 +135,6 @@ class Journal:
 
     Attributes:
         path: The file.
-
-    Raises:
-        UserError: The file belongs to another goal, is damaged, or cannot be written.
     """
 
     def __init__(self, folder: Path, goal: str):
@@ -171,9 +168,6 @@ class Journal:
 
         Returns:
             `{canonical SMILES: answer}`.
-
-        Raises:
-            UserError: The file is damaged or cannot be read.
         """
         with self._reporting():
             rows = self._rows("SELECT * FROM answers ORDER BY rowid")
@@ -187,9 +181,6 @@ class Journal:
 
         Returns:
             The stored answer of this molecule. It is an earlier one if another process was faster.
-
-        Raises:
-            UserError: The file is damaged or cannot be written.
         """
         row: tuple[Any, ...] = (answer.smiles, None, None, answer.error)
         if answer.error is None:
@@ -203,9 +194,6 @@ class Journal:
 
         Args:
             molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
-
-        Raises:
-            UserError: The file cannot be written.
         """
         with self._reporting():
             for smiles in molecules:
@@ -221,9 +209,6 @@ class Journal:
             patience: Seconds to wait at most. Then the method returns all the same.
             note: Function that is called once with a line for the user, if there is something to
                 wait for.
-
-        Raises:
-            UserError: The lock file is damaged or cannot be used.
         """
         until, noted = time.monotonic() + patience, False
         with self._reporting():
@@ -244,9 +229,6 @@ class Journal:
         """Make `wait_for_writers` in other processes wait until this process ends.
 
         A child process calls it when it starts, since it will add answers.
-
-        Raises:
-            UserError: The lock file is damaged or cannot be used.
         """
         with self._reporting():
             self._lock.execute("BEGIN")
@@ -258,24 +240,12 @@ class Journal:
         self._lock.close()
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Run a statement of SQL on the database of answers.
-
-        Args:
-            query: The statement.
-            values: Values of its question marks.
-
-        Returns:
-            The rows that it finds, a tuple of values each.
-        """
+        """Run a statement of SQL on the database of answers."""
         return self._database.execute(query, values).fetchall()
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Return a context that turns errors of SQLite into errors that name the file.
-
-        Raises:
-            UserError: if inside of the context the file cannot be written, or is damaged.
-        """
+        """Return a context that turns errors of SQLite into errors that name the file."""
         try:
             yield
         except sqlite3.OperationalError as error:  # for example, the disk is full
@@ -308,10 +278,6 @@ class Oracle:
         folder: The folder of the run.
         answers: `{canonical SMILES: answer}`, those of earlier runs in the folder included.
         calls: Number of calls that this object has made.
-
-    Raises:
-        UserError: An argument is wrong, the folder is not that of an optimisation or has answers of
-            another goal, or another process uses it.
     """
 
     def __init__(
@@ -366,10 +332,6 @@ class Oracle:
 
         Args:
             molecules: Canonical SMILES. A molecule in another SMILES would be computed again.
-
-        Raises:
-            UserError: The journal cannot be written, or no process can be started. A call that
-                fails raises nothing: its answer has an `error`.
         """
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
@@ -385,9 +347,6 @@ class Oracle:
 
         Args:
             molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
-
-        Raises:
-            UserError: The journal cannot be written.
         """
         molecules = list(molecules)
         self._journal.remove(molecules)
@@ -395,14 +354,7 @@ class Oracle:
             self.answers.pop(smiles, None)
 
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
-        """Compute answers for molecules, and yield each once it is known, in any order.
-
-        Args:
-            molecules: Distinct SMILES without an answer.
-
-        Yields:
-            An answer for each; a call that fails gives an answer with an `error`.
-        """
+        """Compute answers for molecules, and yield each once it is known, in any order."""
         if not isinstance(self.workers, int):
             score = partial(_score_on_worker, self._function, self.timeout)
             with self.workers.ordered_map(score, molecules) as answers:
@@ -415,20 +367,13 @@ class Oracle:
 
     @cached_property
     def _function(self) -> bytes:
-        """Function of the child processes, which takes a molecule: pickled and packed by `framed`.
-
-        Functions of the caller's script are sent by value.
-        """
+        """Function of a molecule for the child processes, pickled and packed by `framed`."""
         goal = cloudpickle.dumps(self.goal)
         folder = self.folder if isinstance(self.workers, int) else None
         return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Return the answer for a molecule, computed in the child process of this thread.
-
-        Args:
-            smiles: The molecule.
-        """
+        """Return the answer for a molecule, computed in the child process of this thread."""
         if not hasattr(self._own, "process"):
             self._own.process = ScoreProcess(self._function, self.timeout)
             self._processes.append(self._own.process)
@@ -436,19 +381,7 @@ class Oracle:
 
 
 def _answer_of(goal: Goal, smiles: str) -> Answer:
-    """Score a molecule in this process.
-
-    Args:
-        goal: The goal.
-        smiles: The molecule.
-
-    Returns:
-        The answer; one with an `error` if the score raises any exception.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed, even if the score's own code has caught that.
-        SystemExit: SIGTERM was received, and has a handler.
-    """
+    """Score a molecule in this process."""
     heard: list[int] = []
 
     def note_signal(number, frame):
@@ -480,17 +413,7 @@ def _answer_of(goal: Goal, smiles: str) -> Answer:
 def _opened(
     pickled: bytes, folder: Path | None, identity: str
 ) -> tuple[Goal | BaseException, Journal | None]:
-    """Load the goal and open the journal in a child process, once.
-
-    Args:
-        pickled: The goal, pickled by cloudpickle.
-        folder: Folder of the journal; None if the answers are stored elsewhere.
-        identity: Text that identifies the goal, its `Goal.identity`.
-
-    Returns:
-        - The goal, or the exception that was raised while it was loaded.
-        - The journal; None without a folder.
-    """
+    """Load the goal and open the journal in a child process, once."""
     # The parent handles Ctrl-C; the call in progress is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     journal = Journal(folder, identity) if folder else None
@@ -507,18 +430,7 @@ def _opened(
 def _score_in_child(
     pickled: bytes, folder: Path | None, identity: str, smiles: str | None
 ) -> Answer | None:
-    """Score a molecule in a child process and store the answer.
-
-    Args:
-        pickled: The goal, pickled by cloudpickle.
-        folder: Folder of the journal; None to store the answer elsewhere.
-        identity: Text that identifies the goal, its `Goal.identity`.
-        smiles: The molecule; None only to load the goal, for which another time limit holds than
-            for a call.
-
-    Returns:
-        The answer; None if `smiles` is None.
-    """
+    """Score a molecule in a child process and store the answer."""
     goal, journal = _opened(pickled, folder, identity)
     if smiles is None:
         return None
@@ -553,9 +465,6 @@ class ScoreProcess:
 
         Args:
             smiles: Canonical SMILES of the molecule.
-
-        Raises:
-            UserError: No process can be started.
         """
         if self._worker is not None and self._worker.process.poll() is not None:
             self.close()  # the process was killed between two calls
@@ -573,20 +482,7 @@ class ScoreProcess:
             raise UserError(f"cannot start a worker process: {error.strerror or error}") from None
 
     def _apply(self, worker: Worker, smiles: str | None, limit: float) -> Any:
-        """Call the function in a worker process.
-
-        Args:
-            worker: The process.
-            smiles: The molecule; None only to load the goal.
-            limit: Seconds after which the process is killed.
-
-        Returns:
-            The answer; None if `smiles` is None.
-
-        Raises:
-            TimeoutError: It was killed.
-            WorkerDied: It ended by itself.
-        """
+        """Call the function in a worker process."""
         until = time.monotonic() + limit
         timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), worker.kill)
         timer.start()
@@ -613,11 +509,5 @@ _process_of_worker = lru_cache(maxsize=1)(ScoreProcess)
 
 
 def _score_on_worker(function: bytes, timeout: float, smiles: str) -> Answer:
-    """Score a molecule on a cluster's worker, in the one child process that the worker keeps.
-
-    Args:
-        function: Function of the child process, packed by `framed`, see `ScoreProcess`.
-        timeout: Seconds per molecule.
-        smiles: The molecule.
-    """
+    """Score a molecule on a cluster's worker, in the one child process that the worker keeps."""
     return _process_of_worker(function, timeout)(smiles)

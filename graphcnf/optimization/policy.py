@@ -173,10 +173,6 @@ class Policy:
 
         Returns:
             Canonical SMILES.
-
-        Raises:
-            UserError: The model cannot draw this fragment, for example since it is too large. A
-                call with a `count` of 0 only checks this.
         """
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         growth = Growth(
@@ -237,7 +233,6 @@ class Policy:
         Raises:
             KeyError: A parameter is missing.
             RuntimeError: A tensor has another shape than its parameter.
-            ValueError: A weight is not finite.
         """
         with torch.no_grad():
             for name, p in self.model.named_parameters():

@@ -51,9 +51,6 @@ def check_command(command: str) -> list[str]:
 
     Returns:
         The program as given, then each argument.
-
-    Raises:
-        UserError: The quotes do not match, or there is no such program.
     """
     try:
         words = shlex.split(command)
@@ -84,9 +81,6 @@ def routes_of(
         A table and an error. The table has one row per molecule and the columns `route_solved`
         (bool), `route_steps` (int) and `route_score` (float), with None where a value is not known.
         The error says in one line why the command has failed; None if it has not.
-
-    Raises:
-        UserError: There is no such program, or the folder is damaged.
     """
     words = check_command(command)
     own = inside(folder, f"routes-{hashlib.sha256(command.encode()).hexdigest()[:12]}")
@@ -104,15 +98,7 @@ def routes_of(
 
 
 def _row(answer: Answer | None) -> tuple[bool | None, int | None, float | None]:
-    """Return the cells of an answer in a table of routes.
-
-    Args:
-        answer: The answer; None if there is none.
-
-    Returns:
-        The values of `COLUMNS`: whether there is a route, its number of steps, and its score, each
-        None where it is not known.
-    """
+    """Return the cells of an answer in a table of routes."""
     if answer is None:
         return None, None, None
     values = answer.values
@@ -121,19 +107,7 @@ def _row(answer: Answer | None) -> tuple[bool | None, int | None, float | None]:
 
 
 def _asked(words: Sequence[str], smiles: Sequence[str]) -> Iterator[Answer]:
-    """Run a command, and yield the answers as they come.
-
-    Args:
-        words: Program and arguments.
-        smiles: SMILES of the molecules.
-
-    Yields:
-        An answer for each molecule, whose `values` are "solved", "steps" and "score" of the command
-        as far as it gave them.
-
-    Raises:
-        UserError: The command fails, writes a line that is no answer, or leaves out a molecule.
-    """
+    """Run a command, and yield the answers as they come."""
     left = set(smiles)
     with TemporaryFile() as asked, TemporaryFile() as said:
         asked.write("".join(f"{text}\n" for text in smiles).encode())
@@ -167,15 +141,7 @@ def _asked(words: Sequence[str], smiles: Sequence[str]) -> Iterator[Answer]:
 
 
 def _answer(line: str, asked: set[str]) -> Answer:
-    """Read a line of a command.
-
-    Args:
-        line: The line.
-        asked: SMILES that have no answer yet.
-
-    Raises:
-        UserError: The line is no answer to one of these.
-    """
+    """Read a line of a command."""
     shown = printable(line.strip())[:80]
     try:
         content: Any = json.loads(line)

@@ -145,9 +145,6 @@ class OptimizationResult:
             objective with its score before the desirability, and `source`. The table of all calls
             also has `error` (None for a success); failed calls are left out of the other tables.
             The diverse table also has `cluster` (from 1, the cluster of the best molecule).
-
-        Raises:
-            UserError: Both `best` and `diverse` are given.
         """
         if best is not None and diverse is not None:
             raise UserError("give best or diverse, not both")
@@ -216,9 +213,6 @@ def optimize(
     Returns:
         All scored molecules and the trained model. There are fewer than `budget` if the search
         found no new molecules in 5 rounds in a row (`PATIENCE`).
-
-    Raises:
-        UserError: An argument is wrong, the folder holds another run, or all calls fail.
 
     Examples:
         >>> result = optimize("qed", budget=20, workers=0)
@@ -303,9 +297,6 @@ def prescreen(
     Returns:
         Canonical SMILES of the molecules with the highest scores, best first.
 
-    Raises:
-        UserError: There is no molecule, one is not readable, or none has a score.
-
     Examples:
         >>> prescreen("qed", ["CCO", "CC(=O)Oc1ccccc1C(=O)O"], best=1, workers=0)
         ['CC(=O)Oc1ccccc1C(=O)O']
@@ -338,10 +329,6 @@ def forget_search(folder: Path) -> None:
 
     Args:
         folder: Folder of the run.
-
-    Raises:
-        UserError: The folder holds something else than a run of `optimize`, or another process
-            writes it.
     """
     if is_claimed(folder, "optimization"):
         with file_lock(inside(folder, RUN_LOCK), folder):
@@ -359,7 +346,6 @@ def check_model_folder(save: Path, folder: Path) -> None:
         folder: Folder of the run. `save` may lie in it, but must not be it.
 
     Raises:
-        UserError: `save` holds something else, or is the folder of the run.
         OSError: `save` cannot be created.
     """
     if os.path.realpath(save) == os.path.realpath(folder):
@@ -395,12 +381,7 @@ def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
 
 
 def _has_saved(save: Path, folder: Path) -> bool:
-    """Return True if a folder holds the model that a run has saved there, whole or in part.
-
-    Args:
-        save: Folder of the model.
-        folder: Folder of the run.
-    """
+    """Return True if a folder holds the model that a run has saved there, whole or in part."""
     place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
     try:
         noted = dict(read_json(inside(folder, SAVED)))
@@ -411,32 +392,13 @@ def _has_saved(save: Path, folder: Path) -> bool:
 
 
 def _digest_of(folder: Path) -> str:
-    """Return the SHA-256 of the configuration and the weights in a model's folder.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        OSError: A file of the model is missing.
-    """
+    """Return the SHA-256 of the configuration and the weights in a model's folder."""
     content = (read_data(inside(folder, name)) for name in ("config.json", "model.safetensors"))
     return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None]) -> None:
-    """Propose and score molecules until the budget is spent, or proposals run out.
-
-    Args:
-        search: The search, which is changed.
-        oracle: Oracle that scores molecules.
-        budget: Number of calls.
-        save: Function that saves the state. It is called after a round if 30 seconds
-            (`CHECKPOINT_SECONDS`) have passed since the last time, and at the end.
-
-    Raises:
-        UserError: A call has failed and the oracle stops on errors, or all of the first calls have
-            failed.
-    """
+    """Propose and score molecules until the budget is spent, or proposals run out."""
     saved, without = time.monotonic(), 0
     with progress_bar("calls", budget) as show:
         while len(search.memory) < budget and without < PATIENCE:
@@ -461,18 +423,7 @@ def _search(search: Search, oracle: Oracle, budget: int, save: Callable[[], None
 
 @own_modes()
 def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:
-    """Restore a search from its state.
-
-    Args:
-        path: File of the state.
-        identity: Hash of everything that determines the search, its `run_identity`.
-        search: The search, which is changed.
-        answers: Answers of the journal by molecule.
-
-    Raises:
-        UserError: The state is damaged, is of another run, or has a molecule without an answer; the
-            message says what to delete.
-    """
+    """Restore a search from its state."""
     try:
         tensors, metadata = read_tensors(path)
         state = json.loads(metadata["state"])
@@ -504,13 +455,7 @@ def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answe
 
 @own_modes()
 def _save(path: Path, identity: str, search: Search) -> None:
-    """Write the state of a search to a file, which is replaced atomically.
-
-    Args:
-        path: The file.
-        identity: Hash of everything that determines the search, its `run_identity`.
-        search: The search.
-    """
+    """Write the state of a search to a file, which is replaced atomically."""
     memory, known = search.memory, search.policy.nats
     molecules = list(zip(memory.smiles, memory.sources, strict=True))
     state = {
@@ -526,20 +471,7 @@ def _save(path: Path, identity: str, search: Search) -> None:
 
 
 def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: Oracle) -> None:
-    """Print a line for each failed call, or end the run because of them.
-
-    Failures that end the run are forgotten, so that these calls are made again when it continues.
-
-    Args:
-        answers: Answers of the last calls.
-        first: Number of calls before these.
-        hopeless: True if all calls before these have failed.
-        oracle: Oracle that has made the calls.
-
-    Raises:
-        UserError: A call has failed and the oracle stops on errors, or all of the first calls, at
-            least 10 (`HOPELESS`), have failed.
-    """
+    """Print a line for each failed call, or end the run because of them."""
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
     lines = [f"call {call}, {answer.smiles}: {answer.error}" for call, answer in failed]
     reason = None
@@ -569,9 +501,6 @@ def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]
     Returns:
         Canonical SMILES in the order given, isomeric with `stereo`. Repeated molecules are left
         out.
-
-    Raises:
-        UserError: One cannot be read.
     """
     molecules: dict[str, None] = {}
     with codec.quiet():

@@ -104,9 +104,6 @@ class SearchSettings:
         per_scaffold: Largest number of molecules of one scaffold among the best, to keep them
             diverse; 0 for any number.
         most_atoms: Largest number of heavy atoms of offspring.
-
-    Raises:
-        UserError: A value is out of range.
     """
 
     batch: Positive = 20
@@ -286,14 +283,7 @@ def without_marks(smiles: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def _scaffold(smiles: str) -> str:
-    """Return the SMILES of a molecule's Murcko scaffold: its rings and what links them.
-
-    Args:
-        smiles: SMILES of the molecule.
-
-    Returns:
-        Canonical SMILES; "" for a molecule without rings.
-    """
+    """Return the SMILES of a molecule's Murcko scaffold: its rings and what links them."""
     with quiet():
         return MurckoScaffold.MurckoScaffoldSmiles(smiles)
 
@@ -398,27 +388,13 @@ class Search:
 
     @property
     def _is_blind(self) -> bool:
-        """True if no score tells which molecules are good: `propose` then asks the policy alone.
-
-        This is so before the first score, and while at least `first` scores are known and all of
-        them are equal, such as the zeros for a pattern that no molecule has had. No parents would
-        then be better than others, and offspring would drift away from real molecules, which are
-        more likely to have the pattern.
-        """
+        """True if no score tells which molecules are good: `propose` then asks the policy alone."""
         scores = np.array(self.memory.scores)
         scores = scores[np.isfinite(scores)]
         return not len(scores) or (len(scores) >= self.settings.first and np.ptp(scores) == 0)
 
     def _marked(self, proposed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Draw marks at all unmarked stereo elements of proposals, in a search with stereo.
-
-        Args:
-            proposed: SMILES and source of each.
-
-        Returns:
-            SMILES with marks, and source, of those that are new and wanted (`_new`); in a search
-            without stereo, `proposed` as it is.
-        """
+        """Draw marks at all unmarked stereo elements of proposals, in a search with stereo."""
         if self.stereo is None:
             return proposed
         found: dict[str, str] = {}
@@ -451,22 +427,11 @@ class Search:
         self.round += 1
 
     def _random(self, purpose: int) -> np.random.Generator:
-        """Return a random generator for one use in this round.
-
-        Args:
-            purpose: Number of the use, so that its numbers do not depend on what other uses draw.
-        """
+        """Return a random generator for one use in this round."""
         return np.random.default_rng((self.seed, self.round, purpose))
 
     def _sampled(self, count: int) -> list[str]:
-        """Let the policy draw molecules.
-
-        Args:
-            count: Number of graphs to draw or, with a fragment, of molecules.
-
-        Returns:
-            SMILES of those that are new and wanted, see `_new`.
-        """
+        """Let the policy draw molecules."""
         if not count:
             return []
         seed = (self.seed, self.round, 1)
@@ -478,17 +443,7 @@ class Search:
         return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
 
     def _new(self, molecules: Iterable[str]) -> list[str]:
-        """Select the molecules that are worth a call of the score.
-
-        They have no score yet, contain the fragment and pass the filters. In a search with stereo,
-        further isomers of a scored graph count only if `_is_isomer` says so.
-
-        Args:
-            molecules: Canonical SMILES, isomeric in a search with stereo.
-
-        Returns:
-            Those that are selected, in order.
-        """
+        """Select the molecules that are worth a call of the score."""
         found = [s for s in molecules if s not in self.memory.known]
         if self.stereo is not None:
             found = [
@@ -500,49 +455,24 @@ class Search:
             return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
 
     def _is_isomer(self, smiles: str) -> bool:
-        """Return True if a molecule is worth a call although an isomer of it has been scored.
-
-        So it is if the score has told isomers of a graph apart (`ReplayMemory.tells_isomers`), and
-        the molecule has a mark at every stereo element.
-
-        Args:
-            smiles: The molecule, another isomer than those that have been scored.
-        """
+        """Return True if a molecule is worth a call although an isomer of it has been scored."""
         with quiet(), suppress(MoleculeNotRepresentable):
             return self.memory.tells_isomers and all(split_stereo(parse(smiles))[1])
         return False
 
     def _is_wanted(self, mol: Chem.Mol) -> bool:
-        """Return True if a molecule contains the fragment and passes the filters.
-
-        Args:
-            mol: A sanitized molecule; the outcome of the filters is counted in `outcomes`.
-        """
+        """Return True if a molecule contains the fragment and passes the filters."""
         held = self.fragment is None or bool(self.fragment.match(mol))
         return held and not self._refusal(mol)
 
     def _refusal(self, mol: Chem.Mol) -> str:
-        """Apply the filters to a molecule, and count the outcome in `outcomes`.
-
-        Args:
-            mol: A sanitized molecule.
-
-        Returns:
-            Name of the filter that it fails, "" if none.
-        """
+        """Apply the filters to a molecule, and count the outcome in `outcomes`."""
         refusal = self.filters.refusal(mol, self.given)
         self.outcomes[refusal] += 1
         return refusal
 
     def _bred(self, count: int) -> list[str]:
-        """Breed offspring of the best molecules.
-
-        Args:
-            count: Number of offspring to breed.
-
-        Returns:
-            SMILES of those that are new and wanted, see `_new`.
-        """
+        """Breed offspring of the best molecules."""
         best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
         most_atoms, stereo = self.settings.most_atoms, self.stereo is not None
@@ -554,18 +484,7 @@ class Search:
         return self._new(s for s in children if s is not None)
 
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
-        """Choose the proposals with the highest upper confidence bounds of their scores.
-
-        The bounds are those of the surrogate. Without one, and with fewer than 10 scored molecules
-        (`FEWEST`), proposals are chosen at random.
-
-        Args:
-            pool: SMILES of the proposals.
-            wanted: Number of proposals to choose.
-
-        Returns:
-            SMILES of the chosen ones.
-        """
+        """Choose the proposals with the highest upper confidence bounds of their scores."""
         random, memory = self._random(4), self.memory
         scored = memory.best(len(memory))
         if not self.settings.fitted or len(pool) <= wanted or len(scored) < FEWEST:

@@ -97,9 +97,6 @@ class Blocks:
 
     Attributes:
         graphs: Number of records in the blocks that were read or written so far.
-
-    Raises:
-        UserError: There are blocks of another sample and `force` is False, or the folder is a link.
     """
 
     def __init__(self, out: Path, manifest: dict[str, Any], force: bool):

@@ -273,9 +273,6 @@ class Sample:
 
     Attributes:
         counts: Counts of the records so far.
-
-    Raises:
-        UserError: A filter asks for more atoms than the model draws.
     """
 
     def __init__(
@@ -303,7 +300,6 @@ class Sample:
 
         Raises:
             Exhausted: Drawing was given up before `number` records were written.
-            UserError: A worker process died.
         """
         # A progress bar would be mixed up with molecules on the same terminal.
         self._write(stream, self._drawn(self._ranges()), hidden=stream.isatty())
@@ -331,8 +327,6 @@ class Sample:
 
         Raises:
             Exhausted: Drawing was given up; what was drawn is kept.
-            UserError: The file cannot be written, a process died, or an unfinished sample with
-                other options is there and `force` is False.
         """
         manifest = {
             "model": model_digest(self.model),
@@ -361,16 +355,7 @@ class Sample:
             store.clear()
 
     def _write(self, stream: TextIO, drawn: Generator[DrawnBlock], *, hidden: bool = False) -> None:
-        """Write the text of a sample.
-
-        Args:
-            stream: Where to write, until the sample is complete.
-            drawn: All blocks of the sample; closed at the end.
-            hidden: True to show no progress bar.
-
-        Raises:
-            Exhausted: Drawing was given up.
-        """
+        """Write the text of a sample."""
         recipe = self.recipe
         funnel = Funnel(recipe.filters, math.inf if self.number is None else PATIENCE)
         self.counts = counts = SampleCounts(outcomes=funnel.outcomes)
@@ -406,14 +391,7 @@ class Sample:
             raise Exhausted(f"{funnel.ending()}; {advice}")
 
     def _stored(self, store: Blocks, out: Path) -> Generator[DrawnBlock]:
-        """Yield all blocks: the stored ones, up to the first that is missing, and then drawn ones.
-
-        Drawn blocks are stored. Those after a block that is damaged are drawn again as well.
-
-        Args:
-            store: The blocks of an earlier process.
-            out: File of the sample, for a note on stderr.
-        """
+        """Yield all blocks: the stored ones up to the first missing one, then drawn ones."""
         todo = self._ranges()
         for numbers in todo:
             block = store.get(numbers)
@@ -428,14 +406,7 @@ class Sample:
                     yield block
 
     def _drawn(self, todo: Iterator[range]) -> Generator[DrawnBlock]:
-        """Draw blocks; this process draws the first one, since others take time to start.
-
-        Args:
-            todo: Numbers of the records of each block.
-
-        Yields:
-            The blocks in the same order.
-        """
+        """Draw blocks; this process draws the first one, since others take time to start."""
         draw = partial(block_records, self.model, self.recipe)
         if not self.counts.sampled:
             yield from _timed(map(draw, islice(todo, 1)))
@@ -448,11 +419,7 @@ class Sample:
             yield from _timed(drawn)
 
     def _ranges(self) -> Iterator[range]:
-        """Yield the numbers of records that are drawn together, until all of the sample are.
-
-        On a CPU they are those of one block, even if the sample begins or ends within it; on a GPU
-        those of several blocks, cut to the sample.
-        """
+        """Yield the numbers of records that are drawn together, until all of the sample are."""
         first, stop = self.records.start, self.records.stop
         together = together_on(self.model.device)
         for numbers in takewhile(lambda block: block.start < stop, blocks(first, together)):
@@ -461,14 +428,7 @@ class Sample:
 
 
 def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
-    """Measure how long blocks take.
-
-    Args:
-        drawn: The records of each block, drawn when they are asked for.
-
-    Yields:
-        Each block with the seconds since the one before.
-    """
+    """Measure how long blocks take."""
     since = time.perf_counter()
     for records in drawn:
         before, since = since, time.perf_counter()

@@ -112,9 +112,6 @@ def shards_of(
 
     Returns:
         For each shard its file, and its description without `progress`, `bytes` and `sha256`.
-
-    Raises:
-        UserError: There are fewer blocks than shards.
     """
     if parts > (most := block_count(sample)):
         raise UserError(
@@ -169,37 +166,19 @@ def is_complete(out: Path, shard: Shard) -> bool:
 
 
 def _described(out: Path) -> Path:
-    """Return the path of the description of a shard.
-
-    Args:
-        out: File of the shard.
-    """
+    """Return the path of the description of a shard."""
     return out.with_name(f"{out.name}.shard.json")
 
 
 def _seal(file: Path) -> dict[str, Any]:
-    """Return what tells that a file is whole.
-
-    Args:
-        file: File of a shard.
-
-    Returns:
-        `{"bytes": its length, "sha256": its checksum in hexadecimal digits}`.
-    """
+    """Return what tells that a file is whole."""
     with open_input(file) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def _read_shard(path: Path) -> Shard:
-    """Read the description of a shard, and check the shard's file against it.
-
-    Args:
-        path: File of the shard.
-
-    Raises:
-        NoShard: The file or its description is missing, damaged, truncated or of another version.
-    """
+    """Read the description of a shard, and check the shard's file against it."""
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))
@@ -234,15 +213,7 @@ def _read_shard(path: Path) -> Shard:
 
 
 def _is_sound(shard: Shard) -> bool:
-    """Check that a description has the entries and types that it should: it comes from a file.
-
-    Args:
-        shard: The description.
-
-    Returns:
-        False for a forged description; some of these raise KeyError, TypeError or ValueError
-        instead.
-    """
+    """Check that a description has the entries and types that it should: it comes from a file."""
     recipe, sample, (number, parts) = shard["recipe"], range(*shard["sample"]), shard["part"]
     counts = totals([(Path(), shard)])
     if recipe["best_of"] not in range(1, MOST_CANDIDATES + 1):
@@ -321,15 +292,7 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
 
 
 def _sample_of(shard: Shard) -> dict[str, Any]:
-    """Return the part of a description that all shards of a sample have in common.
-
-    Args:
-        shard: The description.
-
-    Returns:
-        The entries of its recipe; and "model" (the first 16 digits of its hash), "graphs" (the
-        records of all shards) and "shards" (their number).
-    """
+    """Return the part of a description that all shards of a sample have in common."""
     parts = {"model": shard["model"][:16], "graphs": shard["sample"], "shards": shard["part"][1]}
     return {**shard["recipe"], **parts}
 
@@ -361,9 +324,6 @@ def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -
 
     Yields:
         A header, if files of this kind have one, then the text of each record with its line break.
-
-    Raises:
-        UserError: A shard changes while it is read.
     """
     counts.written, seen, recipe = 0, HashSet(), shards[0][1]["recipe"]
     kind, columns = recipe["kind"], recipe["columns"]

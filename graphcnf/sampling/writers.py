@@ -115,11 +115,7 @@ def _jsonl(row: Mapping[str, Any]) -> str:
 
 
 def _sdf(row: Mapping[str, Any]) -> str:
-    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized.
-
-    Args:
-        row: Values by column, "smiles" among them; the others become properties.
-    """
+    """Return an SD record with 2D coordinates; an invalid molecule is written unsanitized."""
     from rdkit import Chem
     from rdkit.Chem import rdDepictor
 
@@ -214,12 +210,7 @@ def conversion(
 
 
 def _compress(source: Path, target: Path) -> None:
-    """Compress a file without name and time, so that equal content gives equal bytes.
-
-    Args:
-        source: The file.
-        target: The gzip file to write.
-    """
+    """Compress a file without name and time, so that equal content gives equal bytes."""
     with (
         open(source, "rb") as plain,
         open(target, "wb") as file,
@@ -229,11 +220,7 @@ def _compress(source: Path, target: Path) -> None:
 
 
 def check_parquet() -> None:
-    """Check that pyarrow, which reads and writes Parquet files, is installed.
-
-    Raises:
-        UserError: It is not.
-    """
+    """Check that pyarrow, which reads and writes Parquet files, is installed."""
     require("pyarrow", ".parquet", "parquet")
 
 
@@ -248,9 +235,6 @@ def to_parquet(
         columns: Names of the columns.
         types: Types of columns by name, such as "int64"; for other columns those in `TYPES`, else
             float64. None for none.
-
-    Raises:
-        UserError: pyarrow is not installed.
     """
     check_parquet()
     import pyarrow as pa
@@ -305,7 +289,6 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
 
     Raises:
         OSError: The file is missing, or no regular file.
-        UserError: pyarrow is needed and not installed.
     """
     with open_input(path) as file:
         magic = file.read(4)

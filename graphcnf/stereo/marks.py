@@ -382,17 +382,7 @@ class Constitution:
     def _parities(
         self, mol: Chem.Mol, number: Mapping[int, int]
     ) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """Translate the stereo marks of a molecule to parities of atoms of the constitution.
-
-        Args:
-            mol: A molecule with stereo marks.
-            number: For each atom of `mol` that is in the constitution, its number there.
-
-        Returns:
-            By the number of each marked atom, (a,), or the ascending numbers of each marked double
-            bond, (a, b), its parity, (1,) or (2,); or both, (1, 2), where it is open, since several
-            neighbours in the constitution are not in `mol`.
-        """
+        """Translate the stereo marks of a molecule to parities of atoms of the constitution."""
         found: dict[tuple[int, ...], tuple[int, ...]] = {}
         for atom in mol.GetAtoms():
             tag, here = atom.GetChiralTag(), number.get(atom.GetIdx())
@@ -422,19 +412,7 @@ class Constitution:
         return found
 
     def _sorts_odd(self, neighbours: list[int | None], atom: int, partner: int = -1) -> bool | None:
-        """Return True if it takes an odd number of exchanges to sort the neighbours of an atom.
-
-        Args:
-            neighbours: Neighbours that the atom has in another molecule, as numbers of this one,
-                None for one that is not in this one: what is new here takes its place. A hydrogen
-                or lone pair, which is not listed, comes last.
-            atom: Number of the atom.
-            partner: The other atom of its double bond, which is not among `neighbours`.
-
-        Returns:
-            True or False; None where several neighbours are new, so that it is open which takes
-            which place.
-        """
+        """Return True if it takes an odd number of exchanges to sort the neighbours of an atom."""
         here = [a.GetIdx() for a in self.mol.GetAtomWithIdx(atom).GetNeighbors()]
         here = [a for a in here if a != partner]
         places, hydrogen = 4 if partner < 0 else 2, self.mol.GetNumAtoms()
@@ -509,11 +487,7 @@ class Constitution:
 
     @cached_property
     def _canonical(self) -> dict[Configuration, Configuration]:
-        """Return the cache of `canonical`, empty at first.
-
-        Returns:
-            `{lowest configuration of an orbit: canonical one of the orbit}`.
-        """
+        """Return the cache of `canonical`, empty at first."""
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
@@ -536,16 +510,7 @@ class Constitution:
         return sorted(orbit)
 
     def _read_again(self, configuration: Configuration) -> Configuration:
-        """Write the isomeric SMILES of a configuration with RDKit, and read it again.
-
-        RDKit drops marks that say nothing, so that another configuration may come back.
-
-        Args:
-            configuration: A configuration of this constitution.
-
-        Returns:
-            The configuration that RDKit reads, of this constitution, too.
-        """
+        """Write the isomeric SMILES of a configuration with RDKit, and read it again."""
         mol = self.with_marks(configuration)
         smiles = Chem.MolToSmiles(mol)
         written = json.loads(mol.GetProp("_smilesAtomOutputOrder"))
@@ -709,16 +674,7 @@ def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
-    """Return the neighbours of atoms in rings, along their smallest ring.
-
-    Rings that share a bond run along it in opposite directions, where all of them can.
-
-    Args:
-        mol: The molecule.
-
-    Returns:
-        `{atom: (atom before it, atom after it)}`.
-    """
+    """Return the neighbours of atoms in rings, along their smallest ring."""
     todo = [_from_lowest(ring) for ring in mol.GetRingInfo().AtomRings()]
     todo.sort(key=lambda ring: (len(ring), ring), reverse=True)
     rings: list[list[int]] = []
@@ -744,34 +700,19 @@ def _ring_neighbours(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
 
 
 def _from_lowest(ring: Sequence[int]) -> list[int]:
-    """Return the atoms of a ring from the lowest one on, towards its lower neighbour.
-
-    Args:
-        ring: Numbers of the atoms around the ring.
-    """
+    """Return the atoms of a ring from the lowest one on, towards its lower neighbour."""
     first = min(range(len(ring)), key=ring.__getitem__)
     turned = [*ring[first:], *ring[:first]]
     return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
 
 
 def _is_odd(values: Sequence[int]) -> bool:
-    """Return True if sorting the values takes an odd number of exchanges.
-
-    Args:
-        values: Distinct numbers.
-    """
+    """Return True if sorting the values takes an odd number of exchanges."""
     return sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) % 2 == 1
 
 
 def _stereo_elements(mol: Chem.Mol) -> tuple[StereoElement, ...]:
-    """Find the stereo elements of a molecule.
-
-    Args:
-        mol: A sanitized molecule without stereo marks.
-
-    Returns:
-        The elements in ascending order of their atoms.
-    """
+    """Find the stereo elements of a molecule."""
     found = []
     for info in Chem.FindPotentialStereo(mol, False, True):
         if info.type == Chem.StereoType.Atom_Tetrahedral:
@@ -795,16 +736,7 @@ def _may_be_centre(atom: Chem.Atom) -> bool:
 
 
 def _lowest_neighbour(mol: Chem.Mol, atom: int, partner: int) -> int | None:
-    """Return the lowest-numbered neighbour of an atom of a double bond.
-
-    Args:
-        mol: The molecule.
-        atom: Number of the atom.
-        partner: Number of the other atom of the double bond, which does not count.
-
-    Returns:
-        Number of the neighbour; None at =NH and in cumulenes, where no mark is possible.
-    """
+    """Return the lowest-numbered neighbour of an atom of a double bond."""
     bonds = [b for b in mol.GetAtomWithIdx(atom).GetBonds() if b.GetOtherAtomIdx(atom) != partner]
     if len(bonds) == 1 and bonds[0].GetBondType() == Chem.BondType.DOUBLE:
         return None
@@ -812,14 +744,7 @@ def _lowest_neighbour(mol: Chem.Mol, atom: int, partner: int) -> int | None:
 
 
 def _without_branches(mol: Chem.Mol, relevant: set[int]) -> list[int]:
-    """Return the atoms that are left when branches without relevant atoms are cut off, ascending.
-
-    A branch is what a bond outside of rings separates from the rest.
-
-    Args:
-        mol: The molecule.
-        relevant: Numbers of the relevant atoms.
-    """
+    """Return the atoms left when branches without relevant atoms are cut off, ascending."""
     kept = set(range(mol.GetNumAtoms()))
     for bond in mol.GetBonds():
         if not bond.IsInRing():
@@ -920,20 +845,7 @@ def dropped_marks(smiles: str) -> list[str]:
 
 
 def _dropped(smiles: str, constitution: Constitution, configuration: Configuration) -> list[str]:
-    """Name the kinds of places where a SMILES has stereo marks that its configuration lacks.
-
-    Args:
-        smiles: The SMILES, readable.
-        constitution: Its constitution, as `split_stereo` returns it.
-        configuration: Its configuration, as `split_stereo` returns it.
-
-    Returns:
-        Some of "allene", "amine", "cumulene", "metal" and "places without isomers", sorted, see
-        `dropped_marks`.
-
-    Raises:
-        MoleculeNotRepresentable: The marks at a double bond contradict each other.
-    """
+    """Name the kinds of places where a SMILES has stereo marks that its configuration lacks."""
     with quiet():
         raw = parse(smiles, sanitize=False)
     Chem.FastFindRings(raw)
@@ -984,14 +896,7 @@ def _double_bonds(atom: Chem.Atom) -> int:
 
 
 def _directions(atom: Chem.Atom) -> dict[int, bool]:
-    r"""Return which bonds of an atom have `/` or `\` in a SMILES, and where they lead.
-
-    Args:
-        atom: The atom.
-
-    Returns:
-        `{number of the bond: True if it leads up from the atom}`.
-    """
+    r"""Return which bonds of an atom have `/` or `\` in a SMILES, and where they lead."""
     return {
         bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == atom.GetIdx())
         for bond in atom.GetBonds()

@@ -227,15 +227,7 @@ class StereoGraphs:
 
 
 def _flipped(constitution: Constitution, configuration: Configuration) -> Configuration:
-    """Turn the parities of a configuration into drawing parities, or these into parities.
-
-    Args:
-        constitution: The constitution.
-        configuration: Its configuration, with parities of one of both kinds.
-
-    Returns:
-        The configuration with parities of the other kind.
-    """
+    """Turn the parities of a configuration into drawing parities, or these into parities."""
     pairs = zip(configuration, constitution.flips, strict=True)
     return tuple(3 - c if c and flip else c for c, flip in pairs)
 
@@ -249,14 +241,7 @@ def _atom_category(atom: Chem.Atom) -> int:
 
 
 def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the neighbours of all atoms of molecules, and the categories of the bonds to them.
-
-    Args:
-        constitutions: The molecules, with A atoms in all.
-
-    Returns:
-        `neighbours` and `bonds` of `StereoGraphs`, (A, 4) uint8 each.
-    """
+    """Return the neighbours of all atoms of molecules, and the categories of the bonds to them."""
     ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
     first: list[int] = []
     second: list[int] = []
@@ -296,15 +281,7 @@ def _bonds(constitutions: Sequence[Constitution]) -> tuple[np.ndarray, np.ndarra
 
 
 def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """Return the indices of all items of several runs of an array, one run after the other.
-
-    Args:
-        starts: Index of the first item of each run, (R,) long.
-        counts: Number of items of each run, (R,) long.
-
-    Returns:
-        (sum of the counts,) long.
-    """
+    """Return the indices of all items of several runs of an array, one run after the other."""
     first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
     return first + torch.arange(len(first), device=starts.device)
 
@@ -462,21 +439,7 @@ class StereoNetwork(AutoregressiveNetwork):
     def _around(
         self, h: Tensor, near: Tensor, bonds: Tensor, ends: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Apply all layers to the atoms on which the atoms of the current elements depend.
-
-        The first layer computes the atoms that are up to `layers` - 1 bonds away from one of them,
-        the last layer only these atoms themselves.
-
-        Args:
-            h: Hidden states of all atoms, (A, C); row 0 stands for no atom.
-            near: Neighbours of each atom, 0 for none, (A, 4).
-            bonds: Categories of the bonds to these, see `Neighbourhood.forward`.
-            ends: The atoms of the current stereo elements, the second 0 for an atom, (R, 2).
-
-        Returns:
-            Hidden states of the M atoms of the last layer, (M, C), and for every atom 1 + its row
-            there, 0 if it has none, (A,).
-        """
+        """Apply all layers to the atoms on which the atoms of the current elements depend."""
         needed = [ends.flatten().unique()]
         for _ in self.layers:
             reached = torch.zeros(len(h), dtype=torch.bool, device=h.device)
@@ -499,10 +462,6 @@ class StereoNetwork(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
         """Yield one step with all stereo elements of a batch, to score known configurations.
 
-        Args:
-            x: Categories of the elements, (B, E, 1) long; arbitrary at padding.
-            context: The molecules, with `mask`, (B, E).
-
         Yields:
             A single `Step` of the S stereo elements. Its hidden state is their logits, (S, 3).
         """
@@ -511,11 +470,7 @@ class StereoNetwork(AutoregressiveNetwork):
         yield Step(row, number, self(context.graphs, row, number, known))
 
     def start(self, context: StereoContext) -> StereoDrawing:
-        """Begin to draw the configurations of a batch, one stereo element after the other.
-
-        Args:
-            context: The molecules whose configurations are drawn.
-        """
+        """Begin to draw the configurations of a batch, one stereo element after the other."""
         return StereoDrawing(self, context)
 
 
@@ -737,8 +692,6 @@ class StereoFlow(Pretrained, nn.Module):
             have one; the column sums to 1.
 
         Raises:
-            UserError: There are more than 4,096 configurations to compare (`MOST_CONFIGURATIONS`),
-                or more than 255 heavy atoms.
             MoleculeNotRepresentable: RDKit cannot read the SMILES, its marks at a double bond
                 contradict each other, or the molecule has too many automorphisms.
         """
@@ -860,20 +813,7 @@ class StereoFlow(Pretrained, nn.Module):
         random: np.random.Generator,
         temperature: float,
     ) -> tuple[list[Configuration], np.ndarray, bool]:
-        """Find or draw configurations that have the marks of some row of `wanted`.
-
-        Args:
-            constitution: The constitution, with E stereo elements.
-            wanted: Drawing parities of the marks to have, 0 for none, (G, E) long.
-            random: Random generator.
-            temperature: Below 1 for more probable configurations.
-
-        Returns:
-            M configurations with drawing parities; their log-probabilities (M,) in nats up to a
-            constant; and True if these are all configurations that have the marks. It is False if
-            the constitution is not `ambiguous`, where M is 1, and if there are more than 729
-            configurations (`MOST_PARTICLES`).
-        """
+        """Find or draw configurations that have the marks of some row of `wanted`."""
         graphs = StereoGraphs.of([constitution])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
         every = constitution.ambiguous

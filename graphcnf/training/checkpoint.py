@@ -197,9 +197,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Returns:
         `{name: entry}` as it was saved, and "format", the version of the layout. The types of the
         entries are not checked; `starting_state` checks them.
-
-    Raises:
-        UserError: the file is missing, damaged or of another version; the message names it.
     """
     try:
         whole = read_file(path, memory() // 2)
@@ -235,9 +232,6 @@ def starting_state(path: Path) -> dict[str, Any]:
         - "metrics": `{metric: value}` of the last evaluation;
         - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
         - "path": the file, for messages.
-
-    Raises:
-        UserError: the file is missing, damaged or of another version.
     """
     state = load_checkpoint(path)
     with checkpoint_errors(path):
@@ -256,18 +250,7 @@ def starting_state(path: Path) -> dict[str, Any]:
 
 
 def _numbers(values: dict[Any, Any]) -> dict[str, float]:
-    """Check metrics from a file, which could hold anything.
-
-    Args:
-        values: The content of the file.
-
-    Returns:
-        Each metric as a number, by its name as text.
-
-    Raises:
-        ValueError: a value is text that is no number.
-        TypeError: a value is neither a number nor text.
-    """
+    """Check metrics from a file, which could hold anything."""
     return {str(name): float(number) for name, number in values.items()}
 
 
@@ -279,10 +262,6 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
     Args:
         path: The checkpoint, for messages.
-
-    Raises:
-        UserError: the block raised a `KeyError` or other `LookupError`, or an `ArithmeticError`,
-            `AttributeError`, `RuntimeError`, `TypeError` or `ValueError`.
     """
     try:
         yield
@@ -299,9 +278,6 @@ def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
     Args:
         tensors: tensors of any shapes.
         what: what they are, such as "weights", for the message.
-
-    Raises:
-        ValueError: a tensor holds one.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")

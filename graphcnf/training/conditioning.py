@@ -170,23 +170,14 @@ def learn_columns(
 
 
 def _log_line(row: dict[str, Any]) -> str | None:
-    """Return the line of the log for a row of metrics; None for a row of training batches.
-
-    Args:
-        row: Values by column, with "phase", "step" and "bits_per_graph".
-    """
+    """Return the line of the log for a row of metrics; None for a row of training batches."""
     if row["phase"] != "eval":
         return None
     return f"step {row['step']}: {row['bits_per_graph']:.3f} bits per held-out molecule, by values"
 
 
 def _plan(given: dict[str, Any]) -> TrainingSettings:
-    """Return the settings of the training of conditions.
-
-    Args:
-        given: Settings of the fine-tuning by name. Those in `TAKEN` replace the ones of this
-            module, but "steps" can only lower the number.
-    """
+    """Return the settings of the training of conditions."""
     given = {key: given[key] for key in TAKEN if key in given}
     steps = min(given.pop("steps", STEPS), STEPS)
     chosen = {
@@ -224,17 +215,7 @@ def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
 def _with_samples(
     data: MoleculeDataset, flow: MoleculeFlow, surrogates: Sequence[Surrogate], seed: int
 ) -> MoleculeDataset:
-    """Return a data set of the measured molecules, followed by labelled samples.
-
-    Args:
-        data: The measured molecules, with `columns`.
-        flow: The model that draws the samples.
-        surrogates: The surrogate of each column, which predicts the values of the samples.
-        seed: Seed of the samples.
-
-    Returns:
-        A data set with the same columns, whose targets are measured values and then predictions.
-    """
+    """Return a data set of the measured molecules, followed by labelled samples."""
     known = set(data.smiles)
     drawn = dict.fromkeys(flow.sample(SAMPLES, seed=seed, stereo=False).smiles)
     smiles = [text for text in drawn if text is not None and text not in known]
@@ -246,19 +227,7 @@ def _with_samples(
 def _batches(
     data: MoleculeDataset, columns: Sequence[int], size: int, epoch: int, seed: int, start: int
 ) -> Iterator[GraphBatch]:
-    """Yield the training batches of an epoch, where all values of the columns are equally common.
-
-    If there are several conditions, some are hidden at random (NaN), so that the model learns to
-    draw by any part of them.
-
-    Args:
-        data: Molecules whose targets are the conditions.
-        columns: Indices of the measured columns among the conditions.
-        size: Molecules in a batch.
-        epoch: Number of the epoch.
-        seed: Seed of the batches.
-        start: Number of the first batch to yield.
-    """
+    """Yield the training batches of an epoch, all values of the columns equally common."""
     train = data.split("train")
     chances = _chances(data.targets[train][:, columns])
     for number in range(start, -(-len(train) // size)):
@@ -271,16 +240,7 @@ def _batches(
 
 
 def _held_out(data: MoleculeDataset, columns: Sequence[int], size: int) -> Iterator[GraphBatch]:
-    """Yield batches of held-out molecules with all conditions that are known.
-
-    All values come equally often, as in training: most molecules have values near the mean, which
-    say little, so that other batches would hardly show what is learned.
-
-    Args:
-        data: Molecules whose targets are the conditions.
-        columns: Indices of the measured columns among the conditions.
-        size: Molecules in a batch.
-    """
+    """Yield batches of held-out molecules with all conditions that are known."""
     test, random = data.split("test"), np.random.default_rng(0)
     chances = _chances(data.targets[test][:, columns])
     for _ in range(EVALUATED):
@@ -289,31 +249,14 @@ def _held_out(data: MoleculeDataset, columns: Sequence[int], size: int) -> Itera
 
 
 def _batch(data: MoleculeDataset, rows: np.ndarray, values: np.ndarray) -> GraphBatch:
-    """Return a batch of molecules with conditions.
-
-    Args:
-        data: The data set.
-        rows: Indices of B molecules in it.
-        values: Their P conditions, NaN where unknown, (B, P).
-    """
+    """Return a batch of molecules with conditions."""
     batch = GraphBatch.collate(data.graphs, rows)
     batch.condition_values = torch.from_numpy(values.astype(np.float32))
     return batch
 
 
 def _chances(values: np.ndarray) -> np.ndarray:
-    """Return probabilities by which molecules are drawn, so that all values come equally often.
-
-    Each column's range is cut into 12 intervals (`BINS`). A column's weight of a molecule is one by
-    the number of molecules in its interval, which counts as 20 (`FEWEST_IN_BIN`) if it is lower.
-    Probabilities are proportional to the sum of the weights over columns.
-
-    Args:
-        values: Values of the columns, NaN where unknown, (M, P).
-
-    Returns:
-        Probabilities, (M,); 0 for molecules without any value.
-    """
+    """Return probabilities by which molecules are drawn, so that all values come equally often."""
     weights = np.zeros(len(values))
     for column in values.T:
         known = np.flatnonzero(~np.isnan(column))
@@ -444,19 +387,7 @@ def column_text(figures: dict[str, Any]) -> list[str]:
 def _asked(
     flow: MoleculeFlow, one: Surrogate, target: float, count: int, seed: int
 ) -> dict[str, Any]:
-    """Draw samples with and without a target value of a measured column.
-
-    Args:
-        flow: The model.
-        one: The column's surrogate.
-        target: The value.
-        count: Number of samples of either kind.
-        seed: Seed of the samples.
-
-    Returns:
-        Entries of `column_figures`: "target", "without", "asked" and "outside"; and "smiles", those
-        of the valid samples with the target. If no sample of a kind is valid, only "smiles", [].
-    """
+    """Draw samples with and without a target value of a measured column."""
     drawn = {}
     for key, properties in (("without", None), ("asked", {one.name: target})):
         sample = flow.sample(count, seed=seed, properties=properties, best_of=1, stereo=False)
@@ -469,13 +400,7 @@ def _asked(
 
 
 def _picture(one: Surrogate, quality: Quality, smiles: Sequence[str]) -> Figure:
-    """Draw predictions of held-out members, their calibration, and the domain.
-
-    Args:
-        one: The surrogate.
-        quality: Its predictions in cross-validation.
-        smiles: Samples whose similarity to the members is drawn.
-    """
+    """Draw predictions of held-out members, their calibration, and the domain."""
     from matplotlib.figure import Figure
 
     figure = Figure((11, 3.4), layout="constrained")

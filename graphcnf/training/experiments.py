@@ -80,10 +80,6 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
 
     Returns:
         The result of the run, finished or interrupted by a signal.
-
-    Raises:
-        UserError: the preset names no known data set or has a wrong argument, the folder is in use
-            or holds a run that is not to be continued, or training fails.
     """
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
@@ -102,9 +98,6 @@ def build_experiment(preset: Preset) -> Experiment:
     Returns:
         The experiment. Its model is new; or a trained one, if the entry `start` of `[model]` names
         one.
-
-    Raises:
-        UserError: unknown data set, or arguments that the data set or the model does not take.
     """
     options = dict(preset.data)
     name = options.pop("name", None)
@@ -123,15 +116,7 @@ def build_experiment(preset: Preset) -> Experiment:
 
 
 def _cure(name: str) -> str:
-    """Return the end of a message about an unknown data set, which may be the name of a file.
-
-    Args:
-        name: the unknown name.
-
-    Returns:
-        How to name the molecules of the file; if it is no file, the closest known name or all of
-        them.
-    """
+    """Return the end of a message about an unknown data set, which may be the name of a file."""
     if os.path.isfile(name):
         return f'; for the molecules of this file: name = "smiles_file", path = "{name}"'
     return suggest(name, list(EXPERIMENTS))
@@ -140,18 +125,7 @@ def _cure(name: str) -> str:
 def _of_molecules(
     name: str, model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings
 ) -> Experiment:
-    """Return the experiment of a data set of molecules and a `GraphModel`.
-
-    Args:
-        name: name of the data set, one of `MOLECULES`.
-        model: the `[model]` table, which is changed.
-        data: the `[data]` table without the name.
-        settings: settings of the training.
-
-    Raises:
-        UserError: a bad argument of the model or the loader, or a model that cannot represent all
-            of the molecules.
-    """
+    """Return the experiment of a data set of molecules and a `GraphModel`."""
     names = _property_names(model.pop("properties")) if "properties" in model else None
     network = _start_model(model, names) if "start" in model else None
     if network is None:
@@ -193,13 +167,7 @@ def _of_molecules(
 
 
 def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> None:
-    """Initialise the conditioning of a model on properties, from up to 10,000 molecules (`FITTED`).
-
-    Args:
-        model: a `PathModel` with conditions; it is changed.
-        dataset: molecules whose targets are the conditions.
-        train: indices of the training molecules.
-    """
+    """Initialise the conditioning on properties from up to `FITTED` molecules."""
     chosen = np.random.default_rng(0).permutation(train)[:FITTED]
     values = torch.from_numpy(dataset.targets[chosen])
     batch = GraphBatch.collate(dataset.graphs, chosen)
@@ -207,15 +175,7 @@ def _fit_conditions(model: Any, dataset: MoleculeDataset, train: np.ndarray) -> 
 
 
 def _copies(model: GraphModel) -> list[str]:
-    """Say in a sentence how many samples of a trained model are valid, distinct and copies.
-
-    Args:
-        model: a model of molecules, which knows the hashes of its training molecules; 200 molecules
-            (`SAMPLES`) are drawn from it.
-
-    Returns:
-        A list of this one sentence, as `Experiment.summarize` returns it.
-    """
+    """Say in a sentence how many samples of a trained model are valid, distinct and copies."""
     assert model.training_hashes is not None
     _, shares = sample_shares(MoleculeModel(model), model.training_hashes, SAMPLES, seed=0)
     return [
@@ -226,15 +186,7 @@ def _copies(model: GraphModel) -> list[str]:
 
 
 def _check_model(model: dict[str, Any], names: list[str] | None) -> None:
-    """Check a `[model]` table of molecules.
-
-    Args:
-        model: the table, without `properties`.
-        names: properties and measured columns that the model is to take; None for none.
-
-    Raises:
-        UserError: unknown architecture, or arguments that it does not take.
-    """
+    """Check a `[model]` table of molecules."""
     architecture, order = str(model.get("architecture", "path")), model.get("order", "canonical")
     found = call("[model]", model_class, architecture, order, known={})
     if names is not None and not takes_conditions(found):
@@ -244,30 +196,13 @@ def _check_model(model: dict[str, Any], names: list[str] | None) -> None:
 
 
 def _experiment(model: nn.Module, dataset: Any, size: int, held_out: int) -> Experiment:
-    """Return the experiment of a model and a data set, with its batches.
-
-    Args:
-        model: the model.
-        dataset: the data set, with `train_batches` and `test_batches`.
-        size: samples in a training batch.
-        held_out: samples in a held-out batch.
-    """
+    """Return the experiment of a model and a data set, with its batches."""
     batches = partial(dataset.test_batches, held_out)
     return Experiment(model, partial(dataset.train_batches, size), batches, data=dataset)
 
 
 def _property_names(names: Any) -> list[str]:
-    """Check the entry `[model] properties` of a preset.
-
-    Args:
-        names: the entry, which may be anything.
-
-    Returns:
-        The names of the properties in their usual spelling.
-
-    Raises:
-        UserError: the entry is no list of names of properties.
-    """
+    """Check the entry `[model] properties` of a preset."""
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], got {names!r}'
@@ -298,16 +233,7 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
 
 
 def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel:
-    """Return the trained model that `[model] start` names, to train it further.
-
-    Args:
-        options: the table, without `properties`; `start` must be its only entry.
-        names: properties that the preset asks for; None for none.
-
-    Raises:
-        UserError: there are other arguments beside `start`, there is no such model, or it was
-            trained with other properties.
-    """
+    """Return the trained model that `[model] start` names, to train it further."""
     start = options["start"]
     if other := set(options) - {"start"}:
         raise UserError(f"[model]: {other.pop()} follows from start")
@@ -321,17 +247,7 @@ def _start_model(options: dict[str, Any], names: list[str] | None) -> GraphModel
 
 
 def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> None:
-    """Check that a trained model can represent all molecules of a data set.
-
-    Args:
-        model: the model.
-        start: its name or folder, for messages.
-        dataset: the molecules.
-
-    Raises:
-        UserError: it has other categories of atoms or bonds, or a molecule has more atoms or bonds
-            than it can represent.
-    """
+    """Check that a trained model can represent all molecules of a data set."""
     if vocabulary_of(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
@@ -354,9 +270,6 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
 
     Returns:
         The molecules as graphs, divided into those to train on and held-out ones.
-
-    Raises:
-        UserError: an entry is wrong, or a file cannot be read.
     """
     options, known = dict(data), {}
     if name == "smiles_file":
@@ -378,35 +291,13 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
 
 
 def _loaded(load: Callable[..., Any], options: dict[str, Any], **known: Any) -> Any:
-    """Call a loader with the entries of `[data]`, so that its errors name the table.
-
-    Args:
-        load: the loader.
-        options: the entries, which become its arguments.
-        **known: further arguments of the loader, which `[data]` may not contain.
-
-    Returns:
-        What the loader returns: a data set.
-
-    Raises:
-        UserError: the loader does not take an entry, or refuses it.
-    """
+    """Call a loader with the entries of `[data]`, so that its errors name the table."""
     check("[data]", options, load, fixed=tuple(known))
     return call("[data]", load, known=known, **options)
 
 
 def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of sets of elements and a `SetFlow`.
-
-    Args:
-        model: the table `[model]`, arguments of `SetFlow`.
-        data: the other entries of the table `[data]`: `task`, one of `TASKS`, which is removed, and
-            arguments of its loader.
-        settings: settings of the training.
-
-    Raises:
-        UserError: `[data] task` is unknown, or an argument is wrong.
-    """
+    """Return the experiment of sets of elements and a `SetFlow`."""
     kind = FLOWS["sets"]
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
@@ -421,16 +312,7 @@ def _sets(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetting
 def _coloring(
     model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings
 ) -> Experiment:
-    """Return the experiment of colourings and a `ColoringFlow`.
-
-    Args:
-        model: the table `[model]`, arguments of `ColoringFlow`.
-        data: the other entries of the table `[data]`, arguments of `load_coloring`.
-        settings: settings of the training.
-
-    Raises:
-        UserError: an argument is wrong.
-    """
+    """Return the experiment of colourings and a `ColoringFlow`."""
     from graphcnf.datasets.coloring import load_coloring
 
     kind = FLOWS["coloring"]
@@ -442,17 +324,7 @@ def _coloring(
 
 
 def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a data set of molecules into training and held-out ones.
-
-    Args:
-        dataset: the data set, with a method `split`.
-
-    Returns:
-        The indices of the training molecules and those of the held-out ones, two arrays of int64.
-
-    Raises:
-        UserError: there are none of either kind.
-    """
+    """Divide a data set of molecules into training and held-out ones."""
     train, held_out = dataset.split("train"), dataset.split("test")
     if not (len(train) and len(held_out)):
         raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")
@@ -460,16 +332,7 @@ def _split(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stereo(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of stereo marks and a `StereoFlow`.
-
-    Args:
-        model: the table `[model]`, arguments of `StereoFlow`.
-        data: the other entries of the table `[data]`, arguments of `load_stereo`.
-        settings: settings of the training.
-
-    Raises:
-        UserError: an argument is wrong, or there are too few molecules.
-    """
+    """Return the experiment of stereo marks and a `StereoFlow`."""
     from graphcnf.datasets.stereo import load_stereo
     from graphcnf.stereo.stereo_flow import StereoFlow
 
@@ -482,17 +345,7 @@ def _stereo(model: dict[str, Any], data: dict[str, Any], settings: TrainingSetti
 
 
 def _images(model: dict[str, Any], data: dict[str, Any], settings: TrainingSettings) -> Experiment:
-    """Return the experiment of images and an `ImageModel`.
-
-    Args:
-        model: the table `[model]`: `architecture`, and arguments of the functions that build it.
-        data: the other entries of the table `[data]`, changed in place: `shift`, the number of
-            pixels by which training images are shifted at most, and arguments of `load_images`.
-        settings: settings of the training.
-
-    Raises:
-        UserError: an argument is wrong, or `[model]` names no architecture.
-    """
+    """Return the experiment of images and an `ImageModel`."""
     from graphcnf.datasets.images import load_images
     from graphcnf.images.image_model import FIXED, IMAGE_MODELS
 

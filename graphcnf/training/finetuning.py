@@ -187,10 +187,6 @@ def finetune(
         The fine-tuned model with its figures; after a signal such as Ctrl-C, the model as it is
         then, without figures.
 
-    Raises:
-        UserError: An argument is wrong, there are fewer than 20 distinct molecules, the model does
-            not draw atom by atom, or the folder belongs to another run.
-
     Examples:
         >>> from graphcnf.datasets import load_smiles_file
         >>> mine = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 9) for x in "CFNOS"]
@@ -272,14 +268,7 @@ def _planned(
     minutes: float | None,
     options: dict[str, Any],
 ) -> TrainingSettings:
-    """Choose training settings by the number of molecules (`plan`) and by a time limit.
-
-    Args:
-        experiment: Function from a batch size to the training.
-        data: The molecules.
-        minutes: Time into which the steps have to fit on this machine; None for no limit.
-        options: Further arguments of `plan`.
-    """
+    """Choose training settings by the number of molecules (`plan`) and by a time limit."""
     learned, options = len(data.split("train")), {**options, "held_out": len(data.split("test"))}
     chosen = plan(learned, **options)
     if minutes is None:
@@ -297,22 +286,7 @@ def _learn_stereo(
     minutes: float | None,
     options: dict[str, Any],
 ) -> Any:
-    """Train a density of stereo marks, in a folder of its own within that of the run.
-
-    A training that has begun there is continued.
-
-    Args:
-        stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules.
-        marked: Those with stereo marks, as `marked_molecules` returns them.
-        out: Folder of the run.
-        minutes: Time limit of the whole run, of which this takes a fifth (`STEREO_SHARE`); None for
-            none.
-        options: Further arguments of `plan`.
-
-    Returns:
-        The `FitResult`.
-    """
+    """Train a density of stereo marks, in a folder of its own within that of the run."""
     from graphcnf.training.loop import fit
 
     folder = inside(out, STEREO)
@@ -328,14 +302,7 @@ def _learn_stereo(
 
 
 def _finished(folder: Path, data: MoleculeDataset, stereo: Any) -> MoleculeFlow:
-    """Load a fine-tuned model, give it stereo marks and likelihood percentiles, and save it.
-
-    Args:
-        folder: Folder of the model.
-        data: The molecules; likelihood percentiles are those of up to 1,000 learned ones.
-        stereo: Fine-tuned `StereoFlow`, which becomes a companion of the model; None to
-            keep what the model has.
-    """
+    """Load a fine-tuned model, give it stereo marks and likelihood percentiles, and save it."""
     flow = MoleculeFlow.from_pretrained(folder)
     if stereo is not None:
         flow.model.companions["stereo"] = stereo
@@ -347,16 +314,7 @@ def _finished(folder: Path, data: MoleculeDataset, stereo: Any) -> MoleculeFlow:
 
 
 def _stereo_figures(marked: StereoDataset, result: Any) -> dict[str, Any]:
-    """Describe a finished training of stereo marks: the entry "stereo" of `FineTuning.figures`.
-
-    Args:
-        marked: The molecules with stereo marks.
-        result: The `FitResult`, whose `best` is not None.
-
-    Returns:
-        JSON values: numbers of "molecules" and of those "held_out"; "bits_per_element" of the
-        held-out ones, with "before" and "after"; "steps", "best_step" and "minutes".
-    """
+    """Describe a finished training of stereo marks: the entry "stereo" of `FineTuning.figures`."""
     best, name = result.best, "bits_per_element"
     return {
         "molecules": len(marked),
@@ -371,20 +329,7 @@ def _stereo_figures(marked: StereoDataset, result: Any) -> dict[str, Any]:
 def _figures(
     data: MoleculeDataset, experiment: Experiment, chosen: TrainingSettings, result: Any
 ) -> dict[str, Any]:
-    """Describe a finished run: the entries of `FineTuning.figures` that need no samples.
-
-    Args:
-        data: The molecules.
-        experiment: The training.
-        chosen: Its settings.
-        result: The `FitResult` of the run, whose `best` is not None.
-
-    Returns:
-        JSON values: numbers of "molecules", of those in "training" and "held_out", and of "folds"
-        (0 without cross-validation); "evaluated", how many are scored in an evaluation;
-        "bits_per_molecule" and "bits_per_node" with "before" and "after"; "steps", "best_step",
-        "minutes" and the like.
-    """
+    """Describe a finished run: the entries of `FineTuning.figures` that need no samples."""
     best, held_out = result.best, len(data.split("test"))
     return {
         "molecules": len(data),
@@ -408,19 +353,7 @@ def _figures(
 
 
 def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, MoleculeDataset]:
-    """Enlarge a model so that it can represent all molecules.
-
-    Args:
-        flow: The model, which is not changed.
-        data: The molecules.
-
-    Returns:
-        The enlarged model, with the metadata of the new training, and the data in its categories.
-        If fewer than 30 molecules (`FEW_HELD_OUT`) are held out in `data`, none are in the result.
-
-    Raises:
-        UserError: There are too few molecules, or the data do not say what is aromatic.
-    """
+    """Enlarge a model so that it can represent all molecules."""
     from graphcnf.design.enlargement import enlarged
 
     if (distinct := len(np.unique(data.hashes))) < 20:
@@ -493,15 +426,7 @@ def facts(data: MoleculeDataset) -> dict[str, Any]:
 
 
 def _additions(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
-    """Say in words what an enlarged model can represent that the one before could not.
-
-    Args:
-        before: The model before.
-        flow: The enlarged model.
-
-    Returns:
-        One text for each of atoms, bonds, sizes, backtracks and ring closures that were added.
-    """
+    """Say in words what an enlarged model can represent that the one before could not."""
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
@@ -543,9 +468,6 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
 
     Returns:
         Settings with a budget of steps and `keep_best`. They have no time limit unless it is given.
-
-    Raises:
-        UserError: Unknown setting, a bad value, or `keep_best` is False.
     """
     few = not held_out
     given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}
@@ -582,15 +504,7 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
 
 
 def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:
-    """Return the number of steps that fit into a time on this machine, with their evaluations.
-
-    Three steps are taken with a copy of the model, and their time is measured.
-
-    Args:
-        minutes: The time.
-        experiment: Model and data.
-        chosen: Settings of the training.
-    """
+    """Return the number of steps that fit into a time on this machine, with their evaluations."""
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
     model: Any = copy.deepcopy(experiment.model)
     seconds = []
@@ -606,18 +520,7 @@ def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettin
 
 
 def _request(flow: MoleculeFlow, data: MoleculeDataset, **given: Any) -> dict[str, Any]:
-    """Describe what determines a run, by which it is recognised when it is to go on.
-
-    Args:
-        flow: The model to start from, which counts by its hash.
-        data: The molecules, which count by their hash.
-        **given: Further arguments of `finetune`.
-
-    Returns:
-        JSON values: "weights" and "molecules" (hashes), with a density of stereo marks "stereo"
-        (its hash), with measured columns "columns" (names and hash), and the arguments by their
-        names.
-    """
+    """Describe what determines a run, by which it is recognised when it is to go on."""
     molecules = hashlib.sha256("\n".join(data.isomers or data.smiles).encode())
     request = {"weights": model_digest(flow.model), "molecules": molecules.hexdigest(), **given}
     if flow.stereo is not None:
@@ -628,16 +531,7 @@ def _request(flow: MoleculeFlow, data: MoleculeDataset, **given: Any) -> dict[st
 
 
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
-    """Return True if the run of a request has begun in a folder, and False for a new folder.
-
-    Args:
-        out: The folder.
-        request: The request, as `_request` returns it.
-
-    Raises:
-        UserError: The folder contains another run, other files, or a link, pipe or device where the
-            run writes (`check_replaceable`).
-    """
+    """Return True if the run of a request has begun in a folder, and False for a new folder."""
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)
@@ -658,13 +552,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
 
 
 def _say_data(data: MoleculeDataset, new: list[str], say: Callable[[str], None]) -> None:
-    """Print the numbers of molecules learned and held out, and what the weights lack.
-
-    Args:
-        data: The molecules.
-        new: What the weights lack, in words.
-        say: Function that prints a line.
-    """
+    """Print the numbers of molecules learned and held out, and what the weights lack."""
     learned, held_out = len(data.split("train")), len(data.split("test"))
     others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
     say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
@@ -675,17 +563,7 @@ def _say_data(data: MoleculeDataset, new: list[str], say: Callable[[str], None])
 def _marked(
     flow: MoleculeFlow, data: MoleculeDataset, say: Callable[[str], None]
 ) -> StereoDataset | None:
-    """Choose the molecules whose stereo marks are learned, and print how many there are.
-
-    Args:
-        flow: The model to start from.
-        data: The molecules.
-        say: Function that prints a line.
-
-    Returns:
-        The molecules with stereo marks. None if the model has no density of stereo marks, or if
-        fewer than 20 distinct molecules (`LEAST`) have marks.
-    """
+    """Choose the molecules whose stereo marks are learned, and print how many there are."""
     if data.isomers is None or data.isomers == data.smiles or flow.stereo is None:
         return None
     found = marked_molecules(data, FEW_HELD_OUT)
@@ -696,13 +574,7 @@ def _marked(
 
 
 def _experiment(flow: MoleculeFlow, data: MoleculeDataset, batch_size: int) -> Experiment:
-    """Return the training of a model on molecules, cross-validated if none are held out.
-
-    Args:
-        flow: The model, which is put into training mode.
-        data: The molecules.
-        batch_size: Molecules per step.
-    """
+    """Return the training of a model on molecules, cross-validated if none are held out."""
 
     def log_line(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
@@ -725,17 +597,7 @@ def _experiment(flow: MoleculeFlow, data: MoleculeDataset, batch_size: int) -> E
 
 
 def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
-    """Return the probability that a drawn molecule is one of those learned.
-
-    It is the sum of their probabilities, in one node order each, and so a lower bound.
-
-    Args:
-        folds: The `Folds`, whose last copy learns all molecules.
-        graphs: The distinct molecules.
-
-    Returns:
-        `{"copies": probability}`, as `Experiment.measure` returns metrics.
-    """
+    """Return the probability that a drawn molecule is one of those learned."""
     model = folds.models[-1]
     sizes = torch.from_numpy(graphs.node_counts).to(model.device)
     nats = MoleculeFlow(model).log_prob_given_size(graphs)
@@ -750,19 +612,7 @@ def _sampled(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Compare samples of the model before and after fine-tuning with the learned molecules.
-
-    Args:
-        before: The model before.
-        flow: The model after.
-        data: The molecules.
-        features: Features to report; elements that are new to the model are added.
-        samples: Number of samples of each model.
-        seed: Seed of the samples.
-
-    Returns:
-        The entries "samples", "before", "after" and "features" of `FineTuning.figures`.
-    """
+    """Compare samples of the model before and after fine-tuning with the learned molecules."""
     known = {atom.symbol for atom in before.vocabulary.atoms}
     new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
     own, train = data.training_hashes(), data.split("train")
@@ -805,11 +655,7 @@ def sample_shares(
 
 
 def _summary(figures: dict[str, Any]) -> list[str]:
-    """Describe the outcome of a fine-tuning in sentences.
-
-    Args:
-        figures: Figures of the run, `FineTuning.figures`.
-    """
+    """Describe the outcome of a fine-tuning in sentences."""
     bits, step, sentences = figures["bits_per_molecule"], figures["best_step"], []
     if "samples" in figures:
         copied = f"{figures['after']['copied']:.1%} of the samples after"

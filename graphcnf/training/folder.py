@@ -25,10 +25,6 @@ def check_begun(folder: Path, resume: bool) -> None:
         folder: The folder, which need not exist.
         resume: True to continue the run in it from its checkpoint. Without a checkpoint, the run
             failed before the first one, and may begin anew unless the folder holds a model.
-
-    Raises:
-        UserError: The folder holds a run, and the message says whether it can be resumed; or a file
-            of a run to be resumed could not be replaced (`check_replaceable`).
     """
     if resume:
         check_replaceable(folder, "checkpoints", "model", "snapshots")
@@ -52,9 +48,6 @@ def check_replaceable(folder: Path, *names: str) -> None:
         folder: The folder of the run.
         *names: Names of the folders in it that are checked, such as "checkpoints"; they need not
             exist.
-
-    Raises:
-        UserError: One of them is no folder, or holds a link, pipe or device.
     """
     for name in names:
         top = inside(folder, name)
@@ -75,10 +68,6 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
     Args:
         folder: The folder; it is made if it does not exist.
         resume: True to continue the run in it.
-
-    Raises:
-        UserError: The folder is in use, or a training may not begin or continue in it
-            (`check_begun`).
     """
     if not is_main():
         yield

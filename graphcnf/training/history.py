@@ -55,9 +55,6 @@ class MetricsFile:
     Attributes:
         path: the file.
         columns: names of the columns in the file; [] before the first row.
-
-    Raises:
-        UserError: the file exists and cannot be read.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -67,11 +64,7 @@ class MetricsFile:
             self._write([row for row in rows if int(row["step"]) <= last_step])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        """Replace the file by the names of the columns and the rows.
-
-        Args:
-            rows: for each row its texts by column.
-        """
+        """Replace the file by the names of the columns and the rows."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -103,9 +96,6 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     Returns:
         (columns, rows): the names of the columns; and for each row `{column: text}`. Incomplete
         rows are left out.
-
-    Raises:
-        UserError: there is no such file, or it is too large.
     """
     try:
         text = read_data(path).decode(errors="replace")
@@ -157,9 +147,6 @@ class History:
 
         Returns:
             The history so far.
-
-        Raises:
-            UserError: The folder holds no metrics.
         """
         path = inside(run, "metrics.csv")
         columns, found = read_rows(path)
@@ -211,10 +198,6 @@ class History:
 
         Returns:
             The `matplotlib.figure.Figure`.
-
-        Raises:
-            UserError: There is nothing to draw, matplotlib is not installed, `path` has another
-                suffix, or the file cannot be written.
         """
         require("matplotlib", "a plot", "train")
         from matplotlib.figure import Figure
@@ -241,12 +224,7 @@ class History:
         return picture_content(self.plot(), ".svg").decode()
 
     def _draw(self, axis: Axes, name: str) -> None:
-        """Draw the curves of a metric, one for training and one for held-out batches.
-
-        Args:
-            axis: Axes, into which they are drawn.
-            name: Column of the metric.
-        """
+        """Draw the curves of a metric, one for training and one for held-out batches."""
         for phase, label, style in (("train", "training", "-"), ("eval", "held out", "o-")):
             part = self.rows[(self.rows["phase"] == phase) & self.rows[name].notna()]
             # The learning rate is the same in both phases.

@@ -93,9 +93,6 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
         identity: What `run_identity` returns, or the part of it that `settings_identity` returns. A
             table that the checkpoint lacks is not compared, unless it is "training" or "content"
             (`ALWAYS`).
-
-    Raises:
-        UserError: They differ; the message has the first three differences.
     """
     path, differences = state["path"], []
     with checkpoint_errors(path):
@@ -123,9 +120,6 @@ def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> N
         state: Entries of the checkpoint, among them "path", its file, and "model", its weights by
             name.
         model: The model that is to get them.
-
-    Raises:
-        UserError: They differ; the message has the first difference.
     """
     with checkpoint_errors(state["path"]):
         old, new = (
@@ -142,14 +136,7 @@ def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> N
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
-    """Return an entry of a table as JSON text, "not set" if it is missing.
-
-    Long text is cut, and ends with a hash of all of it.
-
-    Args:
-        values: The table.
-        name: Name of the entry.
-    """
+    """Return an entry of a table as JSON text, "not set" if it is missing."""
     if name not in values:
         return "not set"
     text = json.dumps(values[name])
@@ -159,12 +146,7 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 
 
 def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of nested tables one by one.
-
-    Yields:
-        The name of an entry, such as "nodes.width" for the entry "width" of the table "nodes", and
-        its value.
-    """
+    """Yield the entries of nested tables one by one."""
     for key, value in table.items():
         if isinstance(value, dict) and value:
             yield from ((f"{key}.{name}", inner) for name, inner in _flat(value))
@@ -173,15 +155,7 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _data_digest(experiment: Experiment, seed: int) -> str:
-    """Return the SHA-256 of an experiment's data, in hexadecimal digits.
-
-    If the experiment does not name its data, its first eight training batches and its first eight
-    held-out batches (`COMPARED`) are hashed instead.
-
-    Args:
-        experiment: The experiment.
-        seed: Seed of the first training batches.
-    """
+    """Return the SHA-256 of an experiment's data, in hexadecimal digits."""
     digest = hashlib.sha256()
     if experiment.data is not None:
         _hash(digest, experiment.data)
@@ -193,17 +167,7 @@ def _data_digest(experiment: Experiment, seed: int) -> str:
 
 
 def _hash(digest: Any, value: Any, depth: int = 0) -> None:
-    """Add a value to a digest, part by part.
-
-    Of a dataclass, fields with `compare=False` do not count. Of other objects without attributes,
-    only the type counts.
-
-    Args:
-        digest: Object of hashlib, which is updated.
-        value: An array, a tensor, text, a number, or an object or collection of them.
-        depth: Number of objects that contain the value; from 8 on (`DEEPEST`), of objects and
-            collections nothing counts.
-    """
+    """Add a value to a digest, part by part."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(f"{value.dtype} {tuple(value.shape)};".encode())

@@ -136,11 +136,6 @@ def fit(
         The result of the run, finished or interrupted by a signal. Load the trained model from
         `model/`: the model of the experiment has the last weights, not their average.
 
-    Raises:
-        UserError: there is no budget, the model lacks the method `training_loss`, the folder is in
-            use or holds a run that is not to be continued, the checkpoint is of another run, or
-            `max_bad_steps` steps in a row had a non-finite loss or gradient.
-
     Examples:
         >>> from functools import partial
         >>> from graphcnf.discrete import SetFlow
@@ -202,9 +197,6 @@ class LossModule(nn.Module):
         Returns:
             (loss, metrics): a scalar tensor, and `{metric: (numerator, denominator)}`, scalars
             without gradients.
-
-        Raises:
-            UserError: the model's `training_loss` returns anything else.
         """
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
@@ -253,10 +245,6 @@ def check_model(model: Any) -> None:
 
     Args:
         model: what a user gives as `Experiment.model`.
-
-    Raises:
-        UserError: it is no such module, or its method does not take the arguments of
-            `Trainable.training_loss`.
     """
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
@@ -272,9 +260,6 @@ def check_batch(batch: Any) -> None:
 
     Args:
         batch: what a user's batches yield.
-
-    Raises:
-        UserError: it lacks a length, slices, or the method `to`.
     """
     if not isinstance(batch, Batch):
         raise UserError(
@@ -297,9 +282,6 @@ class Run:
         lines: True to write the log to stderr.
         tables: tables of the preset, `{table: {entry: value}}`, which must be the same when the run
             is continued; None without a preset.
-
-    Raises:
-        UserError: `state` is of another run.
     """
 
     def __init__(
@@ -360,10 +342,6 @@ class Run:
         Args:
             fabric: Lightning Fabric of this process, as `graphcnf.training.processes.launch` yields
                 it.
-
-        Raises:
-            UserError: the checkpoint is damaged, there are no training batches, too many steps in a
-                row had a non-finite loss, or the last headline is not finite.
         """
         self.fabric, self.main = fabric, fabric.is_global_zero
         handlers = {}
@@ -412,21 +390,12 @@ class Run:
         return replace(result, history=history, summary=[text for text in summary if text])
 
     def _print(self, line: str) -> None:
-        """Print a line on stderr, if this is the first process and the run writes its log there.
-
-        Args:
-            line: The line.
-        """
+        """Print a line on stderr, if this is the first process and the run writes its log there."""
         if self.main and self.lines:
             say(line)
 
     def _set_up(self) -> None:
-        """Create optimizers and averages, restore a checkpoint, and open the files of the run.
-
-        Raises:
-            UserError: the checkpoint is damaged or of another model, or the processes see different
-                ones.
-        """
+        """Create optimizers and averages, restore a checkpoint, and open the files of the run."""
         fabric, start, settings, at = self.fabric, self.start, self.settings, self.at
         self.parallel = fabric.setup_module(self.objective)
         self.parallel.train()
@@ -466,11 +435,7 @@ class Run:
         )
 
     def _drop_snapshots(self, last: int) -> None:
-        """Delete the snapshots of later steps, which the run takes again.
-
-        Args:
-            last: Step from which the run goes on.
-        """
+        """Delete the snapshots of later steps, which the run takes again."""
         for folder in inside(self.out_dir, "snapshots").glob("[0-9]" * 8):
             with suppress(OSError):  # a file of the user may be in it
                 if int(folder.name) > last:
@@ -481,15 +446,7 @@ class Run:
                     folder.rmdir()
 
     def _restore(self, start: dict[str, Any]) -> None:
-        """Load optimizers, averages, sums and random state from a checkpoint.
-
-        Args:
-            start: entries of the checkpoint, as `starting_state` returns them.
-
-        Raises:
-            ValueError: weights in it are not finite, or a number of steps is negative.
-            UserError: the run had other optimizers.
-        """
+        """Load optimizers, averages, sums and random state from a checkpoint."""
         device = self.fabric.device
         restore(self.steppers, start["optimizers"])
         self.average.load_state_dict(start["average"])
@@ -507,28 +464,13 @@ class Run:
                 torch.cuda.set_rng_state(start["random"]["cuda"], device)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once.
-
-        Args:
-            number: number of the signal.
-            frame: where the program was, as Python passes it to every handler.
-
-        Raises:
-            KeyboardInterrupt: a signal has come before, and this is Ctrl-C.
-        """
+        """Note a signal, which ends the run after its step; a second Ctrl-C interrupts at once."""
         if self.heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.heard = number
 
     def _agree(self, *values) -> list[float]:
-        """Agree with all processes on some numbers, and on whether a signal has come.
-
-        Args:
-            *values: numbers or scalar tensors, the same ones in every process.
-
-        Returns:
-            The largest value of each over all processes.
-        """
+        """Agree with all processes on some numbers, and on whether a signal has come."""
         found = [float(value) for value in (*values, self.heard or 0)]
         if self.fabric.world_size > 1:
             shared = torch.tensor(found, dtype=torch.float64, device=self.fabric.device)
@@ -560,14 +502,7 @@ class Run:
                 return
 
     def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield batches without end, from the run's current one on, the same in every process.
-
-        Yields:
-            The epoch, the number of the batch in it, and the batch.
-
-        Raises:
-            UserError: three epochs in a row have no batch of a sample for each process.
-        """
+        """Yield batches without end, from the run's current one on, the same in every process."""
         epoch, start = self.at.epoch, self.at.batch
         empty = 0
         while empty < 3:
@@ -620,14 +555,7 @@ class Run:
         self.at.epoch, self.at.batch = epoch, number + 1
 
     def _after_step(self) -> bool:
-        """Count the step that `take_step` has taken, log, evaluate and save it if that is due.
-
-        Returns:
-            True if the run ends here.
-
-        Raises:
-            UserError: `max_bad_steps` steps in a row were skipped.
-        """
+        """Count the step that `take_step` has taken, log, evaluate and save it if that is due."""
         settings, at = self.settings, self.at
         at.step += 1
         self.progress = settings.progress(at.step, at.seconds)
@@ -651,11 +579,7 @@ class Run:
         return self._end_step()
 
     def _end_step(self) -> bool:
-        """Evaluate and save if that is due, and set the learning rate of the next step.
-
-        Returns:
-            True if the run ends here.
-        """
+        """Evaluate and save if that is due, and set the learning rate of the next step."""
         settings, at, began = self.settings, self.at, time.perf_counter()
         if at.evaluation_due:
             at.evaluation_due = not self._evaluate(self.progress >= 1)
@@ -691,17 +615,7 @@ class Run:
         return next((name for name in names if name in row), "loss")
 
     def _row(self, phase: str, metrics: dict[str, float]) -> dict[str, Any]:
-        """Return a row of `metrics.csv`.
-
-        Args:
-            phase: "train", or "eval" for held-out batches.
-            metrics: value of each metric.
-
-        Returns:
-            Values by column: `step`, `phase`, `minutes`, `learning_rate`, `beta`,
-            `samples_per_second` (None, which `_after_step` replaces) and `skipped_steps`, then the
-            metrics.
-        """
+        """Return a row of `metrics.csv`."""
         return {
             "step": self.at.step,
             "phase": phase,
@@ -714,11 +628,7 @@ class Run:
         }
 
     def _report(self, row: dict[str, Any]) -> None:
-        """Write a row to `metrics.csv` and as a line to stderr, in the first process.
-
-        Args:
-            row: values by column, as `_row` returns them.
-        """
+        """Write a row to `metrics.csv` and as a line to stderr, in the first process."""
         if not self.main:
             return
         self.metrics_file.append(row)
@@ -730,18 +640,7 @@ class Run:
             self._print(line)
 
     def _evaluate(self, finished: bool) -> bool:
-        """Evaluate the averaged weights, and keep them if they are the best so far.
-
-        Args:
-            finished: True if the budget is spent, and this is the last evaluation.
-
-        Returns:
-            False if a signal has interrupted it, and it has to be made again.
-
-        Raises:
-            UserError: the run ends with a headline that is not finite, or there are no held-out
-                batches to choose the best weights by.
-        """
+        """Evaluate the averaged weights, and keep them if they are the best so far."""
         settings, step, best = self.settings, self.at.step, self.best
         last = finished and best is None  # `keep_best` compares evaluations of equal length
         limit = settings.final_eval_batches if last else settings.eval_batches
@@ -777,14 +676,7 @@ class Run:
 
     @torch.no_grad()
     def _held_out(self, limit: int) -> dict[str, float] | None:
-        """Score held-out batches, divided among the processes, with the same noise every time.
-
-        Args:
-            limit: number of batches, from the first one on.
-
-        Returns:
-            Value of each metric by name; None if a signal has interrupted.
-        """
+        """Score held-out batches, divided among the processes, with the same noise every time."""
         sums: Sums = {}
         world, device = self.fabric.world_size, self.fabric.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -803,11 +695,7 @@ class Run:
         return means(sum_over_processes(sums))
 
     def _save(self) -> None:
-        """Write the checkpoint and the averaged weights; all processes must call this together.
-
-        The first process writes. After the end of a run with `keep_best`, the weights are those of
-        the best evaluation.
-        """
+        """Write the checkpoint and the averaged weights; all processes must call this together."""
         total = sum_over_processes(self.sums)
         self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds
@@ -840,15 +728,7 @@ class Run:
         save_model(inside(self.out_dir, "model"), model)
 
     def _describe(self, model: Any, step: int, metrics: dict[str, float]) -> None:
-        """Store what is known of the training in the entry "training" of the model's metadata.
-
-        A model without metadata is left as it is.
-
-        Args:
-            model: the model to be saved.
-            step: steps after which it had these weights.
-            metrics: its held-out metrics by name.
-        """
+        """Store what is known of the training in the entry "training" of the model's metadata."""
         metadata = getattr(model, "metadata", None)
         if isinstance(metadata, dict):
             metadata["training"] = {

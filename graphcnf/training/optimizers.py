@@ -41,9 +41,6 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
         `optimizer = "muon"`, `[Muon, AdamW]`: Muon takes the hidden matrices (weights of linear
         layers that are not output layers, see `hidden_matrices`), AdamW all other parameters. An
         optimizer without parameters is left out.
-
-    Raises:
-        UserError: Muon is asked for, and there is no hidden matrix.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -92,10 +89,6 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
     Args:
         optimizers: what `optimizers_of` returns.
         states: the `state_dict` of each, in the same order.
-
-    Raises:
-        UserError: the states are of other optimizers.
-        ValueError: they are damaged.
     """
     own = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
     if [[len(group["params"]) for group in s["param_groups"]] for s in states] != own:

@@ -48,9 +48,6 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     Yields:
         The Lightning Fabric of this process. It knows the device and the number of the process
         (`global_rank`), and makes the parallel form of a module.
-
-    Raises:
-        UserError: the machine lacks the devices, or another process has ended.
     """
     # Silence advice that does not apply to a loop with its own data and files.
     for name in ("lightning_fabric", "lightning_utilities"):
@@ -90,11 +87,7 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
 
 
 def _fabric(settings: TrainingSettings) -> Fabric:
-    """Return Lightning Fabric on the devices of the settings.
-
-    Raises:
-        UserError: the machine lacks the devices.
-    """
+    """Return Lightning Fabric on the devices of the settings."""
     cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else 2 * (os.cpu_count() or 1)
     if settings.devices > most and (cuda or settings.accelerator in ("auto", "cpu")):
@@ -117,18 +110,7 @@ def _fabric(settings: TrainingSettings) -> Fabric:
 
 
 def _without_launcher(devices: int, out_dir: Path) -> dict[str, str]:
-    """Remove the variables of another launcher, unless one has started the processes of this run.
-
-    By these variables (`LAUNCHER`) Lightning would take this process for one of several.
-
-    Args:
-        devices: number of devices; with several, Lightning is going to start processes.
-        out_dir: folder of the run, which these processes find by the variable GRAPHCNF_RUN (`RUN`).
-
-    Returns:
-        The removed variables by name, to be restored; none if Lightning is going to start processes
-        and set its own.
-    """
+    """Remove the variables of a launcher that has not started the processes of this run."""
     if by_torchrun() or RUN in os.environ:
         return {}
     found = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
@@ -144,16 +126,7 @@ def _in_group() -> bool:
 
 
 def _leave_group(joined: bool) -> None:
-    """Destroy the process group, if this run has made it.
-
-    The threads of gloo need Python's global lock to release tensors, and can abort the process if
-    they still run at its exit. So they have to end now, while this thread waits without the lock.
-    The group's destructor waits like that; the destructor of a parallel model, which may hold the
-    last reference to the group, does not.
-
-    Args:
-        joined: True if this run has made the group.
-    """
+    """Destroy the process group, if this run has made it."""
     if joined and _in_group():
         gc.collect()
         group = dist.group.WORLD

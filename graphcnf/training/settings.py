@@ -107,10 +107,6 @@ class TrainingSettings:
         threads: CPU threads of torch; 0 for torch's default.
         accelerator: "auto", "cpu", "cuda", ... as Lightning names them.
         devices: number of devices or, on a CPU, of processes; overridden by `torchrun`.
-
-    Raises:
-        UserError: a value has a wrong type or is out of range, `patience` is given without
-            `keep_best`, or a batch has fewer samples than there are devices.
     """
 
     minutes: PositiveMinutes | None = None
@@ -164,9 +160,6 @@ class TrainingSettings:
 
         Returns:
             The checked settings.
-
-        Raises:
-            UserError: there is no such setting, a value is out of range, or two do not go together.
         """
         check_names(source, table, [field.name for field in dataclasses.fields(cls)])
         try:
@@ -257,9 +250,6 @@ class Preset:
             tables: the tables by the names "model", "data" and "training", as `read_tables` returns
                 them.
             source: name or file of the preset, for messages.
-
-        Raises:
-            UserError: `[training]` has an unknown setting, or a bad value.
         """
         training = TrainingSettings.from_dict(tables["training"], f"{source} [training]".lstrip())
         return cls(tables["model"], tables["data"], training, source)
@@ -401,9 +391,6 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
     Returns:
         The preset, with the assignments applied and the settings of `[training]` checked.
 
-    Raises:
-        UserError: unknown preset, unreadable or broken file, unknown table or setting.
-
     Examples:
         >>> load_preset("set-shuffling", ["steps=9"]).training.steps
         9
@@ -421,9 +408,6 @@ def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
     Returns:
         `{"model": ..., "data": ..., "training": ...}`, each `{entry: value}`; {} for a table that
         the file lacks.
-
-    Raises:
-        UserError: unknown preset, unreadable or broken file, or unknown table.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name in preset_names():
@@ -464,9 +448,6 @@ def apply_overrides(
 
     Returns:
         The tables, with the keys of `config`; values are not checked yet.
-
-    Raises:
-        UserError: a text is no assignment, names an unknown table, or treats a value as a table.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

@@ -101,11 +101,7 @@ def stereo_experiment(
 
 
 def _log_line(row: dict[str, Any]) -> str | None:
-    """Return the line of the log for a row of metrics; None for a row of training batches.
-
-    Args:
-        row: Values by column, with "phase", "step" and "bits_per_element".
-    """
+    """Return the line of the log for a row of metrics; None for a row of training batches."""
     if row["phase"] != "eval":
         return None
     return f"step {row['step']}: {row['bits_per_element']:.3f} bits per held-out stereo element"

@@ -120,9 +120,6 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
     Args:
         dataset: The data set.
         count: Number of graphs.
-
-    Raises:
-        UserError: The data set has fewer.
     """
     test = dataset.split("test")
     if count > len(test):
@@ -209,12 +206,7 @@ def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
 
 
 def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
-    """Return how often the network is evaluated to colour a graph, as a mean over graphs.
-
-    Args:
-        model: The model.
-        samples: Colourings that it has drawn.
-    """
+    """Return how often the network is evaluated to colour a graph, as a mean over graphs."""
     if model.coupling == "channels":
         return float(model.couplings)
     graphs, total = sum(len(part.batch) for part in samples), 0
@@ -231,13 +223,6 @@ def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
 
 @torch.no_grad()
 def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
-    """Return the bits per node of the colourings in the data, as a mean over graphs.
-
-    They are an upper bound, since the model's log-likelihood is a lower one.
-
-    Args:
-        model: The model.
-        batches: The graphs with their colours.
-    """
+    """Return the bits per node of the colourings in the data, as a mean over graphs."""
     bits = [-model.log_prob(batch) / batch.node_counts / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())

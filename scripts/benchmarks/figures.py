@@ -84,9 +84,6 @@ class PageTables(dict[tuple[str, int], pd.DataFrame]):
 
     Args:
         text: Text of the page.
-
-    Raises:
-        UserError: When a table is looked up that the page does not have.
     """
 
     def __init__(self, text: str):
@@ -115,18 +112,7 @@ def numbers(cell: str) -> list[float]:
 
 
 def _row(table: pd.DataFrame, start: str) -> pd.Series:
-    """Find a row of a table.
-
-    Args:
-        table: The table.
-        start: How the first cell of the row begins.
-
-    Returns:
-        The first such row.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Find a row of a table."""
     rows = table[table["row"].str.startswith(start)]
     if rows.empty:
         raise UserError(f"no row {start!r} in a table of the page")
@@ -134,11 +120,7 @@ def _row(table: pd.DataFrame, start: str) -> pd.Series:
 
 
 def _drawn(panels: list[Axes]) -> str:
-    """Return the numbers of all lines and bars of a picture as text, to be stored in its file.
-
-    Args:
-        panels: The axes of the picture.
-    """
+    """Return the numbers of all lines and bars of a picture as text, to be stored in its file."""
     lines = [line.get_xydata().tolist() for axes in panels for line in axes.lines]
     bars = [round(bar.get_width(), 3) for axes in panels for bar in axes.patches]
     return f"{lines} {bars}"
@@ -174,14 +156,7 @@ def quality(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 def _scatter(
     axes: Axes, points: list[tuple[float, float, str]], best: float, colours: Colours
 ) -> None:
-    """Draw FCD against minutes of training.
-
-    Args:
-        axes: Axes of matplotlib to draw into.
-        points: Minutes, FCD and name of each model; four or more of one name are joined by a line.
-        best: FCD of training molecules, drawn as a horizontal line.
-        colours: Colour of each role, as in `THEMES`.
-    """
+    """Draw FCD against minutes of training."""
     names = dict.fromkeys(name for _, _, name in points)
     for name, marker in zip(names, "osD^", strict=False):
         x, y = zip(*sorted((x, y) for x, y, own in points if own == name), strict=True)
@@ -219,17 +194,7 @@ def fcd(tables: PageTables, panels: list[Axes], colours: Colours) -> None:
 
 
 def _bars(axes: Axes, bars: dict[str, float], label: str, form: str, colours: Colours) -> None:
-    """Draw horizontal bars with their values.
-
-    The longest bar is cut off if it is more than three times as long as the next one.
-
-    Args:
-        axes: Axes of matplotlib to draw into.
-        bars: Value of each bar by its name, from top to bottom.
-        label: Label of the axis of values.
-        form: Format of a value, such as ".2f".
-        colours: Colour of each role, as in `THEMES`.
-    """
+    """Draw horizontal bars with their values."""
     values = sorted(bars.values())
     end = 1.2 * (values[-2] if values[-1] > 3 * values[-2] else values[-1])
     for place, (name, value) in enumerate(bars.items()):

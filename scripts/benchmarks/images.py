@@ -52,11 +52,7 @@ Features = Callable[[Tensor], np.ndarray]
 
 
 def _bits(row: Row) -> str:
-    """Return the cell with a model's bits per dimension, and whether they are exact or a bound.
-
-    Args:
-        row: Scores of the model by name.
-    """
+    """Return the cell with a model's bits per dimension, and whether they are exact or a bound."""
     if row.get("figure") in (None, "none"):
         return row.get("figure") or ""
     error = row.get("bits_per_dimension_sd", row["bits_per_dimension_se"])
@@ -105,21 +101,7 @@ def images(
 def _scored(
     found: Sequence[Sequence[TrainedRun]], samples: int, path: str | None
 ) -> tuple[list[dict[str, Any]], Tensor, list[str]]:
-    """Score trained models of images.
-
-    Args:
-        found: Runs of P presets, one for each seed.
-        samples: Number of samples of each model.
-        path: Folder of the images; None for the digits.
-
-    Returns:
-        - Rows: one for each preset, with means over seeds; for digits one more, with the distance
-          of real images to the held-out ones.
-        - Pictures, (1 + P, K, C, H, W) uint8, K at most 16. The first K are held-out images, which
-          follow each other at equal distances in the data; the others are samples of the first run
-          of each preset.
-        - Footnotes.
-    """
+    """Score trained models of images."""
     first = str(found[0][0].path)
     data = images_of_model(ImageModel.from_pretrained(first), first, path)
     features, accuracy = learn_features(data) if data.name == "digits" else (None, 0.0)
@@ -153,24 +135,7 @@ def _scored(
 def _score(
     name: str, data: ImageDataset, features: Features | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
-    """Score a trained model of images.
-
-    Args:
-        name: Folder of its run.
-        data: Images that it was trained on.
-        features: Function whose features of samples and of held-out images are compared; None not
-            to compare them.
-        samples: Number N of samples, drawn with the seed of the training.
-
-    Returns:
-        - Figures by name: what `score_image_models` returns, but "sampling_milliseconds" in CPU
-          time; "latents", the number of latents of an image, None without any; with `features` also
-          "frechet", the distance between the samples and held-out images.
-        - The samples, (N, C, H, W) uint8.
-
-    Raises:
-        UserError: The model was trained on other images.
-    """
+    """Score a trained model of images."""
     model = ImageModel.from_pretrained(name)
     if model.metadata.get("checksum") != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")

@@ -165,15 +165,7 @@ def guacamol(
 
 
 def _goals(suite: str, tasks: str | None) -> dict[str, Goal]:
-    """Return the scores to optimise in a suite of benchmarks.
-
-    Args:
-        suite: "pmo" or "guacamol".
-        tasks: Names of tasks with commas; None for all.
-
-    Returns:
-        The score of each task by name.
-    """
+    """Return the scores to optimise in a suite of benchmarks."""
     names = list(benchmark_tasks(suite)) if tasks is None else tasks.split(",")
     return {name.strip(): Goal.of(f"{suite}:{name.strip()}") for name in names}
 
@@ -224,9 +216,6 @@ class Searches:
         Returns:
             What `figures` returns, and "of_model", the share of the 100 best molecules (`BEST`)
             that the model drew (genetic operators made the others), and "minutes" of CPU time.
-
-        Raises:
-            UserError: The file is of a search with another model.
         """
         place = self.folder / task / self.name
         identity = run_identity(goal, self.flow, SearchSettings(), self.seed)
@@ -239,14 +228,7 @@ class Searches:
         return _stored(place / f"{name}.json", identity, computed)
 
     def _run(self, goal: Goal, place: Path, counts: Sequence[int]) -> OptimizationResult:
-        """Run a search, or continue it, and return its result.
-
-        Args:
-            goal: The score.
-            place: Folder of the search.
-            counts: Numbers k of best molecules; the search ends early when the mean score of the k
-                best is 1 for all k.
-        """
+        """Run a search, or continue it, and return its result."""
         start: list[str] = []
         if self.library:
             start = prescreen(goal, self.library, folder=place, workers=0)
@@ -269,19 +251,7 @@ class Searches:
 def _stored(
     file: Path, identity: str | None, figures: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return figures from a file, which is written first if it does not exist.
-
-    Args:
-        file: The file.
-        identity: What determines the figures; a file with another one is refused.
-        figures: Function that computes them.
-
-    Returns:
-        `{name: figure}`, with the CPU time of `figures` as "minutes".
-
-    Raises:
-        UserError: The file is one of another identity.
-    """
+    """Return figures from a file, which is written first if it does not exist."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
@@ -297,14 +267,7 @@ def _stored(
 
 
 def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add a row of sums to the rows of a table, if there are several.
-
-    Args:
-        rows: Values by name, with "task".
-
-    Returns:
-        The rows, and one with the sums of their numbers. "of_model", a share, is not summed.
-    """
+    """Add a row of sums to the rows of a table, if there are several."""
     if len(rows) < 2:
         return rows
     added = [k for k, v in rows[0].items() if not isinstance(v, str) and "of_model" not in k]
@@ -375,18 +338,7 @@ def top_auc(scores: np.ndarray, budget: int) -> float:
 
 
 def _mol_ga(goal: Goal, budget: int, seed: int, largest: int | None = None) -> dict[str, Any]:
-    """Run the genetic algorithm of the package mol_ga on a score.
-
-    Args:
-        goal: The score.
-        budget: Number of calls of the score; the run also ends when ten molecules score 1.
-        seed: Seed of the run.
-        largest: Heavy atoms above which a molecule scores 0; None for no limit. Without one, the
-            molecules can grow until the operators take minutes for a generation.
-
-    Returns:
-        The figures that `of_pmo` returns, by name.
-    """
+    """Run the genetic algorithm of the package mol_ga on a score."""
 
     class Spent(Exception):
         pass
@@ -540,14 +492,7 @@ def constrained(
 
 
 def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
-    """Return up to 800 molecules (`MOLECULES`) with the lowest penalised logP, the lowest first.
-
-    Args:
-        smiles: SMILES to choose from; unreadable ones are left out.
-
-    Returns:
-        Pairs of a penalised logP and a canonical SMILES without stereo.
-    """
+    """Return up to 800 molecules (`MOLECULES`) with the lowest penalised logP, the lowest first."""
     with quiet():
         mols = [Chem.MolFromSmiles(s) for s in smiles]
         mols = [Chem.MolFromSmiles(canonical_smiles(mol)) for mol in mols if mol is not None]

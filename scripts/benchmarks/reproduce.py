@@ -263,9 +263,6 @@ def run(command: str, folder: Path, known: Known) -> list[Table]:
 
     Returns:
         The tables that the command prints.
-
-    Raises:
-        UserError: The command fails.
     """
     if command not in known:
         say(command)
@@ -383,18 +380,7 @@ def measure(table: Table, outputs: Outputs) -> tuple[list[Measured], list[str]]:
 def _new(
     row: str, column: str, other: dict[str, str], tables: list[Table], place: int
 ) -> list[tuple[float, float | None, float]]:
-    """Return the figures of an output that a printed cell quotes, as `figures` returns them.
-
-    Args:
-        row: Printed name of the row.
-        column: Printed name of the column.
-        other: Name of a row or column in the output by its printed name.
-        tables: Tables of the output.
-        place: How many cells with the same names came before on the page.
-
-    Returns:
-        `(value, sd, unit)` of the first figure of each cell that is quoted and has one.
-    """
+    """Return the figures of an output that a printed cell quotes, as `figures` returns them."""
     rows, columns = (other.get(one, one).split(" + ") for one in (row, column))
     cells = [found_cells(tables, one, title)[place:] for one in rows for title in columns]
     return [figures(x[0])[0] for x in cells if x and figures(x[0])]
@@ -521,18 +507,7 @@ def reproduce(
 
 
 def _made(table: Table, quick: bool, place: Path, known: Known) -> list[dict[str, Any]]:
-    """Run the commands of a table, and compare its figures with theirs.
-
-    Args:
-        table: The table.
-        quick: True to shorten the commands.
-        place: Folder in which they run.
-        known: Tables of the commands that were run before; the new ones are added.
-
-    Returns:
-        The rows of `judge`; a single one with the verdict "not run" if a command fails, or with the
-        reason why the table has no quick run.
-    """
+    """Run the commands of a table, and compare its figures with theirs."""
     outputs: Outputs = []
     name = table.head["name"]
     slow = re.findall(f"^{SLOW}(.*)", table.marker, re.MULTILINE)

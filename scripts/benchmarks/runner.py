@@ -101,20 +101,13 @@ class TrainedRun:
     Attributes:
         path: The folder.
         preset: The preset with which the training was started.
-
-    Raises:
-        UserError: The folder holds no run.
     """
 
     def __init__(self, path: Path):
         self.path, self.preset = path, load_preset(inside(path, "config.toml"))
 
     def minutes(self) -> float | None:
-        """Return the minutes for which the model was trained; None if there is no model yet.
-
-        Raises:
-            UserError: The model's `config.json` is damaged.
-        """
+        """Return the minutes for which the model was trained; None if there is no model yet."""
         file = inside(self.path, "model", "config.json")
         try:
             return float(read_json(file)["metadata"]["training"]["minutes"])
@@ -124,11 +117,7 @@ class TrainedRun:
             raise UserError(f"{file}: damaged ({error})") from None
 
     def molecules(self) -> MoleculeDataset:
-        """Load the molecules that the run was trained on.
-
-        Raises:
-            UserError: It was trained on other data.
-        """
+        """Load the molecules that the run was trained on."""
         data = dict(self.preset.data)
         name = data.pop("name", None)
         if name not in MOLECULES:
@@ -151,9 +140,6 @@ def train_all(
 
     Returns:
         For each preset a list of its runs, one for each seed.
-
-    Raises:
-        UserError: A training fails, or a run in the folder had another budget.
     """
     return [
         [
@@ -165,17 +151,7 @@ def train_all(
 
 
 def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
-    """Train a preset, or continue its run, unless the run is finished.
-
-    Args:
-        preset: Name or file of the preset.
-        path: Folder of the run.
-        seed: Seed of the training.
-        minutes: CPU time of the training.
-
-    Raises:
-        UserError: The training fails, or the run in the folder had another budget.
-    """
+    """Train a preset, or continue its run, unless the run is finished."""
     begun = (path / "config.toml").is_file()
     if begun:
         run = TrainedRun(path)
@@ -208,9 +184,6 @@ def check_budget(path: Path, found: float, wanted: float) -> None:
         path: Folder of the training, for the message.
         found: Its budget in minutes.
         wanted: The wanted budget in minutes.
-
-    Raises:
-        UserError: They differ by more than the last step may take.
     """
     # The last step may exceed the budget a little.
     if abs(found - wanted) > 0.02 * wanted + 0.02:

@@ -217,9 +217,6 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
     Args:
         model: The model.
         smiles: Canonical SMILES.
-
-    Raises:
-        UserError: A SMILES has a token that the model does not know.
     """
     try:
         rows = sorted((model.encode(s) for s in smiles), key=len)
@@ -241,9 +238,6 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
 
     Returns:
         The trained model, as it is read from its folder.
-
-    Raises:
-        UserError: The folder holds a model of other data, or one that was trained for another time.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():

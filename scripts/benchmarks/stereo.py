@@ -118,14 +118,7 @@ def forced_pairs(graphs: StereoGraphs) -> tuple[int, int]:
 
 
 def _partner_categories(graphs: StereoGraphs) -> np.ndarray:
-    """Return the mark of the centre to which each stereo element is related in a ring system.
-
-    Args:
-        graphs: Molecules with S stereo elements.
-
-    Returns:
-        For each element the category of the related, earlier element, 0 for none, (S,).
-    """
+    """Return the mark of the centre to which each stereo element is related in a ring system."""
     counts, partner = graphs.counts.numpy(), graphs.partners.numpy().astype(int)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     return np.where(partner > 0, graphs.categories.numpy()[(first + partner - 1).clip(min=0)], 0)
@@ -179,15 +172,7 @@ def table_bits(dataset: StereoDataset) -> dict[str, np.ndarray]:
 
 
 def _contexts(graphs: StereoGraphs) -> dict[str, np.ndarray]:
-    """Return the contexts of stereo elements in which `table_bits` counts marks.
-
-    Args:
-        graphs: Molecules with S stereo elements.
-
-    Returns:
-        `{kind of context: number of each element's context, (S,) long}`, from short to long
-        contexts.
-    """
+    """Return the contexts of stereo elements in which `table_bits` counts marks."""
 
     def numbered(*columns: np.ndarray) -> np.ndarray:
         rows = np.column_stack(columns)
@@ -317,15 +302,7 @@ def polycycles(smiles: Iterable[str]) -> Iterator[str]:
 
 
 def _in_rings(constitution: Constitution, configuration: Configuration) -> list[int]:
-    """Return which stereo elements are marked atoms that lie in several rings.
-
-    Args:
-        constitution: The molecule without marks.
-        configuration: Mark of each of its stereo elements, 0 for none.
-
-    Returns:
-        Numbers of the elements.
-    """
+    """Return which stereo elements are marked atoms that lie in several rings."""
     rings = constitution.mol.GetRingInfo()
     return [
         k
@@ -335,15 +312,7 @@ def _in_rings(constitution: Constitution, configuration: Configuration) -> list[
 
 
 def _remarked(smiles: str, random: np.random.Generator) -> str:
-    """Give a molecule random marks where it has some.
-
-    Args:
-        smiles: Isomeric SMILES of the molecule.
-        random: Random generator.
-
-    Returns:
-        Isomeric SMILES of a stereoisomer, or of the same molecule.
-    """
+    """Give a molecule random marks where it has some."""
     one, configuration = split_stereo(parse(smiles))
     other = tuple(int(random.integers(1, 3)) if c else 0 for c in configuration)
     return Chem.MolToSmiles(one.with_marks(one.canonical(other)))
@@ -370,14 +339,7 @@ def _shapes(smiles: Sequence[str]) -> list[Shape]:
 
 
 def _shape(smiles: str) -> Shape:
-    """Try to embed a molecule, and up to eight isomers with other marks at the same atoms.
-
-    Args:
-        smiles: Isomeric SMILES of the molecule.
-
-    Returns:
-        Which of them can be embedded in three dimensions, and the strain of the molecule.
-    """
+    """Try to embed a molecule, and up to eight isomers with other marks at the same atoms."""
     one, marks = split_stereo(parse(smiles))
     places = _in_rings(one, marks)[1:]  # against the first one
     others = set()
@@ -395,15 +357,7 @@ def _shape(smiles: str) -> Shape:
 
 
 def _lowest_energy(mol: Chem.Mol) -> float | None:
-    """Return the lowest MMFF94 energy of relaxed conformers of a molecule, kcal/mol.
-
-    Args:
-        mol: The molecule, with its stereo marks.
-
-    Returns:
-        The energy; None if no conformer can be embedded, infinity if the force field lacks
-        parameters.
-    """
+    """Return the lowest MMFF94 energy of relaxed conformers of a molecule, kcal/mol."""
     mol = Chem.AddHs(mol)
     embedded = rdDistGeom.EmbedMultipleConfs(
         mol, CONFORMERS, randomSeed=EMBEDDING_SEED, maxAttempts=ATTEMPTS

@@ -131,16 +131,7 @@ def systems(
 
 
 def _rows(run: TrainedRun, samples: int, held_out: int) -> list[dict[str, Any]]:
-    """Return the table's rows of a trained model.
-
-    Args:
-        run: Run of its training.
-        samples: Number of samples.
-        held_out: Number of held-out molecules.
-
-    Returns:
-        A row of its raw samples, and for a model with a valency check a row of samples with it.
-    """
+    """Return the table's rows of a trained model."""
     dataset, model = run.molecules(), GraphModel.from_pretrained(run.path)
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
@@ -156,18 +147,7 @@ def _rows(run: TrainedRun, samples: int, held_out: int) -> list[dict[str, Any]]:
 def _row(
     run: TrainedRun, model: GraphModel, dataset: MoleculeDataset, samples: int, held_out: int
 ) -> dict[str, Any]:
-    """Return the table's row of a graph model, whose samples have the seed of its training.
-
-    Args:
-        run: Run of its training.
-        model: The model, with or without its valency check.
-        dataset: Data set of the run.
-        samples: Number of samples.
-        held_out: Number of held-out molecules.
-
-    Returns:
-        Values by the names in `COLUMNS`.
-    """
+    """Return the table's row of a graph model, whose samples have the seed of its training."""
     seed = model.metadata["training"]["seed"]
     temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
     graphs = dataset.graphs.subset(references.held_out(dataset, held_out))
@@ -193,17 +173,7 @@ def _row(
 def _language_row(
     model: SmilesLSTM, run: TrainedRun, samples: int, held_out: int
 ) -> dict[str, Any]:
-    """Return the table's row of a language model.
-
-    Args:
-        model: The model.
-        run: Run of another model on the same data.
-        samples: Number of samples.
-        held_out: Number of held-out molecules.
-
-    Returns:
-        Values by the names in `COLUMNS`.
-    """
+    """Return the table's row of a language model."""
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     chosen = [dataset.smiles[k] for k in references.held_out(dataset, held_out)]
     return {
@@ -221,25 +191,7 @@ def _figures(
     samples: int,
     draw: Callable[[], list[Any]],
 ) -> dict[str, Any]:
-    """Return the figures of a row that graph models and language models share.
-
-    Args:
-        model: The model.
-        dataset: Data set that it was trained on.
-        samples: Number of samples.
-        draw: Function that draws them, timed here; returns a list of blocks of graphs or SMILES.
-
-    Returns:
-        `{name: figure}` with
-
-        - "parameters": their number;
-        - "seed", "minutes", "seen": seed and CPU time of the training, and the number of molecules
-          that it has read, repetitions included;
-        - "training_rate", "sampling_rate": molecules per second of CPU time;
-        - the names in `SUMMARY`: shares of valid, distinct and novel samples;
-        - if two samples are valid, the names of the distances of valid samples to held-out
-          molecules, by `METRICS`.
-    """
+    """Return the figures of a row that graph models and language models share."""
     with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()

@@ -200,22 +200,7 @@ def properties(
 def _errors(
     model: GraphModel, name: str, targets: np.ndarray, best_of: int, each: int, seed: int
 ) -> dict[str, Any]:
-    """Return the table's row of one property.
-
-    Args:
-        model: Model that was trained with the property.
-        name: Name of the property.
-        targets: Target values, (M,).
-        best_of: Samples per molecule, of which the one nearest to the target counts.
-        each: Molecules that are drawn for each value.
-        seed: Seed of the molecules; those for value k have the seed `seed * M + k`.
-
-    Returns:
-        `condition`, the name; `error`, the mean absolute difference between property and target of
-        strictly valid molecules, None without any; `spread`, the mean absolute difference between
-        two target values; `strict`, the share of strictly valid molecules; `unique`, the share of
-        distinct ones among these.
-    """
+    """Return the table's row of one property."""
     flow, errors, smiles = MoleculeModel(model), [], []
     for k, value in enumerate(targets):
         asked = conditions_of(model, {name: float(value)})
@@ -313,29 +298,7 @@ def _score(
     samples: int,
     particles: int,
 ) -> dict[str, float]:
-    """Complete the fragments of one drug in one task, and return figures of the molecules.
-
-    Args:
-        model: The model.
-        drug: Row of fragments.csv: its name and SMILES, and its fragment for each task.
-        column: Column of the fragment.
-        kind: The task in `graphcnf.design.fragments.TASKS`.
-        seed: Seed of the molecules.
-        samples: Number of attempts.
-        particles: Particles of each attempt.
-
-    Returns:
-        A dict:
-
-        - "valid", "quality": shares of the attempts, 0 if none succeeds;
-        - "unique": share of distinct molecules among the valid ones, 0 without these;
-        - "holds": share of the distinct molecules in which RDKit finds the fragment;
-        - "diversity", "distance": mean Tanimoto distances of the distinct molecules, to each other
-          and to the drug;
-        - "seconds": CPU seconds for 100 attempts.
-
-        "holds", "diversity" and "distance" are NaN if there are too few molecules for them.
-    """
+    """Complete the fragments of one drug in one task, and return figures of the molecules."""
     began = time.process_time()
     vocabulary = vocabulary_of(model)
     made: list[str | None] = []

@@ -236,16 +236,7 @@ class CompletingSupport(Support):
         return _unless_empty(fits, possible)
 
     def _completable_backtracks(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Rule out backtracks after which something remains to be done that cannot be done.
-
-        Args:
-            new: M new nodes before the backtrack.
-            possible: The backtracks 0 to U - 1 that `Support` allows, (M, U) bool.
-
-        Returns:
-            Those of them after which the nodes that leave the path are complete, and the new node
-            can get an edge to its parent, (M, U) bool.
-        """
+        """Rule out backtracks after which something remains to be done that cannot be done."""
         # All nodes below the parent are left for good.
         column = torch.arange(new.state.shape[1], device=possible.device)
         last_incomplete = (self.needed.is_incomplete[new.state] * column).amax(1)
@@ -256,18 +247,7 @@ class CompletingSupport(Support):
         return self._serving_waiting_nodes(new, possible & fits)
 
     def _serving_waiting_nodes(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which backtracks leave an edge that meets the requirements.
-
-        They are looked up only if a node on the path waits for a closure of the new node: its rest
-        is larger than `free`.
-
-        Args:
-            new: M new nodes before the backtrack.
-            possible: Their possible backtracks so far, (M, U) bool.
-
-        Returns:
-            Those that leave such an edge, and all if no node waits, (M, U) bool.
-        """
+        """Return which backtracks leave an edge that meets the requirements."""
         waits = self.needed.rest[new.state].amax(1) > self._free(new)
         row, backtrack = (possible & waits[:, None]).nonzero(as_tuple=True)
         if not len(row):
@@ -279,15 +259,7 @@ class CompletingSupport(Support):
         return fits
 
     def _meeting_requirements(self, new: UndecidedNodes, possible: Tensor) -> Tensor:
-        """Return which of the possible edges meet the requirements.
-
-        Args:
-            new: M new nodes before the edge to their parents, or before a closure.
-            possible: What `Support.possible_edges` returns for them, (M, ., .) bool.
-
-        Returns:
-            (M, ., .) bool.
-        """
+        """Return which of the possible edges meet the requirements."""
         row, first, second = possible.nonzero(as_tuple=True)
         if new.variable.role is VariableRole.PARENT_EDGE:
             alone = self.states.first[second]
@@ -299,10 +271,7 @@ class CompletingSupport(Support):
         return fits
 
     def _free(self, new: UndecidedNodes) -> Tensor:
-        """Return the number of free nodes for each of M new nodes, (M,) long.
-
-        Before the first edge of a new node it may be -1: the node itself may be a missing terminal.
-        """
+        """Return the number of free nodes for each of M new nodes, (M,) long."""
         return self._free_of_path(new) - self.needed.terminals[new.own_state]
 
     def _free_of_path(self, new: UndecidedNodes) -> Tensor:
@@ -312,16 +281,7 @@ class CompletingSupport(Support):
     def _edges(
         self, new: UndecidedNodes, row: Tensor, own: Tensor, label: Tensor, length: Tensor
     ) -> PossibleEdges:
-        """Return how things stand after each of K possible edges of M new nodes.
-
-        Args:
-            new: The M new nodes.
-            row: Which of them gets the edge, (K,) long.
-            own: States of the new nodes before the edge, (K,) long. At an edge to the parent, which
-                is looked at before the category is decided, those of the category without edges.
-            label: Labels of the edges, (K,) long; 0 for no further edge.
-            length: Their lengths, (K,) long; 1 to the parent, 0 for no further edge.
-        """
+        """Return how things stand after each of K possible edges of M new nodes."""
         terminals = self.needed.terminals
         column = new.column[row] - length
         other = new.state[row, column]
@@ -345,22 +305,14 @@ class CompletingSupport(Support):
         return path & self._serves_new(new, edges) & self._can_attach_next(new, edges)
 
     def _serves_other_and_below(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 1 holds: nodes from the other down, (K,) bool.
-
-        Further closures of the new node lead further up. So these nodes get edges to later nodes
-        only, at most one to each.
-        """
+        """Return after which edges requirement 1 holds: nodes from the other down, (K,) bool."""
         # The largest rest in each column and all to its right:
         largest = self.needed.rest[new.state].flip(1).cummax(1).values.flip(1)
         below = F.pad(largest, (0, 1))[edges.row, edges.column + 1]
         return below.maximum(self.needed.rest[edges.other_state]) <= edges.free
 
     def _serves_above(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 2 holds: nodes above the other one, (K,) bool.
-
-        These get at most one edge to each later node, and one to the new node if it may still get a
-        closure, and a closure between them is possible.
-        """
+        """Return after which edges requirement 2 holds: nodes above the other one, (K,) bool."""
         # The largest rest in each column and all to its left, and the last column that has it:
         largest, its_column = self.needed.rest[new.state].cummax(1)
         largest = largest[edges.row, edges.column - 1]
@@ -372,11 +324,7 @@ class CompletingSupport(Support):
         return fits
 
     def _serves_new(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 3 holds: the new node itself, (K,) bool.
-
-        It gets at most one edge to each later node, and further closures to nodes above the other
-        one, each of which lowers its rest by 1 at most.
-        """
+        """Return after which edges requirement 3 holds: the new node itself, (K,) bool."""
         short = self.needed.rest[edges.own_state] - edges.free
         fits = short <= 0
         k = ((short > 0) & (short <= edges.closures_left)).nonzero()[:, 0]
@@ -387,11 +335,7 @@ class CompletingSupport(Support):
         return fits
 
     def _can_attach_next(self, new: UndecidedNodes, edges: PossibleEdges) -> Tensor:
-        """Return after which edges requirement 4 holds: a next node finds a parent, (K,) bool.
-
-        If no terminal is missing, all nodes to come are free. The next node is one of them. It must
-        be attached to a node of the path, and may itself need terminals, which take free nodes.
-        """
+        """Return after which edges requirement 4 holds: a next node finds a parent, (K,) bool."""
         to_attach = self.needed.free_to_attach[0]  # `Support` has seen to the room
         least = to_attach[new.state].cummin(1).values[edges.row, edges.column - 1]
         for state in (edges.own_state, edges.other_state):
@@ -402,15 +346,7 @@ class CompletingSupport(Support):
         return (least + 1 <= edges.free) | ~(to_parent & all_free)
 
     def _lowers_rest(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return whether a closure is possible that lowers the rest of the other node.
-
-        Args:
-            own: States of some nodes.
-            other: States of the other nodes, of a shape that can be broadcast with that of `own`.
-
-        Returns:
-            Bool, of the common shape.
-        """
+        """Return whether a closure is possible that lowers the rest of the other node."""
         category = self.states.category
         takes = self.states.after[own, :, category[other]] != UNKNOWN
         return (takes & self.needed.lowered[other, :, category[own]]).any(-1)

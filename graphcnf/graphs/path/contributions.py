@@ -100,10 +100,7 @@ class Contributions(nn.Module):
         return torch.stack(hashes, -1)
 
     def _edge_rows(self, links: Tensor) -> Tensor:
-        """Return the rows of the table `edges` for hashes of edges, of the same shape.
-
-        A hash of 0 says that there is no edge, and has row 0.
-        """
+        """Return the rows of the table `edges` for hashes of edges, of the same shape."""
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
@@ -167,13 +164,7 @@ class Contributions(nn.Module):
         self._fit_edges(edge_rows.cpu(), residuals.cpu().numpy())
 
     def _fit_edges(self, edge_rows: Tensor, residuals: np.ndarray) -> None:
-        """Fit the contributions of edges by least squares.
-
-        Args:
-            edge_rows: Rows of the edges of B graphs in the table `edges`, (B, N * J) long; 0 for
-                none.
-            residuals: What the nodes do not explain, in standard deviations, (B, P).
-        """
+        """Fit the contributions of edges by least squares."""
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr
 

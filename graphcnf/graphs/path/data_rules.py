@@ -36,9 +36,6 @@ def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
     Returns:
         "back", largest backtrack plus 1, and "closures", largest length of the first, second, ...
         closure of a node.
-
-    Raises:
-        ValueError: if a graph is not connected or not numbered depth-first.
     """
     later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
     most = int(np.bincount(later).max(initial=1))
@@ -204,15 +201,7 @@ def has_part(
 def _found(
     environments: Environments, graphs: PackedGraphs
 ) -> tuple[list[Environment], np.ndarray]:
-    """Return the environments of the nodes of graphs.
-
-    Args:
-        environments: What is merged; its known environments are not looked at.
-        graphs: The graphs, of N nodes in all.
-
-    Returns:
-        The distinct environments; and for each node the index of its environment among them, (N,).
-    """
+    """Return the environments of the nodes of graphs."""
     nodes = np.asarray(environments.node_representatives)
     edges = np.asarray(environments.edge_representatives)
     category = graphs.node_types.astype(np.int64)

@@ -89,10 +89,6 @@ def earlier_edges(adjacency: Tensor, mask: Tensor, most: int) -> tuple[Tensor, T
         - lengths of the edges to earlier nodes, (B, N, J), in increasing order, so that the first
           one is 1, that of the edge to the parent; 0 where there is none, and at padding;
         - the numbers of these earlier nodes, (B, N, J); -1 where there is none, and at padding.
-
-    Raises:
-        ValueError: if a graph is not connected or not numbered depth-first, or a node has more than
-            J earlier neighbours.
     """
     nodes = mask.shape[1]
     number = torch.arange(nodes, device=mask.device)
@@ -121,11 +117,7 @@ def earlier_edges(adjacency: Tensor, mask: Tensor, most: int) -> tuple[Tensor, T
 
 
 def _levels(parent: Tensor) -> Tensor:
-    """Return the levels (B, N) of nodes with the parents `parent` (B, N) long, -1 for none.
-
-    By pointer doubling: `above` is the ancestor of each node 1, 2, 4, ... levels up, and `level`
-    the number of levels up to there, as far as there are any.
-    """
+    """Return the levels (B, N) of nodes with the parents `parent` (B, N) long, -1 for none."""
     level = (parent >= 0).long()
     above = parent
     for _ in range(parent.shape[1].bit_length()):
@@ -137,11 +129,7 @@ def _levels(parent: Tensor) -> Tensor:
 
 
 def _on_path(level: Tensor) -> Tensor:
-    """Return whether node j is on the path before node i, (B, N, N) bool, from levels (B, N).
-
-    In a depth-first order, the path before a node is the last node so far at every level, up to the
-    level of the previous node.
-    """
+    """Return whether node j is on the path before node i, (B, N, N) bool, from levels (B, N)."""
     number = torch.arange(level.shape[1], device=level.device)
     last = torch.where(level[..., None] == number, number[:, None], -1).cummax(1).values
     of_node = level[:, None].expand(-1, level.shape[1], -1)
@@ -263,9 +251,6 @@ class DepthFirstCode:
             The codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,) bool. A
             graph has none if a backtrack or closure is longer, or a node has more closures, than
             this code allows: its row is then arbitrary.
-
-        Raises:
-            ValueError: if a graph is not connected or not numbered depth-first.
         """
         earlier = batch.adjacency.tril(-1).sum(-1)
         edges = 1 + len(self.closures)  # of a node to earlier ones, at most

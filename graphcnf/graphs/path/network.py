@@ -216,10 +216,6 @@ class PathNetwork(AutoregressiveNetwork):
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of whole graphs in one step, for training and scoring.
 
-        Args:
-            x: Variables of the nodes, (B, N, V) long.
-            context: Its mask (B, N) says which nodes are real; it may be a `PathContext`.
-
         Yields:
             One `Step` of all M real nodes. Its `hidden` is a `NodeHidden`, whose row for a node
             depends on the nodes before it only.
@@ -247,14 +243,7 @@ class PathNetwork(AutoregressiveNetwork):
         yield Step(rows, positions, hidden)
 
     def _nodes_before(self, x: Tensor) -> Tensor:
-        """Return the embeddings of the node before each node of whole graphs.
-
-        Args:
-            x: Variables of the nodes, (B, N, V) long.
-
-        Returns:
-            Those of one graph after the other, (B * N, D).
-        """
+        """Return the embeddings of the node before each node of whole graphs."""
         before = self.features.of_nodes(x[:, :-1].flatten(0, 1))
         before = before.unflatten(0, (len(x), x.shape[1] - 1))
         none = self.features.no_node.to(before.dtype).expand(len(x), 1, -1)
@@ -266,9 +255,6 @@ class PathNetwork(AutoregressiveNetwork):
         Args:
             context: Its `condition_values` (B, P) are the values of the P conditions of B graphs,
                 each in its own unit, nan where unknown; None for no conditions.
-
-        Raises:
-            ValueError: if there are some, but the model was trained without conditions.
         """
         if context.condition_values is None:
             return None
@@ -328,14 +314,6 @@ class PathNetwork(AutoregressiveNetwork):
 
         After a closure of length 0, all further variables of a node are 0, so that the node leaves
         the step: only the nodes with another length have a next variable.
-
-        Args:
-            hidden: Hidden state of the M nodes.
-            x: The variable of each, (M,) long.
-
-        Returns:
-            The hidden state of the next variable, and the indices (R,) of the nodes that have it;
-            None if all have.
         """
         rows = None
         if hidden.nodes.variable.role is VariableRole.LENGTH:

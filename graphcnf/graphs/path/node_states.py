@@ -194,9 +194,6 @@ class Environments:
         known: The environments, each a list of a node category, then for each edge the
             representatives of the edge and of the neighbour: [node, edge, neighbour, edge,
             neighbour, ...].
-
-    Raises:
-        UserError: if an argument is no such list.
     """
 
     def __init__(
@@ -227,9 +224,6 @@ class Environments:
 
         Returns:
             The environments.
-
-        Raises:
-            UserError: if `arguments` are of another form, or of other numbers of categories.
         """
         if not isinstance(arguments, dict) or set(arguments) != {"nodes", "edges", "known"}:
             raise UserError('environments must be a table of "nodes", "edges" and "known"')
@@ -285,9 +279,6 @@ class Environments:
         Returns:
             Tables of the S states. A category without a known environment begins in `UNKNOWN`, so
             that no node of it is drawn.
-
-        Raises:
-            UserError: if there are more than `MOST_STATES` (50,000) states.
         """
         weights = [0, *edge_weights]
         state_of = self._numbered_parts()
@@ -313,11 +304,7 @@ class Environments:
         )
 
     def _states_after(self, state_of: dict[Environment, int]) -> Tensor:
-        """Return the table `NodeStates.after`, (S, E + 1, C) long.
-
-        Args:
-            state_of: State of each part of a known environment.
-        """
+        """Return the table `NodeStates.after`, (S, E + 1, C) long."""
         # A category that is merged with another one leads to the states of its representative.
         labels = [0, *(1 + edge for edge in self.edge_representatives)]
         after = torch.full(
@@ -332,14 +319,7 @@ class Environments:
         return after
 
     def _numbered_parts(self) -> dict[Environment, int]:
-        """Give each part of a known environment a number, its state.
-
-        Returns:
-            The state of each part, from 1 on.
-
-        Raises:
-            UserError: if there are more than `MOST_STATES` (50,000).
-        """
+        """Give each part of a known environment a number, its state."""
         number: dict[Environment, int] = {}
         for node, neighbours in sorted(self.known):
             for count in range(len(neighbours) + 1):
@@ -350,11 +330,7 @@ class Environments:
         return number
 
     def _checked(self, environment: Any) -> Environment:
-        """Return an environment of unknown origin as (node category, sorted neighbours).
-
-        Raises:
-            UserError: if it is anything else.
-        """
+        """Return an environment of unknown origin as (node category, sorted neighbours)."""
         fits = isinstance(environment, list) and len(environment) % 2 == 1
         fits = fits and len(environment) // 2 <= MOST_EDGES
         if fits and all(type(value) is int for value in environment):

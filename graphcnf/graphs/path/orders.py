@@ -102,10 +102,6 @@ def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndar
 
     Returns:
         (M,) nats, float64; -inf for a graph of which no order has a positive probability.
-
-    Raises:
-        UserError: if `orders` is out of range, or the model is of another architecture.
-        ValueError: if a graph does not fit the model.
     """
     check_integer("orders", orders, 1, LARGEST_ORDERS)
     if not isinstance(model, PathModel):

@@ -47,9 +47,6 @@ def support_with_rules(
     Returns:
         The rules for the values of each variable of the next node: a `CompletingSupport` with
         environments, else a `Support` with `states_of_sums` or `states_without_rules`.
-
-    Raises:
-        UserError: if the arguments do not fit the code, or allow no graph of three nodes.
     """
     categories = code.node_categories
     if len(edge_weights) != code.edge_categories or min(edge_weights) != 1:
@@ -97,10 +94,6 @@ class PathModel(CodedModel[PathNetwork]):
         conditions: Properties given which graphs can be drawn: "name", "mean" and "deviation" of
             each, as `condition_statistics` returns them. None for a model without conditions.
         **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
-
-    Raises:
-        UserError: if `edge_weights`, `largest_sums` or `environments` do not fit the categories, or
-            allow no graph of three nodes.
     """
 
     architecture = "path"
@@ -149,33 +142,13 @@ class PathModel(CodedModel[PathNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the arguments that depend on the training graphs, the `measured_arguments`.
-
-        Args:
-            graphs: Depth-first numbered graphs.
-            **options: Arguments of `graphcnf.graphs.path.data_rules.measured_rules`, such as
-                `node_categories` and `support`.
-
-        Returns:
-            The arguments "back", "closures", "edge_weights", "largest_sums" and "environments" of
-            the constructor.
-
-        Raises:
-            ValueError: if a graph is not connected or not numbered depth-first.
-        """
+        """Return the arguments that depend on the training graphs, the `measured_arguments`."""
         from graphcnf.graphs.path.data_rules import measured_code, measured_rules
 
         return {**measured_code(graphs), **measured_rules(graphs, **options)}
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return True for each graph that has a code, (B,) bool.
-
-        Args:
-            batch: B graphs with nodes numbered depth-first, which only connected graphs can be.
-
-        Raises:
-            ValueError: if a graph is not connected or not numbered depth-first.
-        """
+        """Return True for each graph that has a code, (B,) bool."""
         return self.code.encode(batch)[1] & batch.mask.any(1)
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:

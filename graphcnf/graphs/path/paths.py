@@ -155,15 +155,7 @@ class Path:
     def _place(
         self, row: Tensor, column: Tensor, number: int, category: Tensor, states: NodeStates
     ) -> None:
-        """Put a node without edges at the end of each of R paths.
-
-        Args:
-            row: Rows of the paths, (R,) long.
-            column: Columns of the nodes, (R,) long.
-            number: Their number in their graphs.
-            category: Their categories, (R,) long.
-            states: The states of nodes.
-        """
+        """Put a node without edges at the end of each of R paths."""
         zero = torch.zeros_like(category)
         node = Levels(
             held_at=zero + number + 1,
@@ -179,15 +171,7 @@ class Path:
     def _join(
         self, row: Tensor, column: Tensor, length: Tensor, label: Tensor, states: NodeStates
     ) -> None:
-        """Add one edge to an earlier node to each of K new nodes.
-
-        Args:
-            row: Rows of the paths, (K,) long.
-            column: Columns of the new nodes, (K,) long.
-            length: Lengths of the edges, (K,) long.
-            label: Labels of the edges, (K,) long.
-            states: The states of nodes, and the weights of edges.
-        """
+        """Add one edge to an earlier node to each of K new nodes."""
         levels = self.levels
         # Each end of the edge gets the other one as a neighbour. No node is twice in `node`, since
         # each graph gets at most one edge here: else it could not be assigned.
@@ -201,13 +185,7 @@ class Path:
         levels.degree[node] += 1
 
     def _mark_ring(self, row: Tensor, column: Tensor, length: Tensor) -> None:
-        """Mark the edges that closures put on rings: those to the parents of all nodes but one.
-
-        Args:
-            row: Rows of K paths, (K,) long.
-            column: Columns of the new nodes, the last ones on the rings, (K,) long.
-            length: Lengths of the closures, (K,) long.
-        """
+        """Mark the edges that closures put on rings: those to the parents of all nodes but one."""
         up = torch.arange(int(length.max()), device=length.device)
         ring = column[:, None] - up.minimum(length[:, None] - 1)
         self.levels.on_ring[row[:, None], ring] = 1

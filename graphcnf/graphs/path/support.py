@@ -201,12 +201,7 @@ class Support(nn.Module):
         )
 
     def _rooms(self, fits: Tensor, attached_state: Tensor) -> Tensor:
-        """Return the room of a node in each state, (S,) long.
-
-        Args:
-            fits: Whether a new node can be attached, indexed as `attached_state`.
-            attached_state: As the attribute.
-        """
+        """Return the room of a node in each state, (S,) long."""
         after = self.states.after
         # A node has endless room if a chain can follow it: begin with all that get a further edge,
         # and leave out those that no chain can follow, until nothing changes.
@@ -291,13 +286,7 @@ class Support(nn.Module):
         return replace(new, column=column, state=_before(column, new.state))
 
     def _joined(self, new: UndecidedNodes, *, label: Tensor, length: Tensor) -> UndecidedNodes:
-        """Return M new nodes after one more edge to an earlier node.
-
-        Args:
-            new: The M new nodes.
-            label: Label of the edge, (M,) long; 0 for none.
-            length: Its length, 1 for the edge to the parent, (M,) long.
-        """
+        """Return M new nodes after one more edge to an earlier node."""
         column = (new.column - length)[:, None]
         earlier = new.state.gather(1, column)[:, 0]
         own_after, earlier_after = self.states.joined(new.own_state, earlier, label)
@@ -364,25 +353,13 @@ class Support(nn.Module):
         return (new.to_come[:, None] - room).clamp(0, MOST_ROOM)
 
     def _room_above(self, new: UndecidedNodes, column: Tensor, count: int) -> Tensor:
-        """Return the rooms of the `count` nodes above some columns, added up.
-
-        Args:
-            new: The M new nodes.
-            column: K columns of the path of each, (M, K) long.
-            count: Number of nodes; below 0 like 0.
-
-        Returns:
-            (M, K) long.
-        """
+        """Return the rooms of the `count` nodes above some columns, added up."""
         before = F.pad(self.room[new.state].cumsum(1), (1, 0))  # [:, c]: all columns before c
         first = (column - max(count, 0)).clamp(min=0)
         return before.gather(1, column) - before.gather(1, first)
 
     def _possible_closures(self, new: UndecidedNodes) -> Tensor:
-        """Return which lengths of the next closure, and which labels of its edge, are possible.
-
-        Going without a further closure, length 0 and label 0, is always possible.
-        """
+        """Return which lengths of the next closure, and which labels of its edge, are possible."""
         most = min(self.code.cardinalities[len(new.x)], new.state.shape[1] - self.pad)
         length = torch.arange(most, device=new.column.device).expand(len(new.column), -1)
         other = new.state.gather(1, new.column[:, None] - length)
@@ -406,17 +383,7 @@ class Support(nn.Module):
     def _closing_labels(
         self, new: UndecidedNodes, row: Tensor, other: Tensor, length: Tensor
     ) -> Tensor:
-        """Return by which edges closures are possible.
-
-        Args:
-            new: The M new nodes.
-            row: Which of them, (K,) long.
-            other: States of the nodes to which their closures lead, (K,) long.
-            length: Lengths of the closures, (K,) long.
-
-        Returns:
-            By label of the edge, (K, E + 1) bool; False for label 0, no edge.
-        """
+        """Return by which edges closures are possible."""
         own_after, other_after = self.states.joined(new.own_state[row], other, slice(None))
         # For nodes to come, room must be left at the possible parents of the next one. The other
         # end of the closure is one of these if the next backtrack can lead to it.
