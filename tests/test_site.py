@@ -41,5 +41,5 @@ def test_formulas_within_a_line_are_short(page):
 def test_api_pages_begin_with_what_they_are_about(hooks):
     first = {name: re.findall(r"::: (\S+)", page)[1:2] for name, page in hooks.api_pages().items()}
     assert first["graphs"] == ["graphcnf.graphs.graph_model"]
-    assert first["molecules"] == ["graphcnf.molecule_flow"]
+    assert first["molecules"] == ["graphcnf.molecules.molecule_model"]
     assert first["flows"] == ["graphcnf.flows.transform"]
