@@ -49,14 +49,10 @@ AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
 class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
     """Bijection that makes the interval of each category as wide as its conditional probability.
 
-    The encoding gives category x an interval [lower(x), lower(x) + width(x)), which contains
-    u = sigmoid(z) of a latent z. The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) /
-    width(x), and z to logit(u'). Here p are the conditional probabilities of the categories and F
-    their cumulative sums. The map of u is monotone and piecewise linear (Mueller et al. 2019, arXiv
-    1808.03856).
-
-    Args:
-        network: Distribution of the categories.
+    `IntervalEncoding` gives category x an interval [lower(x), lower(x) + width(x)), which contains
+    u = sigmoid(z). The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) / width(x), and z to
+    logit(u'); p are the conditional probabilities, F their cumulative sums. The map of u is
+    monotone and piecewise linear (Mueller et al. 2019, arXiv 1808.03856).
     """
 
     tempers = True
@@ -66,15 +62,7 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
         self.network: AnyNetwork = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories that latents of `IntervalEncoding` stand for.
-
-        Args:
-            z: Latents, (B, N, V).
-            mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
-
-        Returns:
-            (B, N, V) long; 0 where masked.
-        """
+        """Return the categories that latents of `IntervalEncoding` stand for."""
         return masked(interval_category(torch.sigmoid(z), self.network.cardinalities), mask)
 
     def forward(self, z, context=Context()):

@@ -114,9 +114,6 @@ class PackedGraphs:
         Returns:
             Of a graph with n nodes and m edges: node categories (n,), edges as pairs of node
             numbers (m, 2), and edge categories (m,), uint8 each.
-
-        Raises:
-            IndexError: if there is no such graph.
         """
         if not -len(self) <= k < len(self):
             raise IndexError(f"graph {k} of {len(self)}")
@@ -207,9 +204,6 @@ class PackedGraphs:
         Args:
             arrays: The arrays by the names of the attributes, such as an open `.npz` file; further
                 names are ignored.
-
-        Raises:
-            KeyError: if an array is missing.
         """
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 

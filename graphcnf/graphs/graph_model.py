@@ -124,9 +124,6 @@ class GraphModel(Pretrained, ABC):
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to
             the last bit.
 
-    Raises:
-        TypeError: if the `__init__` of a subclass is not decorated by `keep_arguments`.
-
     Examples:
         >>> from graphcnf.graphs import model_for_graphs, sample_records
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
@@ -474,9 +471,6 @@ class GraphModel(Pretrained, ABC):
             folder: Folder to write to; it is created if it does not exist.
             half: True to store parameters in float16, for half the size; they are loaded as
                 float32.
-
-        Raises:
-            OSError: if a file cannot be written.
         """
         for name, companion in self.companions.items():
             companion.save_pretrained(inside(folder, name))
