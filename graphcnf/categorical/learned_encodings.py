@@ -363,6 +363,7 @@ class CategoryEmbedding(nn.Module):
         self.table = nn.Embedding(categories, channels)
 
     def forward(self, known: Tensor) -> Tensor:
+        """Return embeddings, (B, L, channels)."""
         categories = len(self.table.weight)
         index = ((known[..., 0] + 1) * categories / 2).floor().long()
         return self.table(index.clamp(0, categories - 1))
