@@ -248,6 +248,7 @@ class Conditioner(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x, context):
+        """Return the parameters of the coupling, (..., P)."""
         return self.layers(torch.cat([x, context.features], -1))
 
 
