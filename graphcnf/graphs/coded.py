@@ -62,7 +62,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         network_class: Class of the network, whose arguments a preset may set.
         code: Map from graphs of up to N nodes to codes (B, N, V), with V categories (variables) for
             each node. A graph without a code has probability 0.
-        Flow that maps codes to latents and back.
+        flow: Flow that maps codes to latents and back. Its `network` gives the probabilities.
     """
 
     network_class: ClassVar[type[AutoregressiveNetwork]]

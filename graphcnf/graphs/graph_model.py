@@ -96,14 +96,14 @@ class GraphModel(Pretrained, ABC):
     `docs/own-model.md`, a larger one in `tests/own_model.py`.
 
     Attributes:
-        `{"architecture": name, argument: value, ...}`: the arguments of the constructor.
+        config: `{"architecture": name, argument: value, ...}`: the arguments of the constructor.
         metadata: JSON values about the training: `size_histogram` (entry n: number of training
             graphs with n nodes), `dataset` (name of the data set), `training` (settings of the run)
             and more.
         training_hashes: Sorted hashes of the training graphs, (M,) uint64; None if unknown.
         companions: Models of what the graphs leave out, by name: "stereo" for stereo marks. Empty
             in a new model.
-        Network of `size_prior` that reads conditions; None without them.
+        size_network: Network of `size_prior` that reads conditions; None without them.
         architecture: Short name of the class, the same as in `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
@@ -324,6 +324,8 @@ class GraphModel(Pretrained, ABC):
 
         Args:
             temperature: Below 1, graphs are more probable.
+            generator: torch generator, or a list of one numpy generator per graph; None for torch's
+                global generator.
             condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
                 P), NaN where unknown. None if all are unknown, or for a model without conditions.
         """
@@ -350,7 +352,6 @@ class GraphModel(Pretrained, ABC):
 
         The files are `config.json`, `model.safetensors`, `training_hashes.safetensors` if the
         hashes are known, and a folder for each companion. Files that are there are replaced.
-
         With `half`, parameters are stored in float16; they are loaded as float32.
         """
         for name, companion in self.companions.items():
@@ -370,6 +371,7 @@ class GraphModel(Pretrained, ABC):
         Args:
             name_or_folder: Name of shipped weights, such as "zinc250k"; path of the folder of a
                 model or of a training run; or "org/name" of the Hugging Face hub.
+            device: Device of the weights, such as "cuda:1".
         """
         folder = model_folder(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)

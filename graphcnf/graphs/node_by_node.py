@@ -12,6 +12,9 @@
 - The *pieces* of a new node are its edges minus the open edges among the joined nodes. With joined
   nodes 1, 2, 3 and open edges 1-2 and 2-3 they are 3 - 2 = 1: one chain. Several chains give more.
 - The *node order* is drawn at random (`graphcnf.graphs.random_order`), by `most_edges_first`.
+
+M partly drawn graphs, or R of them, are treated at a time. H are the channels of the output head of
+edges, C those of the attention blocks.
 """
 
 from __future__ import annotations
@@ -151,6 +154,8 @@ class GrowingGraphs:
     At first the new nodes have no edges; `join` adds them, and keeps all counts up to date.
 
     Attributes:
+        links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
+        number: Number of the new node, and so of the nodes before it, (M,) long.
         open: Which edges of `links` lie in fewer than two triangles, (M, N, N) bool.
         joined: Nodes to which the new node has an edge, (M, N) bool.
         reached: For each node, the number of joined nodes to which it has an open edge, (M, N)
@@ -244,6 +249,7 @@ class GrowthNetwork(AutoregressiveNetwork):
     logits of an edge depend on channels of both nodes, on the edges of the new node so far, and on
     the features of the edge (`GrowingGraphs.features`).
 
+    Args:
         connected: True if every node but the first must get an edge, in scoring and in drawing.
         planar: True if drawing drops edges that would make a graph non-planar. Scoring does not
             know this rule.

@@ -168,10 +168,10 @@ def of_pairs(values: Tensor, index: Tensor) -> Tensor:
 class PairNetwork(nn.Module):
     """Network that gives the parameters of couplings: those of nodes and, on demand, of pairs.
 
-    It computes them by attention over the nodes. Each pair
-    of nodes has a small hidden vector, which acts on the nodes in two ways: as an attention bias,
-    and as a message that is summed over the pairs of a node. What is known of the graph
-    (`GraphContext`) enters as features of nodes, and as attention biases and features of pairs.
+    Computed by attention over the nodes. Each pair of nodes has a small hidden vector, which
+    acts on the nodes in two ways: as an attention bias, and as a message that is summed over the
+    pairs of a node. What is known of the graph (`GraphContext`) enters as features of nodes, and as
+    attention biases and features of pairs.
 
     Args:
         ordered: True if the network sees node numbers: each node its own, attention biases and

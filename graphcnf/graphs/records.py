@@ -98,6 +98,7 @@ def sample_records(
     whole batches are computed, so that a few records take as long as a batch.
 
     Args:
+        temperature: Below 1, graphs are more probable.
         size_range: Lowest and highest number of nodes; None for all sizes of the training data.
         condition_values: Values of the P conditions, the same for all records, each in its own
             unit, with None for each unknown value. None in place of the list if all are unknown, or
@@ -132,8 +133,8 @@ def sample_records(
 def blocks(first: int, together: int = 1) -> Iterator[range]:
     """Cut the endless sample into the ranges of records that are drawn together.
 
-    Where `together` blocks are drawn at once, the three of the first 1024 records are still drawn
-    one by one.
+    The first range contains record `first`. Where `together` blocks are drawn at once, the three of
+    the first 1024 records are still drawn one by one.
 
     Examples:
         >>> ranges = blocks(200)

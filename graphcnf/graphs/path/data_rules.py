@@ -131,7 +131,8 @@ def has_part(
 ) -> bool:
     """Return whether some known environment of a node contains given edges, and further ones.
 
-    Edges are given by the representatives of their category and of the neighbour's.
+    Edges are given by the representatives of their category and of the neighbour's;
+    `further` is the least number of others, 0 if the given ones may be all.
     """
     part = Counter(packed_neighbour(edge + 1, other) for edge, other in around)
     size = part.total() + further

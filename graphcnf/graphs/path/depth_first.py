@@ -141,6 +141,8 @@ class DepthFirstCode:
     Args:
         back: Largest backtrack plus 1.
         closures: Largest length of the first, second, ... closure of a node.
+
+    Attributes:
         largest_backtrack: The largest backtrack.
         cardinalities: Number of values of each variable, V of them.
 

@@ -264,6 +264,7 @@ class PathDrawing:
     `update` takes what was drawn. Graphs are sorted by size, the largest first, so that complete
     ones are last and leave the batch; all rows below are in this order (`InSequence`).
 
+    Attributes:
         path: The paths, B of them.
         before: Embeddings of the last node, (B, D).
         conditioning: The conditions, and what all nodes have contributed to them; or None.

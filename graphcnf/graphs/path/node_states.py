@@ -77,7 +77,9 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
 class NodeStates(nn.Module):
     """The S states of nodes, and how further edges change them, as tables to be looked up.
 
-    States are numbered; state `UNKNOWN` (0) is one of them. There are C node categories and E edge
+    States are numbered; state `UNKNOWN` (0) is one of them. `Environments.states` makes the
+    tables for models with environments, `graphcnf.graphs.path.sum_states` those of other models.
+
     Attributes:
         weights: Weight of an edge by label, 0 for no edge, (E + 1,) long.
         first: State of a node without edges, by category, (C,) long.

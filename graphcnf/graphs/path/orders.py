@@ -79,7 +79,8 @@ def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndar
 
     p(graph) is the sum over the codes of all its orders. So the result is a lower bound, which is
     closer the more orders are summed; `PathModel.log_prob` has the given order alone. Orders that
-    differ by a symmetry of the graph have the same code, which counts once.
+    differ by a symmetry of the graph have the same code, which counts once. `orders`
+    is at most 1,024.
     """
     check_integer("orders", orders, 1, LARGEST_ORDERS)
     if not isinstance(model, PathModel):

@@ -67,6 +67,7 @@ class PathFeatures(nn.Module):
     with their n-grams, the number of the node, and how many nodes are to come. An n-gram summarises
     the nodes at the last n levels; a *token* summarises one node (`tokens_of`).
 
+    Args:
         table_rows: Rows of the embedding of n-grams, for each n (2, 3, 4 and 6). N-grams are
             hashed; those that hash to the same row share an embedding.
 
