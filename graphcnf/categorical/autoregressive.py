@@ -3,22 +3,16 @@
     log p(x) = sum over the variables of log p(variable | variables decided before)
 
 - *Categories* x are (B, N, V) integers: B *rows* of a batch, N *positions* in each row (for graphs,
-  the nodes), and V *variables* at each position (what describes a node).
-- A *mask* (B, N) is True at real positions. The others are padding: in no step, and 0 in x. Only
-  the mask tells padding from category 0.
-- A *step* decides one variable of some positions together. The V variables of a position are
-  decided one after the other.
-- The *hidden state* of a variable is what the network knows when it decides the variable. It may be
-  any object; only the network reads it.
+  the nodes), and V *variables* at each position.
+- A *mask* (B, N) is True at real positions. The others are padding: in no step, and 0 in x.
+- A *step* decides one variable of some positions together, and the V variables of a position one
+  after the other. The *hidden state* is what the network knows when it decides a variable.
 - A variable that an earlier one determines is *omitted*: it is 0 with probability 1. (A node that
-  closes no first ring has no second one.) `AutoregressiveNetwork.next_hidden` says which these are.
-- The *interval* of a category is a part of (0, 1) as wide as the probability of the category.
+  closes no first ring has no second one.)
 
-`AutoregressiveNetwork` is the distribution. Some positions begin with a `Step` for their first
-variable; `AutoregressiveNetwork.next_variable` takes its categories, and returns the step for the
-next variable. To score known categories, all positions begin together, if the network can evaluate
-them in one pass (`AutoregressiveNetwork.steps`). To draw, one position of each row begins after the
-other: a `Drawing` keeps what is drawn so far. So drawing is, with three positions of two variables,
+To score known categories, all positions begin together, if the network can evaluate them in one
+pass (`AutoregressiveNetwork.steps`). To draw, one position of each row begins after the other: with
+three positions of two variables,
 
     drawing = network.start(context)
     while (first := drawing.step()) is not None:     # positions 0, 1 and 2 of all rows
@@ -27,9 +21,6 @@ other: a `Drawing` keeps what is drawn so far. So drawing is, with three positio
             x[step.place] = ...                      # drawn by `network.logits(step.hidden)`
             step = network.next_variable(step, x[step.place])
         drawing.update(x[first.rows, first.positions])
-
-`graphcnf.categorical.autoregressive_flow` makes a flow of such a network: it turns categories into
-continuous latents and back, with the same probabilities.
 """
 
 from __future__ import annotations
@@ -55,8 +46,7 @@ class Step:
     Attributes:
         rows: Row of each position in the batch, (M,) long.
         positions: Number of each position in its row, (M,) long.
-        hidden: Hidden state of the variable at the M positions, in a form that only the network
-            knows.
+        hidden: Hidden state at the M positions, any object; only the network reads it.
         variable: Number of the variable, from 0 to V - 1.
     """
 
@@ -67,41 +57,26 @@ class Step:
 
     @property
     def place(self) -> tuple[Tensor, Tensor, int]:
-        """Index of the variable in x (B, N, V): `x[step.place]` are its categories, (M,).
-
-        Returns:
-            Rows, (M,) long; positions, (M,) long; and the number of the variable.
-        """
+        """Index of the variable in x (B, N, V): `x[step.place]` are its categories, (M,)."""
         return self.rows, self.positions, self.variable
 
 
 class Drawing(Protocol):
     """Rows of a batch that are being drawn: what is drawn so far, and which positions come next.
 
-    Each network has a class of its own for it. `AutoregressiveNetwork` calls `step` and `update` in
-    turn. A drawing may postpone work from `update` to the next `step`, when rows that are complete
-    have left the batch.
+    `step` and `update` are called in turn. Work may be postponed from `update` to the next `step`,
+    when complete rows have left the batch.
     """
 
     def step(self) -> Step | None:
-        """Go on to the positions that are decided next.
-
-        Before it is called again, call `update` with the categories of these.
-
-        Returns:
-            The step of their first variable; None once all positions are decided.
-        """
+        """Return the step of the next positions' first variable; None once all are decided."""
 
     def update(self, x: Tensor) -> None:
-        """Receive all categories of the positions of the last step that `step` returned.
-
-        Args:
-            x: Categories of its M positions, (M, V) long; 0 where a variable is omitted.
-        """
+        """Receive the categories (M, V) of the positions of the last step, 0 where omitted."""
 
 
 class Intervals(NamedTuple):
-    """Intervals of (0, 1), one for the category of each variable.
+    """Interval of (0, 1) of the category of each variable.
 
     Attributes:
         lower: Lower ends, (B, N, V) float64.
@@ -115,16 +90,9 @@ class Intervals(NamedTuple):
 class AutoregressiveNetwork(nn.Module):
     """Autoregressive distribution over categories x (B, N, V), given by a network.
 
-    A subclass writes
-
-    - `start`, the order of the positions in drawing;
-    - `logits`, the distribution of the next variable of a position, and `next_hidden`, how the
-      hidden state changes once this variable is decided (not needed with V = 1);
-    - mostly `steps` as well, to evaluate all positions at once in scoring.
-
-    From these follow `log_prob`, `log_probs`, `intervals`, `draw` and `invert`. A hidden state may
-    be any object. With V = 1 it may be the logits themselves, which the default of `logits`
-    returns.
+    A subclass writes `start`, the order of the positions in drawing; `logits`, and with V > 1
+    `next_hidden`; and mostly `steps`, to score all positions at once. With V = 1 the hidden state
+    may be the logits themselves.
 
     Attributes:
         cardinalities: Number of categories of each of the V variables of a position.
@@ -136,71 +104,38 @@ class AutoregressiveNetwork(nn.Module):
     # a method that takes only a subclass would not fit that of the base class.
 
     def start(self, context: Any) -> Drawing:
-        """Begin to draw the rows of a batch; a subclass writes it.
-
-        Args:
-            context: `Context` with a mask (B, N), True for real positions, or the subclass of
-                `Context` that the network reads.
-        """
+        """Begin to draw the rows of a batch."""
         raise NotImplementedError
 
     def logits(self, hidden) -> Tensor:
-        """Return the logits of the next variable of R positions; a subclass overrides it.
+        """Return the logits (R, C) of the next variable of R positions, -inf where impossible.
 
-        Scoring and drawing call it for each variable. By default the hidden state is the logits.
-
-        Args:
-            hidden: Hidden state of the variable at R positions.
-
-        Returns:
-            Logits of its C categories, (R, C); -inf where a category is impossible.
+        By default the hidden state is the logits.
         """
         return hidden.to(log_term_dtype(hidden))
 
     def next_hidden(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
-        """Go on from a decided variable to the next one of the same positions.
-
-        A subclass with V > 1 writes it. `next_variable` calls it for each variable but the last.
-
-        Args:
-            hidden: Hidden state of the decided variable at R positions.
-            x: Category of the variable at each of them, (R,) long.
+        """Go on from a decided variable of R positions, with categories x (R,), to the next one.
 
         Returns:
-            The hidden state of the next variable, at the positions that have one. And which of the
-            R positions these are: indices (R',) long, or None if all. At the other positions all
-            later variables are omitted.
+            The hidden state at the positions that have a next variable, and the indices of these,
+            (R',) long, or None if all have one. At the others all later variables are omitted.
         """
         raise NotImplementedError
 
     def settle(self, hidden, x: Tensor) -> Tensor:
-        """Correct drawn categories by rules that hold in `draw` but not in the distribution.
+        """Correct drawn categories (R,) by rules that hold in `draw` but not in the distribution.
 
-        `draw` calls it for each variable; `log_prob` and `invert` do not. A subclass may override
-        it. By default there are no such rules.
-
-        Args:
-            hidden: Hidden state of the variable at R positions.
-            x: Categories that were drawn for it, (R,) long.
-
-        Returns:
-            The categories to use, (R,) long.
+        `log_prob` and `invert` do not call it. By default there are no such rules.
         """
         return x
 
     def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps of all first variables, for scoring known categories.
 
-        Their hidden states depend on the categories of earlier positions alone. By default the
-        positions come one after the other, as in drawing. A network that computes the hidden states
-        of all positions in one pass overrides it, and yields a single step.
-
-        Args:
-            x: Categories of all variables, (B, N, V) long; arbitrary at padding.
-            context: `Context` with a mask (B, N), True for real positions.
-
-        Yields:
-            Steps of variable 0. Together they have every real position once, and no padding.
+        Together they have every real position once. By default the positions come one after the
+        other, as in drawing; a network that computes all hidden states in one pass yields a single
+        step.
         """
         drawing = self.start(context)
         while (step := drawing.step()) is not None:
@@ -208,15 +143,7 @@ class AutoregressiveNetwork(nn.Module):
             drawing.update(x[step.rows, step.positions])
 
     def next_variable(self, step: Step, x: Tensor) -> Step | None:
-        """Go on to the next variable of the positions of a step, where it is not omitted.
-
-        Args:
-            step: Variable of M positions.
-            x: Its categories, (M,) long.
-
-        Returns:
-            The next variable, of those of the positions that have one; None if none has.
-        """
+        """Go on to the next variable of the positions of a step; None if all omit it."""
         if step.variable + 1 == len(self.cardinalities):
             return None
         hidden, kept = self.next_hidden(step.hidden, x)
@@ -226,15 +153,9 @@ class AutoregressiveNetwork(nn.Module):
         return Step(rows, positions, hidden, step.variable + 1) if len(rows) else None
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each category, given those decided before it.
+        """Return the log-probability of each category given those before it, (B, N, V) nats.
 
-        Args:
-            x: Categories, (B, N, V) long; any value at masked positions.
-            context: Context with a mask (B, N).
-
-        Returns:
-            (B, N, V) nats. An omitted variable has 0 if its category is 0, else -inf. Masked
-            positions have 0.
+        Omitted variables have 0 if their category is 0, else -inf; masked positions have 0.
         """
         log_p = self._log_probs_if_omitted(x)
         for step in self._all_steps(x, context):
@@ -256,30 +177,13 @@ class AutoregressiveNetwork(nn.Module):
         return torch.where(x == 0, 0.0, -math.inf).to(dtype)
 
     def log_prob(self, x: Tensor, context: Context) -> Tensor:
-        """Return the log-probability of each row: `log_probs`, summed over positions and variables.
-
-        Args:
-            x: Categories, (B, N, V) long; any value at masked positions.
-            context: Context with a mask (B, N).
-
-        Returns:
-            (B,) nats.
-        """
+        """Return the log-probability of each row, (B,) nats."""
         return sum_log_term(self.log_probs(x, context))
 
     def intervals(self, x: Tensor, context: Context) -> Intervals:
         """Return, for each category x, the interval of the numbers u for which `draw` draws it.
 
-        It is as wide as the probability of the category, given the variables decided before. It
-        begins where the interval of category x - 1 ends: it is [F(x - 1), F(x)), where F are the
-        cumulative sums of the probabilities.
-
-        Args:
-            x: Categories, (B, N, V) long; any value at masked positions.
-            context: Context with a mask (B, N).
-
-        Returns:
-            The intervals, (B, N, V). Those at masked positions have no meaning.
+        It is [F(x - 1), F(x)), where F are the cumulative sums of the conditional probabilities.
         """
         log_width = self._log_probs_if_omitted(x)
         lower = torch.zeros_like(log_width, dtype=torch.float64)
@@ -293,34 +197,17 @@ class AutoregressiveNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(self, u: Tensor, context: Context) -> Tensor:
-        """Draw categories from uniform numbers: those whose intervals contain u.
+        """Draw the categories whose intervals contain the uniform numbers u (B, N, V), float64.
 
-        A subclass may correct each category once it is drawn, see `settle`.
-
-        Args:
-            u: Uniform random numbers in (0, 1), (B, N, V) float64.
-            context: Mask (B, N), and a temperature, by which logits are divided: below 1 it
-                sharpens the conditional probabilities.
-
-        Returns:
-            Categories, (B, N, V) long; 0 where masked.
+        The temperature of the context divides logits. `settle` may correct each category.
         """
         return self._draw(u, context)
 
     @torch.no_grad()
     def invert(self, u: Tensor, context: Context) -> tuple[Tensor, Intervals]:
-        """Find the categories whose intervals contain u, and these intervals.
+        """Find the categories whose intervals contain u, and these intervals; without `settle`.
 
-        Unlike `draw`, it does not call `settle`, which could choose a category whose interval does
-        not contain u.
-
-        Args:
-            u: Numbers in (0, 1), (B, N, V) float64.
-            context: Mask (B, N) and temperature, as for `draw`.
-
-        Returns:
-            Categories, (B, N, V) long, and their intervals, (B, N, V). Categories, `lower` and
-            `log_width` are 0 where masked or omitted.
+        All are 0 where masked or omitted.
         """
         intervals = Intervals(torch.zeros_like(u), torch.zeros_like(u))
         return self._draw(u, context, intervals), intervals
@@ -348,21 +235,17 @@ class AutoregressiveNetwork(nn.Module):
 class InSequence:
     """Counter for a `Drawing` that draws positions from the first to the last.
 
-    Rows leave the batch once they are complete. For this they are sorted by length, the longest
-    first: the rows that have a next position are then always the first ones of the batch. In its
-    own `step`, the drawing calls `advance`. If this is True, it computes the hidden state of the
-    first `count` rows at `position`, and returns `make_step(hidden)`; else it returns None.
-
-    Args:
-        mask: Real positions, (B, N) bool; those of each row come first.
+    Rows leave the batch once they are complete: they are sorted by length, the longest first, so
+    that those with a next position are always the first ones. In its own `step`, the drawing calls
+    `advance`; if True, it computes the hidden state of the first `count` rows at `position`, and
+    returns `make_step(hidden)`. In the mask (B, N), real positions come first.
 
     Attributes:
         rows: Index in the mask of each row, the longest row first, (B,) long.
         sizes: Number of real positions of each row, in the order of `rows`, (B,) long.
         counts: For each of the N positions, the number of rows that have it.
-        length: Number of positions N.
         position: Number of the current position, -1 before the first one.
-        count: Number of rows that have the current position: the first `count` of `rows`.
+        count: Number of rows that have the current position.
     """
 
     def __init__(self, mask: Tensor):
@@ -378,37 +261,22 @@ class InSequence:
         self.counts = (sizes[:, None] > number).sum(0).tolist()
 
     def advance(self) -> bool:
-        """Go on to the next position, at the first call to position 0.
-
-        Returns:
-            True if at least one row has a real position there; False once all rows are complete.
-        """
+        """Go on to the next position; False once all rows are complete."""
         self.position += 1
         self.count = self.counts[self.position] if self.position < self.length else 0
         return self.count > 0
 
     def make_step(self, hidden: Any) -> Step:
-        """Build the `Step` of variable 0 at the current position, in the `count` rows that have it.
-
-        Args:
-            hidden: Hidden state of the position in these rows, the longest row first.
-
-        Returns:
-            The step, as `Drawing.step` returns it.
-        """
+        """Build the `Step` of variable 0 at the current position of the `count` rows."""
         rows = self.rows[: self.count]
         return Step(rows, torch.full_like(rows, self.position), hidden)
 
     def select(self, rows: Tensor) -> Tensor:
-        """Replace the batch by some of its rows, in place; for resampling while drawing.
-
-        Args:
-            rows: Numbers of the rows to keep, (R,) long; they may repeat. Numbers are those of the
-                mask, or after an earlier call the indices in its argument.
+        """Replace the batch by some of its rows, which may repeat, in place (resampling).
 
         Returns:
-            Index for tensors of the caller whose first axis is in the order of the attribute
-            `rows`, such as hidden states: `tensor[index]` is in the new order of it. (R,) long.
+            Index (R,) for tensors of the caller in the order of `rows`: `tensor[index]` is in the
+            new one.
 
         Examples:
             Rows 0, 1 and 2 have 1, 3 and 2 positions. Row 0 is kept, and row 2 twice:
@@ -428,17 +296,10 @@ class InSequence:
 
 
 def find_interval(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw categories from uniform numbers: find the category x with F(x - 1) <= u < F(x).
-
-    F are the cumulative sums of the probabilities of C categories.
-
-    Args:
-        logits: Unnormalised log-probabilities, (M, C).
-        u: Numbers in (0, 1), (M,) float64.
+    """Find the category x with F(x - 1) <= u < F(x), F the cumulative sums of the probabilities.
 
     Returns:
-        Categories x, (M,) long; lower ends F(x - 1) of their intervals, (M,) float64; logarithms of
-        the widths, (M,) float64, which are the log-probabilities of the categories.
+        Categories x; lower ends F(x - 1); log-widths, the log-probabilities in nats. (M,) each.
     """
     log_all = logits.log_softmax(-1).double()
     upper = log_all.exp().cumsum(-1)

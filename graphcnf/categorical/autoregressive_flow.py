@@ -49,14 +49,10 @@ AnyNetwork = TypeVar("AnyNetwork", bound=AutoregressiveNetwork)
 class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
     """Bijection that makes the interval of each category as wide as its conditional probability.
 
-    The encoding gives category x an interval [lower(x), lower(x) + width(x)), which contains
-    u = sigmoid(z) of a latent z. The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) /
-    width(x), and z to logit(u'). Here p are the conditional probabilities of the categories and F
-    their cumulative sums. The map of u is monotone and piecewise linear (Mueller et al. 2019, arXiv
-    1808.03856).
-
-    Args:
-        network: Distribution of the categories.
+    `IntervalEncoding` gives category x an interval [lower(x), lower(x) + width(x)), which contains
+    u = sigmoid(z). The coupling maps u to u' = F(x - 1) + p(x) (u - lower(x)) / width(x), and z to
+    logit(u'); p are the conditional probabilities, F their cumulative sums. The map of u is
+    monotone and piecewise linear (Mueller et al. 2019, arXiv 1808.03856).
     """
 
     tempers = True
@@ -66,24 +62,14 @@ class AutoregressiveCoupling(Bijection, Generic[AnyNetwork]):
         self.network: AnyNetwork = network
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the categories that latents of `IntervalEncoding` stand for.
-
-        Args:
-            z: Latents, (B, N, V).
-            mask: True for real positions, (B, N) bool, or real variables, (B, N, V) bool.
-
-        Returns:
-            (B, N, V) long; 0 where masked.
-        """
+        """Return the categories that latents of `IntervalEncoding` stand for."""
         return masked(interval_category(torch.sigmoid(z), self.network.cardinalities), mask)
 
     def forward(self, z, context=Context()):
         """Map latents of `IntervalEncoding` to base latents.
 
-        Args:
-            z: Latents, (B, N, V).
-            context: Its mask is (B, N). It may be (B, N, V), if the masked variables of a real
-                position are ones that the network omits.
+        The mask of the context may be (B, N, V), if masked variables of real positions are omitted
+        ones.
         """
         context = with_mask(z, context)
         z = masked(z, context.mask)
@@ -132,14 +118,9 @@ def _with_mask_of_positions(context: Context) -> Context:
 class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
     """Categorical flow with exact probabilities: `IntervalEncoding` and autoregressive coupling.
 
-    `encode` and `decode` lead to base latents and back. `bound` and `log_prob` do not draw latents:
-    they are the log-probability of the network. The flow gives the same number, up to the margins
-    that `IntervalEncoding` keeps free at the ends of intervals.
-
-    Args:
-        network: Distribution of the categories.
-        single: True if positions have one variable and categories are (B, N); False for categories
-            (B, N, V).
+    `bound` and `log_prob` do not draw latents: they are the log-probability of the network. The
+    flow gives the same number, up to the margins that `IntervalEncoding` keeps free at the ends of
+    intervals. With `single`, positions have one variable and categories are (B, N), else (B, N, V).
     """
 
     encoding: IntervalEncoding
@@ -165,11 +146,7 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
 
     @evaluated
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Decode base latents to categories, in evaluation mode.
-
-        The coupling is not inverted: `AutoregressiveNetwork.draw` finds the categories whose
-        intervals contain sigmoid(z) directly, and applies its `settle`.
-        """
+        """Decode base latents by `AutoregressiveNetwork.draw`, which applies its `settle`."""
         check_temperature(context.temperature)
         context = with_mask(z, context)
         u = torch.sigmoid(masked(z, context.mask).double())

@@ -1,16 +1,9 @@
 """Transformer of the autoregressive networks, for scoring (all positions) and drawing (one by one).
 
-- Inputs and outputs are (B, N, D): B *rows* of a batch, N *positions* in each row, D channels. In
-  the methods for drawing, positions are the first axis, (M, B, D).
-- An *attention bias* is a number that is added to an attention score, for each attention head and
-  pair of positions. It may say how far apart they are. The number `MASKED` (-30,000) keeps a
-  position from attending to another one, such as a later one.
-- *Keys*, *values* and *queries* are those of attention; the *feed-forward channels* are the hidden
-  units of the other half of a block.
-- A `Cache` keeps the keys and values of the positions so far, so that in drawing only the new
-  positions go through the blocks.
-
-`forward` evaluates all positions, `next_position` the next one, `next_positions` the next M.
+Inputs and outputs are (B, N, D): B rows, N positions, D channels; in drawing, positions are the
+first axis, (M, B, D). An *attention bias* is added to the attention score of each head and pair of
+positions; `MASKED` (-30,000) keeps a position from attending to another. A `Cache` keeps the keys
+and values of the positions so far.
 """
 
 from __future__ import annotations
@@ -30,22 +23,11 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ReadOut(nn.Linear):
-    """Output head: a linear layer whose outputs are parameters of a distribution.
-
-    The class only marks the layer: optimizers with a special rule for hidden matrices, such as
-    Muon, do not apply the rule to it.
-    """
+    """Linear output head, marked so that rules for hidden matrices (Muon) skip it."""
 
 
 def zero_init(layer: Layer) -> Layer:
-    """Set weights and biases of a layer to 0, in place, and return the layer.
-
-    A network that ends in such a layer starts with outputs of 0: logits of equal probabilities, or
-    the parameters of an identity map.
-
-    Args:
-        layer: Layer with a `weight` and a `bias`, such as `nn.Linear`.
-    """
+    """Set weights and biases of a layer to 0, so that a network starts with outputs of 0."""
     nn.init.zeros_(layer.get_parameter("weight"))
     nn.init.zeros_(layer.get_parameter("bias"))
     return layer
@@ -54,10 +36,10 @@ def zero_init(layer: Layer) -> Layer:
 class Block(nn.Module):
     """Transformer block: layer norm, then attention and feed-forward part in parallel.
 
-    Both parts read the same normalised input, and their outputs are added: two matrix products
-    instead of four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311). The
-    feed-forward part has a squared ReLU (So et al. 2021, arXiv 2109.08668). The weights of the last
-    layer are 0 at first, so that a deep network starts near the identity.
+    Both read the same normalised input, and their outputs are added: two matrix products instead of
+    four (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, arXiv 2204.02311), with a squared
+    ReLU (So et al. 2021, arXiv 2109.08668). The last weights are 0 at first: the block starts as
+    the identity.
 
     Args:
         width: Channels D.
@@ -93,57 +75,27 @@ class Block(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalise positions, and compute the first layers of attention and feed-forward part.
+        """Normalise positions, and compute queries, keys, values and feed-forward channels.
 
-        Args:
-            x: Channels of positions, not normalised, (..., D).
-
-        Returns:
-            Queries, (..., D); keys and values, (..., K) each, where K is D, or D / heads with
-            `multi_query`; and feed-forward channels before their activation, (..., expansion * D).
+        Keys and values are (..., K), where K is D, or D / heads with `multi_query`.
         """
         return self.enter(self.norm(x)).split(self.parts, -1)
 
     def write(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Add the outputs of attention and of the feed-forward part to the channels of positions.
-
-        Args:
-            x: Channels of positions, (..., D).
-            seen: Values weighted by the attention of the position, (..., D).
-            hidden: Feed-forward channels, as `read` returns them, (..., expansion * D).
-
-        Returns:
-            Updated channels, (..., D).
-        """
+        """Add the outputs of attention, `seen`, and of the feed-forward part to positions."""
         return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute keys and values alone, for positions that are attended to but not updated.
-
-        They equal those of `read`, without the cost of queries and feed-forward channels.
-
-        Args:
-            x: Channels of positions, (..., D).
-
-        Returns:
-            Keys and values, (..., K) each.
-        """
+        """Compute keys and values alone, for positions that are attended to but not updated."""
         queries, keys, values, _ = self.parts
         rows = slice(queries, queries + keys + values)
         both = F.linear(self.norm(x), self.enter.weight[rows], self.enter.bias[rows])
         return both.split([keys, values], -1)
 
     def forward(self, x: Tensor, bias: Tensor, source: Tensor | None = None) -> Tensor:
-        """Update all positions at once.
+        """Update all positions (B, N, D) at once, attending to `source`, or to `x` itself.
 
-        Args:
-            x: Channels of the positions, (B, N, D).
-            bias: Attention biases, (B or 1, heads or 1, N, N). The third axis is the position that
-                attends, the fourth the position that it attends to.
-            source: Channels of positions to attend to instead, (B, N, D); None to attend to `x`.
-
-        Returns:
-            Updated channels, (B, N, D).
+        The bias is (B or 1, heads or 1, N, N); its third axis is the position that attends.
         """
         query, key, value, hidden = self.read(x)
         if source is not None:
@@ -157,19 +109,13 @@ class Block(nn.Module):
         return self.write(x, seen, hidden)
 
     def next_positions(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
-        """Update the next M positions of every row, which attend to the N positions so far.
-
-        The N positions include the M new ones. So a new position attends to all new ones, also to
-        later ones, unless the bias between them is `MASKED` (-30,000).
+        """Update the next M positions, which attend to the N so far, themselves included.
 
         Args:
             x: Channels of the M new positions, (M, B, D).
             bias: Attention biases, (M, N, B or 1, heads): from each new position to all N.
-            extend: Function that takes the keys and the values of the new positions, (M, B, K)
-                each, and returns those of all N positions, (N, B, K) each; see `Cache.extend`.
-
-        Returns:
-            Updated channels, (M, B, D).
+            extend: Function from the keys and values of the new positions, (M, B, K) each, to those
+                of all N, (N, B, K) each; see `Cache.extend`.
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -180,18 +126,8 @@ class Block(nn.Module):
 def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Attend from one position of every row to N positions: softmax(query keys + bias) values.
 
-    The scores are divided by the root of the number of channels of a head, as usual. With one query
-    per row, elementwise products and sums over the cached keys and values are faster than matrix
-    products.
-
-    Args:
-        query: One query per row, (B, D).
-        keys: Keys of the N positions, (N, B, K): K is D, or D / heads if the heads share them.
-        values: Values of the N positions, (N, B, K).
-        bias: Attention biases, (N, B or 1, heads).
-
-    Returns:
-        Values weighted by attention, (B, D).
+    With one query (B, D) per row, elementwise products and sums over the cached keys and values
+    (N, B, K) are faster than matrix products.
     """
     batch, channels = query.shape
     heads = bias.shape[-1]
@@ -219,15 +155,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
 class Cache:
     """Key-value cache for drawing, written in place and without gradients.
 
-    Args:
-        blocks: Number of attention blocks.
-        mask: Mask (B, N) of the rows; only its shape is read, the number of rows and positions.
-        like: Tensor (K,) that gives the number of channels of keys, type and device.
-
     Attributes:
-        table: Keys (index 0 of the second axis) and values (index 1), (blocks, 2, N, B, K).
-            Positions come before rows, so that a step writes one contiguous slice, and reads all
-            earlier slices in order.
+        table: Keys and values, (blocks, 2, N, B, K). Positions come before rows, so that a step
+            writes one contiguous slice, and reads all earlier ones in order.
         filled: Number of positions that all blocks have written.
     """
 
@@ -237,20 +167,10 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Write the keys and values of the next M positions of one block to `table`.
+        """Write keys and values (M, B, K) of the next positions; return all so far, (2, N, B, K).
 
-        `filled`, the number of positions that all blocks have written, stays: it is the same for
-        all blocks, and `Transformer.next_positions` raises it by M after the last one.
-
-        Args:
-            block: Number of the block, from 0.
-            key: Keys of the M positions after the first `filled` ones, (M, B, K). B may be less
-                than before: the last rows have then left the batch.
-            value: Values of the same positions, (M, B, K).
-
-        Returns:
-            Keys (index 0) and values (index 1) of this block at all N = `filled` + M positions so
-            far, a view (2, N, B, K) of `table`.
+        B may be less than before: the last rows have then left the batch. `filled` stays, until
+        `Transformer.next_positions` has been through all blocks.
         """
         so_far = self.table[block, :, : self.filled + len(key), : key.shape[1]]
         so_far[0, self.filled :] = key
@@ -258,27 +178,14 @@ class Cache:
         return so_far
 
     def select(self, rows: Tensor) -> None:
-        """Replace the batch by some of its rows, in place.
-
-        Args:
-            rows: Indices of rows in the present batch, (R,) long; they may repeat.
-        """
+        """Replace the batch by some of its rows, which may repeat, in place."""
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
         self.table = table
 
 
 class Transformer(nn.ModuleList):
-    """Sequence of attention blocks.
-
-    Args:
-        width: Channels D.
-        heads: Attention heads of each block.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        layers: Number of blocks.
-        dropout: Share of the channels of an update that training leaves out.
-        multi_query: True for one head of keys and values in each block.
-    """
+    """Sequence of `layers` attention blocks; the other arguments are those of `Block`."""
 
     def __init__(
         self,
@@ -296,46 +203,25 @@ class Transformer(nn.ModuleList):
         self.heads = heads
 
     def forward(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Apply all blocks to all positions at once.
+        """Apply all blocks to all positions (B, N, D) at once.
 
-        Args:
-            h: Inputs of the positions, (B, N, D).
-            bias: Attention biases, (B or 1, layers * heads, N, N), those of the first block first.
-                The third axis is the position that attends, the fourth the position that it attends
-                to.
-
-        Returns:
-            Outputs of the positions, (B, N, D).
+        The bias is (B or 1, layers * heads, N, N), that of the first block first.
         """
         for block, block_bias in zip(self, bias.split(self.heads, 1), strict=True):
             h = block(h, block_bias)
         return h
 
     def next_position(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Evaluate all blocks for the next position of every row, and add it to the cache.
+        """Evaluate all blocks for the next position (B, D) of every row, and add it to the cache.
 
-        Args:
-            h: Input of the position, (B, D).
-            bias: Attention biases from it to the N positions so far, itself included, (N, B or 1,
-                layers * heads).
-            cache: Keys and values of the positions before; extended in place.
-
-        Returns:
-            Output of the position, (B, D).
+        The bias, (N, B or 1, layers * heads), leads to the N positions so far, itself included.
         """
         return self.next_positions(h[None], bias[None], cache)[0]
 
     def next_positions(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
-        """Evaluate all blocks for the next M positions of every row, and add them to the cache.
+        """Evaluate all blocks for the next M positions (M, B, D), and add them to the cache.
 
-        Args:
-            h: Inputs of the new positions, (M, B, D).
-            bias: Attention biases from each of them to the N positions so far, the new ones
-                included, (M, N, B or 1, layers * heads).
-            cache: Keys and values of the positions before; extended in place.
-
-        Returns:
-            Outputs of the new positions, (M, B, D).
+        The bias is (M, N, B or 1, layers * heads).
         """
         biases = bias.split(self.heads, -1)
         for k, (block, block_bias) in enumerate(zip(self, biases, strict=True)):
@@ -344,11 +230,7 @@ class Transformer(nn.ModuleList):
         return h
 
     def cache(self, mask: Tensor) -> Cache:
-        """Return an empty cache for B rows of N positions each.
-
-        Args:
-            mask: Mask of the rows, (B, N); only its shape is read.
-        """
+        """Return an empty cache for the rows of a mask (B, N)."""
         block = self[0]
         assert isinstance(block, Block)
         return Cache(len(self), mask, block.norm.weight[: block.parts[1]])

@@ -1,12 +1,8 @@
 """Base densities of flows, and random draws that do not depend on the rest of the batch.
 
-- A *base density* is the density of the latents at the end of a flow: independent variables of a
-  simple distribution, standard normal or standard logistic.
-- Latents are `(B, ..., D)`: B samples, any axes of *entries*, D channels. A *mask* `(B, ...)`
-  is True at real entries; the others are padding.
-- A *record* is one sample of a long series, such as graph number 7 of a seed. It has a random
-  generator of its own, made of seed and number, so that it comes out the same whatever else is
-  drawn with it.
+Latents are `(B, ..., D)`: B samples, any axes of *entries*, D channels. A *mask* `(B, ...)` is True
+at real entries. A *record* is one sample of a long series, such as graph number 7 of a seed. It has
+a random generator of its own, so that it comes out the same whatever else is drawn with it.
 """
 
 from __future__ import annotations
@@ -24,18 +20,10 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 
 
 def record_generators(seed: int | tuple, first: int, count: int) -> list[np.random.Generator]:
-    """Return a random generator for each of the records `first` to `first + count - 1`.
+    """Return a generator for each of the records `first` to `first + count - 1`.
 
-    A generator is a function of the seed and of the number of its record: Philox, a counter-based
-    generator, whose key is made of both.
-
-    Args:
-        seed: seed of the series, an integer from 0, or a tuple of such integers.
-        first: number of the first record, from 0.
-        count: number of records.
-
-    Returns:
-        The numpy generators, in the order of the records.
+    It is a function of the seed (an integer from 0, or a tuple of them) and of the number of the
+    record: Philox, a counter-based generator, whose key is made of both.
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -49,15 +37,7 @@ def record_generators(seed: int | tuple, first: int, count: int) -> list[np.rand
 
 
 def draw_normal(shape: Sequence[int], **options) -> Tensor:
-    """Draw standard normal numbers.
-
-    Args:
-        shape: Shape of the result, `(B, ..., D)`.
-        **options: `mask`, `generator`, `device` and `dtype`, as `draw_uniform` takes them.
-
-    Returns:
-        `(B, ..., D)`, 0 where masked.
-    """
+    """Draw standard normal numbers, 0 where masked; the options are those of `draw_uniform`."""
     return _draw("normal", shape, **options)
 
 
@@ -66,16 +46,12 @@ def draw_uniform(shape: Sequence[int], **options) -> Tensor:
 
     Args:
         shape: Shape of the result, `(B, ..., D)`.
-        **options: All may be left out:
+        **options: All may be left out: `device` and `dtype`, and
 
             - `mask`, `shape[:-1]` bool, is True at real entries; the others are 0.
             - `generator` is a torch generator for the whole batch, or a list of B numpy
               generators, one for each record. A numpy generator draws real entries only, so that
-              padding does not change the numbers of a record. Default: torch's global generator.
-            - `device` and `dtype` are those of the result, by default those of torch.
-
-    Returns:
-        `(B, ..., D)`, 0 where masked.
+              padding does not change the numbers of a record.
     """
     u = _draw("uniform", shape, **options)
     # numpy draws in float64, which can round to 1 in the type of the result.
@@ -121,14 +97,7 @@ def _draw(
 
 
 def logistic_log_density(z: Tensor) -> Tensor:
-    """Return the log-density of the standard logistic distribution at every element.
-
-    Args:
-        z: Numbers of any shape.
-
-    Returns:
-        Nats, of the same shape: `-z - 2 log(1 + exp(-z))`.
-    """
+    """Return the log-density of standard logistic numbers, `-z - 2 log(1 + exp(-z))`, nats."""
     z = z.abs()
     return -z - 2 * F.softplus(-z)
 
@@ -136,55 +105,26 @@ def logistic_log_density(z: Tensor) -> Tensor:
 def logistic_quantile(u: Tensor) -> Tensor:
     """Turn uniform random numbers into standard logistic ones: `log(u / (1 - u))`.
 
-    Args:
-        u: Numbers in [0, 1), float64; in float32, uniform numbers are too coarse for the tails.
-
-    Returns:
-        Logistic numbers, of the shape and type of `u`; finite, also for u = 0.
+    It is finite also for u = 0. Pass float64; float32 is too coarse for the tails.
     """
     return torch.logit(u.clamp(1e-16, 1 - 1e-16))
 
 
 class BaseDensity(nn.Module):
-    """Density of the latents of a flow, whose elements are independent.
-
-    Subclasses write `log_density` and `sample`.
-    """
+    """Density of the latents of a flow, whose elements are independent."""
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Return the log-density of every single element; `log_prob` sums over elements.
-
-        Args:
-            z: latents, `(B, ..., D)`.
-
-        Returns:
-            `(B, ..., D)` in nats.
-        """
+        """Return the log-density of every single element, `(B, ..., D)` nats."""
         raise NotImplementedError
 
     def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density of each sample: the sum over all channels of its real entries.
-
-        Args:
-            z: latents, `(B, ..., D)`.
-            mask: True for real entries, `z.shape[:-1]` bool; None if all are real.
-
-        Returns:
-            `(B,)` in nats.
-        """
+        """Return the log-density of each sample, the sum over its real entries, `(B,)` nats."""
         return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
     def sample(self, shape: Sequence[int], *, temperature: float = 1.0, **options) -> Tensor:
-        """Draw latents from the density, multiplied by `temperature`.
+        """Draw latents from the density, multiplied by `temperature`; 0 where masked.
 
-        Args:
-            shape: shape of the result, `(B, ..., D)`.
-            temperature: factor of the latents; below 1, samples of the flow are more probable.
-            **options: `mask`, `generator`, `device` and `dtype`, as `draw_uniform` takes
-                them.
-
-        Returns:
-            `(B, ..., D)`, 0 where masked.
+        The options are those of `draw_uniform`.
         """
         raise NotImplementedError
 
@@ -200,10 +140,7 @@ class StandardNormal(BaseDensity):
 
 
 class StandardLogistic(BaseDensity):
-    """Base density of independent standard logistic variables.
-
-    Their mean is 0 and their standard deviation `pi / sqrt(3)`, about 1.81.
-    """
+    """Independent standard logistic variables: mean 0, standard deviation `pi / sqrt(3)`."""
 
     def log_density(self, z):
         return logistic_log_density(z)

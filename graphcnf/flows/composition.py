@@ -1,9 +1,4 @@
-"""Transforms one after the other, and bijections the other way round.
-
-A transform maps data x to latents z and returns a *log term* for each sample, for a bijection
-`log|det dz/dx|`; it is *exact* if `log p(z)` plus the log term is log p(x) itself, and no draw
-of a lower bound (`graphcnf.flows.transform`).
-"""
+"""Transforms one after the other, and bijections the other way round."""
 
 from __future__ import annotations
 
@@ -17,11 +12,7 @@ from graphcnf.flows.transform import Bijection, Context, Transform, masked, zero
 class Sequential(Transform):
     """Composition `f_n(... f_1(x))`; log terms add up.
 
-    All steps get the same context. The composition of bijections is a bijection if it is a
-    `SequentialBijection`.
-
-    Args:
-        *transforms: The steps, the one that is applied to the data first; none for the identity.
+    All steps get the same context. Bijections make a bijection by `SequentialBijection`.
 
     Examples:
         >>> import torch
@@ -47,10 +38,7 @@ class Sequential(Transform):
 
     @property
     def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """True if a step applies the temperature itself, by sharpening conditional probabilities.
-
-        If False, whoever draws the latents multiplies them by the temperature.
-        """
+        """True if a step applies the temperature itself, to conditional probabilities."""
         return any(transform.tempers for transform in self.transforms)
 
     def __getitem__(self, index: int) -> Transform:
@@ -75,11 +63,7 @@ class Sequential(Transform):
 
 
 class SequentialBijection(Sequential, Bijection):
-    """Composition `f_n(... f_1(x))` of bijections, a bijection; log-dets add up.
-
-    Args:
-        *transforms: The steps, the one that is applied to the data first; none for the identity.
-    """
+    """Composition `f_n(... f_1(x))` of bijections, a bijection; log-dets add up."""
 
     transforms: Sequence[Bijection]
 
@@ -99,12 +83,8 @@ class SequentialBijection(Sequential, Bijection):
 class Inverse(Bijection):
     """Inverse `z = f^-1(x)` of a bijection `f`: the same map with its two directions exchanged.
 
-    `forward` is the inverse of `f`, and `inverse` is `f` itself. Use it to choose which
-    direction is fast: a `MaskedAutoregressive` scores fast and samples slowly, its `Inverse`
-    samples fast and scores slowly.
-
-    Args:
-        bijection: The bijection f.
+    Use it to choose which direction is fast: a `MaskedAutoregressive` scores fast and samples
+    slowly, its `Inverse` the other way round.
     """
 
     def __init__(self, bijection: Bijection):

@@ -1,11 +1,9 @@
 """Coupling layers, in which some channels determine the map of the others, and stacks of them.
 
-- Data x and latents z are `(B, ..., D)`: B samples, any axes of entries, D *channels*.
-- A *coupling* cuts the channels in two parts, `x_a` and `x_b`. The first stays as it is, and a
-  *network* computes from it the P *parameters* of an elementwise map of each channel of the second.
-  The map is easy to invert, since the network sees the same input in both directions.
-- The *log-det* is `log|det dz/dx|`: here the sum of `log|dz/dx|` over the elements of `x_b`.
-- A *context* (`Context`) holds the mask of real entries, and what networks may see besides.
+Data x and latents z are `(B, ..., D)`: B samples, any axes of entries, D *channels*. A *coupling*
+cuts the channels in `x_a` and `x_b`. The first part stays as it is, and a *network* computes from
+it the P *parameters* of an elementwise map of each channel of the second. The log-det is the sum of
+`log|dz/dx|` over the elements of `x_b`.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class Coupling(Bijection):
     """Base of the coupling layers: `z_a = x_a, z_b = f(x_b; network(x_a))`.
 
     Subclasses write the elementwise map f, `transform_elements`, and `inverse_elements`, and set
-    `parameters_per_channel`.
+    `parameters_per_channel`, the number P.
 
     Args:
         network: called as `network(x_a, context)` with the A untransformed channels
@@ -39,9 +37,6 @@ class Coupling(Bijection):
         split: number of channels in the first part. With 0 all channels are transformed, and the
             parameters depend on the context only.
         swap: False to transform the second part given the first, True for the reverse.
-
-    Attributes:
-        parameters_per_channel: number P of parameters of a transformed channel.
     """
 
     parameters_per_channel: int
@@ -53,28 +48,11 @@ class Coupling(Bijection):
         self.network, self.split, self.swap = network, split, swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the elementwise map f; `forward` and `inverse_and_logdet` call it.
-
-        Args:
-            x: the channels to be transformed, `(B, ..., C)`; 0 at padding.
-            parameters: P parameters of each of them, `(B, ..., P, C)`.
-
-        Returns:
-            Two tensors: `z`, `(B, ..., C)`, and `log|dz/dx|` of every element,
-            `(B, ..., C)` in nats.
-        """
+        """Return `f(x)` with parameters `(B, ..., P, C)`, and `log|dz/dx|` of every element."""
         raise NotImplementedError
 
     def inverse_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """Invert the elementwise map f; `inverse_and_logdet` calls it.
-
-        Args:
-            z: the channels that were transformed, `(B, ..., C)`.
-            parameters: P parameters of each of them, `(B, ..., P, C)`.
-
-        Returns:
-            The `x (B, ..., C)` that `transform_elements` maps to `z`.
-        """
+        """Return the `x (B, ..., C)` that `transform_elements` maps to `z`."""
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
@@ -109,8 +87,6 @@ class Coupling(Bijection):
 class AdditiveCoupling(Coupling):
     """Additive coupling `z_b = x_b + t(x_a)`; the log-det is 0.
 
-    The network gives one parameter t for each transformed channel. The arguments are those of
-    `Coupling`.
     Dinh et al., *NICE*, 2014, arXiv 1410.8516.
     """
 
@@ -126,8 +102,7 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Affine coupling `z_b = exp(s(x_a)) x_b + t(x_a)` with `|s| <= 3`; parameters `(t, s)`.
 
-    The network gives t and any real number for each transformed channel; the number is bounded
-    smoothly to give s (`bounded_log_scale`). The arguments are those of `Coupling`.
+    s is bounded smoothly (`bounded_log_scale`).
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
     """
 
@@ -146,20 +121,12 @@ class AffineCoupling(Coupling):
 class MixtureLogisticCoupling(Coupling):
     """Coupling `z_b = exp(s) logit(CDF(x_b)) + t` with the CDF of a mixture of K logistics.
 
-    The network gives for each transformed channel `t`, `s`, and K logits, K means and K
-    log-scales of the mixture; s and the log-scales are bounded to +-3 (`bounded_log_scale`).
-    Constants from -1 to 1 are added to the means, so that the components differ even where the
-    network returns zeros.
-    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
-    Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
-
-    Args:
-        network: called as `network(x_a, context)` with the untransformed channels; returns
-            `(B, ..., P C)` for C transformed channels, with P = 3 K + 2: the first parameter of
-            all C channels, then the second, and so on.
-        split: number of channels in the first part.
-        swap: False to transform the second part given the first, True for the reverse.
-        mixtures: number K of logistics in the mixture.
+    The network gives 3 K + 2 parameters for each transformed channel: `t`, `s`, and K logits, K
+    means and K log-scales of the mixture; s and the log-scales are bounded to +-3
+    (`bounded_log_scale`). Constants from -1 to 1 are added to the means, so that the components
+    differ even where the network returns zeros.
+    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275; Lippe & Gavves 2021, arXiv 2006.09790,
+    appendix A.
     """
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):
@@ -178,10 +145,7 @@ class MixtureLogisticCoupling(Coupling):
         return z.t().reshape(x.shape), (log_slope + log_scale).t().reshape(x.shape)
 
     def inverse_elements(self, z, parameters):
-        """Invert the elementwise map by a fixed number of bisections and Newton steps.
-
-        There is no formula for the inverse of the CDF of a mixture.
-        """
+        """Invert the elementwise map by a fixed number of bisections and Newton steps."""
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
         x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
         return x.t().reshape(z.shape)
@@ -199,16 +163,10 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Choose which half of the channels a coupling in a stack transforms: each half in turn.
-
-    Args:
-        channels: number of channels.
-        number: number of the coupling in the stack, from 0. Even ones transform the second half of
-            the channels, odd ones the first.
+    """Choose which half of the channels a coupling transforms: each in turn, first the second.
 
     Returns:
-        Three values: the arguments `split` and `swap` of the `Coupling`, and the number of
-        channels that it leaves as they are, which is what its network takes.
+        The `split` and `swap` of the `Coupling`, and the number of channels that its network takes.
     """
     if channels < 2:
         raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
@@ -221,19 +179,9 @@ def coupling_stack(
 ) -> SequentialBijection:
     """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
-    Lippe & Gavves 2021, arXiv 2006.09790, use such flows for latents of nodes and edges.
-
-    Args:
-        network: function that builds the network of a coupling. It is called as
-            `network(inputs, outputs)` with the number of channels that the network sees and the
-            number of parameters that it returns. `Coupling` says how the network is called.
-        channels: number D of channels.
-        couplings: number of blocks.
-        mixtures: number of logistics in the mixture of each coupling.
-
-    Returns:
-        A bijection of `(B, ..., D)`. Its couplings transform the second and the first half of the
-        channels in turn.
+    Lippe & Gavves 2021, arXiv 2006.09790, use such flows for latents of nodes and edges. The
+    networks of couplings are built by `network(inputs, outputs)`, numbers of channels and
+    parameters.
 
     Examples:
         >>> flow = coupling_stack(torch.nn.Linear, channels=4, couplings=2)

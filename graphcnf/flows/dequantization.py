@@ -1,14 +1,10 @@
 """Dequantization: integers become real numbers by added noise, so that a flow can model them.
 
-- Data x are integers such as the brightness of pixels, `(B, ..., D)`: B samples, any axes of
-  entries, D channels. The *levels* are the values that they can have.
-- The *cell* of an integer x is the interval from x to x + 1. *Noise* u in [0, 1] picks a number
-  x + u in it. It is drawn from q(u|x), uniform or learned.
-- A flow p of such numbers bounds the probability P of the integers from below:
-  `log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]`. A logsumexp over several draws tightens
-  the bound. The *log term* of a dequantization is `-log q(u|x)`, plus constants.
-
-Beside them, `Logit` maps numbers between 0 and 1 to all real numbers.
+Data x are integers, such as the brightness of pixels; the *cell* of x is the interval from x to
+x + 1. Noise u from q(u|x), uniform or learned, picks a number x + u in it. A flow p of such numbers
+bounds the probability P of the integers from below, tighter by a logsumexp over several draws:
+`log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]`. The log term is `-log q(u|x)`, plus
+constants.
 """
 
 from __future__ import annotations
@@ -38,13 +34,9 @@ MOST_LEVELS = 2**18  # with more levels, float32 has too few numbers in a cell
 class Dequantization(Transform):
     """Base of the dequantizations: `z = x + m + (1 - 2 m) u`; `inverse` rounds down.
 
-    `x (B, ..., D)` holds whole numbers from 0 to `levels - 1`, as integers or floats. u is the
-    noise, in [0, 1]. m is a small margin at both ends of a cell, by which rounding cannot lead to
-    another integer; it costs `-log2(1 - 2 m)` bits per number. Subclasses write `forward`: they
-    draw u, and call `place`.
-
-    Args:
-        levels: number of values that a number can have, such as 256.
+    `x (B, ..., D)` holds whole numbers from 0 to `levels - 1`, as integers or floats. m is a small
+    margin at both ends of a cell, by which rounding cannot lead to another integer; it costs
+    `-log2(1 - 2 m)` bits per number. Subclasses write `forward`: they draw u, and call `place`.
     """
 
     exact = False
@@ -57,17 +49,7 @@ class Dequantization(Transform):
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add noise to whole numbers, within the margin m: `z = x + m + (1 - 2 m) u`.
-
-        Args:
-            x: whole numbers, `(B, ..., D)`.
-            u: noise in [0, 1], of the shape of `x`.
-            mask: True for real entries, `(B, ...)` bool; None if all are real.
-
-        Returns:
-            Two tensors: `z (B, ..., D)`, 0 where masked; and the sum of `log|dz/du|` over the
-            numbers of each sample, `(B,)` nats.
-        """
+        """Return `z = x + m + (1 - 2 m) u`, and `log|det dz/du|` of each sample, `(B,)` nats."""
         share = 1 - 2 * self.margin
         log_det = count_entries(x, mask) * (x.shape[-1] * math.log(share))
         return masked(x + (self.margin + share * u), mask), log_det
@@ -78,10 +60,8 @@ class Dequantization(Transform):
 
 
 class UniformDequantization(Dequantization):
-    """Dequantization with uniform noise `u`.
+    """Dequantization with uniform noise `u`; the log term is constant.
 
-    The log term is constant. The argument is `levels`, the number of values that a number can
-    have, such as 256.
     Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
 
@@ -94,8 +74,7 @@ class UniformDequantization(Dequantization):
 class VariationalDequantization(Dequantization):
     """Dequantization with `u = sigmoid(f(e; x))`, `e` logistic noise.
 
-    The bijection f is learned, so that the bound is tighter than with uniform noise. The log term
-    is `-log q(z|x)`, in which log q follows from the density of e and the log-det of f.
+    The bijection f is learned, so that the bound is tighter than with uniform noise.
     Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
 
     Args:
@@ -127,11 +106,8 @@ class VariationalDequantization(Dequantization):
 class Logit(Bijection):
     """Logit map `z = logit(alpha / 2 + (1 - alpha) x)` of the unit interval.
 
-    `x (B, ..., D)` lies between 0 and 1, such as brightness divided by its largest value.
+    alpha in [0, 1), if above 0, keeps `z` finite at the ends.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
-
-    Args:
-        alpha: in [0, 1); above 0 it keeps `z` finite at the ends of the interval.
     """
 
     def __init__(self, alpha: float = 1e-5):

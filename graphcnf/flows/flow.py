@@ -3,11 +3,7 @@
     z, log_term = transform(x)
     log p(x) = log p(z) + log_term
 
-- *Data* x and *latents* z are `(B, ..., D)`: B samples, any axes of *entries*, D *channels*. A
-  vector has channels and no further axis: `(B, D)`.
-- The *base density* is that of the latents, log p(z).
-- The *log term* of a bijection is `log|det dz/dx|`. A transform is *exact* if the sum above is
-  log p(x); else, as with dequantization, it is one draw of a lower bound.
+The sum is one draw of a lower bound if the transform is not `exact`, as with dequantization.
 """
 
 from __future__ import annotations
@@ -26,11 +22,7 @@ from graphcnf.flows.transform import Bijection, Context, Transform
 
 
 class Flow(nn.Module):
-    """Density of continuous data: a transform to latents, and the density of the latents.
-
-    Args:
-        transform: Transform of data `(B, ..., D)` to latents.
-        base: Density of the latents; standard normal if None.
+    """Density of continuous data: a transform to latents, and their density (normal if None).
 
     Examples:
         >>> from graphcnf.flows import ActNorm, InvertibleLinear, Sequential
@@ -47,32 +39,15 @@ class Flow(nn.Module):
         self.base = StandardNormal() if base is None else base
 
     def log_prob(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Return log p(x); if the transform is not exact, one draw of a lower bound on it.
+        """Return log p(x), `(B,)` nats, or one draw of a lower bound on it (`Transform.exact`).
 
         p(x) is a density in the units of the data, so that its logarithm may be above 0.
-
-        Args:
-            x: Data, `(B, ..., D)`.
-            context: Mask of real entries, features that the networks see, and more.
-
-        Returns:
-            `(B,)` in nats.
         """
         z, log_term = self.transform(x, context)
         return self.base.log_prob(z, context.mask) + log_term
 
     def sample(self, shape: Sequence[int], context: Context = Context()) -> Tensor:
-        """Draw samples: latents from the base density, then the inverse transform.
-
-        Args:
-            shape: Shape `(B, ..., D)` of the latents that are drawn.
-            context: Its generator draws the latents, and its temperature makes samples more
-                probable if below 1. It may hold a mask and features, as in `log_prob`.
-
-        Returns:
-            Data, `(B, ..., D')`, 0 where masked; D' = D unless the transform changes the number
-            of channels.
-        """
+        """Draw latents of a shape `(B, ..., D)` from the base density, and return their data."""
         like = next(self.parameters(), torch.empty(0))
         z = self.base.sample(
             shape,
@@ -97,13 +72,10 @@ def vector_flow(
 ) -> Flow:
     """Build a flow of vectors over a standard normal density: RealNVP, neural splines or MAF.
 
-    The first transform is an `ActNorm`, which standardises the data. Then come the layers, of one
-    of two kinds:
-
-    - Coupling layers map one half of the channels given the other half, in turn (RealNVP; with
-      `RationalQuadraticCoupling` a neural spline flow).
-    - Masked autoregressive layers (MAF) map each channel given those before it; every second layer
-      takes the channels in reverse order. They are more expressive, but slow to sample.
+    After an `ActNorm` come `layers`. Coupling layers map one half of the channels given the other
+    half, in turn (RealNVP; with `RationalQuadraticCoupling` a neural spline flow). Masked
+    autoregressive layers (MAF) map each channel given those before it, every second layer in
+    reverse order; they are more expressive, but slow to sample.
 
     Args:
         channels: Number D of channels; at least 2 unless `autoregressive`.
@@ -111,12 +83,8 @@ def vector_flow(
         coupling: Class of the elementwise map, for layers of both kinds.
         autoregressive: True for masked autoregressive layers, False for coupling layers.
         hidden: Widths of the hidden layers of the networks.
-        features: Number F of features on which the density depends, 0 for none. They are given as
-            `Context(features=...)`, `(B, ..., F)`.
+        features: Number F of `Context.features` on which the density depends, 0 for none.
         **arguments: Arguments of `coupling`, such as `bins`.
-
-    Returns:
-        The untrained flow of data `(B, ..., D)`.
 
     Examples:
         >>> from graphcnf.flows import RationalQuadraticCoupling

@@ -1,9 +1,4 @@
-"""Affine and linear maps of the channels, the same at every position of a sample.
-
-Data x and latents z are `(B, ..., D)`: B samples, any axes of *positions* (or entries), and D
-*channels*. A mask says which positions are real; only they count for the log-determinant, which is
-`log|det dz/dx|` for each sample, in nats.
-"""
+"""Affine and linear maps of the channels, the same at every position of a sample."""
 
 from __future__ import annotations
 
@@ -20,10 +15,6 @@ SMALLEST_DEVIATION = 1e-4
 
 class Affine(Bijection):
     """Affine map `z = scale x + shift` with two constants, which are not learned.
-
-    Args:
-        scale: factor of all channels, finite and not 0.
-        shift: summand of all channels, finite.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -52,17 +43,11 @@ class Affine(Bijection):
 class ActNorm(Bijection):
     """Activation normalisation `z = exp(s) (x + b)` of each of D channels.
 
-    `b` and `s` are learned, and start from data. The map is the identity until the first
-    forward pass in training mode on finite entries. This pass sets `b` and `s` so that every
-    output channel has mean 0 and variance 1 over the real entries of the batch (under
-    `torch.distributed`, of the batches of all processes). A constant channel is only shifted.
+    The map is the identity until the first forward pass in training mode on finite entries. This
+    pass sets `b` and `s` so that every output channel has mean 0 and variance 1 over the real
+    entries of the batch (under `torch.distributed`, of the batches of all processes). A constant
+    channel is only shifted.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
-
-    Args:
-        features: number of channels D.
-
-    Attributes:
-        initialized: True once `b` and `s` have been set from data.
 
     Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
@@ -115,13 +100,6 @@ class InvertibleLinear(Bijection):
     lower and U strictly upper triangular, s a vector. So `log|det W| = sum(s)` needs no
     determinant. W starts as a random rotation.
     Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
-
-    Args:
-        features: number of channels D.
-
-    Attributes:
-        permutation: the permutation matrix P, `(D, D)`.
-        sign: signs of the diagonal of U, `(D,)`, 1 or -1; fixed, as P is.
     """
 
     permutation: Tensor

@@ -1,11 +1,7 @@
 """Multilayer perceptrons, and flows in which a channel's map depends on the channels before it.
 
-- Data x and latents z are `(B, ..., D)`: B samples, any axes of entries, D *channels*.
-- A *network* computes the parameters of elementwise maps. It is called as `network(x, context)`
-  with channels `(B, ..., A)`, and returns `(B, ..., P C)`: the first of P parameters for all C
-  channels that are mapped, then the second, and so on.
-- A network is *autoregressive* if the parameters of a channel depend only on the channels before
-  it. `MaskedMLP` is; it has weights that are fixed to 0 by a matrix of True and False.
+A network of a coupling is *autoregressive* if the parameters of a channel depend only on the
+channels before it. `MaskedMLP` is; it has weights that are fixed to 0.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ class MLP(nn.Module):
         outputs: number of parameters that it returns.
         hidden: widths of the hidden layers, at least one.
         features: number F of further inputs, which are read from `context.features (B, ..., F)`;
-            if the context has none, they count as 0. 0 for a network without such inputs.
+            if the context has none, they count as 0.
     """
 
     def __init__(
@@ -40,16 +36,7 @@ class MLP(nn.Module):
         self.features = nn.Linear(features, hidden[0], bias=False) if features else None
 
     def make_layers(self, inputs: int, outputs: int, hidden: Sequence[int]) -> Iterable[nn.Module]:
-        """Build the linear layers; the constructor calls it, and `MaskedMLP` overrides it.
-
-        Args:
-            inputs: number of channels that the first layer takes.
-            outputs: number of parameters that the last layer returns.
-            hidden: widths of the layers between.
-
-        Returns:
-            `len(hidden) + 1` layers.
-        """
+        """Build the `len(hidden) + 1` linear layers; the constructor calls it."""
         return [nn.Linear(*sizes) for sizes in pairwise([inputs, *hidden, outputs])]
 
     def forward(self, x, context=Context()):
@@ -64,12 +51,7 @@ class MLP(nn.Module):
 
 
 class MaskedLinear(nn.Linear):
-    """Linear layer in which some weights are fixed to 0.
-
-    Args:
-        allowed: True where an output may depend on an input, `(outputs, inputs)` bool; it also
-            gives the size of the layer.
-    """
+    """Linear layer with weights only where `allowed`, `(outputs, inputs)`; the others are 0."""
 
     allowed: Tensor
 
@@ -85,12 +67,9 @@ class MaskedLinear(nn.Linear):
 class MaskedMLP(MLP):
     """Multilayer perceptron in which the parameters of a channel depend on the channels before it.
 
-    It is an autoregressive network (Germain et al., *MADE*, ICML 2015, arXiv 1502.03509). Each
-    hidden unit gets a number from 1 to D - 1. Unit c sees the first c channels and units of numbers
-    up to c. The parameters of channel c see units with numbers below c, and so channels before it.
-
-    The arguments are those of `MLP`: `inputs` is the number D of channels, `outputs` a multiple
-    `P D` of it, for P parameters of each channel.
+    Each hidden unit gets a number from 1 to D - 1. Unit c sees the first c channels and units of
+    numbers up to c; the parameters of channel c see units with numbers below c (Germain et al.,
+    *MADE*, ICML 2015, arXiv 1502.03509). `outputs` is a multiple `P D` of the D `inputs`.
     """
 
     def make_layers(self, inputs, outputs, hidden):
@@ -104,15 +83,13 @@ class MaskedMLP(MLP):
 class MaskedAutoregressive(Bijection):
     """Map of each channel with parameters from the channels before it: `z_c = f(x_c; h(x_<c))`.
 
-    `forward` maps all channels at once. The inverse takes one channel after the other, since the
-    parameters of a channel need the data of those before it, so that it is D times slower.
+    The inverse takes one channel after the other, and so is D times slower.
     Papamakarios et al., *Masked Autoregressive Flow*, NeurIPS 2017, arXiv 1705.07057.
 
     Args:
         coupling: a coupling with `split=0`. Its elementwise map is f, and its network is h. The
             network gets all channels, and must be autoregressive, as `MaskedMLP` is.
-        reverse: True to take the channels in reverse order: the parameters of a channel then depend
-            on those after it.
+        reverse: True to take the channels in reverse order.
     """
 
     def __init__(self, coupling: Coupling, *, reverse: bool = False):

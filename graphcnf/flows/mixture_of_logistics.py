@@ -2,11 +2,10 @@
 
     f(x) = log CDF(x) - log SF(x),   CDF(x) = sum_k w_k sigmoid((x - m_k) / s_k),   SF = 1 - CDF
 
-`MixtureLogisticCoupling` maps channels by it. The mixture has K *components*, logistic
-distributions with the weights w_k, means m_k and scales s_k; every element of x has a mixture of
-its own. Both logarithms keep their relative precision, so that `f` and its inverse are accurate
-far into the tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Components lie on the FIRST
-axis of all parameters: sums over a short last axis are several times slower.
+Every element of x has a mixture of its own, of K components with weights w_k, means m_k and scales
+s_k. Both logarithms keep their relative precision, so that `f` and its inverse are accurate far
+into the tails (Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Components lie on the FIRST axis
+of all parameters, `(K, *x.shape)`: sums over a short last axis are several times slower.
 """
 
 from __future__ import annotations
@@ -24,16 +23,7 @@ SMALLEST_LOG_SLOPE = -30.0  # lower limit of log f' in the derivative of the inv
 
 
 def bounded_log_scale(x: Tensor) -> Tensor:
-    """Bound log-scales smoothly to +-3: return `3 tanh(x / 3)`, nearly x itself around 0.
-
-    A network can so give any numbers, and `exp` of them stays between about 0.05 and 20.
-
-    Args:
-        x: log-scales without bounds, of any shape.
-
-    Returns:
-        Log-scales between -3 and 3, of the shape of `x`.
-    """
+    """Bound log-scales smoothly to +-3: return `3 tanh(x / 3)`, nearly x itself around 0."""
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
     return torch.sigmoid(x * (2 / 3)) * 6 - 3
 
@@ -41,17 +31,9 @@ def bounded_log_scale(x: Tensor) -> Tensor:
 def logistic_mixture(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate `f` and its slope elementwise; both are differentiable once in all arguments.
+    """Return `f(x)` and `log f'(x)` elementwise; both are differentiable once in all arguments.
 
-    Args:
-        x: numbers of any shape, float32 or float64.
-        logits: logarithms of the weights w of the K components, up to a constant,
-            `(K, *x.shape)`.
-        means: means m of the components, `(K, *x.shape)`.
-        log_scales: logarithms of their scales s, `(K, *x.shape)`, within about +-3.
-
-    Returns:
-        Two tensors of the shape of `x`: `f(x)` and `log f'(x)`.
+    `logits` are the logarithms of the weights, up to a constant; `log_scales` lie within about +-3.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -59,18 +41,7 @@ def logistic_mixture(
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> Tensor:
-    """Solve `f(x) = y` elementwise, differentiable in all arguments.
-
-    Args:
-        y: values of `f`, of any shape.
-        logits: logarithms of the weights w of the K components, up to a constant,
-            `(K, *y.shape)`.
-        means: means m of the components, `(K, *y.shape)`.
-        log_scales: logarithms of their scales s, `(K, *y.shape)`, within about +-3.
-
-    Returns:
-        `x`, of the shape of `y`; float64 for float64, else float32.
-    """
+    """Solve `f(x) = y` elementwise, differentiable in all arguments of `logistic_mixture`."""
     y = y.to(log_term_dtype(y))
     parameters = [tensor.to(y.dtype) for tensor in (logits, means, log_scales)]
     with torch.no_grad():

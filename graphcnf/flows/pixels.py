@@ -1,13 +1,7 @@
-"""Transforms of images, for flows with several scales.
+"""Transforms of images `(B, C, H, W)`, for flows with several scales.
 
-Images are `(B, C, H, W)`: B images, C channels, H rows, W columns. Other transforms of this
-package have the channels last.
-
-- `ChannelsFirst` applies such transforms to the channels of every pixel.
-- `Squeeze` and `Checkerboard` turn blocks of 2 x 2 pixels into channels of one pixel.
-- `Split` gives half of the channels to the base density, so that later layers work on fewer.
-
-Images have no padding: all of these but `ChannelsFirst` ignore the mask.
+Other transforms of this package have the channels last. Images have no padding: all of these but
+`ChannelsFirst` ignore the mask.
 """
 
 from __future__ import annotations
@@ -25,12 +19,7 @@ class ChannelsFirst(SequentialBijection):
     """Composition of bijections of `(B, H, W, C)`, applied to images `(B, C, H, W)`.
 
     A transform of the last axis then acts on the channels of every pixel: `InvertibleLinear`
-    becomes an invertible 1x1 convolution. The mask of the context, if there is one, is
-    `(B, H, W)`.
-
-    Args:
-        *steps: bijections of tensors with the channels last; the one that is applied to the image
-            first comes first.
+    becomes an invertible 1x1 convolution. A mask of the context is `(B, H, W)`.
     """
 
     def __init__(self, *steps: Bijection):
@@ -39,10 +28,7 @@ class ChannelsFirst(SequentialBijection):
 
     @property
     def transforms(self):  # type: ignore[override]  # an attribute elsewhere
-        """The bijections in order, which `SequentialBijection` reads.
-
-        They are stored in the attribute `steps`, since saved weights have this name.
-        """
+        """The bijections in order; saved weights name them `steps`."""
         return self.steps
 
     def forward(self, x, context=Context()):
@@ -61,8 +47,7 @@ class Squeeze(Bijection):
     """Rearrangement of space to channels: `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`.
 
     A block of 2 x 2 pixels becomes one pixel. Channel `(2 i + j) C + c` of the output holds, of
-    channel c, the pixels in row i and column j of each block (0 or 1). So the first half of the
-    output's channels holds the even rows of the image.
+    channel c, the pixels in row i and column j of each block (0 or 1).
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
@@ -92,9 +77,8 @@ class Squeeze(Bijection):
 class Checkerboard(Squeeze):
     """`Squeeze` with the output channels ordered by the colours of a checkerboard.
 
-    It maps `(B, C, H, W)` to `(B, 4 C, H / 2, W / 2)`. The first half of the output's channels
-    holds the pixels whose row plus column is even. A coupling that splits the channels in the
-    middle is then RealNVP's coupling with a checkerboard mask.
+    The first half of them holds the pixels whose row plus column is even. A coupling that splits
+    the channels in the middle is then RealNVP's coupling with a checkerboard mask.
     """
 
     order = [0, 3, 1, 2]
@@ -103,15 +87,10 @@ class Checkerboard(Squeeze):
 class Split(Transform):
     """Multi-scale split `z = x[:, :keep]` with the log term `log p(rest)`.
 
-    `keep` is half of the channels, rounded up. The *rest*, `x[:, keep:]`, takes no part in
-    later layers; its density is a base density. To get it back in `inverse`, pass a list as
-    `Context.discarded`: `forward` appends the rest to it, and `inverse` takes it from the end.
-    Without a list, `inverse` draws the rest from the base density.
+    `keep` is half of the channels, rounded up. The *rest*, `x[:, keep:]`, has a base density. To
+    get it back in `inverse`, pass a list as `Context.discarded`: `forward` appends the rest to it,
+    and `inverse` takes it from the end. Without a list, `inverse` draws the rest.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
-
-    Args:
-        channels: number of channels of `x`.
-        base: density of the rest, standard normal if None.
     """
 
     def __init__(self, channels: int, base: BaseDensity | None = None):

@@ -1,10 +1,8 @@
 """Couplings by monotonic rational-quadratic splines.
 
-A *coupling* leaves some channels `x_a` as they are, and maps each other channel of `x_b` by a
-function whose parameters a network computes from `x_a` (`graphcnf.flows.coupling`). Here the
-function is a *spline*: it maps an interval around 0 to itself, and is the identity outside. The
-interval is cut into K *bins*. In each bin the spline is a quotient of two quadratic polynomials,
-which passes through the *knots* at both ends of the bin with given slopes.
+A *spline* maps an interval around 0 to itself, and is the identity outside. The interval is cut
+into K *bins*. In each bin the spline is a quotient of two quadratic polynomials, which passes
+through the *knots* at both ends of the bin with given slopes.
 Durkan et al., *Neural Spline Flows*, NeurIPS 2019, arXiv 1906.04032.
 """
 
@@ -25,8 +23,7 @@ from graphcnf.flows.mixture_of_logistics import bounded_log_scale
 class Bin:
     """For some numbers x (or z), the bin into which each of them falls.
 
-    Every attribute is a tensor of the shape of the numbers. The spline maps x to z; a knot is a
-    point (x, z) at the end of a bin.
+    A knot is a point (x, z) at the end of a bin.
 
     Attributes:
         left: x at the left knot.
@@ -48,10 +45,7 @@ class Bin:
 
     @property
     def bend(self) -> Tensor:
-        """Slope at the left knot plus slope at the right knot minus twice the secant.
-
-        It is 0 where the spline is a straight line in the bin.
-        """
+        """Sum of both slopes minus twice the secant; 0 where the spline is a straight line."""
         return self.slope + self.next_slope - 2 * self.secant
 
 
@@ -67,14 +61,7 @@ class RationalQuadraticCoupling(Coupling):
 
         z = z_k + height (s t^2 + d_k t (1 - t)) / (s + (d_k+1 + d_k - 2 s) t (1 - t))
 
-    Args:
-        network: called as `network(x_a, context)` with the untransformed channels; returns
-            `(B, ..., P C)` for C transformed channels, with P = 3 K - 1: the first parameter of
-            all C channels, then the second, and so on.
-        split: number of channels in the first part.
-        swap: False to transform the second part given the first, True for the reverse.
-        bins: number K of bins.
-        bound: half the length of the interval, in the units of the channels.
+    `bins` is K; the other arguments are those of `Coupling`.
     """
 
     def __init__(

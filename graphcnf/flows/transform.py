@@ -3,20 +3,17 @@
 - A *transform* maps data `x` to latents `z` (`forward`), and back (`inverse`). `forward` also
   returns the *log term*, one number for each sample, such that
   `p(x) = E[exp(log p(z) + log_term)]`.
-- The log term of a *bijection* is `log|det dz/dx|`, and needs no expectation. A *stochastic step*
-  draws `z` at random (dequantization, categorical encoding): `log p(z)` plus its log term is
-  one draw of a lower bound on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv
-  2007.02731).
+- The log term of a *bijection* is `log|det dz/dx|`. A *stochastic step* draws `z` at random
+  (dequantization, categorical encoding): `log p(z)` plus its log term is one draw of a lower bound
+  on log p(x) (Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv 2007.02731).
 - Tensors are `(B, ..., D)`: B samples of a batch, any number of axes of *entries* (positions of a
   sequence, rows and columns of an image), and D *channels*.
-- A *mask* `(B, ...)` is True at *real* entries. The others are padding: they are 0 in every
-  output, and change no other output.
-- A *context* holds everything else that a transform may need, such as the mask.
+- A *mask* `(B, ...)` is True at *real* entries. The others are padding: they are 0 in every output,
+  and change no other output.
 
-Where random numbers come from: `forward` of stochastic steps takes them from the tape
-`Context.noise`, which can repeat them; base densities and `inverse` take them from
-`Context.generator`. Either can have a source for each sample, so that draws do not depend on the
-rest of the batch.
+`forward` of stochastic steps takes random numbers from the tape `Context.noise`, which can repeat
+them; base densities and `inverse` take them from `Context.generator`. Either can have a source for
+each sample, so that draws do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -38,18 +35,15 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 class Context:
     """All that a transform or network is told besides its input `x`.
 
-    One context is passed through all transforms of a flow; each reads what it uses, and ignores the
-    rest. A network that needs more gets a subclass with further attributes.
+    One context is passed through all transforms of a flow; each reads what it uses. A network that
+    needs more gets a subclass with further attributes.
 
     Attributes:
-        mask: True where an entry is real, bool, of the shape of `x` without the channels:
-            `(B, L)` for `x (B, L, D)`. None if all entries are real.
-        features: What networks see of each entry besides `x`, `(B, ..., F)`; None where they
-            see `x` alone.
+        mask: True where an entry is real, `(B, L)` for `x (B, L, D)`; None if all are.
+        features: What networks see of each entry besides `x`, `(B, ..., F)`.
         condition_values: Properties of whole samples given which the density is meant, `(B, P)`,
-            each in its own unit, NaN where unknown; None if all are unknown, or for a density
-            without conditions.
-        noise: Tape from which stochastic steps take their random numbers; None for fresh numbers.
+            each in its own unit, NaN where unknown; None if all are.
+        noise: Tape of the random numbers of stochastic steps; None for fresh numbers.
         discarded: List for the latents that `Split` factors out: `forward` appends them, `inverse`
             takes them from it. None to drop them, and to draw them anew in `inverse`.
         temperature: Below 1, samples are more probable. Latents that are drawn are multiplied by
@@ -70,13 +64,8 @@ class Context:
 class Transform(nn.Module):
     """A map from data x to latents z and back, with a *log term* for each sample.
 
-    A subclass writes `forward` and `inverse`.
-
-    log p(z) + log term is log p(x) itself if `exact`, else one draw of a lower bound on it.
-    Invertible maps derive from `Bijection`.
-
     Attributes:
-        exact: False if the log term is random, so that it gives one draw of a lower bound.
+        exact: False if log p(z) + log term is one draw of a lower bound on log p(x).
         tempers: True if `inverse` applies `Context.temperature` itself, by sharpening conditional
             probabilities. If False, whoever draws the latents multiplies them by the temperature.
     """
@@ -85,30 +74,17 @@ class Transform(nn.Module):
     tempers: bool = False
 
     def forward(self, x, context=Context()):
-        """Map data to latents, and return the log term.
+        """Map data to latents, 0 at padding, and return the log term, `(B,)` nats.
 
-        Args:
-            x: data, `(B, ..., D)`; any values at padding.
-            context: mask and other inputs; without a mask all entries are real.
-
-        Returns:
-            Two tensors: the latents `z (B, ..., D')`, 0 at padding; and the log term `(B,)` in
-            nats, float32 (float64 for float64 input) whatever the autocast type.
+        The log term is float32 (float64 for float64 input) whatever the autocast type.
         """
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
-        """Map latents to data.
+        """Map latents to data, 0 at padding.
 
-        A bijection undoes `forward`. A stochastic step either draws the data, by the generator of
-        the context, or takes the most probable ones: its class says which.
-
-        Args:
-            z: latents, `(B, ..., D')`. D' differs from D in steps that add or drop channels.
-            context: mask and other inputs, those that `forward` would get.
-
-        Returns:
-            Data `(B, ..., D)`, 0 at padding.
+        A stochastic step either draws the data, by the generator of the context, or takes the most
+        probable ones: its class says which.
         """
         raise NotImplementedError
 
@@ -120,16 +96,7 @@ class Bijection(Transform):
     """
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Map latents to data, and return the log-determinant of this map.
-
-        Args:
-            z: latents, `(B, ..., D)`.
-            context: mask and other inputs, those that `forward` would get.
-
-        Returns:
-            Two tensors: the data `x (B, ..., D)`, 0 at padding; and `log|det dx/dz|` `(B,)`
-            in nats, which is minus the log term of `forward(x)`, in the same type.
-        """
+        """Map latents to data, and return `log|det dx/dz|` of this map, `(B,)` nats."""
         raise NotImplementedError
 
     def inverse(self, z, context=Context()):
@@ -139,10 +106,9 @@ class Bijection(Transform):
 class Noise:
     """Tape of the random draws of a forward pass, to repeat the pass with the same numbers.
 
-    A stochastic step takes its numbers from the tape by `uniform`. In the first pass the tape draws
-    and records them; after `rewind` it returns them again. All draws are uniform numbers, of which
-    steps make other distributions. So a subclass can decide where the numbers come from, by its own
-    `draw`; `graphcnf.graphs.stochastic_model.RecordNoise` draws by record.
+    The first pass draws and records numbers; after `rewind` they come again. All draws are uniform,
+    of which steps make other distributions, so that a subclass can decide where they come from, by
+    `draw`.
 
     Attributes:
         draws: The recorded draws in order, `(B, ...)` each.
@@ -163,16 +129,9 @@ class Noise:
         self.position = 0
 
     def uniform(self, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
-        """Return the next draw of the tape; at its end, draw new numbers and record them.
+        """Return the next draw of the tape; at its end, draw new numbers in [0, 1) and record them.
 
-        Args:
-            shape: Shape `(B, ...)` of the draw. A draw that is repeated is returned as it was
-                recorded, so that the caller must ask for the same shape again.
-            device: Device of new numbers.
-            dtype: Type of new numbers.
-
-        Returns:
-            Numbers in [0, 1), `(B, ...)`.
+        A draw is repeated as it was recorded: ask for the same shape again.
         """
         if self.position == len(self.draws):
             self.draws.append(self.draw(shape, device, dtype))
@@ -180,18 +139,7 @@ class Noise:
         return self.draws[self.position - 1]
 
     def draw(self, shape: Sequence[int], device, dtype) -> Tensor:
-        """Draw new numbers; a subclass overrides it to take them from another source.
-
-        `uniform` calls it where the tape has no numbers to repeat, and records the result.
-
-        Args:
-            shape: Shape `(B, ...)` of the draw.
-            device: Device of the numbers.
-            dtype: Their type.
-
-        Returns:
-            Uniform numbers in [0, 1), `(B, ...)`; here by torch's global generator.
-        """
+        """Draw new uniform numbers in [0, 1); a subclass may take them from another source."""
         return torch.rand(tuple(shape), device=device, dtype=dtype)
 
     def rewind(self) -> Noise:
@@ -201,33 +149,15 @@ class Noise:
 
 
 def draw_noise(noise: Noise | None, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
-    """Draw uniform numbers for a stochastic step, from a tape if there is one.
-
-    Args:
-        noise: Tape that records the numbers, or repeats them; None to draw by torch's global
-            generator.
-        shape: Shape `(B, ...)` of the draw.
-        device: Device of the numbers.
-        dtype: Their type.
-
-    Returns:
-        Numbers in [0, 1), `(B, ...)`.
-    """
+    """Draw uniform numbers in [0, 1) for a stochastic step, from a tape if there is one."""
     return (Noise() if noise is None else noise).uniform(shape, device=device, dtype=dtype)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set padding to 0.
+    """Set padding to 0, also where it is infinite or NaN.
 
-    Unlike a product with the mask, this also works where padding is infinite or NaN.
-
-    Args:
-        x: `(B, ..., D)`.
-        mask: True for real entries, bool, of the shape of `x` or without its last axis; None if
-            all are real.
-
-    Returns:
-        A copy of `x` with 0 at padding; `x` itself if there is no mask.
+    The mask has the shape of `x`, with or without its last axis; without one, `x` itself is
+    returned.
     """
     if mask is None:
         return x
@@ -235,69 +165,31 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_mask(x: Tensor, context: Context) -> Context:
-    """Add a mask to a context that has none, so that code after it need not treat both cases.
-
-    Args:
-        x: Any tensor `(B, N, ...)`; its first two axes and its device are those of the mask.
-        context: Any context; it stays as it is.
-
-    Returns:
-        The context itself if it has a mask. Else a copy with a mask `(B, N)` that is True
-        everywhere.
-    """
+    """Add a mask `(B, N)`, True everywhere, to a context that has none."""
     if context.mask is not None:
         return context
     return replace(context, mask=torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of the log terms of an input: float64 for float64, float32 for all others.
-
-    Half precision would lose digits in the sum over many entries.
-
-    Args:
-        x: The input, of any type.
-    """
+    """Return the type of the log terms of an input: float64 for float64, float32 for all others."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Prepare the input of a transform: set padding to 0, and convert half precision to float32.
-
-    Most transforms begin with this call.
-
-    Args:
-        x: data or latents, `(B, ..., D)`, of any type.
-        mask: True for real entries, `x.shape[:-1]` bool; None if all are real.
-
-    Returns:
-        `(B, ..., D)`, in float64 for float64 input, else in float32.
-    """
+    """Prepare the input of a transform: set padding to 0, and convert half precision to float32."""
     return masked(x.to(log_term_dtype(x)), mask)
 
 
 def zero_log_term(x: Tensor) -> Tensor:
-    """Return the log term of a map that changes no volume: zeros.
-
-    Args:
-        x: Input of the map, `(B, ...)`.
-
-    Returns:
-        Zeros `(B,)`, of the type `log_term_dtype`, on the device of `x`.
-    """
+    """Return the log term of a map that changes no volume: zeros `(B,)`."""
     return torch.zeros(x.shape[0], dtype=log_term_dtype(x), device=x.device)
 
 
 def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum the log terms of single elements to one log term for each sample; padding does not count.
+    """Sum log terms of elements, `(B, ...)` nats, to one for each sample; padding does not count.
 
-    Args:
-        values: log term of each element, `(B, ...)` nats; any values at padding.
-        mask: True for real elements, bool; its axes are the first axes of `values`, and it holds
-            for all indices of the further ones. None if all are real.
-
-    Returns:
-        `(B,)` nats, of the type `log_term_dtype`.
+    The axes of the mask are the first axes of `values`.
     """
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
@@ -307,17 +199,7 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Count the real entries of each sample; the D channels of an entry count once.
-
-    Transforms whose log-det is the same at every entry multiply it by this number.
-
-    Args:
-        x: Input of the transform, `(B, ..., D)`; only its shape, type and device matter.
-        mask: True for real entries, `x.shape[:-1]` bool; None if all are real.
-
-    Returns:
-        `(B,)`, real numbers of the type `log_term_dtype`.
-    """
+    """Count the real entries of each sample, `(B,)`; the D channels of an entry count once."""
     if mask is None:
         return zero_log_term(x) + math.prod(x.shape[1:-1])
     return mask.reshape(len(mask), math.prod(mask.shape[1:])).sum(-1).to(log_term_dtype(x))

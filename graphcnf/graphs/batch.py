@@ -77,18 +77,12 @@ class PackedGraphs:
 
     @cached_property
     def node_starts(self) -> np.ndarray:
-        """Where each graph begins in `node_types`, (M + 1,) int64; the last number is their total.
-
-        Graph k has the nodes `node_types[node_starts[k] : node_starts[k + 1]]`.
-        """
+        """Where each graph begins in `node_types`, (M + 1,) int64; the last number is the total."""
         return np.append(0, self.node_counts).cumsum()
 
     @cached_property
     def edge_starts(self) -> np.ndarray:
-        """Where each graph begins in `edges`, (M + 1,) int64; the last number is their total.
-
-        Graph k has the edges `edges[edge_starts[k] : edge_starts[k + 1]]`.
-        """
+        """Where each graph begins in `edges`, (M + 1,) int64; the last number is their total."""
         return np.append(0, self.edge_counts).cumsum()
 
     def __repr__(self) -> str:
@@ -106,18 +100,7 @@ class PackedGraphs:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return one graph as three arrays, which are views: they share the memory of all graphs.
-
-        Args:
-            k: Number of the graph, from 0; a negative one counts from the end, as in lists.
-
-        Returns:
-            Of a graph with n nodes and m edges: node categories (n,), edges as pairs of node
-            numbers (m, 2), and edge categories (m,), uint8 each.
-
-        Raises:
-            IndexError: if there is no such graph.
-        """
+        """Return node categories (n,), edges (m, 2) and edge categories (m,) of a graph (views)."""
         if not -len(self) <= k < len(self):
             raise IndexError(f"graph {k} of {len(self)}")
         k %= len(self)
@@ -126,15 +109,7 @@ class PackedGraphs:
         return self.node_types[nodes], self.edges[edges], self.edge_types[edges]
 
     def subset(self, indices) -> PackedGraphs:
-        """Copy some of the graphs, in the order of `indices`.
-
-        Args:
-            indices: Numbers of the graphs, in any order, which may repeat, or a mask (M,) bool,
-                True for the graphs to copy.
-
-        Returns:
-            As many graphs as indices, or True entries; no graph for an empty list.
-        """
+        """Copy some of the graphs, by indices, which may repeat, or by a mask (M,) bool."""
         chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
         node_counts = self.node_counts[chosen]
         edge_counts = self.edge_counts[chosen]
@@ -152,13 +127,8 @@ class PackedGraphs:
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
         """Pack graphs that are given as lists or arrays, and sort their edges.
 
-        Args:
-            graphs: For each graph three lists: categories of its n nodes; its m edges as pairs of
-                node numbers, in any order and direction; and the categories of the m edges.
-
-        Returns:
-            As many graphs, in their order, with the node numbers that were given. An edge that is
-            listed twice, both times with the same category, is packed once.
+        Each is three lists: node categories; edges as pairs, in any order and direction; edge
+        categories. An edge that is listed twice, both times with the same category, is packed once.
         """
         node_types: list[np.ndarray] = []
         edges: list[np.ndarray] = []
@@ -180,37 +150,18 @@ class PackedGraphs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
-        """Join several sets of graphs to one.
-
-        Args:
-            parts: The sets; an empty list gives a set without graphs.
-
-        Returns:
-            The graphs of the first set, then those of the second, and so on.
-        """
+        """Join several sets of graphs to one."""
         if not parts:
             return cls.from_lists([])
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that the graphs consist of, to save them, as by `numpy.savez`.
-
-        Returns:
-            `{name: array}` with the five attributes of this class. `from_arrays` takes it.
-        """
+        """Return the five arrays by the names of the attributes, to save them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
-        """Build the graphs from the arrays that `to_arrays` returned.
-
-        Args:
-            arrays: The arrays by the names of the attributes, such as an open `.npz` file; further
-                names are ignored.
-
-        Raises:
-            KeyError: if an array is missing.
-        """
+        """Build the graphs from the arrays that `to_arrays` returned."""
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
@@ -286,11 +237,7 @@ class GraphBatch:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
-        """Return some of the graphs, with the same padding.
-
-        Args:
-            index: A slice, indices (R,) long, or a mask (B,) bool.
-        """
+        """Return some of the graphs, by a slice, indices or a mask, with the same padding."""
         return self._map(lambda tensor: tensor[index])
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
@@ -309,10 +256,7 @@ class GraphBatch:
         return self.edge_labels > 0
 
     def connected(self) -> Tensor:
-        """Return which graphs are connected, (B,) bool.
-
-        A graph without nodes counts as connected.
-        """
+        """Return which graphs are connected, (B,) bool; one without nodes is."""
         reached = torch.zeros_like(self.mask)
         reached[:, :1] = True
         for _ in range(self.mask.shape[1]):
@@ -326,17 +270,9 @@ class GraphBatch:
         return replace(self, node_types=types, edge_labels=torch.where(real, self.edge_labels, 0))
 
     def for_model(self, config: Mapping[str, Any]) -> GraphBatch:
-        """Check that a model can take the graphs, and prepare their padding.
+        """Check that a model can take the graphs, and set their padding to 0.
 
-        `GraphModel.log_prob` and `GraphModel.encode` call this first, so that the methods that a
-        model overrides get graphs that are checked.
-
-        Args:
-            config: The `config` of the model. Only its largest number of nodes, "max_nodes", and
-                the numbers of categories, "node_categories" and "edge_categories", are read.
-
-        Returns:
-            The graphs with 0 at padding; padding beyond "max_nodes" nodes is cut off.
+        Padding beyond "max_nodes" nodes is cut off.
         """
         nodes = config["max_nodes"]
         if self.mask[:, nodes:].any():
@@ -368,15 +304,9 @@ class GraphBatch:
         return self._map(lambda tensor: tensor.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
-        """Renumber the nodes of each graph; `edge_labels` follow the new numbers.
+        """Renumber the nodes: new node i of graph b is the old node `order[b, i]`.
 
-        Args:
-            order: A permutation for each graph, padding included, (B, N) long: new node i of graph
-                b is the old node `order[b, i]`.
-
-        Returns:
-            The same graphs. Their mask is permuted as well: to keep real nodes first, `order` must
-            list padding last.
+        The mask is permuted as well: to keep real nodes first, `order` must list padding last.
         """
         rows = torch.arange(len(self), device=order.device)[:, None]
         labels = self.edge_labels[rows[..., None], order[:, :, None], order[:, None, :]]
@@ -385,17 +315,7 @@ class GraphBatch:
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
-        """Build a batch of packed graphs, padded to the largest of them.
-
-        Args:
-            packed: M graphs.
-            indices: Numbers of the graphs to take, in any order, which may repeat, or a mask (M,)
-                bool; None for all.
-
-        Returns:
-            The graphs, on the CPU, without `condition_values`. N is the number of nodes of the
-            largest one, and at least 1.
-        """
+        """Build a batch of packed graphs, all or those of `indices`, padded to the largest."""
         part = packed if indices is None else packed.subset(np.asarray(indices))
         # No graph at all gives a batch of width 1: networks cannot reshape one of width 0.
         width = int(part.node_counts.max(initial=1))
@@ -411,15 +331,7 @@ class GraphBatch:
 
     @classmethod
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
-        """Go through packed graphs in consecutive batches, such as to check all of a data set.
-
-        Args:
-            packed: The graphs.
-            size: Number of graphs of a batch; the last batch may have fewer.
-
-        Yields:
-            Batches of the graphs in their order, each padded to its own largest graph.
-        """
+        """Go through packed graphs in consecutive batches of `size` graphs."""
         for start in range(0, len(packed), size):
             yield cls.collate(packed, range(len(packed))[start : start + size])
 
@@ -440,14 +352,7 @@ class GraphBatch:
 
 
 def check_latents(latents: Any, wanted: Latents, mask: Tensor) -> None:
-    """Check that latents which a user gives have the right names and shapes.
-
-    Args:
-        latents: What the user gave, of any type.
-        wanted: Latents of the right names and shapes, such as `GraphModel.base_sample` draws for
-            this mask.
-        mask: Real nodes of the graphs, (B, N) bool; its shape stands in the message.
-    """
+    """Check that latents which a user gives have the right names and shapes."""
     if not isinstance(latents, Mapping) or set(latents) != set(wanted):
         given = list(latents) if isinstance(latents, Mapping) else shape_of(latents)
         raise UserError(f"latents must be a dict with {list(wanted)}, got {given}")
@@ -474,14 +379,7 @@ def shape_of(value: Any) -> str:
 
 
 def batches(sizes: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
-    """Sort graphs by size and cut them into batches, so that batches need little padding.
-
-    Args:
-        sizes: Number of nodes of each graph, (M,).
-        size: Number of graphs of a batch; the last batch may have fewer.
-
-    Returns:
-        For each batch the indices of its graphs in `sizes`, int64; the smallest graphs first.
+    """Sort graphs by size, and cut their indices into batches that need little padding.
 
     Examples:
         >>> [batch.tolist() for batch in batches(np.array([5, 3, 9]), size=2)]

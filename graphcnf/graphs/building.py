@@ -10,7 +10,6 @@
 - A *redraw check* is a rule that is not part of the density: sampling applies it to what it has
   drawn, and drops or draws again what it rejects (`GraphModel.redraw_check`). *Raw* samples are
   those without such a check: they follow the density of the model.
-- A *condition* is a property of a whole graph, such as logP, given which graphs are drawn.
 """
 
 from __future__ import annotations
@@ -30,16 +29,7 @@ NODE_ORDERS = ("canonical", "none")
 
 
 def model_class(architecture: Any, order: str | None = None) -> type[GraphModel]:
-    """Find the class of graph models that has a name, and check that it supports a node order.
-
-    Args:
-        architecture: Name of the class in `GRAPH_MODELS`, such as "path"; it may come from a user,
-            and so be of any type.
-        order: Node order that the class must support, "canonical" or "none"; None for any.
-
-    Returns:
-        The class. Its module is imported now, if it has not been.
-    """
+    """Find the class of graph models that has a name, and check that it supports a node order."""
     found = GRAPH_MODELS.find(architecture, "architecture")
     if order not in (None, *NODE_ORDERS):
         raise UserError(f"order must be one of {', '.join(NODE_ORDERS)}, got {order!r}")
@@ -67,12 +57,9 @@ def model_for_graphs(
     Args:
         graphs: The training graphs. For a model of order "canonical", their nodes must be numbered
             in that order, such as by `graphcnf.graphs.isomorphism.canonicalise`.
-        node_categories: Number of categories of nodes.
-        edge_categories: Number of categories of edges.
         metadata: Entries to add to the attribute `metadata` of the model, JSON values.
         training_hashes: Sorted hashes of the training graphs, uint64, by which the model can say
             whether a graph is new; None if unknown.
-        architecture: Name of the class in `GRAPH_MODELS`.
         order: "canonical" or "none"; None for the first that the class supports.
         edge_weights: Weight of each edge category, an integer. A rule may limit the sum of weights
             over the edges of a node. 1 each if None.
@@ -82,11 +69,6 @@ def model_for_graphs(
             tell apart, one of node and one of edge categories: [0, 1, 1] if 2 counts as 1. None for
             sums.
         support: False to leave out the rules of the model.
-        **arguments: Further arguments of the class, such as `layers`.
-
-    Returns:
-        The model with initial weights, in training mode. Its probabilities of the numbers of nodes
-        are their frequencies in `graphs`.
     """
     found = model_class(architecture, order)
     if not len(graphs):
@@ -110,14 +92,6 @@ def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
     This is for arguments that leave the shapes of weights as they are, or add weights: rules,
     conditions. Weights of the same name are copied; new ones have their initial values. If the last
     axis of a tensor has become longer, the new columns are 0.
-
-    Args:
-        model: The model, which stays as it is.
-        **arguments: New values of arguments of its constructor, by name.
-
-    Returns:
-        The copy, on the same device and in the same mode (training or evaluation), with the
-        metadata, hashes and companions of `model`.
     """
     other = model.rebuild({**model.config, **arguments}).to(model.device)
     weights = other.state_dict()
@@ -132,24 +106,12 @@ def with_arguments(model: GraphModel, **arguments: Any) -> GraphModel:
 
 
 def takes_conditions(kind: type[GraphModel]) -> bool:
-    """Return True for a class of models that can draw graphs given conditions, such as logP = 3.
-
-    These are the classes whose constructor has an argument `conditions`.
-    """
+    """Return True for a class of models that can draw graphs given conditions, such as logP = 3."""
     return "conditions" in signature(kind).parameters
 
 
 def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> GraphModel:
-    """Copy a model and add conditions to it, which have no effect until the copy is trained.
-
-    Args:
-        model: The model, which stays as it is; the copy keeps its conditions.
-        conditions: The conditions to add: "name", "mean" and "deviation" of each, as
-            `graphcnf.graphs.conditions.condition_statistics` returns them.
-
-    Returns:
-        The copy. Its `conditions` are those of `model`, then those that were added.
-    """
+    """Copy a model and add conditions to it, which have no effect until the copy is trained."""
     if not takes_conditions(type(model)):
         raise UserError('conditions need a model that draws node by node ("path")')
     # The columns of each condition follow those of the one before.
@@ -157,10 +119,7 @@ def with_conditions(model: GraphModel, conditions: list[dict[str, Any]]) -> Grap
 
 
 def has_rules(model: GraphModel) -> bool:
-    """Return True if a rule of a model is switched on, so that `without_rules` can switch it off.
-
-    False if the class of the model has no rules, or the model was built without them.
-    """
+    """Return True if a rule of a model is on, which `without_rules` can switch off."""
     defaults = signature(type(model)).parameters
     return any(
         model.config.get(name, defaults[name].default) != off
@@ -169,15 +128,7 @@ def has_rules(model: GraphModel) -> bool:
 
 
 def without_rules(model: GraphModel) -> GraphModel:
-    """Copy a model and switch off its rules, to see what the learned weights draw by themselves.
-
-    Args:
-        model: The model, which stays as it is.
-
-    Returns:
-        A model of the same weights. Without its rule, "path" may draw sums of edge weights, or
-        environments of nodes, that no training graph has.
-    """
+    """Copy a model and switch off its rules, to see what the learned weights draw by themselves."""
     if not has_rules(model):
         raise UserError("this model has no support of the data that could be left out")
     return with_arguments(model, **model.rules_off)
@@ -186,7 +137,6 @@ def without_rules(model: GraphModel) -> GraphModel:
 def draws_raw(model: GraphModel) -> bool:
     """Return True if samples follow the density of a model, so that they are raw.
 
-    False if a redraw check is switched on, which `log_prob` does not know. Tables of samples say
-    which of both holds.
+    False if a redraw check is switched on, which `log_prob` does not know.
     """
     return not (model.redraw_check and has_rules(model))

@@ -42,37 +42,13 @@ class GraphCode(Protocol):
     cardinalities: list[int]
 
     def part(self, k: int) -> str:
-        """Return which part of a graph variable k of a node describes.
-
-        Args:
-            k: Number of the variable, from 0 to V - 1.
-
-        Returns:
-            "adjacency", "edges" or "nodes", under which `CodedModel.bounds` reports its
-            log-probability.
-        """
+        """Return the part of variable k in `CodedModel.bounds`: "adjacency", "edges" or "nodes"."""
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Write graphs as codes, in the node order of the batch.
-
-        Args:
-            batch: B graphs.
-
-        Returns:
-            Codes (B, N, V) long, 0 at padding, and which graphs have a code, (B,) bool; the codes
-            of the others mean nothing.
-        """
+        """Write graphs as codes (B, N, V), 0 at padding; and say which have one, (B,) bool."""
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs that some codes describe.
-
-        Args:
-            x: Codes, (B, N, V) long.
-            mask: Real nodes, (B, N) bool.
-
-        Returns:
-            B graphs, in the node order of the codes.
-        """
+        """Return the graphs that some codes describe."""
 
 
 class CodedModel(GraphModel, Generic[AnyNetwork]):
@@ -86,8 +62,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         network_class: Class of the network, whose arguments a preset may set.
         code: Map from graphs of up to N nodes to codes (B, N, V), with V categories (variables) for
             each node. A graph without a code has probability 0.
-        flow: Flow that maps codes to latents and back, for `encode` and `decode`. Its `network`
-            gives the probabilities.
+        flow: Flow that maps codes to latents and back. Its `network` gives the probabilities.
     """
 
     network_class: ClassVar[type[AutoregressiveNetwork]]
@@ -111,11 +86,7 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return self.bounds_in(batch, context)
 
     def bounds_in(self, batch: GraphBatch, context: Context) -> dict[str, Bound]:
-        """Return `bounds`; the network is told `context`.
-
-        Returns:
-            `{name: Bound}`.
-        """
+        """Return `bounds`; the network is told `context`."""
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
@@ -144,14 +115,6 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         return {"nodes": z}
 
     def from_latents(self, latents: Latents, mask: Tensor, **draw) -> GraphBatch:
-        """Decode base latents to graphs.
-
-        Args:
-            latents: "nodes" (B, N, V), as `to_latents` and `base_sample` return it.
-            mask: Real nodes, (B, N) bool.
-            **draw: `temperature` (below 1, graphs are more probable), `generator` (source of random
-                numbers) and, if the model has conditions, `condition_values` (B, P), each in its
-                own unit.
-        """
+        """Decode base latents to graphs."""
         x = self.flow.decode(latents["nodes"], Context(mask, **draw))
         return self.code.decode(x, mask)

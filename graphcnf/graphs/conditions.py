@@ -5,10 +5,6 @@
 - The *value* of a condition is a number for each graph, in the unit of the property; NaN if it is
   unknown. In training, values are *hidden* (set to NaN) at random, so that later any of them may be
   left open.
-- `ConditionEmbedding` standardises the values, and turns them into channels of the network.
-
-`graphcnf.graphs.path.contributions` tells a network what nodes and edges add to a value so far.
-Models without conditions do not load this file.
 """
 
 from __future__ import annotations
@@ -34,13 +30,8 @@ UNCONDITIONAL = 0.2  # share of training graphs of which all values are hidden
 def condition_statistics(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
     """Describe conditions by their mean and standard deviation, as models save them.
 
-    Args:
-        names: Names of the P conditions.
-        values: Their values in M training graphs, (M, P); NaN where unknown.
-
-    Returns:
-        `{"name": text, "mean": number, "deviation": number}` for each condition, JSON values. The
-        deviation is the standard deviation, or 1 if all values are the same.
+    `{"name": text, "mean": number, "deviation": number}` of each; the deviation is 1 if all values
+    are the same.
     """
     means = np.nanmean(values, 0)
     deviations = np.nanstd(values, 0)
@@ -56,13 +47,6 @@ def hide_values(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
     A graph loses all values with probability 0.2 (`UNCONDITIONAL`). In the others, the number of
     values that stay is uniform from 0 to P.
-
-    Args:
-        values: Values of the P conditions of B graphs, (B, P).
-        random: Random generator.
-
-    Returns:
-        A copy of the values, (B, P), with NaN where they are hidden.
     """
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
@@ -74,11 +58,6 @@ class ConditionEmbedding(nn.Module):
 
     The channels are 0 if all values of a graph are unknown. With initial weights they are 0 for all
     values, so that a trained model to which conditions are added begins as it was without them.
-
-    Args:
-        conditions: The P conditions, as `condition_statistics` returns them; only "mean" and
-            "deviation" of each are read.
-        width: Number of channels.
     """
 
     means: Tensor
@@ -99,12 +78,6 @@ class ConditionEmbedding(nn.Module):
 
         They are standardised first: the mean is subtracted, the difference is divided by the
         standard deviation, and the quotient is clamped to -20 to 20.
-
-        Args:
-            values: Values of the P conditions, each in its own unit, (..., P); NaN where unknown.
-
-        Returns:
-            Channels, (..., width); 0 where all values are unknown.
         """
         if values.shape[-1] != len(self.means):
             raise ValueError(

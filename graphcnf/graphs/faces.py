@@ -67,15 +67,7 @@ class Face:
     until: int | None = None
 
     def divided(self, node: int, joined: set[int]) -> list[list[int]]:
-        """Return the walks of the faces into which a new node inside this face divides it.
-
-        Args:
-            node: Number of the new node.
-            joined: Its neighbours, one or more nodes of the walk. For a node that the walk has
-                several times, the edge leads to the first of these places.
-
-        Returns:
-            As many walks as neighbours; each begins with the new node.
+        """Return the walks into which a new node with edges to `joined` divides this face.
 
         Examples:
             >>> Face([0, 1, 2, 3], since=4).divided(4, {0, 2})
@@ -94,14 +86,8 @@ class Face:
 def faces_of(earlier: Sequence[set[int]]) -> list[Face]:
     """Embed a graph in the plane node by node, and list all faces that it has on the way.
 
-    Args:
-        earlier: For each node, in the order in which they are added, the numbers of its neighbours
-            among the nodes before it.
-
-    Returns:
-        The faces, those that appear first at the beginning; `Face.since` and `Face.until` say when
-        the graph has them. If the graph becomes non-planar, nodes that fit into no face are left
-        out.
+    Those that appear first come first. If the graph becomes non-planar, nodes that fit into no face
+    are left out.
     """
     every: list[Face] = []
     present: list[Face] = []
@@ -145,17 +131,10 @@ class GraphsWithFaces(GrowingGraphs):
     They are parts of B whole graphs of up to N nodes (in scoring, one part for each node; in
     drawing, B = M). The faces are listed once for each whole graph, at most F of them.
 
-    Args:
-        links: Adjacency matrices of the M graphs without the new node, (M, N, N) bool.
-        number: Number of nodes of each graph, and so the number of the new node, (M,) long.
-        graph: Which of the B whole graphs each of the M graphs is a part of, (M,) long.
-        faces: For each of the B graphs, what `faces_of` returns.
-
     Attributes:
         on_face: True where a node lies on a face, (B, F, N) bool.
         length: Length of each face, (B, F) long: at most 12 (`LONGEST`), so that longer faces count
             as equally long; 0 where a graph has fewer than F faces.
-        graph: As the argument.
         fitting: True for the faces in which a new node may lie: the partly drawn graph has the
             face, and all neighbours that the new node has so far lie on it, (M, F) bool.
     """
@@ -191,10 +170,6 @@ class GraphsWithFaces(GrowingGraphs):
 
 class FaceNetwork(GrowthNetwork):
     """`GrowthNetwork` that also sees whether both ends of a possible edge lie on one face.
-
-    Args:
-        code: Map from graphs to variables, which the network predicts.
-        **arguments: The arguments of `GrowthNetwork`, by name.
 
     Attributes:
         faces: Embedding with a row for each pair of two features: the number of edges that the new
@@ -240,23 +215,12 @@ def draw_order(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tens
     the ends of one edge, and to each other; one of them lies in the triangle of the others, and has
     no further edges. If the other one came first, the inner one would be put outside. If the inner
     one comes first, the other one is put around it.
-
-    Args:
-        adjacency: Edges of B graphs, (B, N, N) bool.
-        sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform random numbers, (B, N, N or more).
-
-    Returns:
-        What `most_edges_first` returns: orders (B, N), and their log-probabilities (B,).
     """
     return most_edges_first(adjacency, sizes, uniforms, nearly_complete=True)
 
 
 class FaceModel(GrowthModel):
-    """`GrowthModel` of planar graphs, whose network sees the faces of the graph so far.
-
-    The arguments are those of `GrowthModel`; the network is a `FaceNetwork`.
-    """
+    """`GrowthModel` of planar graphs, whose network sees the faces of the graph so far."""
 
     network_class = FaceNetwork
     architecture = "faces"

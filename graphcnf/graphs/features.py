@@ -7,8 +7,6 @@ categories given which pairs have an edge. Its networks get these features of wh
 - *Pair features* describe two nodes: their distance in the graph, the category of their edge.
 - The features are *equivariant*: if the nodes are renumbered, so are the features. The one
   exception tells which node of an edge has the smaller number, and is there only if `ordered`.
-- A *label* of a pair of nodes is the category of its edge plus 1; 0 for no edge.
-- A batch has B graphs of N nodes; a mask (B, N) is True at real nodes, the others are padding.
 """
 
 from __future__ import annotations
@@ -32,18 +30,11 @@ PAIR_FEATURES = MAX_DISTANCE + 2
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Compute node features from edges alone: the degree, and how random walks return.
+    """Compute node features (B, N, 15) from edges: the degree, and how random walks return.
 
     The degree is one-hot, 0 to 6 or more. The other eight features are twice the probabilities that
     a random walk from the node is back at it after 1, 2, ..., 8 steps. They depend on rings and
     their sizes (Dwivedi et al. 2022, arXiv 2110.07875).
-
-    Args:
-        adjacency: Edges, (B, N, N) bool.
-        dtype: Type of the result.
-
-    Returns:
-        Features, (B, N, 15): 7 for the degree, then 8 for the walks.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -80,14 +71,6 @@ def graph_context(
     ordered: bool = True,
 ) -> GraphContext:
     """Compute node features and pair features of graphs, as the context of a flow.
-
-    Args:
-        labels: Edges of the graphs, (B, N, N): bool, or labels, long.
-        mask: Real nodes, (B, N) bool.
-        categories: Number C of edge categories; 0 to use only which pairs have an edge.
-        dtype: Type of the features.
-        ordered: True if networks may see the node order; False leaves out the feature that tells
-            which node of an edge has the smaller number.
 
     Returns:
         A context with the mask and two tensors:

@@ -11,10 +11,6 @@ A graph model is the density of a graph given its number of nodes, and of that n
     log_prob_in_batches    the same of any number of graphs, without gradients (`records`)
     size_prior.log_prob    log p(number of nodes), which is in none of these
 
-A graph model is saved to a folder, as `graphcnf.pretrained` says, with what only graph models have:
-
-- The *architecture* of a graph model is the short name of its class, such as "path". It stands in
-  `config.json`, and `GRAPH_MODELS` finds the class.
 - A *companion* is a second model, of what the graphs leave out, such as stereo marks. It is saved
   and loaded with the graph model, in a folder of its own beside the weights.
 - The *training hashes* are numbers that tell which graphs were in the training data, so that a
@@ -100,17 +96,14 @@ class GraphModel(Pretrained, ABC):
     `docs/own-model.md`, a larger one in `tests/own_model.py`.
 
     Attributes:
-        config: `{"architecture": name, argument: value, ...}`: the arguments that were given to
-            the constructor, JSON values, among them `node_categories`, `edge_categories` and
-            `max_nodes`.
+        config: `{"architecture": name, argument: value, ...}`: the arguments of the constructor.
         metadata: JSON values about the training: `size_histogram` (entry n: number of training
             graphs with n nodes), `dataset` (name of the data set), `training` (settings of the run)
             and more.
         training_hashes: Sorted hashes of the training graphs, (M,) uint64; None if unknown.
         companions: Models of what the graphs leave out, by name: "stereo" for stereo marks. Empty
             in a new model.
-        size_network: Network of `size_prior`, by which values of conditions change the
-            probabilities of the numbers of nodes, see `SizePrior`; None without conditions.
+        size_network: Network of `size_prior` that reads conditions; None without them.
         architecture: Short name of the class, the same as in `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
@@ -123,9 +116,6 @@ class GraphModel(Pretrained, ABC):
             if there is none, and all samples are as the density says.
         batch_size: Number of graphs that `sample_records` draws together. Records depend on it to
             the last bit.
-
-    Raises:
-        TypeError: if the `__init__` of a subclass is not decorated by `keep_arguments`.
 
     Examples:
         >>> from graphcnf.graphs import model_for_graphs, sample_records
@@ -164,39 +154,16 @@ class GraphModel(Pretrained, ABC):
     def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
         """Return log p(graph | number of nodes), or a lower bound on it, as a sum of terms.
 
-        Args:
-            batch: B graphs that fit the model, which `log_prob` has checked.
-
-        Returns:
-            `{name: Bound}`, one for each part of a graph that the model scores apart;
-            `Bound.value()` is the term, (B,) nats. It is -inf for a graph that `knows` rejects.
+        `{name: Bound}` has one for each part of a graph, (B,) nats; -inf where `knows` is False.
         """
 
     @abstractmethod
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents.
-
-        Args:
-            batch: B graphs that fit the model, which `encode` has checked.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            `{name: latents}`, (B, ..., D) each. The names, and the D of each, are up to the class,
-            such as "nodes" (B, N, D).
-        """
+        """Encode graphs to base latents, `{name: (B, ..., D)}`; names and D are up to the class."""
 
     @abstractmethod
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
-        """Draw base latents, for `from_latents` to decode to as many graphs.
-
-        Args:
-            mask: True for real nodes, (B, N) bool.
-            generator: torch generator, or one numpy generator per graph; None for torch's global
-                generator.
-
-        Returns:
-            `{name: latents}`, of the names and shapes that `to_latents` returns.
-        """
+        """Draw base latents for graphs with a mask (B, N), as `to_latents` returns them."""
 
     @abstractmethod
     def from_latents(
@@ -207,44 +174,21 @@ class GraphModel(Pretrained, ABC):
         temperature: float = 1.0,
         generator: Generators = None,
     ) -> GraphBatch:
-        """Decode base latents to graphs; `decode` checks mask and latents before.
+        """Decode base latents to graphs; rules may leave one smaller than its mask.
 
         A class that takes conditions has a further argument `condition_values`, (B, P).
-
-        Args:
-            latents: Base latents by name, as `to_latents` and `base_sample` return them.
-            mask: True for real nodes, (B, N) bool.
-            temperature: Below 1, graphs are more probable.
-            generator: Source of random numbers, where decoding draws any; as in `base_sample`.
-
-        Returns:
-            B graphs. Rules of some models leave a graph smaller than its mask.
         """
 
     # It may override these.
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Return the arguments of the constructor that depend on training graphs.
-
-        Args:
-            graphs: The training graphs.
-            **options: `node_categories`, `edge_categories`, `edge_weights`, `merged`, `support`, as
-                `model_for_graphs` takes them.
-
-        Returns:
-            Arguments by the names in `measured_arguments`; none by default.
-        """
+        """Return the arguments of the constructor that depend on training graphs."""
         return {}
 
     @classmethod
     def options(cls) -> tuple[Callable, ...]:
-        """Return what the table `[model]` of a preset configures.
-
-        Returns:
-            Functions and classes; the keys of the table are the names of their arguments. By
-            default the class alone.
-        """
+        """Return functions and classes whose arguments the table `[model]` of a preset sets."""
         return (cls,)
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -252,32 +196,15 @@ class GraphModel(Pretrained, ABC):
 
         By default these are all graphs with a node. One that is represented may still have the
         probability 0.
-
-        Args:
-            batch: B graphs that fit the sizes and categories of the model.
         """
         return batch.mask.any(1)
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return what training maximises, as a sum of terms.
-
-        By default it is the bound of `bounds`. A class may train by another estimate of it, or add
-        penalties.
-
-        Args:
-            batch: B graphs that fit the model.
-
-        Returns:
-            `{name: Bound}`, as `bounds` returns them; `Bound.value()` is a term, (B,) nats.
-        """
+        """Return what training maximises, as a sum of terms; by default `bounds`."""
         return self.bounds(batch)
 
     def sampling_notes(self, rules: bool) -> list[str]:
-        """Return sentences about sampling, as footnotes for tables of samples.
-
-        Args:
-            rules: True if the rules of the model hold in these samples.
-        """
+        """Return sentences about sampling, as footnotes for tables of samples."""
         return []
 
     # The other methods are the same for all models. These are for users.
@@ -296,9 +223,8 @@ class GraphModel(Pretrained, ABC):
     def conditions(self) -> list[dict[str, Any]]:
         """The conditions: properties of whole graphs, given values of which graphs can be drawn.
 
-        For each condition `{"name": text, "mean": number, "deviation": number}`: mean and standard
-        deviation of the property over the training graphs, in its own unit. The deviation is 1 if
-        all training graphs have the same value. Empty for a model without conditions.
+        `{"name": text, "mean": number, "deviation": number}`, over the training graphs, in its
+        unit.
         """
         return self.config.get("conditions") or []
 
@@ -314,12 +240,6 @@ class GraphModel(Pretrained, ABC):
 
         It is -inf for graphs of probability 0. Divided by -(nodes * ln 2) these are bits per node,
         with edges but without the probability of the number of nodes (`size_prior`).
-
-        Args:
-            batch: B graphs, in canonical node order if `ordered` is True, else in any.
-
-        Returns:
-            Natural logarithms of probabilities, (B,).
         """
         return total(self.bounds(batch.for_model(self.config)).values())
 
@@ -328,17 +248,8 @@ class GraphModel(Pretrained, ABC):
     ) -> Tensor:
         """Return `log_prob`, which is the same whatever the batch also where `bounds` is random.
 
-        `graphcnf.graphs.records.log_prob_in_batches` calls it. A `StochasticModel` overrides it,
-        and draws its random numbers by seed and record; other models draw none.
-
-        Args:
-            batch: B graphs, in canonical node order if `ordered` is True, else in any.
-            seed: Seed of the draws of a `StochasticModel`.
-            records: Any number for each graph, (B,), of which its draw is a function; None to draw
-                from torch's global generator.
-
-        Returns:
-            (B,) nats; -inf for a graph that `knows` rejects.
+        A `StochasticModel` draws by `seed` and a number for each graph, `records`; None draws from
+        torch's global generator.
         """
         return self.log_prob(batch)
 
@@ -347,13 +258,8 @@ class GraphModel(Pretrained, ABC):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the negative log-likelihood per node of B graphs, or its bound, and metrics.
 
-        The training loop calls it. Graphs of probability 0 are left out, unless all are; then the
-        loss is infinite.
-
-        Args:
-            batch: The graphs. If they have values of conditions, the loss also contains -log
-                p(number of nodes | conditions), but for a number that no training graph has.
-            beta: Weight of log p(x|z) in the bound, see `Bound.value`; 1 for the bound itself.
+        Graphs of probability 0 are left out, unless all are; then the loss is infinite. With values
+        of conditions, -log p(number of nodes | conditions) is a part of it.
 
         Returns:
             (loss, metrics): nats per node, with gradients; and `{name: (sum over graphs, number of
@@ -386,33 +292,14 @@ class GraphModel(Pretrained, ABC):
     @evaluated
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Encode graphs to base latents, which `decode` turns into graphs.
-
-        Args:
-            batch: B graphs, in canonical node order if `ordered` is True, else in any.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-
-        Returns:
-            `{name: latents}`, (B, ..., D) each, such as "nodes" (B, N, D). The `to_latents` of the
-            model's class says which names there are, and what D is.
-        """
+        """Encode graphs to base latents, which `decode` turns into graphs."""
         refuse_half(self)
         return self.to_latents(batch.for_model(self.config), noise)
 
     @evaluated
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Decode base latents to graphs.
-
-        Args:
-            latents: Base latents by name, as `encode` and `base_sample` return them.
-            mask: True for real nodes, (B, N) bool.
-            **options: `temperature` (below 1, graphs are more probable), `generator` (source of
-                random numbers) and, for models with conditions, `condition_values`; see `sample`.
-
-        Returns:
-            B graphs of at most N nodes.
-        """
+        """Decode base latents to graphs; the options are those of `sample`."""
         if not (isinstance(mask, Tensor) and mask.dim() == 2 and mask.dtype == torch.bool):
             raise UserError(f"mask must be a boolean tensor (B, N), got {shape_of(mask)}")
         if mask[:, self.max_nodes :].any():
@@ -436,15 +323,11 @@ class GraphModel(Pretrained, ABC):
         """Draw one graph for each number of nodes.
 
         Args:
-            node_counts: Numbers of nodes, 1 to `max_nodes`, (B,) long.
             temperature: Below 1, graphs are more probable.
             generator: torch generator, or a list of one numpy generator per graph; None for torch's
                 global generator.
             condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
                 P), NaN where unknown. None if all are unknown, or for a model without conditions.
-
-        Returns:
-            B graphs, padded to the largest of the numbers.
         """
         if not len(node_counts):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -469,14 +352,7 @@ class GraphModel(Pretrained, ABC):
 
         The files are `config.json`, `model.safetensors`, `training_hashes.safetensors` if the
         hashes are known, and a folder for each companion. Files that are there are replaced.
-
-        Args:
-            folder: Folder to write to; it is created if it does not exist.
-            half: True to store parameters in float16, for half the size; they are loaded as
-                float32.
-
-        Raises:
-            OSError: if a file cannot be written.
+        With `half`, parameters are stored in float16; they are loaded as float32.
         """
         for name, companion in self.companions.items():
             companion.save_pretrained(inside(folder, name))
@@ -505,10 +381,7 @@ class GraphModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build an untrained model from the `config` of another one.
-
-        `from_pretrained` calls it before it reads the weights.
-        """
+        """Build an untrained model from the `config` of another one."""
         arguments = dict(config)
         name = arguments.pop("architecture", None)
         found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
@@ -518,11 +391,7 @@ class GraphModel(Pretrained, ABC):
         return found(**arguments)
 
     def check_metadata(self, metadata: Any) -> None:
-        """Check metadata that were read from a file, before they become those of this model.
-
-        `from_pretrained` calls it. The histogram of sizes, for example, must be a list of counts,
-        or drawing a graph would fail later.
-        """
+        """Check metadata that were read from a file, before they become those of this model."""
         super().check_metadata(metadata)
         check_kinds(metadata, size_histogram=list, weights=dict, companions=list)
         counts = metadata.get("size_histogram", [1])
@@ -533,15 +402,9 @@ class GraphModel(Pretrained, ABC):
 
 
 def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:
-    """Load the hashes of the training graphs of a saved model.
+    """Load the sorted hashes of the training graphs of a saved model; None without a file.
 
-    Args:
-        folder: Folder of the model.
-        dataset: Name of its data set; None if unknown. The hashes of shipped weights may be those
-            of the shipped folder of this name, so that models of one data set share one file.
-
-    Returns:
-        Hashes in ascending order, (M,) uint64; None if there is no such file.
+    Those of shipped weights may be in the shipped folder of the data set.
     """
     hashes = load_array(folder, "training_hashes")
     if hashes is None and folder.parent == WEIGHTS:
@@ -555,13 +418,6 @@ def load_companions(folder: Path, names: list[str]) -> dict[str, Pretrained]:
     """Load the companions of a model: models of what its graphs leave out, such as stereo marks.
 
     A companion whose package is not installed is left out, since the model works without it.
-
-    Args:
-        folder: Folder of the model.
-        names: Names of its companions, as `config.json` lists them.
-
-    Returns:
-        `{name: companion}`, on the CPU; {} for no names.
     """
     found = {}
     for name in names:

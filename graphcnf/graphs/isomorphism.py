@@ -28,19 +28,7 @@ EDGE = 1 << 20  # colour of an edge of category 0; node categories are below
 
 
 class Coloured:
-    """A graph as BLISS takes it: a vertex for every node and every edge, coloured by category.
-
-    Args:
-        node_types: Categories of the n nodes.
-        edges: Pairs of node numbers, (m, 2).
-        edge_types: Categories of the m edges.
-
-    Attributes:
-        nodes: Number n of nodes.
-        edges: The edges as pairs of integers.
-        graph: The igraph `Graph` of n + m vertices, the nodes first.
-        colours: Colour of each of these vertices.
-    """
+    """A graph as BLISS takes it: a vertex for every node and every edge, coloured by category."""
 
     def __init__(self, node_types: Iterable, edges: Iterable, edge_types: Iterable):
         import igraph  # Takes half a second: it looks for what could draw graphs.
@@ -67,20 +55,12 @@ class Coloured:
 
 
 def canonical_order(node_types: Iterable, edges: Iterable, edge_types: Iterable) -> np.ndarray:
-    """Return the canonical depth-first order of the nodes of a graph.
+    """Return the canonical depth-first order of a graph: new node i is old node `order[i]`.
 
     Isomorphic graphs, listed in this order, are equal: it does not depend on the given node
     numbers. The walk starts at a node of lowest degree. At a branch it goes first to the neighbour
     from which the fewest unvisited nodes can be reached. Ties are broken by the canonical numbering
     of BLISS.
-
-    Args:
-        node_types: Categories of the n nodes.
-        edges: Pairs of node numbers, (m, 2).
-        edge_types: Categories of the m edges.
-
-    Returns:
-        A permutation of the node numbers, (n,) int64: new node i is old node `order[i]`.
     """
     graph = Coloured(node_types, edges, edge_types)
     neighbours: list[set[int]] = [set() for _ in range(graph.nodes)]
@@ -116,14 +96,7 @@ def _reached(neighbours: list[set[int]], start: int, barred: list[int]) -> int:
 
 
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
-    """Renumber the nodes of graphs in `canonical_order`, as models of order "canonical" need it.
-
-    Args:
-        graphs: M connected graphs.
-
-    Returns:
-        The M graphs with new node numbers; isomorphic graphs have become equal.
-    """
+    """Renumber the nodes of graphs in `canonical_order`, as models of order "canonical" need it."""
     ordered = []
     for number in range(len(graphs)):
         types, edges, edge_types = graphs.graph(number)
@@ -154,13 +127,7 @@ def order_check() -> str:
 
 
 def isomorphic(one: tuple, other: tuple) -> bool:
-    """Return True if two graphs are equal up to node numbers, with all their categories.
-
-    Args:
-        one: A graph as a tuple of three: node categories (n,), edges as pairs of node numbers (m,
-            2) and edge categories (m,); such as `PackedGraphs.graph` returns it.
-        other: The other graph, in the same form.
-    """
+    """Return True if two graphs, as `PackedGraphs.graph` gives them, are equal up to numbers."""
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False
     first, second = Coloured(*one), Coloured(*other)
@@ -173,12 +140,6 @@ def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
     This is log2 of the number of distinct ways to number the nodes of a graph. A model of node
     order "none" gives all of them the same probability. So its bits of the graph without numbers
     are those of one numbered graph minus these bits.
-
-    Args:
-        graphs: M graphs, in any node order.
-
-    Returns:
-        Bits of each graph, (M,) float64.
     """
     found = [Coloured(*graphs.graph(k)).automorphisms() for k in range(len(graphs))]
     sizes = [math.lgamma(size + 1) for size in graphs.node_counts]

@@ -13,9 +13,8 @@
   nodes 1, 2, 3 and open edges 1-2 and 2-3 they are 3 - 2 = 1: one chain. Several chains give more.
 - The *node order* is drawn at random (`graphcnf.graphs.random_order`), by `most_edges_first`.
 
-B graphs in a batch have up to N nodes; those beyond a graph's own number are *padding*. M partly
-drawn graphs, or R of them, are treated at a time. H are the channels of the output head of edges, C
-those of the attention blocks.
+M partly drawn graphs, or R of them, are treated at a time. H are the channels of the output head of
+edges, C those of the attention blocks.
 """
 
 from __future__ import annotations
@@ -74,18 +73,8 @@ def most_edges_first(
     `nearly_complete`, one that has all its edges to earlier nodes, or all but one. If several nodes
     are left, all are equally likely.
 
-    Args:
-        adjacency: Edges of B graphs, (B, N, N) bool.
-        sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
-            node of graph b is the one of the possible nodes i with the smallest
-            `uniforms[b, i, t]`.
-        nearly_complete: True to prefer, among equal nodes, those with at most one edge to later
-            nodes.
-
-    Returns:
-        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
-        padding comes last; and the logarithm of the probability of each order, (B,) nats.
+    Orders are (B, N) long, padding last; their log-probabilities (B,) nats. The t-th node of graph
+    b is the possible node i with the smallest `uniforms[b, i, t]`.
     """
     batch, nodes = adjacency.shape[:2]
     rows, links = torch.arange(batch, device=adjacency.device), adjacency.double()
@@ -120,14 +109,6 @@ class RowCode:
     i - k, or 0 if there is no edge or no such node. So a row of the adjacency matrix is read
     backwards, from the node just before.
 
-    Args:
-        max_nodes: Largest number of nodes of a graph; it is the number V of variables, too.
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-
-    Attributes:
-        cardinalities: Number of values of each of the V variables of a node.
-
     Examples:
         >>> from graphcnf.graphs import PackedGraphs
         >>> graphs = PackedGraphs.from_lists([([0, 1, 1], [(0, 1), (0, 2)], [0, 0])])
@@ -142,26 +123,11 @@ class RowCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return under which name the log-probability of variable k of a node is reported.
-
-        Args:
-            k: Number of the variable, from 0.
-
-        Returns:
-            "nodes" for k = 0, the category of the node; "edges" for the others.
-        """
+        """Return "nodes" for variable 0, the category of the node, and "edges" for the others."""
         return "edges" if k else "nodes"
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Write graphs as codes.
-
-        Args:
-            batch: B graphs of at most `max_nodes` nodes.
-
-        Returns:
-            Two tensors: the codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,)
-            bool, which is True for all of them here.
-        """
+        """Write graphs as codes."""
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = number[:, None] - torch.arange(1, len(self.cardinalities), device=number.device)
         edges = batch.edge_labels.gather(2, far.clamp(min=0).expand(len(batch), -1, -1))
@@ -169,30 +135,14 @@ class RowCode:
         return x, torch.ones_like(batch.mask[:, 0])
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Read graphs from their codes; the inverse of `encode`.
-
-        Args:
-            x: Codes, (B, N, V) long.
-            mask: True for real nodes, (B, N) bool.
-
-        Returns:
-            B graphs, with the node numbers of the code.
-        """
+        """Read graphs from their codes; the inverse of `encode`."""
         x = torch.where(mask[..., None], x, 0)
         labels = edges_of(x)
         return GraphBatch(x[..., 0], labels + labels.mT, mask)
 
 
 def edges_of(x: Tensor) -> Tensor:
-    """Read the edges of graphs out of their codes, as the lower triangle of a matrix.
-
-    Args:
-        x: Codes, as `RowCode.encode` returns them, (B, N, V) long.
-
-    Returns:
-        (B, N, N) long. For j < i, entry [b, i, j] is the category plus 1 of the edge between nodes
-        i and j of graph b, or 0 if there is none. For j >= i it is 0.
-    """
+    """Read the labels of edges out of codes, as the lower triangle of a matrix (B, N, N)."""
     number = torch.arange(x.shape[1], device=x.device)
     back = (number[:, None] - number).clamp(min=0)
     return x.gather(2, back.expand(len(x), -1, -1)).tril(-1)
@@ -203,14 +153,10 @@ class GrowingGraphs:
 
     At first the new nodes have no edges; `join` adds them, and keeps all counts up to date.
 
-    Args:
-        links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
-        number: Number of the new node, which is also the number of nodes before it, (M,) long.
-
     Attributes:
-        links: As the argument.
+        links: Adjacency matrices of the graphs without the new node, (M, N, N) bool.
+        number: Number of the new node, and so of the nodes before it, (M,) long.
         open: Which edges of `links` lie in fewer than two triangles, (M, N, N) bool.
-        number: As the argument.
         joined: Nodes to which the new node has an edge, (M, N) bool.
         reached: For each node, the number of joined nodes to which it has an open edge, (M, N)
             long.
@@ -227,12 +173,7 @@ class GrowingGraphs:
         self.edges, self.pieces = number.new_zeros(2, len(number))
 
     def join(self, at: Tensor, far: Tensor) -> None:
-        """Add one edge to the new nodes of some graphs, in place.
-
-        Args:
-            at: Numbers of R of the M graphs, each at most once, (R,) long.
-            far: In each of them, the earlier node to which the new node gets an edge, (R,) long.
-        """
+        """Add an edge from the new node to node `far`, in place, in the graphs `at`."""
         self.edges[at] += 1
         self.pieces[at] += 1 - self.reached[at, far]
         self.joined[at, far] = True
@@ -240,10 +181,6 @@ class GrowingGraphs:
 
     def features(self, at: Tensor, far: Tensor) -> list[Tensor]:
         """Describe possible edges from new nodes to earlier ones by small counts.
-
-        Args:
-            at: Numbers of R of the M graphs, (R,) long.
-            far: In each of them, the earlier node to which an edge is possible, (R,) long.
 
         Returns:
             Seven features, (R,) long each:
@@ -279,8 +216,6 @@ def _shared(links: Tensor, others: Tensor) -> Tensor:
 class NewNodes:
     """Hidden state of M new nodes: all that the network knows when it decides their next variable.
 
-    H are the channels of the output head of edges, C those of the attention blocks.
-
     Attributes:
         grown: The partly drawn graphs, with the edges of their new nodes; updated in place. It may
             have more graphs than M: those whose new node is complete stay in it.
@@ -315,22 +250,9 @@ class GrowthNetwork(AutoregressiveNetwork):
     the features of the edge (`GrowingGraphs.features`).
 
     Args:
-        code: Map from graphs to variables; only its `cardinalities` are read.
-        max_nodes: Largest number of nodes of a graph.
         connected: True if every node but the first must get an edge, in scoring and in drawing.
         planar: True if drawing drops edges that would make a graph non-planar. Scoring does not
             know this rule.
-        width: Channels C of a position.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        head_width: Hidden channels H of the output head of edges.
-        dropout: Share of the channels that training leaves out.
-
-    Attributes:
-        starts: Where the six parts of the embedding table `counts` begin, (6,) long: first the rows
-            for combinations of the features in `TOGETHER`, then those for each of the five pairs of
-            features in `COUNTED`.
     """
 
     starts: Tensor
@@ -385,18 +307,7 @@ class GrowthNetwork(AutoregressiveNetwork):
     def inputs(
         self, x: Tensor, number: Tensor | int, sizes: Tensor, edges: Tensor, pieces: Tensor
     ) -> Tensor:
-        """Embed nodes that are complete, with all their edges, as inputs of the attention blocks.
-
-        Args:
-            x: Variables of M nodes, of any graphs, (M, V) long.
-            number: Number of each node in its graph, (M,) long, or an int for all.
-            sizes: Number of nodes that the whole graph of each node will have, (M,) long.
-            edges: Number of edges of each node to earlier nodes, (M,) long.
-            pieces: Pieces of each node when its last edge had been decided, (M,) long.
-
-        Returns:
-            Inputs, (M, C).
-        """
+        """Embed complete nodes, with all their edges, as inputs (M, C) of the attention blocks."""
         joined = _within(edges, EDGES) * _size(PIECES) + _within(pieces, PIECES)
         h = self.types(x[:, 0]) + self.joined(joined) + self.position.weight[number]
         h = h + self.remaining((sizes - 1 - number).clamp(min=0))
@@ -405,31 +316,12 @@ class GrowthNetwork(AutoregressiveNetwork):
         return h
 
     def biases(self, links: Tensor, shared: Tensor, back: Tensor) -> Tensor:
-        """Return attention biases: numbers that are added to the attention scores of two nodes.
-
-        Args:
-            links: True for pairs of nodes that have an edge, (M, I, J) bool, for I nodes that
-                attend to J nodes in M graphs.
-            shared: Number of neighbours that the two nodes share, (M, I, J).
-            back: Distance of the two nodes in the node order, long, (I, J) or (J,).
-
-        Returns:
-            Biases, (M, I, J, layers * heads): one for each head of each block.
-        """
+        """Return attention biases (M, I, J, layers * heads) of I nodes to J nodes in M graphs."""
         kind = links.long() * (SHARED + 1) + shared.long().clamp(max=SHARED)
         return self.by_distance.t()[back] + self.by_link.t()[kind]
 
     def new_nodes(self, grown: GrowingGraphs, nodes: Tensor, graph: Tensor, h: Tensor) -> NewNodes:
-        """Return the hidden state of M new nodes before their first variable, the category.
-
-        Args:
-            grown: The M partly drawn graphs, whose new nodes have no edges yet.
-            nodes: Channels of the earlier nodes of B graphs, (B, N, 3 * H): three parts of H, which
-                the logits of edges to these nodes use (`NewNodes.nodes`).
-            graph: Which of the B graphs each new node belongs to, (M,) long.
-            h: Output of the attention blocks at the node before the new one, which knows the graph
-                without the new one, (M, C).
-        """
+        """Return the hidden state of M new nodes before their first variable, the category."""
         own = self.as_graph(h)
         at = torch.arange(len(h), device=h.device)
         return NewNodes(grown, nodes, graph, at, h, own, torch.zeros_like(own))
@@ -440,10 +332,6 @@ class GrowthNetwork(AutoregressiveNetwork):
         The attention blocks are evaluated once, for all nodes. But to count the features of its
         possible edges, each node needs a matrix (N, N) of the graph before it. To bound memory,
         a step has only as many nodes as have 2^24 matrix entries together (`CELLS`), at least one.
-
-        Yields:
-            Steps, whose `hidden` is a `NewNodes`. Together they have every real node once; the
-            nodes of one graph may be in several steps.
         """
         mask = context.mask
         x = torch.where(mask[..., None], x, 0)
@@ -479,43 +367,16 @@ class GrowthNetwork(AutoregressiveNetwork):
             yield Step(graph, node, hidden)
 
     def growing(self, links: Tensor, graph: Tensor, node: Tensor) -> GrowingGraphs:
-        """Cut M partly drawn graphs out of larger ones; their new nodes have no edges yet.
-
-        `steps` and `GrowthDrawing` call it. A subclass overrides it to return a class with further
-        features.
-
-        Args:
-            links: Adjacency matrices of B graphs, (B, N, N) bool.
-            graph: Which of the B graphs each of the M is a part of, (M,) long.
-            node: Number of the new node of each; the nodes before it form the partly drawn graph,
-                (M,) long.
-        """
+        """Cut M partly drawn graphs out of larger ones; a subclass may add further features."""
         part = torch.arange(links.shape[1], device=links.device) < node[:, None]
         return GrowingGraphs(links[graph] & part[:, None] & part[..., None], node)
 
     def describe(self, features: list[Tensor]) -> Tensor:
-        """Embed the features of possible edges; `logits` adds them to the channels of both nodes.
-
-        Args:
-            features: Features of R possible edges, as `GrowingGraphs.features` returns them, (R,)
-                long each.
-
-        Returns:
-            Channels, (R, H).
-        """
+        """Embed the features of R possible edges, (R, H), for `logits`."""
         return self.counts(self._rows(features)).sum(1)
 
     def score(self, h: Tensor, features: list[Tensor]) -> Tensor:
-        """Return the logits of possible edges from the last hidden layer; `logits` calls it.
-
-        Args:
-            h: Output of the last hidden layer for R possible edges, (R, H).
-            features: Their features, as `GrowingGraphs.features` returns them, (R,) long each. They
-                are not used here, but by `FaceNetwork`, which overrides this method.
-
-        Returns:
-            Logits, (R, 1 + number of edge categories); the first one stands for no edge.
-        """
+        """Return the logits (R, 1 + edge categories) of possible edges; the first is no edge."""
         return self.edge(h)
 
     def start(self, context: Context) -> GrowthDrawing:
@@ -569,11 +430,7 @@ class GrowthNetwork(AutoregressiveNetwork):
         return NewNodes(grown, hidden.nodes, graph, at[kept], h, own, ends, k + 1), kept
 
     def settle(self, hidden: NewNodes, x: Tensor) -> Tensor:
-        """Drop drawn edges that would make a graph non-planar, if the network is `planar`.
-
-        Drawing calls it after each variable; scoring does not, so that the density does not know
-        this rule.
-        """
+        """Drop drawn edges that would make a graph non-planar, if the network is `planar`."""
         if not self.planar or not hidden.decided:
             return x
         import networkx as nx  # slow to import, and needed by this rule only
@@ -606,16 +463,10 @@ def _within(count: Tensor, feature: int) -> Tensor:
 class GrowthDrawing:
     """B graphs that are being drawn node by node; updated in place.
 
-    `AutoregressiveNetwork` calls `step` and `update` in turn. Inside, the graphs are
-    sorted by size, the largest first. So the M graphs that have another node are always the first M
-    (`InSequence`); rows of all tensors below are in this order.
-
-    Args:
-        network: The network.
-        mask: Real nodes of the graphs to draw, (B, N) bool.
+    The graphs are sorted by size, the largest first, so that the M graphs that have another node
+    are the first M (`InSequence`); all rows below are in this order.
 
     Attributes:
-        network: As the argument.
         order: Which node is next, and which graphs have it.
         cache: Keys and values of the attention blocks for all nodes so far.
         links: Adjacency matrices of the nodes so far, (B, N, N) bool.
@@ -637,10 +488,6 @@ class GrowthDrawing:
         """Go on to the next node of all unfinished graphs.
 
         The node before goes through the attention blocks only now: `update` has brought its edges.
-
-        Returns:
-            A step of the M graphs that have another node, whose `hidden` is a `NewNodes`; None once
-            all graphs are complete.
         """
         if not self.order.advance():
             return None
@@ -662,11 +509,7 @@ class GrowthDrawing:
         return self.order.make_step(net.new_nodes(self.grown, self.nodes, graph, h))
 
     def update(self, x: Tensor) -> None:
-        """Receive the variables that were drawn for the node of the last `step`, and add its edges.
-
-        Args:
-            x: Variables of this node in each of the M unfinished graphs, (M, V) long.
-        """
+        """Receive the variables (M, V) of the node of the last `step`, and add its edges."""
         number = self.order.position
         edges = x[:, 1 : number + 1].flip(1) > 0
         self.links[: len(x), number, :number] = edges
@@ -682,14 +525,10 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
     architecture="growth", ...)` builds it.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         connected: True if every node but the first must get an edge: other graphs have probability
             0.
         planar: True if drawing drops edges that would make a graph non-planar. The density does not
             know this rule.
-        **network: Further arguments of `GrowthNetwork`, such as `width` and `layers`.
     """
 
     network_class: ClassVar[type[GrowthNetwork]] = GrowthNetwork
@@ -722,10 +561,7 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Measure the arguments of the constructor that depend on the training graphs.
-
-        `model_for_graphs` calls it.
-        """
+        """Measure the arguments of the constructor that depend on the training graphs."""
         import networkx as nx
 
         connected = all(bool(batch.connected().all()) for batch in GraphBatch.chunks(graphs))

@@ -15,10 +15,6 @@ The latents after the third step are the *base latents*, whose density is standa
 Sampling goes the other way, from base latents back to node categories. All networks see all nodes
 and pairs at once, so that it takes the same number of evaluations for any graph.
 
-Encoding draws random numbers, so that log p(graph) is known only by a *bound*: the mean of the
-bound over draws is at most log p(graph). A *tape* (`Noise`) records the random numbers of a call,
-to repeat the call with the same ones.
-
 (Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B.)
 """
 
@@ -119,10 +115,7 @@ class NodesAndPairs(Bijection):
 
 
 class _Given(nn.Module):
-    """Network of a coupling whose parameters are computed already: the features of its context.
-
-    `NodesAndPairs` puts the output of its `network` there.
-    """
+    """Network of a coupling whose parameters are computed already: the features of its context."""
 
     def forward(self, x, context):
         return context.features
@@ -131,20 +124,9 @@ class _Given(nn.Module):
 def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> SequentialBijection:
     """Build the flow of the latents of nodes and pairs, for the steps "edges" and "adjacency".
 
-    It is a sequence of blocks; each is an actnorm, an invertible linear map, and a coupling with a
-    mixture of logistics, of the nodes and of the pairs.
-
-    Args:
-        network: Function that builds the network of a block, mostly a `PairNetwork`. It is called
-            as `network(node_in, node_out, pair_in, pair_out)`: the channels of a node that the
-            network sees, the parameters of a node that it returns, and the same for a pair.
-        couplings: Number of blocks.
-        dims: Two numbers: latents of a node, latents of a pair; at least 2 each.
-        mixtures: Two numbers: logistics in the mixture of each coupling of nodes, and of each
-            coupling of pairs.
-
-    Returns:
-        A bijection of `GraphLatents`.
+    Each block is an actnorm, an invertible linear map and a coupling. `network(node_in, node_out,
+    pair_in, pair_out)` builds the network of a block, mostly a `PairNetwork`. `dims` and `mixtures`
+    are two numbers: for nodes and for pairs.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -162,31 +144,14 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
 
 
 def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """List all P = N (N - 1) / 2 pairs of nodes: (1, 0), (2, 0), (2, 1), (3, 0), ....
-
-    Args:
-        mask: True for nodes that are no padding, (B, N) bool.
-
-    Returns:
-        Two tensors: the numbers of the two nodes of each pair, the larger one first, (B, P, 2)
-        long; and True for pairs of which neither node is padding, (B, P) bool.
-    """
+    """List all pairs of nodes (1, 0), (2, 0), (2, 1), ..., (B, P, 2); and say which are real."""
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
     return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]
 
 
 def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
-    """Put values of listed pairs of nodes into a matrix over all nodes; `of_pairs` reads them.
-
-    Args:
-        values: Values of P distinct pairs, (B, P, ...).
-        index: Numbers of the two nodes of each pair, (B, P, 2) long.
-        nodes: Number N of nodes.
-
-    Returns:
-        (B, N, N, ...), symmetric in the nodes; 0 for pairs that are not listed.
-    """
+    """Put values of listed pairs into a symmetric matrix (B, N, N, ...), 0 elsewhere."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     i, j = index.unbind(-1)
     out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])
@@ -195,15 +160,7 @@ def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
 
 
 def of_pairs(values: Tensor, index: Tensor) -> Tensor:
-    """Read the values of listed pairs of nodes from a matrix over all nodes.
-
-    Args:
-        values: Values of all pairs of nodes, (B, N, N, ...).
-        index: Numbers of the two nodes of each of the P listed pairs, (B, P, 2) long.
-
-    Returns:
-        Their values, (B, P, ...).
-    """
+    """Read the values of listed pairs of nodes from a matrix over all nodes."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     return values[rows, index[..., 0], index[..., 1]]
 
@@ -211,26 +168,14 @@ def of_pairs(values: Tensor, index: Tensor) -> Tensor:
 class PairNetwork(nn.Module):
     """Network that gives the parameters of couplings: those of nodes and, on demand, of pairs.
 
-    A *coupling* transforms some channels with parameters that are computed from the others
-    (`graphcnf.flows.coupling`). This network computes them by attention over the nodes. Each pair
-    of nodes has a small hidden vector, which acts on the nodes in two ways: as an attention bias,
-    and as a message that is summed over the pairs of a node. What is known of the graph
-    (`GraphContext`) enters as features of nodes, and as attention biases and features of pairs.
+    Computed by attention over the nodes. Each pair of nodes has a small hidden vector, which
+    acts on the nodes in two ways: as an attention bias, and as a message that is summed over the
+    pairs of a node. What is known of the graph (`GraphContext`) enters as features of nodes, and as
+    attention biases and features of pairs.
 
     Args:
-        node_in: Number of untransformed channels of a node.
-        node_out: Number of parameters of a node.
-        pair_in: Number of untransformed channels of a pair; 0 for a network without pairs.
-        pair_out: Number of parameters of a pair.
-        node_features: Number of features of a node in the context; 0 for none.
-        pair_features: Number of features of a pair in the context; 0 for none.
         ordered: True if the network sees node numbers: each node its own, attention biases and
             pairs the difference of two. False for a network that is equivariant to renumbering.
-        max_nodes: Largest number of nodes of a graph.
-        width: Hidden channels of a node.
-        pair_width: Hidden channels of a pair.
-        layers: Number of attention blocks.
-        heads: Number of attention heads of each block.
         reach: Largest difference of node numbers that is told from larger ones; used if `ordered`.
     """
 
@@ -282,20 +227,7 @@ class PairNetwork(nn.Module):
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
     def forward(self, nodes: Tensor, context: GraphContext, pairs=None, latents=None):
-        """Compute the parameters of couplings of nodes and, with pairs, of pairs.
-
-        Args:
-            nodes: Untransformed channels of the nodes, (B, N, node_in).
-            context: Mask of the nodes, and what is known of the graphs: node features
-                (B, N, node_features), pair features (B, N, N, pair_features).
-            pairs: Untransformed channels of the P pairs, (B, P, pair_in); None without pairs.
-            latents: `GraphLatents`, of which `index` and `pair_mask` say which pairs these are;
-                None without pairs.
-
-        Returns:
-            Without pairs, a tensor: the parameters of the nodes, (B, N, node_out). With pairs, two:
-            this one and the parameters of the pairs, (B, P, pair_out).
-        """
+        """Compute the parameters of nodes and, with pairs, those of pairs as well."""
         mask = context.mask
         count = mask.shape[1]
         number = torch.arange(count, device=mask.device)
@@ -351,9 +283,6 @@ class VirtualEdges(nn.Module):
       same scale and the mean 1.5. So both kinds start apart: where they overlap at first, training
       collapses to graphs without edges.
     - The decoder's logit of "the edge is real", given z, is a linear map plus a small network.
-
-    Args:
-        dim: Number E of latents of a pair.
     """
 
     def __init__(self, dim: int):
@@ -368,52 +297,22 @@ class VirtualEdges(nn.Module):
         self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), zero_init(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Move latents of real edges by the affine map, into the space where the decoder works.
-
-        Args:
-            z: Latents of real edges, (B, P, E).
-
-        Returns:
-            Two tensors: the moved latents, (B, P, E); and the logarithm of the determinant of the
-            map for each edge, (B, P) nats.
-        """
+        """Move latents of real edges by the affine map; with its log-determinant, (B, P) nats."""
         moved = z * self.real_log_scale.exp() + self.real_shift
         return moved, self.real_log_scale.sum().expand(z.shape[:-1])
 
     def from_joint(self, z: Tensor) -> Tensor:
-        """Undo `to_joint`.
-
-        Args:
-            z: Moved latents of real edges, (B, P, E).
-
-        Returns:
-            The latents before the affine map, (B, P, E).
-        """
+        """Undo `to_joint`."""
         return (z - self.real_shift) * (-self.real_log_scale).exp()
 
     def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """Draw latents of virtual edges from q(z).
-
-        Args:
-            like: Any tensor of the shape (B, P, E), and of the type and device of the result.
-            noise: Tape that records the draw, or replays it; None for no tape.
-
-        Returns:
-            Two tensors: latents z, (B, P, E); and log q(z) of each pair, (B, P) nats.
-        """
+        """Draw latents (B, P, E) of virtual edges from q(z), with log q(z), (B, P) nats."""
         base = logistic_noise(like.shape, like, noise)
         log_q = logistic_log_density(base) - self.log_scale
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
-        """Decode latents of pairs: return log p(real edge|z) - log p(virtual edge|z).
-
-        Args:
-            z: Latents of pairs, (B, P, E); those of real edges as `to_joint` returns them.
-
-        Returns:
-            Logits, (B, P) nats; above 0 where the edge is more probably real.
-        """
+        """Return log p(real edge|z) - log p(virtual edge|z) of pairs, (B, P) nats."""
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
@@ -427,9 +326,6 @@ class PairsModel(StochasticModel):
     `model_for_graphs(graphs, architecture="pairs", ...)` builds it.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         order: "canonical" if graphs are numbered canonically, and the networks may see the node
             numbers; "none" if the numbers must have no effect.
         nodes: Arguments of the step "nodes", by name: "couplings", the number of blocks of its flow
@@ -441,8 +337,6 @@ class PairsModel(StochasticModel):
         node_dim: Number D of latents of a node; without effect for "argmax", where the number of
             categories determines it.
         pair_dim: Number E of latents of a pair; without effect for "argmax".
-        node_mixtures: Number of logistics in the mixture of each coupling of nodes.
-        pair_mixtures: Number of logistics in the mixture of each coupling of pairs.
     """
 
     architecture = "pairs"

@@ -5,13 +5,8 @@
 - The order is a *latent variable*, as the noise of a variational autoencoder is: a distribution
   q(order | graph) draws one for a given graph, and log p(graph) is bounded from below by the mean
   of log p(graph, order) - log q(order | graph).
-- A *bridge* is an edge that lies on no ring.
-- A *code* is a graph as V categories (*variables*) for each node, in one node order
-  (`graphcnf.graphs.coded`).
 - *Base latents* are continuous variables into which graph and order are encoded. Those of the code
   have a logistic base density, those of the order are uniform.
-- A *tape* (`Noise`) records the random numbers of a call, to repeat the call with the same ones.
-- In a batch of B graphs of N nodes each, nodes beyond a graph's own number are *padding*.
 """
 
 from __future__ import annotations
@@ -36,12 +31,6 @@ def bridges(adjacency: Tensor) -> Tensor:
     All graphs are treated at once by linear algebra. With a resistor of 1 ohm on every edge, the
     resistance between the ends of a bridge is 1 ohm; between the ends of an edge on a ring of n
     nodes it is at most 1 - 1/n.
-
-    Args:
-        adjacency: Edges, (B, N, N) bool.
-
-    Returns:
-        True for pairs of nodes whose edge is a bridge, (B, N, N) bool.
     """
     conductance = adjacency.double()
     # A small conductance from each node to the ground keeps the matrix invertible.
@@ -60,16 +49,8 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
     these neighbours, again with equal probabilities: one to which an edge on a ring leads, if there
     is any. So a ring is closed before branches grow.
 
-    Args:
-        adjacency: Edges of B graphs, (B, N, N) bool.
-        sizes: Number of nodes of each graph, (B,) long.
-        uniforms: Uniform random numbers, (B, N, N or more), which determine the result: the t-th
-            node of graph b is the one of the possible nodes i with the smallest
-            `uniforms[b, i, t]`.
-
-    Returns:
-        Two tensors: the orders, (B, N) long, in which new node i is old node `order[b, i]` and
-        padding comes last; and the logarithm of the probability of each order, (B,) nats.
+    The t-th node of graph b is the possible node i with the smallest `uniforms[b, i, t]`; padding
+    comes last. With each order comes its log-probability, nats.
     """
     batch, nodes = adjacency.shape[:2]
     rows, number = (torch.arange(n, device=adjacency.device) for n in (batch, nodes))
@@ -132,10 +113,6 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         has drawn at random, so that each of the n! numberings is equally likely, which costs log n!
         nats. The graph without numbers is more probable by log(n! / |Aut|) nats, with |Aut| the
         number of its automorphisms.
-
-        Args:
-            batch: B graphs.
-            noise: Tape that records the draw of the order, or replays it; None for no tape.
         """
         graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)

@@ -9,8 +9,6 @@ into batches.
 - A *block* is a range of records that are drawn together: records 0 to 127, 128 to 511, 512 to
   1023, then 1024 records each.
 - A *batch* is a part of a block, of graphs of similar size, which little padding makes fast.
-- A *condition* is a property of a graph, such as logP, given which some models draw; P of them.
-- The *size* of a graph is its number of nodes.
 
 Why blocks: rounding in float32 depends on the shape of a batch and on the number of threads, and
 now and then changes a category. So batches must always be the same. To draw one record, its whole
@@ -43,14 +41,7 @@ GPU_BLOCKS = 4  # blocks that a GPU draws together: 4,096 records
 
 
 def condition_row(values: Sequence[float | None]) -> Tensor:
-    """Return the values of the conditions of one graph as a tensor: [[2.5, NaN]] for [2.5, None].
-
-    Args:
-        values: Values of the P conditions, each in its own unit; None for an unknown one.
-
-    Returns:
-        (1, P), float32; NaN where the value is unknown.
-    """
+    """Return the conditions' values of one graph as a tensor: [[2.5, NaN]] for [2.5, None]."""
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
@@ -65,25 +56,18 @@ def log_prob_in_batches(
     noise_records: np.ndarray | None = None,
     batch_size: int = BATCH,
 ) -> np.ndarray:
-    """Score many graphs in batches, without gradients: log p(graph | number of nodes) of each.
+    """Score many graphs in batches, without gradients: log p(graph | number of nodes), nats.
 
     Whether the number is exact or a lower bound depends on the class of the model. The bound of a
     `StochasticModel` is random; it is drawn once for each graph.
 
     Args:
-        model: Any graph model, in training or evaluation mode; dropout is off in either.
-        graphs: M graphs, in canonical node order if `model.ordered` is True, else in any.
         condition_values: Values of the P conditions, the same for all graphs, each in its own unit,
             with None for each unknown value. None in place of the list if all are unknown, or for
             a model without conditions.
         noise_seed: Seed of the draws of a `StochasticModel`; used with `noise_records`.
         noise_records: Any number for each graph, (M,). A graph's draw is a function of `noise_seed`
             and its number, whatever the batch. None to draw from torch's global generator.
-        batch_size: Number of graphs in a batch.
-
-    Returns:
-        (M,) nats, float64, in the order of `graphs`; -inf for graphs that the model cannot
-        represent.
     """
     nats = np.full(len(graphs), -math.inf)
     for chosen in batches(graphs.node_counts, batch_size):
@@ -114,17 +98,11 @@ def sample_records(
     whole batches are computed, so that a few records take as long as a batch.
 
     Args:
-        model: Any graph model, in training or evaluation mode; dropout is off in either.
-        records: Numbers of the records, from 0.
-        seed: Seed of the sample.
         temperature: Below 1, graphs are more probable.
         size_range: Lowest and highest number of nodes; None for all sizes of the training data.
         condition_values: Values of the P conditions, the same for all records, each in its own
             unit, with None for each unknown value. None in place of the list if all are unknown, or
             for a model without conditions.
-
-    Returns:
-        The graphs, in the order of `records`.
     """
     check_integer("first record", records.start)
     check_seed(seed)
@@ -155,14 +133,8 @@ def sample_records(
 def blocks(first: int, together: int = 1) -> Iterator[range]:
     """Cut the endless sample into the ranges of records that are drawn together.
 
-    Args:
-        first: Number of a record; the first range that is yielded contains it.
-        together: Number of blocks that are drawn together, which depends on the device
-            (`together_on`). The three blocks of the first 1024 records are always drawn one by one.
-
-    Yields:
-        Ranges of record numbers, one after the other without end. With `together` = 1 each is one
-        block: they begin at 0, 128, 512, 1024, 2048, ....
+    The first range contains record `first`. Where `together` blocks are drawn at once, the three of
+    the first 1024 records are still drawn one by one.
 
     Examples:
         >>> ranges = blocks(200)
@@ -192,11 +164,7 @@ def block_number(record: int) -> int:
 
 
 def block_start(number: int) -> int:
-    """Return the number of the first record of a block: 0, 128, 512, 1024, 2048, ....
-
-    Args:
-        number: Number of the block, from 0.
-    """
+    """Return the number of the first record of a block: 0, 128, 512, 1024, 2048, ...."""
     if number < len(FIRST_BLOCKS):
         return FIRST_BLOCKS[number]
     return (number - len(FIRST_BLOCKS) + 1) * BLOCK
@@ -219,20 +187,7 @@ class RecordBatch(NamedTuple):
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Iterator[RecordBatch]:
-    """Yield the batches that must be drawn to get some records of the sample of a seed.
-
-    Args:
-        wanted: Numbers of these records.
-        prior: Probabilities of 0, 1, ... nodes; they need not sum to one.
-        seed: Seed of the sample.
-        together: Number of blocks that are drawn together, which depends on the device
-            (`together_on`).
-        size: Number of graphs in a batch where a block is drawn alone; `together` times as many
-            where several are.
-
-    Yields:
-        Each batch that has a wanted record, with all its records.
-    """
+    """Yield the batches, whole, that must be drawn to get some records."""
     for block in blocks(wanted.start, together):
         if block.start >= wanted.stop:
             return
@@ -249,15 +204,6 @@ def batches_of_block(
     Each record has a random generator of its own, made of the seed and its number, so that it does
     not depend on what else is drawn. The generator's first number gives the number of nodes, its
     next ones the latents.
-
-    Args:
-        block: Numbers of all records of the block.
-        prior: Probabilities of 0, 1, ... nodes; they need not sum to one.
-        seed: Seed of the sample, an integer or a tuple of integers.
-        size: Number of graphs of a batch; the last batch may have fewer.
-
-    Yields:
-        The batches, the smallest graphs first.
     """
     generators = record_generators(seed, block.start, len(block))
     sizes = draw_sizes(prior, generators)
@@ -270,9 +216,6 @@ def one_thread(device: torch.device) -> Iterator[None]:
     """Return a context in which torch uses one thread on a CPU, so that results are reproducible.
 
     Several threads would add numbers in another order, and so round differently.
-
-    Args:
-        device: Device of the model. If it is no CPU, the number of threads stays as it is.
     """
     threads = torch.get_num_threads()
     if device.type == "cpu":

@@ -50,11 +50,6 @@ class SizePrior:
             size_range: Lowest and highest number of nodes; others get the probability 0. If no
                 training graph lies in the range, all sizes in it are equally likely. None for all
                 sizes.
-            condition_values: Values of the P conditions of one graph, each in its own unit, (1, P),
-                NaN where unknown; None for the frequencies of the training data.
-
-        Returns:
-            Probabilities of 0 to `largest` nodes, float64 (largest + 1,); 0 for 0 nodes.
         """
         low, high = size_range or (1, self.largest)
         if size_range is not None:
@@ -71,16 +66,7 @@ class SizePrior:
             return self._reweight(prior, condition_values).exp().cpu().numpy()[0]
 
     def log_prob(self, node_counts: Tensor, condition_values: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of the numbers of nodes of graphs.
-
-        Args:
-            node_counts: Numbers of nodes, (B,) long.
-            condition_values: Values of the P conditions of the graphs, each in its own unit, (B,
-                P), NaN where unknown; None for the frequencies of the training data.
-
-        Returns:
-            (B,) nats; -inf for a number that no training graph has.
-        """
+        """Return log-probabilities of numbers of nodes, (B,) nats; -inf where never seen."""
         prior = self.probabilities()
         if condition_values is None:
             log_probs = torch.as_tensor(prior, device=node_counts.device).log()[None]
@@ -98,12 +84,7 @@ class SizePrior:
         return (log_prior.to(logits) + logits).log_softmax(-1)
 
     def check_range(self, low: int, high: int) -> None:
-        """Refuse sizes that the model does not have.
-
-        Args:
-            low: Lowest number of nodes.
-            high: Highest number of nodes.
-        """
+        """Refuse sizes that the model does not have."""
         if not 1 <= low <= high <= self.largest:
             raise UserError(
                 f"sizes {low}-{high}: this model draws graphs of 1 to {self.largest} nodes"
@@ -111,32 +92,14 @@ class SizePrior:
 
 
 def log_prob_of_sizes(log_probs: Tensor, sizes: Tensor) -> Tensor:
-    """Look up the log-probabilities of sizes, (B,) nats; -inf for sizes outside the table.
-
-    Args:
-        log_probs: Log-probabilities of the sizes 0, 1, ...: one row (1, S) for all records, or a
-            row for each record (B, S).
-        sizes: Sizes, (B,) long.
-
-    Returns:
-        (B,) nats, of the type of `log_probs`.
-    """
+    """Look up the log-probabilities of sizes, (B,) nats; -inf for sizes outside the table."""
     known = sizes.clamp(0, log_probs.shape[1] - 1)
     found = log_probs.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
     return torch.where(known == sizes, found, -math.inf)
 
 
 def draw_sizes(probabilities: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """Draw a size for each of B records.
-
-    Args:
-        probabilities: Probabilities of the sizes 0, 1, ...; they need not sum to one.
-        generators: Random generator of each record, such as `record_generators` returns; each is
-            advanced by one number.
-
-    Returns:
-        Sizes, int64 (B,).
-    """
+    """Draw a size for each record; each generator is advanced by one number."""
     below = probabilities.cumsum()
     drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
     # The product may round up to the total.

@@ -33,12 +33,7 @@ class StochasticModel(GraphModel):
 
     @abstractmethod
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms.
-
-        Args:
-            batch: B graphs that `knows` accepts.
-            noise: Tape that records the random draws, or replays them; None for no tape.
-        """
+        """Draw a lower bound on log p(graph | number of nodes) once, as a sum of terms."""
 
     @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
@@ -46,12 +41,6 @@ class StochasticModel(GraphModel):
 
         It is the logarithm of the mean of exp(`bounds`) over some draws of the model's latent
         variables, and in expectation at most log p.
-
-        Args:
-            batch: B graphs that `knows` accepts, in canonical node order if `ordered` is True, else
-                in any.
-            samples: Number of draws of `bounds`, at least 1; the more, the tighter is the bound.
-            noise: Tape that records the random draws, or replays them; None for no tape.
         """
         check_integer("samples", samples, 1)
         batch = batch.for_model(self.config)
@@ -79,10 +68,6 @@ class RecordNoise(Noise):
 
     The bound of a `StochasticModel` is random. With this tape as its `noise`, the random numbers of
     a graph are a function of the seed and of a number that the graph has.
-
-    Args:
-        seed: Seed of the random numbers.
-        records: Number of each of the B graphs of the batch.
     """
 
     def __init__(self, seed: int, records: Sequence[int]):

@@ -22,13 +22,6 @@ def size_bucketed_batches(
     from epoch to epoch. They are a function of seed and epoch, so that a run that was stopped in
     the middle of an epoch goes on with the same batches (`first`).
 
-    Args:
-        node_counts: Number of nodes of each of the M graphs, (M,).
-        batch_size: Number of graphs of a batch; one batch may have fewer.
-        seed: Seed of the run, an integer from 0.
-        epoch: Number of the epoch, from 0.
-        first: Number of batches to skip at the beginning of the epoch.
-
     Yields:
         A pair for each batch: its number in the epoch, from 0, and the indices of its graphs in
         `node_counts`, int64, at most `batch_size` of them.

@@ -8,9 +8,6 @@ It draws a graph node by node along a depth-first order, as the model "path" doe
 - Nodes are drawn in *rounds* of several nodes. The large attention blocks are evaluated once a
   round, for the nodes of the round before. Within a round, one more block is evaluated for each
   node. So drawing a graph of any size takes at most `rounds` evaluations of the large blocks.
-
-In a batch of B graphs of N nodes, nodes beyond a graph's own number are *padding*. A *position* is
-the place of a node in the order.
 """
 
 from __future__ import annotations
@@ -42,13 +39,6 @@ class RoundNetwork(PathNetwork):
     2. Within the round, nodes are still decided one after the other. The input of each, which
        describes the path before it, goes through one cheap further block only. This block attends
        to what step 1 gave for all rounds before.
-
-    Args:
-        code: `DepthFirstCode`, by which a graph is V categories for each node.
-        support: Rules that say which values of these categories are possible at all.
-        max_nodes: Largest number of nodes of a graph.
-        rounds: Largest number of rounds of a graph.
-        **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
     """
 
     blocks: Transformer
@@ -78,14 +68,7 @@ class RoundNetwork(PathNetwork):
         return self.last(h, last_bias, self.blocks(h, bias[:, :-heads]))
 
     def first(self, number):
-        """Return which node begins the round of a node; with rounds of 3 nodes, 3 for node 5.
-
-        Args:
-            number: Number of the node in the order, from 0, an int or a long tensor.
-
-        Returns:
-            Number of the first node of the round, an int or a tensor of the same shape.
-        """
+        """Return which node begins the round of a node; with rounds of 3 nodes, 3 for node 5."""
         return number // self.per_round * self.per_round
 
     def start(self, context):
@@ -97,10 +80,6 @@ class RoundDrawing(PathDrawing):
 
     It is a `PathDrawing` that collects the inputs of a round, and evaluates the blocks for all of
     them when the next round begins.
-
-    Args:
-        network: The network.
-        context: Its mask (B, N) says which nodes of the B graphs are real.
 
     Attributes:
         last_cache: Keys and values of the last block, made of the outputs of the other blocks.
@@ -145,26 +124,7 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
     `model_for_graphs(graphs, architecture="unordered", ...)` builds it: `measure` finds the
     arguments from `back` to `environments` in the training graphs.
 
-    Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
-        back: By how many nodes of the path the walk may go back before the next node, at most, plus
-            1 (`DepthFirstCode`).
-        closures: A node may close rings by edges to earlier nodes of the path. Entry k is how many
-            levels up the path edge k may reach; a node has at most as many such edges as the list
-            has entries (`DepthFirstCode`).
-        edge_weights: Weight of each edge category, an integer, by which edges count for
-            `largest_sums`; 1 each if None.
-        largest_sums: For each node category the largest sum of the weights of a node's edges; None
-            for no limit.
-        environments: Which combinations of edges and neighbours a node may have, as
-            `Environments.arguments` returns them. If given, `largest_sums` has no effect. None for
-            no such rule.
-        **network: Further arguments of `RoundNetwork`.
-
-    Attributes:
-        code: Map from graphs to V categories for each node.
+    The arguments up to `environments` are those of `PathModel`, the others of `RoundNetwork`.
     """
 
     architecture = "unordered"

@@ -88,13 +88,6 @@ from graphcnf.graphs.path.support import Support, UndecidedNodes
 class NeededEdges(nn.Module):
     """What nodes still need to be complete: tables by the state of a node, for all S states.
 
-    Args:
-        states: The states of nodes.
-        can_attach: Which new nodes can be attached to a node with how much room, as
-            `Support.can_attach`, (9, S, E + 1, C) bool.
-        attached_state: State of the new node with this edge, (S, E + 1, C) long.
-        closures: Largest number of closures of a node.
-
     Attributes:
         terminals: Least number of missing edges to terminal nodes, (S,) long; `NEVER` for a state
             that new nodes alone cannot complete.
@@ -174,11 +167,6 @@ class CompletingSupport(Support):
     than there are (`NeededEdges.free_to_attach`), or a node waits for a closure that none of these
     could get. If nothing remains, all that `Support` allows is possible, and drawing may leave a
     node incomplete.
-
-    Args:
-        code: The variables of a node.
-        edge_weights: Weight of each edge category.
-        environments: The known environments.
 
     Attributes:
         environments: The known environments.

@@ -37,12 +37,6 @@ class Contributions(nn.Module):
     `fit` computes the tables from training graphs. Then `forward` tells the network how much the
     nodes so far have contributed, and how much is left to reach the value that was asked for.
 
-    Args:
-        cardinalities: Number of values of each of the V variables of a node.
-        conditions: The P conditions: "name", "mean" and "deviation" of each, as
-            `condition_statistics` returns them.
-        width: Number of channels of the network.
-
     Attributes:
         deviations: Standard deviation of each condition, in its own unit, (P,). The tables hold
             contributions divided by it.
@@ -72,14 +66,6 @@ class Contributions(nn.Module):
         Two edges have the same hash, and so the same contribution, if their categories, the
         categories of both ends and the neighbours that both ends have before this edge are the
         same.
-
-        Args:
-            x: Variables of the new nodes, (R, V) long.
-            path: Its first R paths are those before these nodes.
-
-        Returns:
-            Hashes, (R, J) long: of the edge to the parent, then of each closure that a node may
-                have (so that J is 1 + the number of closures); 0 for no edge.
         """
         parent = (path.depth[: len(x)] - DepthFirstCode.backtracks(x)).clamp(min=0)
         new_node = DepthFirstCode.categories(x)
@@ -104,32 +90,14 @@ class Contributions(nn.Module):
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
-        """Return the contributions of nodes and their edges to earlier nodes.
-
-        Args:
-            x: Variables of the nodes, (..., V) long.
-            links: Hashes of up to J edges of each node to earlier nodes, as the method `links`
-                returns them, (..., J) long.
-
-        Returns:
-            Contributions, (..., P), in the units of the conditions.
-        """
+        """Return what nodes and their edges to earlier nodes contribute, in the same units."""
         variables = zip(self.each, x.unbind(-1), strict=True)
         of_nodes = sum(embedding(value) for embedding, value in variables)
         of_edges = self.edges(self._edge_rows(links)).sum(-2)
         return (of_nodes + of_edges) * self.deviations
 
     def forward(self, condition_values: Tensor, contributed: Tensor) -> Tensor:
-        """Embed what the nodes so far contribute to the conditions, and what is left of the values.
-
-        Args:
-            condition_values: Values of the conditions of B graphs, (B, P), NaN where unknown.
-            contributed: Sums of the contributions of all nodes before each of M positions,
-                (B, M, P).
-
-        Returns:
-            Channels, (B, M, width); 0 for graphs of which no value is known.
-        """
+        """Embed what nodes so far contribute to the conditions, and what is left of the values."""
         any_known = ~condition_values.isnan().all(-1)[:, None, None]
         so_far = torch.where(any_known, self.so_far(contributed), 0.0)
         return self.to_come(condition_values[:, None] - contributed) + so_far
@@ -139,13 +107,6 @@ class Contributions(nn.Module):
         """Fit the contributions to training graphs, in place.
 
         Those of nodes are found by least squares first, then those of edges for the residuals.
-
-        Args:
-            x: Variables of the nodes of B graphs, (B, N, V) long.
-            links: Hashes of up to J edges of each node to earlier nodes, as the method `links`
-                returns them, (B, N, J) long.
-            mask: Real nodes, (B, N) bool.
-            condition_values: Values of the conditions of the graphs, (B, P), none of them NaN.
         """
         tables = [embedding.get_parameter("weight") for embedding in self.each]
         variables = zip(x.unbind(-1), tables, strict=True)
@@ -180,13 +141,6 @@ class Contributions(nn.Module):
 class Conditioning:
     """Conditions of B graphs, and what their nodes have contributed to them so far.
 
-    `PathNetwork.conditioning` makes it for a batch. In drawing, it is updated in place.
-
-    Args:
-        embedding: Embedding of the values.
-        contributions: What nodes and edges contribute.
-        values: Values of the P conditions, each in its own unit, (B, P); NaN where unknown.
-
     Attributes:
         so_far: Contributions of all nodes so far, in the units of the conditions, (B, P).
     """
@@ -198,37 +152,17 @@ class Conditioning:
         self.so_far = torch.zeros_like(values)
 
     def of_all(self, x: Tensor, path: Path) -> Tensor:
-        """Return the channels that are added to the inputs of all nodes of whole graphs.
-
-        Args:
-            x: Variables of the nodes, (B, N, V) long.
-            path: The paths before the nodes, those of one graph after the other, B * N of them.
-
-        Returns:
-            (B, N, D), for D channels of the network.
-        """
+        """Return the channels that are added to the inputs of all nodes of whole graphs."""
         of_nodes = self._of_nodes(x.flatten(0, 1), path).unflatten(0, x.shape[:2])
         before = F.pad(of_nodes.cumsum(1)[:, :-1], (0, 0, 1, 0))
         return self._channels(self.values, before)
 
     def of_next(self, count: int) -> Tensor:
-        """Return the channels that are added to the inputs of the next nodes in drawing.
-
-        Args:
-            count: Number of graphs that have a next node: the first ones.
-
-        Returns:
-            (count, D).
-        """
+        """Return the channels that are added to the inputs of the next nodes in drawing."""
         return self._channels(self.values[:count], self.so_far[:count, None])[:, 0]
 
     def add(self, x: Tensor, path: Path) -> None:
-        """Add what nodes contribute that were drawn for the first R graphs.
-
-        Args:
-            x: Variables of these nodes, (R, V) long.
-            path: Its first R paths are those before the nodes.
-        """
+        """Add what nodes contribute that were drawn for the first R graphs."""
         self.so_far[: len(x)] += self._of_nodes(x, path)
 
     def select(self, rows: Tensor) -> None:

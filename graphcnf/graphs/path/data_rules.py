@@ -28,15 +28,7 @@ from graphcnf.graphs.path.node_states import (
 
 
 def measured_code(graphs: PackedGraphs) -> dict[str, Any]:
-    """Return the smallest arguments of `DepthFirstCode` by which all given graphs have a code.
-
-    Args:
-        graphs: Depth-first numbered graphs.
-
-    Returns:
-        "back", largest backtrack plus 1, and "closures", largest length of the first, second, ...
-        closure of a node.
-    """
+    """Return the smallest "back" and "closures" of `DepthFirstCode` for the given graphs."""
     later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
     most = int(np.bincount(later).max(initial=1))
     back = torch.tensor(0)
@@ -58,14 +50,6 @@ def measured_sums(
     **others: Any,
 ) -> dict[str, list[int] | None]:
     """Measure the limits on sums of edge weights in training graphs.
-
-    Args:
-        graphs: The training graphs.
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        edge_weights: Weight of each edge category; 1 each if None.
-        support: False for no limits.
-        **others: Options of other rules, which are ignored.
 
     Returns:
         "edge_weights", and "largest_sums", the largest sum of edge weights at a node of each
@@ -93,13 +77,6 @@ def measured_rules(
 ) -> dict[str, Any]:
     """Measure what edges the nodes of training graphs have.
 
-    Args:
-        graphs: The training graphs.
-        merged: Representatives of node and of edge categories in `Environments`; None to measure
-            sums of edge weights instead of environments.
-        support: False for no rules.
-        **options: Further arguments of `measured_sums`.
-
     Returns:
         Arguments of `support_with_rules`: "edge_weights", "largest_sums" and "environments". The
         last two are None if no graph has three nodes: limits that allow no such graph are refused.
@@ -113,16 +90,7 @@ def measured_rules(
 
 
 def limit_note(rules: bool, environments: bool = False) -> str:
-    """Return a footnote for tables of samples: what limited the edges of nodes.
-
-    Args:
-        rules: True if a rule did; False if the samples were drawn without rules.
-        environments: True if the rule is that nodes have known environments, False if it is a limit
-            on the sum of edge weights.
-
-    Returns:
-        A sentence; without rules, one that says so.
-    """
+    """Return a footnote for tables of samples: what limited the edges of nodes."""
     if rules and environments:
         return (
             "support of the data: on; nodes have the edges and neighbours that nodes in the data "
@@ -134,15 +102,7 @@ def limit_note(rules: bool, environments: bool = False) -> str:
 
 
 def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
-    """Return known environments together with those of all nodes of some graphs.
-
-    Args:
-        known: The known environments, which are left as they are.
-        graphs: The graphs, of the categories of `known`.
-
-    Returns:
-        A copy with the environments of both.
-    """
+    """Return known environments together with those of all nodes of some graphs."""
     both = Environments(known.node_representatives, known.edge_representatives)
     both.known = known.known | set(_found(known, graphs)[0])
     return both
@@ -152,13 +112,6 @@ def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
     """Find graphs all of whose nodes have known environments.
 
     Nodes of merged categories are not told apart.
-
-    Args:
-        known: The known environments.
-        graphs: M graphs.
-
-    Returns:
-        True for each such graph, (M,) bool.
     """
     found, number = _found(known, graphs)
     whole = set(known.merged(known.known))
@@ -168,15 +121,7 @@ def are_known(known: Environments, graphs: PackedGraphs) -> np.ndarray:
 
 
 def neighbours_of(known: Environments, node: int) -> list[int]:
-    """Return which node categories known environments allow beside a node of some category.
-
-    Args:
-        known: The known environments.
-        node: The category; merged categories are told apart here.
-
-    Returns:
-        Representatives of the neighbours' categories, each once, ascending.
-    """
+    """Return which categories (representatives) are known beside a node of some category."""
     around = (part for own, part in known.known if own == node)
     return sorted({unpacked_neighbour(packed)[1] for part in around for packed in part})
 
@@ -186,12 +131,8 @@ def has_part(
 ) -> bool:
     """Return whether some known environment of a node contains given edges, and further ones.
 
-    Args:
-        known: The known environments.
-        node: Category of the node; merged categories are told apart here.
-        around: The given edges: for each, the representative of its category and that of the
-            neighbour's category.
-        further: Least number of further edges; 0 if these edges may be all.
+    Edges are given by the representatives of their category and of the neighbour's;
+    `further` is the least number of others, 0 if the given ones may be all.
     """
     part = Counter(packed_neighbour(edge + 1, other) for edge, other in around)
     size = part.total() + further

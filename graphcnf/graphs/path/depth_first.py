@@ -35,11 +35,7 @@ later variables are 0."""
 
 
 class VariableRole(StrEnum):
-    """What a variable of a node says.
-
-    Every node has the first three once; the last two belong to a closure, of which it may have any
-    number.
-    """
+    """What a variable of a node says."""
 
     BACKTRACK = "backtrack"
     PARENT_EDGE = "edge to the parent"
@@ -62,12 +58,7 @@ class Variable(NamedTuple):
 
     @classmethod
     def at(cls, k: int) -> Variable:
-        """Return what variable k of a node says, in the order of `DepthFirstCode`.
-
-        Args:
-            k: Number of the variable, from 0. There is no upper limit: a code has as many closures
-                as its `closures` say.
-        """
+        """Return what variable k of a node says, in the order of `DepthFirstCode`."""
         first = (VariableRole.BACKTRACK, VariableRole.PARENT_EDGE, VariableRole.CATEGORY)
         if k < len(first):
             return cls(first[k], 0)
@@ -76,11 +67,6 @@ class Variable(NamedTuple):
 
 def earlier_edges(adjacency: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find the backtrack of every node, and how far its edges to earlier nodes lead up the path.
-
-    Args:
-        adjacency: Edges of B depth-first numbered graphs, (B, N, N) bool.
-        mask: Real nodes, (B, N) bool.
-        most: Largest number J of earlier neighbours that a node may have.
 
     Returns:
         Three tensors, long:
@@ -155,11 +141,8 @@ class DepthFirstCode:
     Args:
         back: Largest backtrack plus 1.
         closures: Largest length of the first, second, ... closure of a node.
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
 
     Attributes:
-        node_categories, edge_categories, closures: As the arguments.
         largest_backtrack: The largest backtrack.
         cardinalities: Number of values of each variable, V of them.
 
@@ -187,15 +170,7 @@ class DepthFirstCode:
 
     @staticmethod
     def part(k: int) -> str:
-        """Return under which name the log-probability of variable k of a node is reported.
-
-        Args:
-            k: Number of the variable, from 0, in the order of the class.
-
-        Returns:
-            "adjacency" for the backtrack and the lengths of closures, which say between which nodes
-            edges are; "edges" for the categories of edges; "nodes" for the category of the node.
-        """
+        """Return "adjacency" for backtrack and lengths, "edges" for labels, else "nodes"."""
         match Variable.at(k).role:
             case VariableRole.CATEGORY:
                 return "nodes"
@@ -216,42 +191,19 @@ class DepthFirstCode:
 
     @staticmethod
     def lengths(x: Tensor) -> Tensor:
-        """Return how many levels each edge of a node to an earlier node spans.
+        """Return how many levels each edge to an earlier node spans, (..., J) long; 0 for none.
 
-        Args:
-            x: Variables of nodes, (..., V) long.
-
-        Returns:
-            Lengths, (..., J) long for J = 1 + the largest number of closures: 1 for the edge to the
-            parent, then that of each closure, or 0 for no closure. A first node has no parent, but
-            the 1 as well.
+        A first node has no parent, but the 1 of the edge to it as well.
         """
         return torch.cat([torch.ones_like(x[..., :1]), x[..., LENGTHS]], -1)
 
     @staticmethod
     def labels(x: Tensor) -> Tensor:
-        """Return the labels of the edges of a node to earlier nodes: categories plus 1.
-
-        Args:
-            x: Variables of nodes, (..., V) long.
-
-        Returns:
-            Labels, (..., J) long for J = 1 + the largest number of closures: of the edge to the
-            parent, then of the closures; 0 for no edge.
-        """
+        """Return the labels of the edges of a node to earlier nodes, (..., J) long."""
         return torch.cat([x[..., PARENT_EDGE, None], x[..., CLOSING_EDGES]], -1)
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Write each graph as a code.
-
-        Args:
-            batch: B depth-first numbered graphs.
-
-        Returns:
-            The codes, (B, N, V) long, 0 at padding; and which graphs have a code, (B,) bool. A
-            graph has none if a backtrack or closure is longer, or a node has more closures, than
-            this code allows: its row is then arbitrary.
-        """
+        """Write each graph as a code, 0 at padding; and say which graphs have one, (B,) bool."""
         earlier = batch.adjacency.tril(-1).sum(-1)
         edges = 1 + len(self.closures)  # of a node to earlier ones, at most
         most = max(edges, int(earlier.max()) if earlier.numel() else 0)
@@ -269,15 +221,7 @@ class DepthFirstCode:
         return torch.cat([first, pairs], -1), known.all(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
-        """Return the graphs that some codes describe.
-
-        Args:
-            x: Variables of the nodes, (B, N, V) long: codes of graphs, which is not checked.
-            mask: Real nodes, (B, N) bool.
-
-        Returns:
-            B graphs, their nodes numbered in the order of the code.
-        """
+        """Return the graphs that some codes describe."""
         batch, nodes, _ = x.shape
         rows = torch.arange(batch, device=x.device)
         path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=x.device)

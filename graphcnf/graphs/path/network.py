@@ -21,10 +21,6 @@ same logits:
 The V variables of a node (`DepthFirstCode`: backtrack, edge to the parent, category, closures) are
 then decided one after the other: `PathNetwork.logits` gives the logits of the next one, of which
 `Support` says which values are possible, and `PathNetwork.next_hidden` adds its value.
-
-*Conditions* are numbers of a whole graph, such as logP; each node and edge has a learned
-*contribution* to them (`Contributions`), so that the network knows what is still missing. A
-`Conditioning` holds the conditions of a batch and what its nodes have contributed so far.
 """
 
 from __future__ import annotations
@@ -63,17 +59,7 @@ class AttentionBlocks(Protocol):
         """
 
     def next_position(self, h: Tensor, bias: Tensor, cache: Any) -> Tensor:
-        """Return the output of the next position, as `Transformer.next_position` does.
-
-        Args:
-            h: Input of the position in M rows, (M, D).
-            bias: Attention biases of the N positions so far, the new one included, (N, M or 1,
-                layers * heads).
-            cache: What `cache` returned; the position is added to it.
-
-        Returns:
-            Output of the position, (M, D).
-        """
+        """Return the output of the next position, as `Transformer.next_position` does."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,8 +76,6 @@ class PathContext(Context):
 @dataclass
 class NodeHidden:
     """Hidden state of M new nodes while their variables are decided one after the other.
-
-    D channels of the attention, G hidden channels of an output head.
 
     Attributes:
         attended: Output of the attention, (M, D).
@@ -122,31 +106,16 @@ class PathNetwork(AutoregressiveNetwork):
     order, and on the level of the other node if it is on the path.
 
     Args:
-        code: The variables of a node.
-        support: Rules which values of the variables are possible; the others get probability 0.
-        max_nodes: Largest number of nodes of a graph.
-        width: Channels D of a position.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        head_width: Hidden channels G of the output head of a variable.
         level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, see `PathFeatures`.
-        dropout: Share of the channels that training leaves out.
-        multi_query: True for one head of keys and values in each block.
         random_orders: True to learn a vector that says that nodes are in a random order.
         conditions: The conditions, as `condition_statistics` describes them; None for a model
             without conditions.
 
     Attributes:
-        features: Layers that make the inputs of the attention.
-        biases: Biases of the attention.
-        blocks, norm: Blocks of the attention, and the normalisation of their output.
         heads: Output heads of the variables; the argument `heads` counts attention heads.
         random_order: What is added to all positions of graphs in a random order, (D,); None for a
             network that never sees one.
-        condition_embedding, contributions: Embedding of conditions, and the contributions of nodes
-            and edges to them; None without conditions.
     """
 
     def __init__(
@@ -196,30 +165,13 @@ class PathNetwork(AutoregressiveNetwork):
         dropout: float,
         multi_query: bool,
     ) -> AttentionBlocks:
-        """Build the attention blocks; subclasses may override it to use others.
-
-        Args:
-            width: Channels D of a position.
-            heads: Attention heads.
-            expansion: Feed-forward hidden channels as a multiple of `width`.
-            layers: Number of blocks.
-            dropout: Share of the channels that training leaves out.
-            multi_query: True for one head of keys and values in each block.
-
-        Returns:
-            A module with the methods of `AttentionBlocks`.
-        """
+        """Build the attention blocks, a module with the methods of `AttentionBlocks`."""
         return Transformer(
             width, heads, expansion, layers, dropout=dropout, multi_query=multi_query
         )
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all nodes of whole graphs in one step, for training and scoring.
-
-        Yields:
-            One `Step` of all M real nodes. Its `hidden` is a `NodeHidden`, whose row for a node
-            depends on the nodes before it only.
-        """
+        """Yield all nodes of whole graphs in one step, for training and scoring."""
         mask = context.mask
         conditioning = self.conditioning(context)
         x = torch.where(mask[..., None], x, 0)
@@ -250,12 +202,7 @@ class PathNetwork(AutoregressiveNetwork):
         return torch.cat([none, before], 1).flatten(0, 1)
 
     def conditioning(self, context: Context) -> Conditioning | None:
-        """Return the conditions of the graphs of a batch; None if there are none.
-
-        Args:
-            context: Its `condition_values` (B, P) are the values of the P conditions of B graphs,
-                each in its own unit, nan where unknown; None for no conditions.
-        """
+        """Return the conditions of the graphs of a batch; None if there are none."""
         if context.condition_values is None:
             return None
         if self.condition_embedding is None or self.contributions is None:
@@ -270,13 +217,6 @@ class PathNetwork(AutoregressiveNetwork):
 
         A subclass that adds something to it does the same for the next position in drawing: it
         overrides `PathDrawing.attend`, and `start`, which returns it.
-
-        Args:
-            h: Input channels, (B, N, D).
-            bias: Attention biases, (B, layers * heads, N, N).
-
-        Returns:
-            Output channels, (B, N, D).
         """
         return self.blocks(h, bias)
 
@@ -285,15 +225,7 @@ class PathNetwork(AutoregressiveNetwork):
     ) -> NodeHidden:
         """Return the hidden state of M new nodes of which no variable is decided.
 
-        Args:
-            attended: Normalised output of the attention, (M, D).
-            state: State of the node in each column of `Path.table`, (M, W) long. Columns in which
-                no path has a node may be cut off at the right.
-            depth: Level of the previous node, (M,) long; -1 before the first one.
-            to_come: How many nodes of the graph come after these, (M,) long.
-
-        Returns:
-            What the output heads read for the first variable, the backtrack.
+        Columns of the states in which no path has a node may be cut off at the right.
         """
         nodes = self.support.new_nodes(state, depth, to_come)
         common = self.heads.first_layers(attended)
@@ -333,9 +265,6 @@ class PathDrawing:
     ones are last and leave the batch; all rows below are in this order (`InSequence`).
 
     Attributes:
-        network: The network.
-        order: Which graphs have another node.
-        cache: Keys and values of the attention for all nodes so far.
         path: The paths, B of them.
         before: Embeddings of the last node, (B, D).
         conditioning: The conditions, and what all nodes have contributed to them; or None.
@@ -353,12 +282,7 @@ class PathDrawing:
             self.conditioning.select(self.order.rows)
 
     def step(self) -> Step | None:
-        """Go on to the next node of all unfinished graphs.
-
-        Returns:
-            A `Step` for the M graphs that have another node, whose `hidden` is a `NodeHidden`; None
-            once all are complete.
-        """
+        """Go on to the next node of all unfinished graphs."""
         if not self.order.advance():
             return None
         net = self.network
@@ -376,24 +300,11 @@ class PathDrawing:
         return self.order.make_step(hidden)
 
     def attend(self, h: Tensor, bias: Tensor) -> Tensor:
-        """Return the output of the attention blocks for the next position of unfinished rows.
-
-        Args:
-            h: Input channels of the M unfinished rows, (M, D).
-            bias: Attention biases of the N positions so far, the new one included, (N, M or 1,
-                layers * heads).
-
-        Returns:
-            Output channels, (M, D).
-        """
+        """Return the output of the attention blocks for the next position of unfinished rows."""
         return self.network.blocks.next_position(h, bias, self.cache)
 
     def update(self, x: Tensor) -> None:
-        """Append the node that `step` returned last to the paths, and update what depends on them.
-
-        Args:
-            x: Variables of this node in each of the M unfinished graphs, (M, V) long.
-        """
+        """Append the node of the last `step` to the paths, and update what depends on them."""
         net = self.network
         count = len(x)
         if self.conditioning is not None:
@@ -402,11 +313,7 @@ class PathDrawing:
         self.path.add(self.order.position, x, net.support.states)
 
     def select(self, rows: Tensor) -> None:
-        """Replace the batch in place by graphs of it, as particle samplers do between steps.
-
-        Args:
-            rows: Numbers of the graphs in the mask, (R,) long, which may repeat.
-        """
+        """Replace the batch in place by graphs of it, as particle samplers do between steps."""
         index = self.order.select(rows)
         self.cache.select(index)
         self.path = self.path.select(index)

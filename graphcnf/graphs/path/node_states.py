@@ -56,27 +56,12 @@ Environment = tuple[int, tuple[int, ...]]
 
 
 def packed_neighbour(label: Any, category: Any) -> Any:
-    """Return a neighbour as one number, 256 * label + category, so that neighbours can be sorted.
-
-    Args:
-        label: Label of the edge to it, a number or a long tensor.
-        category: Category of the neighbour, 0 to 255, of the same shape.
-
-    Returns:
-        A number, or a long tensor of that shape.
-    """
+    """Return a neighbour as one number, 256 * label + category, by which it can be sorted."""
     return label * NEIGHBOUR_BASE + category
 
 
 def unpacked_neighbour(packed: Any) -> tuple[Any, Any]:
-    """Split the number of a neighbour, as `packed_neighbour` returned it.
-
-    Args:
-        packed: A number, or a long tensor.
-
-    Returns:
-        Label of the edge, and category of the neighbour, both of the shape of `packed`.
-    """
+    """Split the number of a neighbour, as `packed_neighbour` returned it."""
     return packed // NEIGHBOUR_BASE, packed % NEIGHBOUR_BASE
 
 
@@ -84,10 +69,6 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
     """Register tensors as buffers of a module that move with it to a device, and are not saved.
 
     They follow from the arguments of its constructor, so that loading computes them again.
-
-    Args:
-        module: Module that gets the tensors as attributes.
-        **tables: The tensors by the names of the attributes.
     """
     for name, table in tables.items():
         module.register_buffer(name, table.contiguous(), persistent=False)
@@ -96,11 +77,8 @@ def set_tables(module: nn.Module, **tables: Tensor) -> None:
 class NodeStates(nn.Module):
     """The S states of nodes, and how further edges change them, as tables to be looked up.
 
-    States are numbered; state `UNKNOWN` (0) is one of them. There are C node categories and E edge
-    categories. `Environments.states` makes the tables for models with environments,
-    `graphcnf.graphs.path.sum_states` those of other models; `Support` reads them.
-
-    The arguments are the attributes.
+    States are numbered; state `UNKNOWN` (0) is one of them. `Environments.states` makes the
+    tables for models with environments, `graphcnf.graphs.path.sum_states` those of other models.
 
     Attributes:
         weights: Weight of an edge by label, 0 for no edge, (E + 1,) long.
@@ -150,32 +128,15 @@ class NodeStates(nn.Module):
         state has a cost as well. With a cost of 1 for a possible edge and 0 for stopping in a
         complete state, and 2^14 (`NEVER`) for other edges and for stopping elsewhere, it is the
         least number of edges that complete a node; 2^14 or more if no edges do.
-
-        Args:
-            least: Cost of stopping in each state, (S,) long.
-            cost: Cost of one more edge, by the state before it, its label and the category of the
-                neighbour, (S, E + 1, C) long.
-
-        Returns:
-            The least sum of the costs of edges and of the state that they lead to, (S,) long, by
-            the state in which the node is now.
         """
         for _ in range(MOST_EDGES):
             least = least.minimum((least[self.after] + cost).amin((1, 2)))
         return least
 
     def joined(self, one: Tensor, other: Tensor, label: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return the states of two nodes after an edge between them.
+        """Return the states of two nodes after an edge between them; label 0 changes nothing.
 
-        Args:
-            one: States of some nodes, (K,) long.
-            other: States of the nodes at the other end, (K,) long.
-            label: Labels of the edges, (K,) long; 0 for none, which changes nothing.
-                `slice(None)` for each of the E + 1 labels.
-
-        Returns:
-            The states of the nodes and those of the nodes at the other end: (K,) long each, or
-            (K, E + 1).
+        `slice(None)` as the label stands for each of the E + 1 labels.
         """
         category = self.category
         return self.after[one, label, category[other]], self.after[other, label, category[one]]
@@ -213,17 +174,7 @@ class Environments:
     def of(cls, arguments: Any, node_categories: int, edge_categories: int) -> Environments:
         """Build environments from the `environments` in the configuration of a model.
 
-        It is the inverse of the method `arguments`. Everything is checked, since a configuration
-        may come from a stranger.
-
-        Args:
-            arguments: JSON value that the method `arguments` returned: lists of integers "nodes"
-                and "edges", and a list of lists of integers "known", as the constructor takes them.
-            node_categories: Number of node categories of the model.
-            edge_categories: Number of edge categories of the model.
-
-        Returns:
-            The environments.
+        Everything is checked, since a configuration may come from a stranger.
         """
         if not isinstance(arguments, dict) or set(arguments) != {"nodes", "edges", "known"}:
             raise UserError('environments must be a table of "nodes", "edges" and "known"')
@@ -238,11 +189,7 @@ class Environments:
         return found
 
     def arguments(self) -> dict[str, list]:
-        """Return the arguments of the constructor as JSON values, for the configuration of a model.
-
-        Returns:
-            "nodes" and "edges", lists of integers, and "known", a list of lists of integers.
-        """
+        """Return the arguments of the constructor as JSON values, for a configuration."""
         known = sorted(self.known)
         rows = []
         for node, neighbours in known:
@@ -258,12 +205,6 @@ class Environments:
         """Replace the category of the node itself by its representative, in each environment.
 
         Environments of nodes of merged categories then compare equal.
-
-        Args:
-            environments: Environments, whose edges and neighbours are representatives already.
-
-        Returns:
-            As many environments, in their order, some of which may be equal now.
         """
         return [(self.node_representatives[node], others) for node, others in environments]
 
@@ -273,12 +214,7 @@ class Environments:
         Each part of a known environment is a state: a node category with some of the edges. State
         0 is `UNKNOWN`; the others are numbered from 1 on.
 
-        Args:
-            edge_weights: Weight of each edge category; `NodeStates.sums` follows from them.
-
-        Returns:
-            Tables of the S states. A category without a known environment begins in `UNKNOWN`, so
-            that no node of it is drawn.
+        A category without a known environment begins in `UNKNOWN`, so that no node of it is drawn.
         """
         weights = [0, *edge_weights]
         state_of = self._numbered_parts()

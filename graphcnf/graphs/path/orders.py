@@ -29,14 +29,6 @@ def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generato
     But with the probability 0.2 (`DETOUR`) the first node is a random one, and with the same
     probability the neighbours at a branch are shuffled. The node numbers should be in the order of
     the training data, since the model finds orders that are close to it the most probable.
-
-    Args:
-        nodes: Number n of nodes.
-        edges: Pairs of nodes, (m, 2).
-        random: Random generator.
-
-    Returns:
-        The order, (n,) int64: new node i is old node `order[i]`.
     """
     around: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges.tolist():
@@ -59,13 +51,8 @@ def random_depth_first(nodes: int, edges: np.ndarray, random: np.random.Generato
 def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarray]:
     """Return graphs in several node orders each.
 
-    Args:
-        graphs: Depth-first numbered graphs.
-        count: Number of orders of each graph: the given one and `count` - 1 random depth-first
-            ones, of which those that give the same numbered graph are left out.
-
-    Returns:
-        The renumbered graphs, and for each the index of its original in `graphs`, int64.
+    These are the given order and `count` - 1 random depth-first ones, without those that give the
+    same numbered graph; with each comes the index of its original.
     """
     lists, owners = [], []
     for k in range(len(graphs)):
@@ -88,20 +75,12 @@ def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarr
 
 
 def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndarray:
-    """Return the log of the summed probabilities of several node orders of each graph.
+    """Return the log of the summed probabilities of several node orders of each graph, nats.
 
     p(graph) is the sum over the codes of all its orders. So the result is a lower bound, which is
     closer the more orders are summed; `PathModel.log_prob` has the given order alone. Orders that
-    differ by a symmetry of the graph have the same code, which counts once.
-
-    Args:
-        model: A `PathModel`.
-        graphs: M depth-first numbered graphs.
-        orders: Number of node orders, up to 1,024: that of the graph, and random depth-first ones
-            (`renumbered`).
-
-    Returns:
-        (M,) nats, float64; -inf for a graph of which no order has a positive probability.
+    differ by a symmetry of the graph have the same code, which counts once. `orders`
+    is at most 1,024.
     """
     check_integer("orders", orders, 1, LARGEST_ORDERS)
     if not isinstance(model, PathModel):

@@ -42,22 +42,12 @@ def hashed(key: Tensor, value: Tensor) -> Tensor:
     """Extend hashed sequences by one number each.
 
     N-grams have far too many combinations for a table with a row for each; their hashes are few.
-
-    Args:
-        key: Hash of each sequence; 0 for an empty one.
-        value: The number to append, of the shape of `key`.
-
-    Returns:
-        Hash of each longer sequence, from 0 to 2^31 - 2.
     """
     return (key * HASH_MULTIPLIER + value) % HASH_MODULUS
 
 
 def tokens_of(levels: Levels) -> Tensor:
     """Summarise nodes at levels of paths in one number each.
-
-    Args:
-        levels: What is known of these nodes.
 
     Returns:
         Tokens, long, of the shape of the levels: 0 for no node, else 1 plus the number of the
@@ -78,18 +68,10 @@ class PathFeatures(nn.Module):
     the nodes at the last n levels; a *token* summarises one node (`tokens_of`).
 
     Args:
-        code: The variables of a node.
-        max_nodes: Largest number of nodes of a graph.
-        width: Channels D of a position.
-        level_width: Channels of a level of the path.
         table_rows: Rows of the embedding of n-grams, for each n (2, 3, 4 and 6). N-grams are
             hashed; those that hash to the same row share an embedding.
 
     Attributes:
-        no_node: What stands for the node before the first one, (D,).
-        variables: Embedding of each variable of the node before, V of (cardinality, D).
-        number, to_come: Embeddings of a node's number, and of how many nodes are to come after
-            it plus 1; row 0 is for padding.
         category_weight: Embedding of the first half of a token: category and sum of weights.
         degree_ring: Embedding of its second half: number of edges, and whether on a ring.
         neighbours: Embedding of each neighbour of the node at a level, by its category and the edge
@@ -130,15 +112,7 @@ class PathFeatures(nn.Module):
             nn.init.normal_(table.get_parameter("weight"), std=0.2)
 
     def of_nodes(self, x: Tensor) -> Tensor:
-        """Embed nodes by all their variables.
-
-        Args:
-            x: Variables of the nodes, (R, V) long, in the order of `DepthFirstCode`: backtrack,
-                label of the edge to the parent, category, then length and label of each closure.
-
-        Returns:
-            Sum of the embeddings of the variables, (R, D).
-        """
+        """Embed nodes by all their variables."""
         # One look-up in one table is faster than V of them.
         table = torch.cat([embedding.get_parameter("weight") for embedding in self.variables])
         return F.embedding_bag(x + self.offsets, table, mode="sum")
@@ -149,13 +123,6 @@ class PathFeatures(nn.Module):
         """Embed what is known before each of R nodes that are to be drawn or scored.
 
         Values of conditions are not part of it: the network adds their embeddings to the result.
-
-        Args:
-            path: Its first R paths are those before the nodes.
-            before: Embeddings of the nodes before them, as `of_nodes` returns them; `no_node`
-                before the first node, (R, D).
-            number: Their numbers in their graphs, from 0, (R,) or () long.
-            to_come: How many nodes of the graph come after these, (R,) long.
 
         Returns:
             Inputs of the attention, (R, D); and positions that hold the nodes on the last levels of
@@ -192,10 +159,6 @@ class AttentionBiases(nn.Module):
     Each head has biases of its own. Position i has for position j the bias `by_distance[i - j]`. If
     position j holds the node k levels above the last one of the path before node i, `by_level[k]`
     is added, for k from 0 to 15.
-
-    Args:
-        heads: Attention heads H of all blocks together.
-        max_nodes: Largest number of nodes of a graph.
     """
 
     def __init__(self, heads: int, max_nodes: int):
@@ -204,16 +167,7 @@ class AttentionBiases(nn.Module):
         self.by_level = nn.Parameter(torch.zeros(heads, SEEN_LEVELS))
 
     def forward(self, on_path: Tensor) -> Tensor:
-        """Return the biases of all positions of known graphs.
-
-        Args:
-            on_path: Positions that hold the nodes at the last 16 levels of the path before each
-                node, the deepest level first; 0 for no node, (B, N, 16) long.
-
-        Returns:
-            (B, H, N, N), by the position that attends and the position that it attends to. No
-            position attends to later ones.
-        """
+        """Return the biases (B, H, N, N) of all positions of known graphs, to earlier ones."""
         size = on_path.shape[1]
         number = torch.arange(size, device=on_path.device)
         distance = number[:, None] - number
@@ -226,20 +180,7 @@ class AttentionBiases(nn.Module):
         return by_distance + (self.by_level @ holds.flatten(2)).unflatten(2, (size, size))
 
     def of_next(self, on_path: Tensor, number: int) -> Tensor:
-        """Return the biases of the next position of graphs that are being drawn.
-
-        Drawing evaluates one position at a time; `forward` gives all of them at once.
-
-        Args:
-            on_path: For the last 16 levels of each path, the deepest first, the position that holds
-                the node there, (B, 16) long. Node i is held by position i + 1, since position i
-                holds what is known before node i; 0 for no node.
-            number: Number of the next position, from 0.
-
-        Returns:
-            (number + 1, B, H), for the H heads of all blocks; the first index is the position that
-            it attends to: an earlier one, or itself.
-        """
+        """Return the biases (number + 1, B, H) of the next position of graphs in drawing."""
         # The level of the node that each position holds; `SEEN_LEVELS` if it is not on the path.
         level = on_path.new_full((number + 1, len(on_path)), SEEN_LEVELS)
         last = torch.arange(SEEN_LEVELS, device=on_path.device)[:, None]
@@ -255,11 +196,6 @@ class NodeHeads(nn.Module):
 
     With the output h of the attention and the variables x_0, ..., x_(k - 1) that are decided, the
     logits of variable k are last_k(relu(first_k(h) + gains_k * (decided_0[x_0] + ... ))).
-
-    Args:
-        cardinalities: Number of values of each variable, V of them.
-        width: Channels D of the attention.
-        head_width: Channels G between the two layers of a head.
 
     Attributes:
         first, last: The two layers of each head: D to G channels, and G channels to logits.
@@ -280,12 +216,6 @@ class NodeHeads(nn.Module):
 
         Every node has these variables, so that one matrix product gives them all. The heads of
         further variables, which only some nodes have, are evaluated one by one.
-
-        Args:
-            h: Output of the attention, (M, D).
-
-        Returns:
-            (M, 4 * G).
         """
         layers = self.first[:COMMON_VARIABLES]
         weight = torch.cat([layer.get_parameter("weight") for layer in layers])
@@ -293,18 +223,7 @@ class NodeHeads(nn.Module):
         return F.linear(h, weight, bias)
 
     def logits(self, k: int, h: Tensor, common: Tensor, embedded: Tensor) -> Tensor:
-        """Return the logits of variable k of M nodes, also of values that are impossible.
-
-        Args:
-            k: Number of the variable.
-            h: Output of the attention, (M, D).
-            common: What `first_layers` returns for it, (M, 4 * G).
-            embedded: Sum of the embeddings of the variables before, as `embed` returns them; 0 if
-                there are none, (M, G).
-
-        Returns:
-            (M, number of values of the variable).
-        """
+        """Return the logits of variable k of M nodes, also of values that are impossible."""
         if k < COMMON_VARIABLES:
             channels = common[:, k * self.head_width : (k + 1) * self.head_width]
         else:
@@ -312,13 +231,5 @@ class NodeHeads(nn.Module):
         return self.last[k](F.relu(channels + self.gains[k] * embedded))
 
     def embed(self, k: int, x: Tensor) -> Tensor:
-        """Embed variable k for the heads of the variables after it.
-
-        Args:
-            k: Number of the variable; not the last one of a node.
-            x: Values of the variable, (M,) long.
-
-        Returns:
-            (M, G).
-        """
+        """Embed variable k for the heads of the variables after it."""
         return self.decided[k](x)

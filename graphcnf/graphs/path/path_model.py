@@ -37,16 +37,10 @@ def support_with_rules(
     """Build the rules by which values of a node's variables are possible.
 
     Args:
-        code: The variables of a node.
-        edge_weights: Weight of each edge category, whole numbers; the smallest is 1.
         largest_sums: Limit on the sum of edge weights for each node category; None for no limit.
         environments: Environments that nodes may have (a node's category with its edges and
             neighbours), as `Environments.arguments` returns them. If given, `largest_sums` has no
             effect. None for no such rule.
-
-    Returns:
-        The rules for the values of each variable of the next node: a `CompletingSupport` with
-        environments, else a `Support` with `states_of_sums` or `states_without_rules`.
     """
     categories = code.node_categories
     if len(edge_weights) != code.edge_categories or min(edge_weights) != 1:
@@ -73,16 +67,11 @@ class PathModel(CodedModel[PathNetwork]):
     """Graph model whose p(graph) is a product over the nodes in depth-first order.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         back: By how many nodes of the path the walk may go back before the next node, at most, plus
             1 (`DepthFirstCode`).
         closures: A node may close rings by edges to earlier nodes of the path. Entry k is how many
             levels up the path edge k may reach; a node has at most as many such edges as the list
             has entries (`DepthFirstCode`).
-        edge_weights: Weight of each edge category, by which edges count for `largest_sums`; 1 each
-            if None.
         largest_sums: Limit on the sum of the weights of a node's edges, for each node category, see
             `graphcnf.graphs.path.sum_states`; None for no limit.
         environments: Environments that nodes may have (a node's category with its edges and
@@ -93,7 +82,6 @@ class PathModel(CodedModel[PathNetwork]):
             graphs. Drawing and scoring keep their order.
         conditions: Properties given which graphs can be drawn: "name", "mean" and "deviation" of
             each, as `condition_statistics` returns them. None for a model without conditions.
-        **network: Further arguments of `PathNetwork`, such as `width` and `layers`.
     """
 
     architecture = "path"
@@ -174,11 +162,7 @@ class PathModel(CodedModel[PathNetwork]):
         return self.bounds_in(batch, context)
 
     def fit_contributions(self, batch: GraphBatch) -> None:
-        """Fit the contributions of nodes and edges to the conditions, in place.
-
-        Args:
-            batch: Training graphs with values of all conditions, each in its own unit (no NaN).
-        """
+        """Fit the contributions of nodes and edges to the conditions, in place."""
         contributions, support = self.network.contributions, self.network.support
         assert contributions is not None and batch.condition_values is not None
         x, _ = self.code.encode(batch)

@@ -77,18 +77,7 @@ class Path:
 
     @classmethod
     def start(cls, rows: int, nodes: int, pad: int, device: torch.device | None = None) -> Path:
-        """Return empty paths, to which `add` appends nodes.
-
-        Args:
-            rows: Number R of paths, one for each graph.
-            nodes: Largest number of nodes that a graph will have.
-            pad: Number of columns before that of the first node, see `Support.pad`. They say "no
-                node" to what looks beyond the first node, such as a long backtrack.
-            device: Device of the tensors; None for torch's default device.
-
-        Returns:
-            R paths, with tables of W = `pad` + `nodes` + 1 columns.
-        """
+        """Return empty paths, to which `add` appends nodes."""
         depth = torch.full((rows,), -1, device=device)
         table = depth.new_zeros(len(Levels._fields), rows, pad + nodes + 1)
         return cls(depth, table, depth.new_zeros(*table.shape[1:], SEEN_NEIGHBOURS + 1), pad)
@@ -102,18 +91,11 @@ class Path:
         return Levels(*self.table.unbind())
 
     def select(self, rows: Tensor) -> Path:
-        """Return copies of some of the paths.
-
-        Args:
-            rows: Indices of the paths, (K,) long; they may repeat.
-        """
+        """Return copies of some of the paths."""
         return Path(self.depth[rows], self.table[:, rows], self.neighbours[rows], self.pad)
 
     def last_levels(self, rows: int) -> tuple[Levels, Tensor]:
         """Return what the network sees of paths: the nodes at their last 16 levels (`SEEN_LEVELS`).
-
-        Args:
-            rows: Number of paths to look at: the first `rows` ones, those of unfinished graphs.
 
         Returns:
             Two values: what is known of these nodes, the deepest level first, (rows, 16) each; and
@@ -127,13 +109,7 @@ class Path:
         return levels, self.neighbours[row, column][..., :SEEN_NEIGHBOURS]
 
     def add(self, number: int, x: Tensor, states: NodeStates) -> None:
-        """Append a node to each of the first R paths, in place, with its edges to earlier nodes.
-
-        Args:
-            number: Number of the node in its graph, the same in all R graphs.
-            x: Its variables, (R, V) long.
-            states: The states of nodes, and the weights of edges.
-        """
+        """Append a node to each of the first R paths, in place, with its edges to earlier nodes."""
         # The clamp only matters for impossible values, which backtrack beyond the first node.
         back = DepthFirstCode.backtracks(x)
         parent = (self.depth[: len(x)] - back).clamp(min=0 if number else -1)
@@ -194,13 +170,7 @@ class Path:
     def before_each(cls, x: Tensor, states: NodeStates, pad: int) -> Path:
         """Return the paths before each node of known graphs, for scoring all nodes at once.
 
-        Args:
-            x: Variables of the nodes of B graphs of up to N nodes, (B, N, V) long.
-            states: The states of nodes, and the weights of edges.
-            pad: Number of columns before that of the first node, see `Support.pad`.
-
-        Returns:
-            B * N paths; row b * N + i is the path before node i of graph b.
+        Path b * N + i is the one before node i of graph b.
         """
         batch, nodes, _ = x.shape
         path = cls.start(batch, nodes, pad, x.device)

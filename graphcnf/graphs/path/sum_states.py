@@ -21,13 +21,6 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
     """Return the states of nodes whose sums of edge weights are limited.
 
     All of them are complete: nodes of whole graphs may have any of these sums.
-
-    Args:
-        largest_sums: Limit for each node category.
-        edge_weights: Weight of each edge category.
-
-    Returns:
-        Tables of the states: `UNKNOWN`, and for each limit one state for each sum from 0 up to it.
     """
     sums = torch.tensor(largest_sums)
     weights = torch.tensor([0, *edge_weights])
@@ -51,15 +44,7 @@ def states_of_sums(largest_sums: Sequence[int], edge_weights: Sequence[int]) -> 
 
 
 def states_without_rules(node_categories: int, edge_weights: Sequence[int]) -> NodeStates:
-    """Return the only state of nodes that may have any edges; a further edge does not change it.
-
-    Args:
-        node_categories: Number of node categories.
-        edge_weights: Weight of each edge category.
-
-    Returns:
-        Tables of two states: `UNKNOWN`, which no node gets, and the only one, 1.
-    """
+    """Return the only state of nodes that may have any edges; a further edge does not change it."""
     state = torch.arange(2)  # unknown, and the only one
     return NodeStates(
         weights=torch.tensor([0, *edge_weights]),

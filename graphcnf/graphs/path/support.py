@@ -136,12 +136,7 @@ class Support(nn.Module):
     - an edge that one of its ends may not get in its state;
     - what would leave no room for the nodes to come.
 
-    Args:
-        code: The variables of a node.
-        states: The states of nodes, which say what edges a node may still get.
-
     Attributes:
-        code, states: As the arguments.
         branches: True if the next node can have the same parent as the new one, False if paths
             never backtrack.
         pad: Number of columns before that of the first node. They are enough for every backtrack
@@ -221,13 +216,7 @@ class Support(nn.Module):
         return room
 
     def new_nodes(self, state: Tensor, depth: Tensor, to_come: Tensor) -> UndecidedNodes:
-        """Return M new nodes of which no variable is decided.
-
-        Args:
-            state: State of the node in each column of `Path.table`, (M, W) long.
-            depth: Level of the previous node, (M,) long; -1 before the first one.
-            to_come: Number of nodes of the graph after the new one, (M,) long.
-        """
+        """Return M new nodes of which no variable is decided."""
         column = depth + self.pad + 1
         new = UndecidedNodes(
             state=_before(column, state),
@@ -243,10 +232,6 @@ class Support(nn.Module):
         """Return M new nodes with one more variable decided, and what is possible after it.
 
         The new node itself joins the path by `Path.add`, once all its variables are decided.
-
-        Args:
-            new: The M new nodes, with the variables that are decided; it stays as it is.
-            x: The next variable of each, (M,) long, one that is possible.
         """
         decided = replace(new, x=(*new.x, x), pairs=None)
         match new.variable.role:
@@ -318,10 +303,6 @@ class Support(nn.Module):
     def possible_edges(self, new: UndecidedNodes) -> Tensor:
         """Return which edges to an earlier node M new nodes may get next: pairs of two variables.
 
-        Args:
-            new: The M new nodes, whose backtracks, and categories and earlier closures if any, are
-                decided.
-
         Returns:
             (M, ., .) bool. Before the edge to the parent: by its label and the category of the new
             node, (M, E + 1, C). Before a closure: by its length and label, (M, L, E + 1).
@@ -339,15 +320,7 @@ class Support(nn.Module):
         return possible
 
     def needed_room(self, new: UndecidedNodes, parent: Tensor) -> Tensor:
-        """Return the needed room of M new nodes, 0 to 8 (`MOST_ROOM`), with each of K parents.
-
-        Args:
-            new: The M new nodes.
-            parent: Columns of K parents that each of them may get, (M, K) long.
-
-        Returns:
-            (M, K) long.
-        """
+        """Return the needed room of M new nodes, 0 to 8 (`MOST_ROOM`), with each of K parents."""
         # Of the next node, backtrack 0 leads to the new one, 1 to its parent, others further up.
         room = self._room_above(new, parent, self.code.largest_backtrack - 1)
         return (new.to_come[:, None] - room).clamp(0, MOST_ROOM)
