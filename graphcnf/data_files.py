@@ -50,10 +50,6 @@ def read_data(path: str | Path) -> bytes:
 
     Args:
         path: The file, or a link to it.
-
-    Raises:
-        OSError: if the file is missing, larger than an eighth of the memory (`MEMORY_SHARE`), or a
-            folder, pipe or device.
     """
     return read_file(path, memory() // MEMORY_SHARE)
 
@@ -100,10 +96,6 @@ def gunzip(data: bytes) -> bytes:
 
     Returns:
         The unpacked bytes.
-
-    Raises:
-        NotUnpacked: if the file is damaged, or would unpack to more than 64 MiB and more than a
-            hundred times its size (`unpacked_limit`).
     """
     limit = unpacked_limit(data)
     try:

@@ -73,9 +73,6 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
 
     Returns:
         The open file, in binary mode, which the caller closes.
-
-    Raises:
-        OSError: if the file is missing, too large, or a folder, pipe or device.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | PLAIN)
     found = os.fstat(handle)
@@ -95,9 +92,6 @@ def read_file(path: str | Path, limit: int) -> bytes:
     Args:
         path: The file.
         limit: Largest size in bytes.
-
-    Raises:
-        OSError: if the file is missing, too large, or a folder, pipe or device.
     """
     with open_input(path, limit) as file:
         return file.read()
@@ -108,9 +102,6 @@ def read_json(path: str | Path) -> Any:
 
     Args:
         path: The file, or a link to it.
-
-    Raises:
-        OSError: if the file is missing, larger than 64 MiB (`LARGEST_TEXT`), or no regular file.
     """
     try:
         return json.loads(read_file(path, LARGEST_TEXT))

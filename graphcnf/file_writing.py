@@ -60,9 +60,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         Path of the temporary file, in the same folder. The caller must create and write it.
-
-    Raises:
-        OSError: if the file cannot be written.
     """
     temporary = temporary_of(path)
     try:
@@ -87,9 +84,6 @@ def replace_file(path: Path, data: bytes) -> None:
     Args:
         path: The file, created if missing.
         data: Its new content.
-
-    Raises:
-        OSError: if the file cannot be written.
     """
     with replacing(path) as temporary, open_new(temporary) as file:
         file.write(data)
@@ -160,10 +154,6 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
     Args:
         lock: Lock file, created now and deleted at the end.
         what: Name of what is being written, for the message.
-
-    Raises:
-        InUse: if another process holds the lock.
-        OSError: if its folder does not exist.
     """
     from filelock import FileLock, Timeout
 

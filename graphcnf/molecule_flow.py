@@ -39,9 +39,6 @@ class MoleculeSample(DrawnMolecules):
             - `edge_index`: every bond in both directions, (2, 2 m) long;
             - `edge_attr`: edge categories, (2 m,) long, numbered as in the model's vocabulary;
             - `smiles`: None where the graph is no valid molecule.
-
-        Raises:
-            ModuleNotFoundError: `torch_geometric` is not installed.
         """
         from graphcnf.exchange.pyg import to_pyg
 
@@ -241,9 +238,6 @@ class MoleculeFlow(MoleculeModel):
 
         Args:
             molecule: SMILES of the molecule.
-
-        Raises:
-            MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
         """
         from graphcnf.chemistry.standardize import standardized
 

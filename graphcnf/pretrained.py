@@ -67,9 +67,6 @@ def save_model(
         half: True to store parameters in float16, for half the size; they are loaded as float32.
         **arrays: Further arrays by name. Each is written to `NAME.safetensors`, from which
             `load_array` reads it.
-
-    Raises:
-        OSError: if a file cannot be written.
     """
     from graphcnf.file_writing import replace_file
 
@@ -289,9 +286,6 @@ def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dic
 
     Returns:
         Two dicts: the tensors by name, and the metadata of the file, texts by name.
-
-    Raises:
-        OSError: if there is no such file, or it is not a regular file.
     """
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
@@ -428,9 +422,6 @@ class Pretrained(nn.Module):
         Args:
             folder: The folder, created if missing. Its files `config.json` and `model.safetensors`
                 are replaced.
-
-        Raises:
-            OSError: if a file cannot be written.
         """
         save_model(self, folder)
 

@@ -31,10 +31,6 @@ def load(address: str) -> Any:
     Args:
         address: "module:name". It must come from code or an entry point, never from a file: the
             module's code is run.
-
-    Raises:
-        ImportError: if there is no such module, or it cannot be imported.
-        AttributeError: if the module has no such name.
     """
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)

@@ -153,9 +153,6 @@ def assert_bijection(
         atol: Absolute tolerance of all comparisons.
         rtol: Relative tolerance of all comparisons.
         vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if a round trip does not come back, or log-dets do not cancel.
     """
     both = (variations(part, vary, context) for part in (x, x if z is None else z))
     cases = zip(*both, strict=True)
@@ -198,9 +195,6 @@ def assert_log_det_matches_jacobian(
         atol: Absolute tolerance of the log term, in nats.
         rtol: Relative tolerance of it.
         vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if a log term differs, or something depends on what it must not.
     """
     transform = copy.deepcopy(transform).double()
     cases = variations(x.detach().double(), vary, _double(context))
@@ -252,10 +246,6 @@ def assert_mask_invariance(
         atol: Absolute tolerance of all comparisons.
         rtol: Relative tolerance of all comparisons.
         vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if an output or gradient depends on padding, padding is not 0 in an output,
-            or the mask has no padding.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -332,9 +322,6 @@ def assert_dtype_and_autocast(
         context: Context of the data.
         atol: Absolute tolerance, in nats, by which autocast to bfloat16 may change the log term.
         rtol: Relative tolerance of it.
-
-    Raises:
-        AssertionError: if an output has another type, or autocast changes the log term by more.
     """
 
     def check(dtype, how, **parts):
@@ -366,9 +353,6 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
         transform: The transform; a copy of it is changed.
         x: Data, `(B, ..., D)`.
         context: Context of the data.
-
-    Raises:
-        AssertionError: if the output or the log term of the copy differs, after either step.
     """
 
     def compare(module, what):
@@ -409,9 +393,6 @@ def assert_stepping_agrees(
         context: What the network is told, with a mask (B, N), True for real positions.
         atol: Absolute tolerance of the log-probability of a variable, in nats.
         rtol: Relative tolerance of it.
-
-    Raises:
-        AssertionError: if log-probabilities differ, or a position is decided twice or never.
     """
     found = []
     stepping = partial(AutoregressiveNetwork.steps, network)
@@ -435,9 +416,6 @@ def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[],
     Args:
         module: The module. Gradients that it has are deleted.
         loss: Function without arguments that calls the module and returns a scalar.
-
-    Raises:
-        AssertionError: if a parameter gets no gradient, a zero one or one that is not finite.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -476,10 +454,6 @@ def assert_normalised(
         most_repeats: Number of calls after which the check gives up, and fails.
         max_error: Largest error with which the check may pass.
         atol: Deviation from 1 that is allowed in addition to the error.
-
-    Raises:
-        AssertionError: if the sum is not 1, or it is still too uncertain after `most_repeats`
-            calls.
     """
     totals: list[float] = []
     error = math.inf
@@ -519,9 +493,6 @@ def assert_lower_bound(
         repeats: Number of calls for each K, at least 2.
         exact: Exact log-probabilities of the samples, `(B,)` nats; None if they are not known.
         atol: Deviation that is allowed in addition to 4 (`Z_SCORE`) standard errors, in nats.
-
-    Raises:
-        AssertionError: if the mean falls, or exceeds the mean of `exact`.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

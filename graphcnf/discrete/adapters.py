@@ -107,9 +107,6 @@ def from_json(content: Any) -> Any:
 
     Returns:
         The value.
-
-    Raises:
-        TypeError: if the ends of an interval are of two types.
     """
     match content:
         case list():
@@ -235,9 +232,6 @@ class Adapter:
         Returns:
             The functions and classes, such as the class of the network. The sizes that they take
             are checked against their signatures.
-
-        Raises:
-            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
@@ -252,9 +246,6 @@ class Adapter:
         Returns:
             The encoded items, M or fewer; and for each of the M items the reason why it is left
             out, or None if it is not.
-
-        Raises:
-            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
@@ -267,9 +258,6 @@ class Adapter:
         Returns:
             The items in the type of the training data: a DataFrame, an array, or a list of
             sequences or graphs.
-
-        Raises:
-            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 
@@ -283,9 +271,6 @@ class Adapter:
 
         Returns:
             The flow, of the class `flow_class`.
-
-        Raises:
-            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 

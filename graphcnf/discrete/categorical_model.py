@@ -253,10 +253,6 @@ class CategoricalModel(nn.Module):
 
         Returns:
             The trained model.
-
-        Raises:
-            KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
-            SystemExit: if another signal, such as SIGTERM, ended the run.
         """
         x = graphs_in(x)
         if not isinstance(network, Mapping | None):
@@ -461,20 +457,12 @@ class CategoricalModel(nn.Module):
 
     @property
     def n_features_in_(self) -> int:
-        """Number of columns of the table or array that the model was trained on.
-
-        Raises:
-            AttributeError: if it was trained on other data, or is untrained.
-        """
+        """Number of columns of the table or array that the model was trained on."""
         return len(self._columns)
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """Labels of the columns of the table that the model was trained on, (D,) object.
-
-        Raises:
-            AttributeError: if it was trained on an array or other data, which have no labels.
-        """
+        """Labels of the columns of the table that the model was trained on, (D,) object."""
         if vars(self)["adapter"].array is not None:
             raise AttributeError("feature_names_in_")
         return np.array([column.name for column in self._columns], dtype=object)
@@ -761,9 +749,6 @@ def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np
     Returns:
         Indices of the items to train on, and indices of the held-out ones (none if `held_out` is
         0). Both are int64, in random order.
-
-    Raises:
-        Refused: if none is left to train on; it is a `UserError`.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.

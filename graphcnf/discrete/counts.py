@@ -589,12 +589,6 @@ def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
 class _Regression:
     """Ridge regressions of all columns on the categories of the columns before them.
 
-    Args:
-        x: Categories, (rows, N). The first M rows are used, as many as `LARGEST_REGRESSION` allows.
-        sizes: Number of categories of each column, (N,).
-        counts: Order of the columns, and the counts to which the regression adds.
-        counted: True if `counts` include the rows x: each is then left out of its own counts.
-
     Attributes:
         start: Log-probabilities from the counts, (M, S).
         slots: Slots of the categories of these rows, (M, N) long.

@@ -77,10 +77,6 @@ class GridAdapter(Adapter):
 
         Args:
             data: Integers or bool, (M, H, W).
-
-        Raises:
-            Refused: if the array is of another type or empty, there are more than 4096 pixels in a
-                grid (`LARGEST_GRID`), or more than 256 different values (`MOST_VALUES`).
         """
         array = _numpy(data)
         if array.dtype.kind not in KINDS:

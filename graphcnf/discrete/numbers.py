@@ -200,9 +200,6 @@ class Bins:
             Encoded numbers, (N,) float64; -1 for missing entries and for numbers that are in no
             bin, such as 0.5 among integers. Beyond 10,000 scales from the data all numbers have the
             place 1 - 1e-12, since float64 could not tell them apart in k + u.
-
-        Raises:
-            TypeError: if the column is of a type that holds no numbers, or no times.
         """
         x = as_numbers(series, self.unit)
         k = np.searchsorted(self.low, x, "right") - 1
@@ -414,10 +411,6 @@ def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
     Returns:
         Numbers, or times divided by the unit (dates since 1970), (N,) float64; NaN for missing
         entries. In the finest of `UNITS`, a microsecond, times are rounded down to whole units.
-
-    Raises:
-        TypeError: if the column is of a type that holds no numbers, or complex ones, or if a unit
-            is given and the column holds no times.
     """
     if unit is None:
         numbers = pd.to_numeric(series)

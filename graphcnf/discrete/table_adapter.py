@@ -449,10 +449,6 @@ class TableAdapter(Adapter):
                 number}`; None to choose it, see `Column.of`.
             target: Label of the column that `predict_proba` is to predict, its number in an array;
                 None for no such column.
-
-        Raises:
-            Refused: if the table is empty, or an array holds no numbers or has another shape; it is
-                a `UserError`.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data

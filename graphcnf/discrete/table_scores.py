@@ -164,13 +164,6 @@ def evaluate_table(
         "beta_recall", "closest"; with held-out rows also "closest_held_out" and "copies"; with
         held-out rows and a target also "utility" and "utility_real". The module says what each of
         them is. "detection" is NaN if a table has fewer than three rows.
-
-    Raises:
-        >>> import pandas as pd
-        >>> real = pd.DataFrame({"colour": ["red", "blue"] * 50, "size": ["S", "L"] * 50})
-        >>> figures = evaluate_table(real, real)
-        >>> figures["shape_error"], figures["trend_error"], figures["closest"]
-        (0.0, 0.0, 0.0)
     """
     for package in ["sklearn"] + ["jinja2"] * (html is not None):
         require(package, "evaluate_table", "tables")

@@ -61,10 +61,6 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
 
         Returns:
             The transformer itself.
-
-        Raises:
-            Refused: `output` is neither "latents" nor "log_likelihood". It is a `ValueError` and a
-                `UserError`.
         """
         if self.output not in OUTPUTS:
             known = suggest(str(self.output), list(OUTPUTS))
@@ -80,10 +76,6 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
 
         Returns:
             (M, N D) or (M, 1) float64: for `output`, see the class.
-
-        Raises:
-            Refused: The model cannot represent one of the molecules; the message says which, and
-                why. It is a `ValueError` and a `UserError`.
         """
         check_is_fitted(self)
         smiles = _texts(X)
