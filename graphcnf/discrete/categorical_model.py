@@ -133,16 +133,8 @@ class CategoricalModel(nn.Module):
       the latter. The graphs must be connected, unless `fit` is called with
       `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
 
-    Args:
-        **options: Arguments of `fit`, which are then its defaults. `network` holds the sizes of the
-            neural network by name, such as `{"width": 64}`.
-
     Attributes:
-        options: The options that were given to the constructor, by name.
         adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
-        flow: The flow that was trained.
-        history: Metrics over the course of training, with a method `plot`; None before training.
-
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
         >>> len(model.sample(3)), model.log_prob(["anna"]).shape

@@ -221,7 +221,7 @@ class Perceptron(nn.Module):
         self.curve_direct = nn.Parameter(torch.zeros(count, count))
 
     def hidden(self, rows: Inputs, known: Tensor) -> Tensor:
-        """Compute the hidden units (B, width) from the known categories of rows, and their places."""
+        """Compute the hidden units (B, width) from known categories of rows and their places."""
         h = self.bias + weighted_sum(self.enter * self.seen, rows.number, known)
         return F.relu(h + self.known_curves(rows, known) @ (self.curve_enter * self.curve_seen))
 
@@ -247,7 +247,7 @@ class Perceptron(nn.Module):
         return logits + F.linear(of_curves, self.curves[slots])
 
     def tilts(self, h: Tensor, slots: slice | None = None) -> Tensor:
-        """Return the slope s of the density 1 + s (2 u - 1) of the place u in each category, (B, C).
+        """Return the slope s of the density 1 + s (2 u - 1) of the place u in a category, (B, C).
 
         Slopes lie between -0.999 and 0.999; arbitrary for a category that is no bin.
         """
@@ -552,9 +552,7 @@ class ColumnMLP(AutoregressiveNetwork):
         return ((highest == step - 1) & (usual == step)).gather(1, rank)
 
     def column(self, k: int, rows: Inputs) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities (B, C), nats, and slopes (B, C) of column k, given earlier
-        ones.
-        """
+        """Return the log-probabilities, nats, and slopes of column k given earlier ones, (B, C)."""
         slots = slice(int(self.slot[k, 0]), int(self.slot[k, -1]) + 1)
         log_p = self.free.share.new_zeros(len(rows.x), slots.stop - slots.start)
         tilts = torch.zeros_like(log_p)
@@ -575,9 +573,7 @@ class ColumnMLP(AutoregressiveNetwork):
         return log_p, tilts
 
     def all_columns(self, x: Tensor, context: ColumnContext) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities (B, S), nats, and slopes (B, S), each column given earlier
-        ones.
-        """
+        """Return the log-probabilities, nats, and slopes given the earlier columns, (B, S)."""
         rows = self.inputs(x, context)
         start, log_p, tilts = self.from_counts(rows)
         log_p = self.mixed(log_p, start, rows)
@@ -748,7 +744,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.metadata: dict[str, Any] = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:
-        """Copy counts and their regression into network and `config`, see `ColumnMLP.start_from`."""
+        """Copy counts and their regression into network and `config`: `ColumnMLP.start_from`."""
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 
@@ -833,7 +829,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
-        """Return the log-probabilities of the categories of a column given earlier ones, (B, C) nats."""
+        """Return the log-probabilities of a column's categories given earlier columns, (B, C) nats."""
         rows = self.network.inputs(x, ColumnContext.of(context, self.network))
         return self.network.column(column, rows)[0]
 

@@ -221,7 +221,7 @@ class Column:
         return count if count > 2 and (ordered or is_numeric(dtype)) else 0
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Encode entries as the category k, or as k + u for a number in bin k or a rare value, (M,).
+        """Encode entries as k, or as k + u for a number in bin k or a rare value, (M,) float64.
 
         -1 stands for values that training lacked, and for missing entries unless they are a
         category.
@@ -328,9 +328,7 @@ class Column:
         return np.flatnonzero(fits)
 
     def rare_number(self, values: np.ndarray) -> np.ndarray:
-        """Return the index in `rare` of encoded entries, by their place u; arbitrary for other
-        entries.
-        """
+        """Return the index in `rare` of encoded entries, as their place u says."""
         return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
 
     def decode(self, values: np.ndarray) -> pd.Series:
@@ -558,7 +556,7 @@ class TableAdapter(Adapter):
         flow.start_from(Counts.of(x, self.cardinalities, self.counts), regression=False)
 
     def number(self, label: Any, what: str) -> int:
-        """Return the number of the column with a label, which the user gave in the argument `what`."""
+        """Return the number of the column with a label; `what` names the argument, for messages."""
         names = [column.name for column in self.columns]
         if label not in names:
             known = suggest(label, names) if isinstance(label, str) else ""
