@@ -135,6 +135,7 @@ class CategoricalModel(nn.Module):
 
     Attributes:
         adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
+
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
         >>> len(model.sample(3)), model.log_prob(["anna"]).shape

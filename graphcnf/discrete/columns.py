@@ -829,7 +829,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
-        """Return the log-probabilities of a column's categories given earlier columns, (B, C) nats."""
+        """Return the log-probabilities of a column's categories given earlier ones, (B, C) nats."""
         rows = self.network.inputs(x, ColumnContext.of(context, self.network))
         return self.network.column(column, rows)[0]
 

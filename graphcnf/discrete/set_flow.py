@@ -185,7 +185,7 @@ class SetNetwork(nn.Module):
         return self.attended(self.enter(x), itself | real)
 
     def attended(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Apply attention and the output layer; `visible` says which element (last axis) i reads."""
+        """Apply attention and the output layer; element i (third axis) reads those `visible`."""
         for block in self.blocks:
             h = block(h, MASKED * ~visible)
         return self.leave(h)
@@ -388,13 +388,6 @@ class GroupNetwork(AutoregressiveNetwork):
     after another: the sum of the embeddings of all elements so far enters a last hidden layer (as
     in NADE, Larochelle & Murray 2011). In groups with fewer than V elements the last variables are
     omitted.
-
-    Args:
-        categories: Number of categories of an element.
-        elements: Largest number of elements of a set.
-        groups: Number of groups, into which the elements are divided evenly.
-        width: Channels C.
-        layers: Residual blocks for the earlier groups.
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
@@ -430,16 +423,8 @@ class GroupNetwork(AutoregressiveNetwork):
         enter it by two embeddings: one goes through the blocks of the network here, the other one
         is added up further while the elements of the group are decided, by `next_hidden`.
 
-        Args:
-            values: Sums of the first embedding, of the elements in earlier groups, (M, C).
-            decided: Sums of the second embedding, of the same elements, (M, C).
-            before: Number of elements in earlier groups, (M,) long.
-            after: Number of elements in this group and all later ones, (M,) long.
-            own: Number of elements in this group, (M,) long.
-
-        Returns:
-            The hidden state, four tensors: channels that sum up the earlier groups, (M, C);
-            `decided`; `after`; `own`.
+        Arguments and result are (M,) numbers of elements in earlier groups, in this and later ones
+        and in this one, and (M, C) sums of the two embeddings of elements in earlier groups.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -462,27 +447,12 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Replace absent elements of groups by a category that adds nothing to sums.
-
-        Args:
-            x: Categories of the elements of groups, (..., V) long; arbitrary after the last element
-                of a group.
-            own: Number of elements in each group, (...) long.
-
-        Returns:
-            Rows of the embedding tables, (..., V) long: the category of an element; after the last
-            element of a group, the last row, whose embedding is 0.
-        """
+        """Replace absent elements of groups by the last row of the tables, whose embedding is 0."""
         number = torch.arange(x.shape[-1], device=x.device)
         return torch.where(number < own[..., None], x, self.cardinalities[0])
 
     def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
-        """Yield one step with all groups of known sets, to score them.
-
-        Yields:
-            The step of all M groups that have elements, with their hidden state before the first
-            element.
-        """
+        """Yield one step with the M groups that have elements, to score them."""
         mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
@@ -514,14 +484,7 @@ class GroupContext(Context):
 
 
 class GroupDrawing:
-    """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings.
-
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
-
-    Args:
-        network: Network that gives the probabilities of the elements.
-        context: Its mask (B, G) is True for groups that have elements, see `GroupContext`.
-    """
+    """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings."""
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
@@ -532,12 +495,7 @@ class GroupDrawing:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Advance to the next group of elements in every set that is not complete.
-
-        Returns:
-            A `Step` for the M sets that have such a group, with its hidden state before the first
-            element. None if all sets are complete.
-        """
+        """Advance to the next group of elements in every set that is not complete."""
         if not self.order.advance():
             return None
         parts = (*self.sums, self.before, self.after, self.elements[:, self.order.position])
@@ -545,12 +503,7 @@ class GroupDrawing:
         return self.order.make_step(groups)
 
     def update(self, x: Tensor) -> None:
-        """Append the drawn elements of a group to each of the M sets of the last `Step`.
-
-        Args:
-            x: Categories of the V elements of each group, (M, V) long; arbitrary where a group has
-                fewer elements.
-        """
+        """Append the drawn elements (M, V) of a group to the M sets of the last `Step`."""
         count = len(x)
         own = self.elements[:count, self.order.position]
         self.before = self.before[:count] + own
@@ -568,9 +521,6 @@ class GroupCoupling(Bijection):
     interval of a category becomes as wide as its probability given the elements before
     (`AutoregressiveCoupling`). The network computes a hidden state once for a group, so that
     drawing needs it at most G times, however many elements there are.
-
-    Args:
-        network: Autoregressive distribution of the categories, for G groups.
     """
 
     tempers = True
