@@ -136,7 +136,7 @@ class ConvolutionBlock(nn.Module):
         nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
-        """Update the channels (M, width) of nodes from neighbours; `edges` are in both directions."""
+        """Update the channels (M, width) of nodes from neighbours; edges are in both directions."""
         normed = self.norm(x)
         x = x + self.out(self.conv((normed, normed), edges, channels))
         return x + self.feed_forward(x)
@@ -218,10 +218,7 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Score the colours of the node `scored` in each of D graphs, (D, K); 0 for blocked colours.
-
-        `blocked` (D, M, K) and `waiting` (D, M) are True for blocked colours and for waiting nodes.
-        """
+        """Network of the coupling "channels": parameters of each node from latents of all."""
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
         row, color = (~blocked[rows, scored]).nonzero(as_tuple=True)
@@ -301,7 +298,7 @@ class ColoringNetwork(AutoregressiveNetwork):
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
-        """Yield one step with all real nodes; its `hidden` are the logits of their colours, (M, K)."""
+        """Autoregressive network of the colours of nodes, given those with earlier turns."""
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         graph, node = context.mask.nonzero(as_tuple=True)

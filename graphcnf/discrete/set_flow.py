@@ -484,7 +484,7 @@ class GroupContext(Context):
 
 
 class GroupDrawing:
-    """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings."""
+    """Sets that are being drawn group by group: sizes, and sums of embeddings."""
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
