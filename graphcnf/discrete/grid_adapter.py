@@ -90,7 +90,7 @@ class GridAdapter(Adapter):
         return cls(values, whole, str(array.dtype), isinstance(data, torch.Tensor))
 
     def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
-        """Encode grids, and leave out those with a value that training lacked or a missing pixel."""
+        """Encode grids, and leave out those with an unknown value or a missing pixel."""
         rows, flat = self._encoded(data)
         unknown, reasons = ~rows.mask.numpy(), list[str | None]([None] * len(flat))
         for row in np.flatnonzero(unknown.any(1)):

@@ -125,7 +125,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self.bias = nn.Parameter(torch.zeros(height * columns, cardinality))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Compute the features (B, H, W, width) of all pixels in one pass, each from earlier ones."""
+        """Compute the features (B, H, W, width) of all pixels, each from those before it."""
         known = self.values(x).permute(0, 3, 1, 2)
         v = self.enter_above(F.pad(known[:, :, :-1], (0, 0, 1, 0))) + self.place
         h = F.pad(known[..., :-1], (1, 0)) + self.place

@@ -95,7 +95,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return found.reshape(len(graphs), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the columns: "latent_0_2" (latent 2 of atom 0), or "log_likelihood"."""
+        """Return names of the columns: "latent_0_2" (latent 2 of atom 0), or "log_likelihood"."""
         check_is_fitted(self)
         if self.output == "log_likelihood":
             return np.array(["log_likelihood"], dtype=object)

@@ -86,9 +86,9 @@ def _columns(label: str, values: Tensor) -> pd.DataFrame:
 
 @cache
 def estimator_class() -> type[ConditionalDensityEstimator]:
-    """Return the class of the estimators that `estimator_builder` makes; the call imports sbi.
-    The class is made in a function, since its base class belongs to sbi, which need not be
-    installed.
+    """Return the class of the estimators that `estimator_builder` makes, a class of sbi's.
+
+    It is made in a function, since its base class belongs to sbi, which need not be installed.
     """
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
 
@@ -100,7 +100,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
             self.adapter = adapter
 
         def log_prob(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
-            """Return log p(input | condition), (S, B) nats; -inf for values that training lacked."""
+            """Return log p(input | condition), (S, B) nats; -inf for unknown values."""
             nats, known = self._nats(input, condition)
             return torch.where(known, nats, -torch.inf)
 
