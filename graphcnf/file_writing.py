@@ -119,8 +119,6 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
     """Return a context in which this process holds a lock; it does not wait for another one.
 
     If the process dies, the operating system frees the lock.
-
-    `what` names what is being written, for the message.
     """
     from filelock import FileLock, Timeout
 

@@ -90,6 +90,7 @@ class MoleculeFlow(MoleculeModel):
         Args:
             temperature: 1 for the distribution of the model; below 1 for more probable and less
                 diverse molecules.
+            atoms: Lowest and highest number of heavy atoms. Within this range the sizes have the
                 frequencies of the training data. None to draw all sizes.
             properties: Target values such as `{"logp": 2.5}`, in the unit of each property, for a
                 model trained with properties.
@@ -183,6 +184,7 @@ class MoleculeFlow(MoleculeModel):
 
         The molecule itself is not among them.
 
+        Args:
             stereo: True to keep the stereo marks of unchanged atoms and draw the others.
             **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` (which part
                 stays), `similar` (lowest Tanimoto similarity) and `filters`; `alerts` as in `grow`.

@@ -95,13 +95,10 @@ def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     The first of these that exists is taken:
 
     - with `shipped`, shipped weights of this name, such as "zinc250k", all of molecules;
-
     - the folder of a model;
-
     - the folder of a training run, in which the model is the folder `model`;
-
     - a model of the Hugging Face hub, "org/name" or "org/name@revision", which is downloaded
-    (`graphcnf.hub.repository.fetch`). This is tried only if there is no folder "org" here.
+      (`graphcnf.hub.repository.fetch`). This is tried only if there is no folder "org" here.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []

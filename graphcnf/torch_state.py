@@ -36,9 +36,7 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Return a context in which new tensors have one type and are on the CPU.
 
     Torch has one default type for all threads: the user's is restored when the last thread leaves
-    the context.
-
-    It is ignored if the user's default type is float32, with which models in float64 compute
+    the context. `dtype` is ignored if the user's default type is float32, with which models in float64 compute
     correctly, too.
     """
     with _GUARD:

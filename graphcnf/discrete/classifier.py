@@ -43,8 +43,7 @@ class Classifier(nn.Module):
     Args:
         target: Number of the column that is predicted.
         owner: Column of each slot, (S,) long.
-        curves: Values of the curves at each category, (S, R); the other arguments as in
-            `Perceptron`.
+        curves: Values of the curves at each category, (S, R).
 
     Attributes:
         offset: The a_c, (C,).

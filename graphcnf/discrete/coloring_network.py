@@ -40,7 +40,7 @@ class SaturationOrder:
     with the most edges, then to the lowest number. Call `next` for the nodes that come next, and
     then `settle` with their colours.
 
-        categories: Number of colours K.
+    Args:
         waves: True to decide, in one step, all nodes to which at most one colour is left, if a
             graph has such nodes.
 
@@ -146,7 +146,6 @@ class ColoringEncoder(nn.Module):
     """Encoder of graphs: channels of the nodes from attention convolutions over the edges.
 
     It reads the node features, the number of triangles of each edge, and perhaps further inputs.
-        inputs: Number of further inputs of each node, 0 for none.
     """
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):

@@ -41,7 +41,8 @@ class ContextCounts(nn.Module):
     To count, call `of`. The constructor makes tables of zeros, into which saved counts are loaded.
     `forward` gives the probabilities.
 
-    sizes: Number of contexts that have been seen, and of pairs of a context and a category.
+    Args:
+        sizes: Number of contexts that have been seen, and of pairs of a context and a category.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.

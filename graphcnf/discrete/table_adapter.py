@@ -704,7 +704,7 @@ class TableAdapter(Adapter):
         is exact. (In these densities, a number counts as the middle of its bin.) Else the row is
         drawn several times, and one draw is chosen by importance weights.
 
-        The M rows with all entries; and the effective number of draws, from 1 to 64 (`TRIES`), of
+        Returned are the M rows with all entries; and the effective number of draws, from 1 to 64 (`TRIES`), of
         those R rows that were chosen by weights, (R,).
         """
         early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
@@ -834,6 +834,7 @@ class TableAdapter(Adapter):
         If entries are known, these come first in the order. The rows then follow the density of
         another order than the flow's own; use `completed` to draw from that of the flow's own.
 
+        Args:
             known: Encoded entries to condition on, masked where unknown: one row for all, or a row
                 for each. None to draw all entries.
             event: What each entry may be, (N, C, 2), as in `completed`; None for anything. It is a

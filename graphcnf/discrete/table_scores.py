@@ -134,6 +134,9 @@ def evaluate_table(
 ) -> dict[str, float]:
     """Evaluate a synthetic table: compare it with the real table that its model has learned from.
 
+    Figures that need a missing argument are left out; "detection" is NaN if a table has fewer than
+    three rows.
+
     Args:
         held_out: Real rows that the model has not learned from; None for no figures about copies
             and no `utility`.
@@ -141,9 +144,6 @@ def evaluate_table(
             no `utility`.
         seed: Seed of the classifiers, and of the choice of at most 5000 rows for distances.
         html: File to write a page to, with the figures and with histograms of all columns.
-
-    Figures that need a missing argument are left out; "detection" is NaN if a table has fewer than
-    three rows.
 
     Examples:
         >>> import pandas as pd
