@@ -36,8 +36,8 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Return a context in which new tensors have one type and are on the CPU.
 
     Torch has one default type for all threads: the user's is restored when the last thread leaves
-    the context. `dtype` is ignored if the user's default type is float32, with which models in float64 compute
-    correctly, too.
+    the context. `dtype` is ignored if the user's default type is float32, with which models in
+    float64 compute correctly, too.
     """
     with _GUARD:
         before = torch.get_default_dtype()

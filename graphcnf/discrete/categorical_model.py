@@ -133,9 +133,9 @@ class CategoricalModel(nn.Module):
       the latter. The graphs must be connected, unless `fit` is called with
       `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
 
-    adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
-    history: Metrics over the course of training, with a method `plot`; None before training.
+    Attributes:
         adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
+        history: Metrics over the course of training, with a method `plot`; None before training.
 
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)

@@ -2,6 +2,7 @@
 
 - A table has M rows and N *columns* of *categories*; each column has categories 0, 1, ... of its
   own.
+- The *slot* of a category is defined in `graphcnf.discrete.columns`; there are S slots.
 - The *order* is one of the columns, in which each is predicted from those before it. The *rank* of
   a column is its index in an order.
 - The *parents* of a column are the few columns before it in the order that tell most about it.
@@ -505,12 +506,7 @@ def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Regression:
-    """Ridge regressions of all columns on the categories of the columns before them.
-
-    Attributes:
-        start: Log-probabilities from the counts, (M, S).
-            0.
-    """
+    """Ridge regressions of all columns on the categories of the columns before them."""
 
     def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts, counted: bool):
         x = x[: _regressed(sizes)]

@@ -270,8 +270,8 @@ class GridFlow(Pretrained, AutoregressiveFlow):
         2011, *A tutorial on particle filtering and smoothing*).
 
         `known` holds P copies of the first of M grids, then P of the second one, and so on, each a
-        row in raster order, masked at unknown pixels. Returned are one particle of each grid, (M, H
-        W), and the lowest effective number that each grid had at any pixel, (M,).
+        row in raster order, masked at unknown pixels. Returned are one particle of each of them,
+        (M, H W), and the lowest effective number that each grid had at any pixel, (M,).
         """
         drawing = self.network.start(Context(known.mask))
         count, x = len(random), known.values.long()

@@ -61,8 +61,7 @@ class CausalAttention(AutoregressiveNetwork):
     output is the logits of the category. With `ngrams`, the log-probabilities of the category by
     n-grams are added to the logits: what the frequencies of n-grams in the training rows say.
 
-    Shapes: B rows of up to L positions, C categories.
-
+    Args:
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
         ngrams: Arguments of `NGrams` by name, as `RowFlow.counting` chooses them. None for a
@@ -277,7 +276,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
             `ngrams` is chosen by `counting`, which builds a flow from training data.
 
     Attributes:
-        config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON. `length_histogram` is a list: the number of
             training rows of length 0, 1, ...
     """
@@ -295,8 +293,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     @classmethod
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
-
-        `NGrams.of` says how their longest context and the weights of the mixture are chosen.
 
         `NGrams.of` chooses their longest context and the weights of the mixture. Training adds the
         output of the network, now 0, to these probabilities.

@@ -7,8 +7,10 @@
   to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
   flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
   bits, and the flow stays equivariant under permutations of the set.
-  networks compute them. `inputs`, `outputs` and `width` in shapes are arguments of a network's
-  constructor.
+- A *group* is a part of a set whose elements are decided in one step. Its *hidden state* is what
+  the network knows before it decides an element, four tensors: channels that sum up the earlier
+  groups, (M, C); the sum of the embeddings of all elements so far, (M, C); the number of elements
+  to come in the set, (M,); the number of elements to come in the group, (M,).
 
 `SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
 `graphcnf.flows.coupling.coupling_stack`.

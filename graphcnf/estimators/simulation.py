@@ -44,6 +44,7 @@ def estimator_builder(
     The estimator that the function makes begins with the frequencies of values in the simulations,
     and training improves on them (`graphcnf.discrete.counts`).
 
+    Args:
         bins: Number of bins into which the values of a column of real numbers are divided; within a
             bin the density is linear. None to choose it by the number of simulations.
         **network: Arguments of `ColumnFlow`, such as `width`.
