@@ -704,8 +704,8 @@ class TableAdapter(Adapter):
         is exact. (In these densities, a number counts as the middle of its bin.) Else the row is
         drawn several times, and one draw is chosen by importance weights.
 
-        Returned are the M rows with all entries; and the effective number of draws, from 1 to 64 (`TRIES`), of
-        those R rows that were chosen by weights, (R,).
+        Returned are the M rows with all entries, and the effective number of draws, from 1 to 64
+        (`TRIES`), of those R rows that were chosen by weights, (R,).
         """
         early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
         chosen = self._chosen(flow, known, early, random, event)
