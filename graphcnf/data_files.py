@@ -70,7 +70,7 @@ def unpacked_limit(data: bytes) -> int:
 
 
 def gunzip(data: bytes) -> bytes:
-    """Unpack the content of a gzip file, or of several that are joined."""
+    """Unpack gzip files that are joined, or raise `NotUnpacked` (damaged, or beyond the limit)."""
     limit = unpacked_limit(data)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:

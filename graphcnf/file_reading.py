@@ -51,7 +51,7 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
 
 def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
-    """Open a regular file, or a link to one, of at most `limit` bytes, for reading."""
+    """Open a regular file of at most `limit` bytes, or a link to one; all else is an OSError."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | PLAIN)
     found = os.fstat(handle)
     if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):

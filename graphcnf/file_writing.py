@@ -116,7 +116,7 @@ def open_new(path: Path) -> BinaryIO:
 
 @contextmanager
 def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
-    """Return a context in which this process holds a lock; it does not wait for another one.
+    """Return a context in which this process holds a lock; `InUse` if another one has it.
 
     If the process dies, the operating system frees the lock.
     """

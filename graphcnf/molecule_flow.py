@@ -209,6 +209,9 @@ class MoleculeFlow(MoleculeModel):
         Acids and amines are charged if `charge_states` names them, and neutral if it does not; for
         example "CCN.Cl" -> "CC[NH3+]" for a model of ZINC250k. See
         `graphcnf.chemistry.standardize.parse_standardized`.
+
+        Raises:
+            MoleculeNotRepresentable: if RDKit cannot read or standardize the SMILES.
         """
         from graphcnf.chemistry.standardize import standardized
 

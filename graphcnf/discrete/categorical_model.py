@@ -239,6 +239,10 @@ class CategoricalModel(nn.Module):
                 best; and fields of `graphcnf.training.settings.TrainingSettings`, such as
                 `learning_rate`. The target comes after all other columns in the model's order, and
                 its density given them is in part a logistic regression.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
+            SystemExit: if another signal, such as SIGTERM, ended the run.
         """
         x = graphs_in(x)
         if not isinstance(network, Mapping | None):

@@ -71,7 +71,10 @@ class GridAdapter(Adapter):
 
     @classmethod
     def of(cls, data: np.ndarray | torch.Tensor) -> GridAdapter:
-        """Build the adapter for training data, whose different values become the categories."""
+        """Build the adapter for training data, whose different values become the categories.
+
+        At most 4096 pixels in a grid (`LARGEST_GRID`) and 256 values (`MOST_VALUES`) are taken.
+        """
         array = _numpy(data)
         if array.dtype.kind not in KINDS:
             raise Refused(
