@@ -34,15 +34,7 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
     divisible by the number of heads. The function then fails somewhere, and the user is told which
     options were given.
 
-    Args:
-        what: Name of the table, for messages.
-        function: Function or class to call.
-        *fixed: Positional arguments that do not come from the configuration.
-        known: Keyword arguments that do not come from the configuration.
-        **options: The options of the table.
-
-    Returns:
-        What the function returns.
+    `fixed` and `known` do not come from the configuration.
     """
     try:
         return function(*fixed, **known, **options)
@@ -65,13 +57,9 @@ def check(
 ) -> None:
     """Check names, types and ranges of the options of a table, before anything is built.
 
-    Args:
-        what: Name of the table, for messages; "" for none.
-        options: The options by name.
-        *functions: Functions and classes that take the options. Each option must be a parameter of
-            one of them; the first that has it says which type and range are right, by the
-            annotation or else by the default value.
-        fixed: Names of parameters that a configuration may not set.
+    Each option must be a parameter of one of the functions; the first that has it says which type
+    and range are right, by the annotation or else by the default value. Parameters that are `fixed`
+    may not be set.
     """
     kinds: dict[str, tuple[Any, Range]] = {}
     for function in functions:
@@ -85,13 +73,7 @@ def check(
 
 
 def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Check that all options of a table have known names.
-
-    Args:
-        what: Name of the table, for the message.
-        options: Names of the options.
-        known: Names that the table may have.
-    """
+    """Check that all options of a table have known names."""
     known = sorted(known)
     for name in options:
         if name not in known:
@@ -99,14 +81,7 @@ def check_names(what: str, options: Iterable[str], known: Iterable[str]) -> None
 
 
 def assigned(text: str) -> tuple[str, Any]:
-    """Split an assignment of a command line, as in `--set layers=4`.
-
-    Args:
-        text: The assignment, "key=value".
-
-    Returns:
-        Two values: the key; and the value as TOML reads it (4, true, [1, 2], "text"), or as text if
-        it is no TOML.
+    """Split "key=value" of a command line into the key and its TOML value, else text.
 
     Examples:
         >>> assigned("layers=4"), assigned("name=abc")

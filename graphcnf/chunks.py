@@ -8,13 +8,6 @@ from collections.abc import Sequence
 def chunked(items: Sequence, size: int) -> list:
     """Cut a sequence into consecutive slices of `size` items; the last one may have fewer.
 
-    Args:
-        items: The sequence, such as a list, a range or an array.
-        size: Items of a slice, at least 1.
-
-    Returns:
-        The slices in order, of the class of `items`; an empty list if there are no items.
-
     Examples:
         >>> chunked([1, 2, 3, 4, 5], 2)
         [[1, 2], [3, 4], [5]]

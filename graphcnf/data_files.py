@@ -46,28 +46,12 @@ def memory() -> int:
 
 
 def read_data(path: str | Path) -> bytes:
-    """Return the content of a file of data, as it is: a gzip file is not unpacked.
-
-    Args:
-        path: The file, or a link to it.
-
-    Raises:
-        OSError: if the file is missing, larger than an eighth of the memory (`MEMORY_SHARE`), or a
-            folder, pipe or device.
-    """
+    """Return the content of a file of data, as it is: a gzip file is not unpacked."""
     return read_file(path, memory() // MEMORY_SHARE)
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
-    """Find a file in an installed package, without importing the package.
-
-    Args:
-        package: Import name of the package.
-        parts: Folders and name of the file, below the package.
-
-    Returns:
-        The path, or None if there is no such package or file.
-    """
+    """Find a file in an installed package without importing it; None if there is none."""
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder, *parts)
@@ -81,30 +65,12 @@ class NotUnpacked(ValueError):
 
 
 def unpacked_limit(data: bytes) -> int:
-    """Return the largest number of bytes to which a gzip file may unpack.
-
-    Args:
-        data: Content of the gzip file; only its length matters.
-
-    Returns:
-        64 MiB (`LEAST_UNPACKED`), or a hundred times the length (`LARGEST_RATIO`) if that is more.
-    """
+    """Return the size to which a gzip file may unpack, 64 MiB or a hundred times its size."""
     return max(LEAST_UNPACKED, LARGEST_RATIO * len(data))
 
 
 def gunzip(data: bytes) -> bytes:
-    """Unpack the content of a gzip file.
-
-    Args:
-        data: The whole content of the file, which may be several gzip files joined.
-
-    Returns:
-        The unpacked bytes.
-
-    Raises:
-        NotUnpacked: if the file is damaged, or would unpack to more than 64 MiB and more than a
-            hundred times its size (`unpacked_limit`).
-    """
+    """Unpack gzip files that are joined, or raise `NotUnpacked` (damaged, or beyond the limit)."""
     limit = unpacked_limit(data)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:

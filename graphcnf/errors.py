@@ -27,14 +27,7 @@ class Unavailable(ValueError):
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Check that an optional package is installed, before work begins that needs it.
-
-    Args:
-        package: Import name of the package, such as "matplotlib".
-        what: What needs it, for the message, such as "a plot".
-        extra: Name of the extra of graphcnf that installs it, such as "train" for
-            `pip install 'graphcnf[train]'`.
-    """
+    """Check that an optional package is installed, of an extra of graphcnf such as "train"."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
@@ -50,14 +43,7 @@ def type_of(value: object) -> str:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the closest known name, or all of them.
-
-    Args:
-        name: The unknown name.
-        known: The known names.
-
-    Returns:
-        A text that begins with a semicolon.
+    """Return the end of a message about an unknown name: the closest one, or all known names.
 
     Examples:
         >>> suggest("pathh", ["path", "pairs"]), suggest("x", ["path", "pairs"])

@@ -27,14 +27,7 @@ PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def expand_user(path: str | Path) -> Path:
-    """Replace a leading ~ or ~name of a path by the home directory, as a shell does.
-
-    Args:
-        path: Path that a user gives.
-
-    Returns:
-        The path; one without ~ as it is.
-    """
+    """Replace a leading ~ or ~name of a path by the home directory, as a shell does."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -45,13 +38,6 @@ def inside(folder: str | Path, *parts: str) -> Path:
     """Join a folder and names below it, and check that no symbolic link leads out of the folder.
 
     The folder itself may be a link, since the user named it; its content may be a stranger's.
-
-    Args:
-        folder: Folder of a model or run.
-        *parts: Names below it, from the outermost folder to the file; ".." is not refused.
-
-    Returns:
-        The path `folder/parts...`, which need not exist.
     """
     path = Path(folder)
     for part in parts:
@@ -65,18 +51,7 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
 
 def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading.
-
-    Args:
-        path: The file.
-        limit: Largest size in bytes; None for no limit.
-
-    Returns:
-        The open file, in binary mode, which the caller closes.
-
-    Raises:
-        OSError: if the file is missing, too large, or a folder, pipe or device.
-    """
+    """Open a regular file of at most `limit` bytes, or a link to one; all else is an OSError."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | PLAIN)
     found = os.fstat(handle)
     if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):
@@ -90,28 +65,13 @@ def open_input(path: str | Path, limit: int | None = None) -> BinaryIO:
 
 
 def read_file(path: str | Path, limit: int) -> bytes:
-    """Return the content of a regular file, or of one to which a link leads.
-
-    Args:
-        path: The file.
-        limit: Largest size in bytes.
-
-    Raises:
-        OSError: if the file is missing, too large, or a folder, pipe or device.
-    """
+    """Return the content of a regular file, or of one to which a link leads."""
     with open_input(path, limit) as file:
         return file.read()
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value in a JSON file of up to 64 MiB.
-
-    Args:
-        path: The file, or a link to it.
-
-    Raises:
-        OSError: if the file is missing, larger than 64 MiB (`LARGEST_TEXT`), or no regular file.
-    """
+    """Return the value in a JSON file of up to 64 MiB."""
     try:
         return json.loads(read_file(path, LARGEST_TEXT))
     except RecursionError:

@@ -29,20 +29,12 @@ class InUse(UserError):
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the path of the temporary file in which `replacing` puts new content.
-
-    Args:
-        path: The file that is replaced; for "a/x.csv" the temporary file is "a/.x.csv.tmp".
-    """
+    """Return the temporary file in which `replacing` puts content: "a/.x.csv.tmp" for "a/x.csv"."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def lock_of(path: Path) -> Path:
-    """Return the path of the lock of a file, which `output_lock` holds.
-
-    Args:
-        path: The file that is locked; for "a/x.csv" the lock is "a/.x.csv.lock".
-    """
+    """Return the lock of a file, which `output_lock` holds: "a/.x.csv.lock" for "a/x.csv"."""
     return path.with_name(f".{path.name}.lock")
 
 
@@ -55,14 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     file deletes it. So only one process at a time may be in this context for a file: hold a lock
     where others could be.
 
-    Args:
-        path: The file that is replaced, or created if it is missing.
-
-    Yields:
-        Path of the temporary file, in the same folder. The caller must create and write it.
-
-    Raises:
-        OSError: if the file cannot be written.
+    Yields the path of the temporary file, which the caller must create and write.
     """
     temporary = temporary_of(path)
     try:
@@ -83,24 +68,13 @@ def replace_file(path: Path, data: bytes) -> None:
     """Replace the content of a file; after a crash it has the old or the new content, never a part.
 
     No lock is held: only one process at a time may write the file, see `replacing`.
-
-    Args:
-        path: The file, created if missing.
-        data: Its new content.
-
-    Raises:
-        OSError: if the file cannot be written.
     """
     with replacing(path) as temporary, open_new(temporary) as file:
         file.write(data)
 
 
 def check_output(path: Path) -> None:
-    """Check that a file may be written: it is a regular file, or does not exist.
-
-    Args:
-        path: The file.
-    """
+    """Check that a file may be written: it is a regular file, or does not exist."""
     if os.path.islink(path) or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "a link or no regular file"
         raise UserError(f"{path} is {kind}: write to another one")
@@ -112,9 +86,6 @@ def output_lock(path: Path) -> Iterator[None]:
 
     In it no other process of this package may write the file. An `OSError` about the file, such as
     a full disk, becomes a `UserError`; one about another file is passed on.
-
-    Args:
-        path: The file, which need not exist yet.
     """
     check_output(path)
     try:
@@ -129,12 +100,7 @@ def output_lock(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that the user named, whole or not at all, and with messages for users.
-
-    Args:
-        path: The file; its old content is replaced.
-        data: Its new content.
-    """
+    """Write a file that the user named, whole or not at all, and with messages for users."""
     with output_lock(path):
         replace_file(path, data)
 
@@ -143,9 +109,6 @@ def open_new(path: Path) -> BinaryIO:
     """Create an empty file, and open it for reading and writing in binary mode.
 
     A file or link of this name is deleted before, so that a link cannot redirect what is written.
-
-    Args:
-        path: The file.
     """
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, 0o666), "r+b")
@@ -153,17 +116,9 @@ def open_new(path: Path) -> BinaryIO:
 
 @contextmanager
 def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
-    """Return a context in which this process holds a lock; it does not wait for another one.
+    """Return a context in which this process holds a lock; `InUse` if another one has it.
 
     If the process dies, the operating system frees the lock.
-
-    Args:
-        lock: Lock file, created now and deleted at the end.
-        what: Name of what is being written, for the message.
-
-    Raises:
-        InUse: if another process holds the lock.
-        OSError: if its folder does not exist.
     """
     from filelock import FileLock, Timeout
 
@@ -196,12 +151,6 @@ def csv_cell(value: Any) -> Any:
 
     Spreadsheets take text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a
     formula. Such text, unless it is a number, gets an apostrophe before it.
-
-    Args:
-        value: Any value.
-
-    Returns:
-        The text, with an apostrophe where needed; a value that is no text as it is.
 
     Examples:
         >>> csv_cell("=A1"), csv_cell("-1.5"), csv_cell("CCO")

@@ -65,11 +65,6 @@ class Range:
     """Range of a number, as in `Annotated[float, Range(0, 1)]` of a signature.
 
     `value in Range(0, 1)` tells whether a number lies in it, and `str` describes it for messages.
-
-    Attributes:
-        least: Lower end.
-        most: Upper end, included.
-        above: True to exclude the lower end.
     """
 
     least: float = 0
@@ -85,26 +80,14 @@ class Range:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
-    """Check that a value is an integer (of Python or numpy, but no bool) in a range.
-
-    Args:
-        name: Name of the value, for the message.
-        value: The value, of any type.
-        least: Lower end of the range, included.
-        most: Upper end of the range, included.
-    """
+    """Check that a value is an integer (of Python or numpy, but no bool) in a range."""
     if not (is_integer(value) and least <= value <= most):
         above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
         raise UserError(f"{name} must be an integer {above}, got {value!r}")
 
 
 def check_low_and_high(name: str, pair: Any) -> None:
-    """Check that a value is a pair of integers, the lowest and the highest number of something.
-
-    Args:
-        name: Name of the pair, for the message.
-        pair: The value, of any type.
-    """
+    """Check that a value is a pair of integers, the lowest and the highest number of something."""
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
     if not (is_pair and all(map(is_integer, pair)) and pair[0] <= pair[1]):
         raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")
@@ -153,10 +136,6 @@ def limited_parameters(most: int, reason: str) -> Iterator[None]:
 
     Models are loaded in it, since a damaged configuration could ask for a model that takes all
     memory.
-
-    Args:
-        most: Largest number of parameters, counted as numbers and not as tensors.
-        reason: Why there should not be more, for the message.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

@@ -21,9 +21,6 @@ def printable(text: str) -> str:
     These are control characters but for tab and line feed, direction marks, zero-width characters
     and lone surrogates. Files, models and scores from others may contain them.
 
-    Args:
-        text: Any text.
-
     Examples:
         >>> printable("red \x1b[31m")
         'red \\x1b[31m'
@@ -36,14 +33,7 @@ LONGEST_REASON = 300
 
 
 def described(error: BaseException) -> str:
-    """Return an exception as one line, such as "ValueError: no atoms".
-
-    Args:
-        error: Any exception, also one whose message cannot be computed.
-
-    Returns:
-        Its class, and its message cut to 300 characters (`LONGEST_REASON`), without line breaks.
-    """
+    """Return an exception as one line, such as "ValueError: no atoms", cut at 300 characters."""
     try:
         message = " ".join(str(error).split())[:LONGEST_REASON]
     except BaseException:  # of the exception's own `__str__`
@@ -52,20 +42,11 @@ def described(error: BaseException) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line for people on stderr, made `printable`; do nothing if stderr is closed.
-
-    Args:
-        line: The text, without the line break at its end.
-    """
+    """Print a line for people on stderr, made `printable`; do nothing if stderr is closed."""
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, as in "1 atom" and "2 atoms".
-
-    Args:
-        count: The number.
-        noun: The noun in the singular; its plural is made by an "s".
-    """
+    """Return a number with its noun, as in "1 atom" and "2 atoms"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

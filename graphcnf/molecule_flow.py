@@ -29,19 +29,11 @@ class MoleculeSample(DrawnMolecules):
     """Molecules that were drawn; in a notebook they are shown as pictures."""
 
     def to_pyg(self) -> list:
-        """Return the molecules as graphs of PyTorch Geometric, in the order of the sample.
+        """Return graphs of PyTorch Geometric in the order of the sample, also for invalid ones.
 
-        Returns:
-            A `torch_geometric.data.Data` for each graph, also for invalid ones. With n atoms and m
-            bonds:
-
-            - `x`: node categories, (n,) long, numbered as in the model's vocabulary;
-            - `edge_index`: every bond in both directions, (2, 2 m) long;
-            - `edge_attr`: edge categories, (2 m,) long, numbered as in the model's vocabulary;
-            - `smiles`: None where the graph is no valid molecule.
-
-        Raises:
-            ModuleNotFoundError: `torch_geometric` is not installed.
+        A graph with n atoms and m bonds has node categories `x` (n,), every bond in both directions
+        in `edge_index` (2, 2 m), edge categories `edge_attr` (2 m,), and `smiles`, None if it is no
+        valid molecule. Categories are numbered as in the model's vocabulary.
         """
         from graphcnf.exchange.pyg import to_pyg
 
@@ -55,10 +47,6 @@ class MoleculeSample(DrawnMolecules):
 
 class MoleculeFlow(MoleculeModel):
     """The density of molecules that users hold: draws SMILES, scores them, and finds related ones.
-
-    Args:
-        model: Model of graphs, whose metadata contain the vocabulary.
-        stereo: Density of stereo marks given the graph; None for the one that belongs to the model.
 
     Examples:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
@@ -75,13 +63,8 @@ class MoleculeFlow(MoleculeModel):
     def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
         """Upload the model with a model card to the Hugging Face hub; return "org/name@commit".
 
-        Args:
-            name: "org/name" of the repository, which is created if it does not exist.
-            licence: Licence of the weights, such as "mit".
-            **options: Options of `graphcnf.hub.repository.push`: `private`, True for a new
-                repository that only its owner sees; and for the model card `intended` (what the
-                model is meant for), `limits` (what it does not do) and `figures` (what `graphcnf
-                evaluate --json` wrote).
+        `options` are those of `graphcnf.hub.repository.push`: `private`, `intended`, `limits`,
+        `figures`.
         """
         from graphcnf.hub.repository import push
 
@@ -105,8 +88,6 @@ class MoleculeFlow(MoleculeModel):
         larger sample are those of a sample of n.
 
         Args:
-            n: Number of molecules.
-            seed: Seed of the sample.
             temperature: 1 for the distribution of the model; below 1 for more probable and less
                 diverse molecules.
             atoms: Lowest and highest number of heavy atoms. Within this range the sizes have the
@@ -117,7 +98,6 @@ class MoleculeFlow(MoleculeModel):
                 kept; the distance is Euclidean, in standard deviations of the training data. With
                 1, molecules follow the conditional distribution. None for 8 if there are
                 `properties`, else for 1.
-            stereo: True to draw stereo marks as well, if the model has `stereo`.
             filters: `graphcnf.chemistry.filters.Filters` that each molecule has to pass. Records
                 are drawn until n distinct molecules have passed, as in `graphcnf generate`. None
                 for raw samples.
@@ -191,9 +171,6 @@ class MoleculeFlow(MoleculeModel):
                 (`graphcnf.design.additions.AddedLimits`); `alerts`, names of catalogues of
                 structural alerts to exclude beside "reactive", or "none" to allow reactive groups
                 as well.
-
-        Returns:
-            n molecules, all valid.
         """
         from graphcnf.design.growing import grow
 
@@ -208,14 +185,9 @@ class MoleculeFlow(MoleculeModel):
         The molecule itself is not among them.
 
         Args:
-            molecule: SMILES or RDKit molecule.
-            n: Number of analogues.
             stereo: True to keep the stereo marks of unchanged atoms and draw the others.
             **options: Options of `graphcnf.design.analogues.analogs_of`, such as `keep` (which part
                 stays), `similar` (lowest Tanimoto similarity) and `filters`; `alerts` as in `grow`.
-
-        Returns:
-            n molecules, all valid.
         """
         from graphcnf.design.analogues import draw_analogues
 
@@ -225,8 +197,7 @@ class MoleculeFlow(MoleculeModel):
     def charge_states(self) -> frozenset[str]:
         """Which of "acid" and "amine" are more probable charged than neutral under the model.
 
-        The model is asked for the log-probabilities of a few example molecules; the names are those
-        of `graphcnf.chemistry.standardize.GROUPS`.
+        The names are those of `graphcnf.chemistry.standardize.GROUPS`.
         """
         from graphcnf.chemistry.standardize import charge_states_of
 
@@ -239,11 +210,8 @@ class MoleculeFlow(MoleculeModel):
         example "CCN.Cl" -> "CC[NH3+]" for a model of ZINC250k. See
         `graphcnf.chemistry.standardize.parse_standardized`.
 
-        Args:
-            molecule: SMILES of the molecule.
-
         Raises:
-            MoleculeNotRepresentable: RDKit cannot read or standardize the SMILES.
+            MoleculeNotRepresentable: if RDKit cannot read or standardize the SMILES.
         """
         from graphcnf.chemistry.standardize import standardized
 
@@ -252,13 +220,8 @@ class MoleculeFlow(MoleculeModel):
     def score(self, molecules: str | Chem.Mol | Iterable, **options) -> pd.DataFrame:
         """Return a table with a row for each molecule: log-likelihood, bits per atom, percentile.
 
-        Args:
-            molecules: SMILES or RDKit molecules, or one of them.
-            **options: `orders`, `standardize` and `workers` of `graphcnf.chemistry.scoring.score`.
-
-        Returns:
-            A DataFrame; `graphcnf.chemistry.scoring.score` describes its columns. Molecules that
-            the model cannot represent have a row as well, with the reason.
+        See `graphcnf.chemistry.scoring.score`. Molecules that the model cannot represent have a row
+        as well, with the reason.
         """
         from graphcnf.chemistry.scoring import score
 

@@ -61,15 +61,8 @@ def save_model(
 
     Each file is replaced as a whole: after a crash it has the old or the new content.
 
-    Args:
-        model: A module with the attributes `config` and `metadata`, such as a `Pretrained`.
-        folder: The folder, created if missing.
-        half: True to store parameters in float16, for half the size; they are loaded as float32.
-        **arrays: Further arrays by name. Each is written to `NAME.safetensors`, from which
-            `load_array` reads it.
-
-    Raises:
-        OSError: if a file cannot be written.
+    Further `arrays` are written to `NAME.safetensors`, for `load_array`; with `half`, parameters
+    are stored in float16 and loaded as float32.
     """
     from graphcnf.file_writing import replace_file
 
@@ -89,12 +82,7 @@ def save_model(
 
 
 def config_file(content: dict[str, Any]) -> bytes:
-    """Return the bytes of a `config.json`, with a new checksum.
-
-    Args:
-        content: The three entries of the file: "format" (the number `FORMAT`), "model" (the config)
-            and "metadata", JSON values. A checksum that is there is replaced.
-    """
+    """Return the bytes of a `config.json` ("format", "model", "metadata") with a new checksum."""
     # The checksum is that of the file's content, where keys are strings.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
     content[CHECKSUM] = _digest_of_json(content)
@@ -104,19 +92,13 @@ def config_file(content: dict[str, Any]) -> bytes:
 def model_folder(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     """Find the folder of a model by what a user gives: a name, a path or a model of the hub.
 
-    Args:
-        name_or_folder: The first of these that exists is taken:
+    The first of these that exists is taken:
 
-            - the path of the folder of a model;
-            - the path of the folder of a training run, in which the model is the folder `model`;
-            - a model of the Hugging Face hub, "org/name" or "org/name@revision", which is then
-              downloaded (`graphcnf.hub.repository.fetch`). This is tried only if there is no folder
-              "org" here.
-        shipped: True to look before all that for shipped weights of this name, such as "zinc250k".
-            All are for molecules; models of other data leave it False.
-
-    Returns:
-        The folder that holds `config.json`.
+    - with `shipped`, shipped weights of this name, such as "zinc250k", all of molecules;
+    - the folder of a model;
+    - the folder of a training run, in which the model is the folder `model`;
+    - a model of the Hugging Face hub, "org/name" or "org/name@revision", which is downloaded
+      (`graphcnf.hub.repository.fetch`). This is tried only if there is no folder "org" here.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
@@ -140,14 +122,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     built with initial weights, and refused if it has 2^24 (`SPARE`) more parameters than the file
     of weights can hold. Then this file is read.
 
-    Args:
-        cls: Class of the model. Its `rebuild` builds the model from the config, and may choose a
-            subclass by it.
-        folder: Folder that holds `config.json` and `model.safetensors`.
-        device: Device of the weights, such as "cuda:1".
-
-    Returns:
-        The model in evaluation mode, an instance of `cls` or of a subclass.
+    `cls.rebuild` builds the model, in evaluation mode, and may choose a subclass.
     """
     source = inside(folder, "config.json")
     weights = inside(folder, "model.safetensors")
@@ -192,11 +167,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_device(device: Any) -> torch.device:
-    """Return a torch device, after a small tensor was put on it, so that a bad name fails early.
-
-    Args:
-        device: Name such as "cuda:1", or a torch device.
-    """
+    """Return a torch device, after a small tensor was put on it, so that a bad name fails early."""
     try:
         checked = torch.device(device)
     except (RuntimeError, TypeError):
@@ -216,10 +187,7 @@ def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model
     is limited as if it were a size: to 100,000 (`LARGEST_SIZE`), or to what `LARGEST_SIZES` says
     for its name. Lists may hold whole numbers only.
 
-    Args:
-        config: The config; in calls of itself, a value in it.
-        not_sizes: Names in the config whose values are not looked at, see `Pretrained.not_sizes`.
-        name: Name of the value, for the message; values in a list have the name of the list.
+    `not_sizes` are names whose values are not looked at; `name` is for the message.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
@@ -237,27 +205,14 @@ def check_sizes(config: Any, not_sizes: Collection[str] = (), name: str = "model
 
 
 def check_kinds(metadata: Mapping[str, Any], **kinds: type) -> None:
-    """Check the types of entries of metadata that were read from a file; missing ones pass.
-
-    Args:
-        metadata: Metadata of a model, `{name: JSON value}`.
-        **kinds: The type that an entry must have, by its name, such as `dataset=str`.
-    """
+    """Check the types of entries of metadata that were read from a file; missing ones pass."""
     for name, kind in kinds.items():
         if name in metadata and not isinstance(metadata[name], kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Load an array that `save_model` wrote beside the weights of a model.
-
-    Args:
-        folder: Folder of the model.
-        name: Name of the array, as in the arguments of `save_model`.
-
-    Returns:
-        The array; None if the folder has no file of this name.
-    """
+    """Load an array that `save_model` wrote beside the weights; None if there is no such file."""
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None
@@ -281,17 +236,9 @@ def _read_checked(path: Path, framework: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a safetensors file; its checksum is not checked here.
+    """Read tensors and metadata of a safetensors file, `framework` "pt" (torch) or "np".
 
-    Args:
-        path: The file.
-        framework: "pt" for torch tensors, "np" for numpy arrays.
-
-    Returns:
-        Two dicts: the tensors by name, and the metadata of the file, texts by name.
-
-    Raises:
-        OSError: if there is no such file, or it is not a regular file.
+    Its checksum is not checked here.
     """
     with open_input(path) as content:
         length = int.from_bytes(content.read(8), "little")
@@ -327,14 +274,7 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Return a digest that tells two models apart: of config, metadata and weights in memory.
-
-    Args:
-        model: A module with the attributes `config` and `metadata`.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-    """
+    """Return a SHA-256 of config, metadata and weights in memory, which tells two models apart."""
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     content = [model.config, model.metadata, _digest_of_tensors(tensors)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -351,11 +291,7 @@ def keep_arguments(constructor: Callable) -> Callable:
     A subclass with an `__init__` of its own decorates it, too, also if that of its base class is
     decorated. The `config` then has the arguments of the subclass.
 
-    Args:
-        constructor: The `__init__`; its arguments must be JSON values.
-
-    Returns:
-        The decorated `__init__`.
+    The arguments must be JSON values.
     """
     known = signature(constructor)
     further = [name for name, one in known.parameters.items() if one.kind is one.VAR_KEYWORD]
@@ -397,9 +333,6 @@ class Pretrained(nn.Module):
         """Build a model with initial weights from the `config` of another one.
 
         `load_model` calls it. A base class of several models overrides it, to choose the class.
-
-        Args:
-            config: Arguments of the constructor by name; they may come from a stranger's file.
         """
         check_sizes(config, cls.not_sizes)
         return cls(**config)
@@ -409,9 +342,6 @@ class Pretrained(nn.Module):
 
         `load_model` calls it. A subclass whose methods read entries of the metadata overrides it,
         and checks these, so that a damaged file fails here, and not later.
-
-        Args:
-            metadata: The metadata, any JSON value.
         """
         if not isinstance(metadata, dict):
             raise ValueError("metadata is no object")
@@ -423,26 +353,14 @@ class Pretrained(nn.Module):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to a folder, from which `from_pretrained` loads it.
-
-        Args:
-            folder: The folder, created if missing. Its files `config.json` and `model.safetensors`
-                are replaced.
-
-        Raises:
-            OSError: if a file cannot be written.
-        """
+        """Write the model to a folder, from which `from_pretrained` loads it."""
         save_model(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device="cpu") -> Self:
         """Load a model that `save_pretrained` or training wrote.
 
-        Args:
-            folder: Folder of a model, or of a training run; or "org/name" of the Hugging Face hub.
-            device: Device of the weights, such as "cuda:1".
-
-        Returns:
-            The model in evaluation mode.
+        The folder may be that of a training run, or "org/name" of the Hugging Face hub. The model
+        is in evaluation mode.
         """
         return load_model(cls, model_folder(folder), device)

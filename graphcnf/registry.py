@@ -28,13 +28,7 @@ from graphcnf.errors import UserError, suggest
 def load(address: str) -> Any:
     """Import the module of an address, and return its object, mostly a class or function.
 
-    Args:
-        address: "module:name". It must come from code or an entry point, never from a file: the
-            module's code is run.
-
-    Raises:
-        ImportError: if there is no such module, or it cannot be imported.
-        AttributeError: if the module has no such name.
+    The address must come from code or an entry point: the module's code is run.
     """
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)
@@ -43,11 +37,8 @@ def load(address: str) -> Any:
 class Registry(Mapping[str, Any]):
     """Mapping from short names to classes or functions, each imported when it is looked up.
 
-    Args:
-        kind: What the names stand for, in the plural, such as "models". Entry points of the group
-            "graphcnf.models" are then in the registry, too.
-        own: `{name: address}` of what this package has; an address is a text "module:name". An
-            entry point of the same name is ignored.
+    The entry points of the group "graphcnf.models" are in the registry of the kind "models", too,
+    unless `own`, `{name: address}` of this package, has the name.
 
     Examples:
         >>> table = Registry("examples", {"root": "math:sqrt"})
@@ -61,11 +52,7 @@ class Registry(Mapping[str, Any]):
 
     @cached_property
     def plugins(self) -> dict[str, EntryPoint]:
-        """What other installed packages add, found once.
-
-        Returns:
-            `{name: entry point}`, without the names that this package has itself.
-        """
+        """What other installed packages add, found once: `{name: entry point}`."""
         found = entry_points(group=f"{__package__}.{self.kind}")
         return {point.name: point for point in found if point.name not in self.own}
 
@@ -82,15 +69,7 @@ class Registry(Mapping[str, Any]):
         return len(self.own) + len(self.plugins)
 
     def find(self, name: Any, what: str) -> Any:
-        """Look up a name that a user gave, with an error message for users.
-
-        Args:
-            name: What the user gave, of any type.
-            what: What it is the name of, for the message, such as "architecture".
-
-        Returns:
-            The class or function of this name.
-        """
+        """Look up a name that a user gave as `what`, such as "architecture"."""
         if not isinstance(name, str) or name not in self:
             close = suggest(str(name), list(self))
             raise UserError(f"unknown {what} {name!r}{close}")
@@ -102,14 +81,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable, Call
 
     Its `__init__` assigns the result: `__getattr__, __dir__, __all__ = lazy_names(__name__, ...)`.
 
-    Args:
-        package: Name of the package.
-        modules: For each name that the package exports, its module, relative to the package, such
-            as `{"Flow": "flow"}`.
-
-    Returns:
-        Three values, for `__getattr__`, `__dir__` and `__all__`: a function that imports a name; a
-        function that lists the names; and the list of the names in the order of `modules`.
+    The modules are relative to the package, such as `{"Flow": "flow"}`.
     """
 
     def import_name(name: str) -> Any:

@@ -20,15 +20,7 @@ RUN_MARK = "run.json"
 
 
 def claim(folder: Path, kind: str) -> bool:
-    """Create the folder of a run, and mark it, before the run writes anything else.
-
-    Args:
-        folder: The folder; it may be missing, empty, or that of a run of this kind.
-        kind: "training" or "optimization".
-
-    Returns:
-        True for a new run; False if the folder had the mark already, so that a run is continued.
-    """
+    """Create the folder of a run, and mark it; return False if a run of this kind is continued."""
     if is_claimed(folder, kind):
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,15 +29,7 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return whether a folder is that of a run, so that the run can be continued.
-
-    Args:
-        folder: The folder, which need not exist.
-        kind: "training" or "optimization".
-
-    Returns:
-        True if the folder has the mark of this kind; False if it is missing or empty.
-    """
+    """Return whether a folder has the mark of this kind, so that the run can be continued."""
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
             return True

@@ -62,15 +62,8 @@ def variations(
 ) -> Iterator[tuple[str, Tensor, Context]]:
     """Yield the data for an assertion: the given data, then variations of them.
 
-    Args:
-        x: Data, `(B, ..., D)`.
-        kinds: Names of the variations, of `VARIATIONS`; those that do not suit the data are
-            skipped.
-        context: Context of the data.
-
-    Yields:
-        Three values for each variation: words for messages, such as " (one record alone)", which
-        are "" for the given data; the data; and their context.
+    Each has words for messages, such as " (one record alone)"; those of `kinds` that do not suit
+    the data are skipped.
     """
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
@@ -143,19 +136,9 @@ def assert_bijection(
 ) -> None:
     """Check that a bijection and its inverse undo each other, and that their log-dets cancel.
 
-    Args:
-        transform: The bijection, whose latents have the shape of the data.
-        x: Data, `(B, ..., D)`, for the round trip `inverse(forward(x))`.
-        context: Context of data and latents.
-        z: Latents, of the shape of `x`, for the round trip `forward(inverse(z))`; `x` if
-            None. Better draw them from the base density: encoded data do not cover all of the
-            latent space. They must lie in the image of `forward`.
-        atol: Absolute tolerance of all comparisons.
-        rtol: Relative tolerance of all comparisons.
-        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if a round trip does not come back, or log-dets do not cancel.
+    The round trips are `inverse(forward(x))` and `forward(inverse(z))`, of `x` if `z` is None.
+    Better draw z from the base density: encoded data do not cover all of the latent space. It must
+    lie in the image of `forward`.
     """
     both = (variations(part, vary, context) for part in (x, x if z is None else z))
     cases = zip(*both, strict=True)
@@ -191,16 +174,8 @@ def assert_log_det_matches_jacobian(
     It must be `log|det dz/dx|` over the real entries of each sample. Also checked is that no
     sample depends on another sample, and no real entry on padding.
 
-    Args:
-        transform: The transform; a copy of it is converted to float64.
-        x: Data, `(B, ..., D)`. Take few: the Jacobian has the square of as many numbers.
-        context: Context of the data.
-        atol: Absolute tolerance of the log term, in nats.
-        rtol: Relative tolerance of it.
-        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if a log term differs, or something depends on what it must not.
+    A copy of the transform is converted to float64. Take few data: the Jacobian has the square of
+    as many numbers. `atol` is in nats.
     """
     transform = copy.deepcopy(transform).double()
     cases = variations(x.detach().double(), vary, _double(context))
@@ -243,19 +218,7 @@ def assert_mask_invariance(
     `forward` and `inverse` are called with several values at padding, infinity and NaN among them,
     and with longer padding. Real entries of the output, log term and gradients must stay the same.
 
-    Args:
-        transform: The transform, of which both directions are checked.
-        x: Data, `(B, ..., D)`.
-        context: Context with a mask that has padding.
-        extend: Number of padded entries to add at the end, if `x` is `(B, L, D)` and the
-            context has only a mask.
-        atol: Absolute tolerance of all comparisons.
-        rtol: Relative tolerance of all comparisons.
-        vary: Names of the variations of the data on which the check also runs, of `VARIATIONS`.
-
-    Raises:
-        AssertionError: if an output or gradient depends on padding, padding is not 0 in an output,
-            or the mask has no padding.
+    `extend` entries of padding are added if `x` is `(B, L, D)` and the context has only a mask.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -326,15 +289,7 @@ def assert_dtype_and_autocast(
 ) -> None:
     """Check that outputs are float32, also under autocast, and float64 for float64 input.
 
-    Args:
-        transform: The transform, with parameters in float32.
-        x: Data, `(B, ..., D)` float32.
-        context: Context of the data.
-        atol: Absolute tolerance, in nats, by which autocast to bfloat16 may change the log term.
-        rtol: Relative tolerance of it.
-
-    Raises:
-        AssertionError: if an output has another type, or autocast changes the log term by more.
+    The tolerances are for the change of the log term, nats, by autocast to bfloat16.
     """
 
     def check(dtype, how, **parts):
@@ -361,14 +316,6 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
 
     The transform is pickled and loaded. Then the parameters of this copy are changed at random, and
     the saved `state_dict` is loaded into it. Both times the copy must give the same output.
-
-    Args:
-        transform: The transform; a copy of it is changed.
-        x: Data, `(B, ..., D)`.
-        context: Context of the data.
-
-    Raises:
-        AssertionError: if the output or the log term of the copy differs, after either step.
     """
 
     def compare(module, what):
@@ -402,16 +349,8 @@ def assert_stepping_agrees(
     scoring, may evaluate all in one pass; its `Drawing` goes step by step, here with the given
     categories in place of drawn ones. In both, every real position must be decided once.
 
-    Args:
-        network: The network. Train it a little, or perturb its weights: with initial weights it may
-            ignore its input, and the check would find nothing.
-        x: Categories of V variables at N positions of B samples, (B, N, V) long.
-        context: What the network is told, with a mask (B, N), True for real positions.
-        atol: Absolute tolerance of the log-probability of a variable, in nats.
-        rtol: Relative tolerance of it.
-
-    Raises:
-        AssertionError: if log-probabilities differ, or a position is decided twice or never.
+    Train the network a little, or perturb its weights: with initial weights it may ignore its
+    input, and the check would find nothing. The tolerances are for log-probabilities, nats.
     """
     found = []
     stepping = partial(AutoregressiveNetwork.steps, network)
@@ -432,12 +371,7 @@ def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[],
     If a layer is initialised with zeros, the layers before it get a zero gradient: perturb its
     weights first.
 
-    Args:
-        module: The module. Gradients that it has are deleted.
-        loss: Function without arguments that calls the module and returns a scalar.
-
-    Raises:
-        AssertionError: if a parameter gets no gradient, a zero one or one that is not finite.
+    Gradients that the module has are deleted; `loss` calls it and returns a scalar.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -466,20 +400,10 @@ def assert_normalised(
     estimate of the probability. So the sum over the space, averaged over many calls, is 1 up to its
     standard error.
 
-    Args:
-        log_prob: Function that is called as `log_prob(space, samples)`, and returns
-            log-probabilities or bounds, `(B,)` nats, with fresh noise in every call.
-        space: All B elements of the space, each exactly once, in any form that `log_prob` takes.
-        samples: Number K of draws of a bound, which is passed to `log_prob`.
-        repeats: Number of calls at first. More follow until the error, which is 4 (`Z_SCORE`)
-            standard errors of the mean, is at most `max_error`.
-        most_repeats: Number of calls after which the check gives up, and fails.
-        max_error: Largest error with which the check may pass.
-        atol: Deviation from 1 that is allowed in addition to the error.
-
-    Raises:
-        AssertionError: if the sum is not 1, or it is still too uncertain after `most_repeats`
-            calls.
+    `log_prob(space, K)` returns `(B,)` nats, with fresh noise in every call, for all elements of
+    the space, each exactly once. After the first `repeats` calls more follow until 4 (`Z_SCORE`)
+    standard errors are at most `max_error`, or `most_repeats` are reached and the check fails.
+    `atol` is allowed in addition.
     """
     totals: list[float] = []
     error = math.inf
@@ -511,17 +435,8 @@ def assert_lower_bound(
     More draws tighten a bound. Its mean over samples and many calls is compared for the given
     numbers K.
 
-    Args:
-        log_prob: Function that is called as `log_prob(x, K)`, and returns bounds, `(B,)` nats,
-            with fresh noise in every call.
-        x: B samples, in any form that `log_prob` takes.
-        samples: Numbers K of draws, increasing.
-        repeats: Number of calls for each K, at least 2.
-        exact: Exact log-probabilities of the samples, `(B,)` nats; None if they are not known.
-        atol: Deviation that is allowed in addition to 4 (`Z_SCORE`) standard errors, in nats.
-
-    Raises:
-        AssertionError: if the mean falls, or exceeds the mean of `exact`.
+    `log_prob(x, K)` returns bounds, `(B,)` nats, with fresh noise in every call. `atol` is allowed
+    in addition to 4 (`Z_SCORE`) standard errors, in nats.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

@@ -36,11 +36,8 @@ def default_type(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Return a context in which new tensors have one type and are on the CPU.
 
     Torch has one default type for all threads: the user's is restored when the last thread leaves
-    the context.
-
-    Args:
-        dtype: Default type in the context. It is ignored if the user's default type is float32,
-            with which models in float64 compute correctly, too.
+    the context. `dtype` is ignored if the user's default type is float32, with which models in
+    float64 compute correctly, too.
     """
     with _GUARD:
         before = torch.get_default_dtype()
@@ -65,9 +62,6 @@ def own_modes(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Return a context for building, loading or training models, whatever modes the user has set.
 
     Gradients are on, torch's inference mode is off, and new tensors are on the CPU.
-
-    Args:
-        dtype: Default type in the context; ignored if the user's is float32, see `default_type`.
     """
     with torch.inference_mode(False), torch.enable_grad(), default_type(dtype):
         yield
@@ -80,9 +74,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     If the weights are in half precision, torch's autocast to their type is on in the context. If
     the user's default type is not float32, it is replaced by that of the weights (float32 for half
     precision).
-
-    Args:
-        model: Any module; the type of its first parameter counts.
     """
     training = [module for module in model.modules() if module.training]
     like = next(model.parameters(), torch.empty(0, dtype=torch.float32))
@@ -98,14 +89,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluated(method: Callable) -> Callable:
-    """Decorate a method of an `nn.Module`, so that it runs with the module in evaluation mode.
-
-    Args:
-        method: The method, such as one that scores or samples.
-
-    Returns:
-        The method in `evaluation_mode` of its module, whose mode is restored at the end.
-    """
+    """Decorate a method of an `nn.Module`, so that it runs with the module in evaluation mode."""
 
     @wraps(method)
     def in_evaluation_mode(self, *args, **options):
@@ -116,11 +100,7 @@ def evaluated(method: Callable) -> Callable:
 
 
 def refuse_half(model: nn.Module) -> None:
-    """Check that a model can encode data so that they decode exactly: not in half precision.
-
-    Args:
-        model: The model; the type of its first parameter counts.
-    """
+    """Check that a model can encode data so that they decode exactly: not in half precision."""
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     if dtype in HALF:
         raise UserError(

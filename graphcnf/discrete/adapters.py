@@ -64,13 +64,6 @@ def to_json(value: Any) -> Any:
     What JSON does not know becomes an object with a single key: {"timestamp": ISO text}, {"tuple":
     [...]}, {"interval": [left, right, closed]}. A dataclass, such as an adapter, becomes an object
     with its fields. `from_json` is the inverse.
-
-    Args:
-        value: Text, a number (also of numpy), bool, None, a `pd.Timestamp`, a `pd.Interval`, or a
-            tuple, list or dataclass of these.
-
-    Returns:
-        Text, number, bool, None, list or dict, as `json.dumps` takes them.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, list):
@@ -99,17 +92,9 @@ def from_json(content: Any) -> Any:
     Text, numbers, bool, None, lists, tuples, `pd.Timestamp` and `pd.Interval` come back as they
     were, numbers of numpy as those of Python. A dataclass comes back as the dict of its fields.
 
-    Args:
-        content: Parsed JSON, which may come from a stranger's file. An object with a key
-            "timestamp", "tuple" or "interval", and below it what `to_json` writes there, is read
-            as a timestamp, tuple or interval; its other keys are ignored. Any other object must
-            have two or more keys, and is read as a dict.
-
-    Returns:
-        The value.
-
-    Raises:
-        TypeError: if the ends of an interval are of two types.
+    Anything may come from a stranger's file: of an object with a key "timestamp", "tuple" or
+    "interval" the other keys are ignored; any other object must have two or more keys, and is read
+    as a dict.
     """
     match content:
         case list():
@@ -132,14 +117,7 @@ class Refused(UserError, ValueError):
 
 
 class Vocabulary:
-    """Map from distinct values to categories: value k of a list has category k.
-
-    Args:
-        values: Value of each category, from category 0 on.
-
-    Attributes:
-        number: `{value: category}`.
-    """
+    """Map from distinct values to categories: value k of a list has category k."""
 
     def __init__(self, values: Sequence[Hashable]):
         self.number = {value: k for k, value in enumerate(values)}
@@ -147,14 +125,7 @@ class Vocabulary:
             raise ValueError("the values of a vocabulary must be distinct")
 
     def encode(self, values: Iterable[Any]) -> np.ndarray:
-        """Return the category of each value.
-
-        Args:
-            values: M values of any type. Those that cannot be hashed count as unknown.
-
-        Returns:
-            Category of each value, (M,) int64; -1 for unknown values.
-        """
+        """Return the category of each value, (M,) int64; -1 for values unknown or not hashable."""
         return np.array([self._category(value) for value in values], dtype=np.int64)
 
     def _category(self, value: Any) -> int:
@@ -165,15 +136,7 @@ class Vocabulary:
 
 
 def distinct(values: Iterable[Hashable]) -> list[Any]:
-    """Return values without repetitions, in an order that is the same in every run.
-
-    Args:
-        values: Hashable values.
-
-    Returns:
-        The distinct values: sorted if all can be compared, else in the order of their first
-        appearance.
-    """
+    """Return distinct values, sorted if all can be compared, else by first appearance."""
     found: list[Any] = list(dict.fromkeys(values))
     try:
         found.sort()
@@ -232,60 +195,26 @@ class Adapter:
     def arguments(self) -> tuple[Callable[..., Any], ...]:
         """Functions and classes whose keyword arguments users may set with `fit(network={...})`.
 
-        Returns:
-            The functions and classes, such as the class of the network. The sizes that they take
-            are checked against their signatures.
-
-        Raises:
-            NotImplementedError: in this base class.
+        Sizes are checked against their signatures.
         """
         raise NotImplementedError
 
     def encode(self, x: Any, flow: Any = None) -> tuple[Any, Reasons]:
         """Encode items, and leave out those that cannot be encoded.
 
-        Args:
-            x: M items of the type that the adapter was made for.
-            flow: Trained flow. Items to which it gives probability 0 are left out as well. None to
-                leave out only those with unknown values.
-
-        Returns:
-            The encoded items, M or fewer; and for each of the M items the reason why it is left
-            out, or None if it is not.
-
-        Raises:
-            NotImplementedError: in this base class.
+        With a `flow`, items to which it gives probability 0 are left out as well. Returns the
+        encoded items, M or fewer; and for each of the M items why it is left out, or None.
         """
         raise NotImplementedError
 
     def decode(self, rows: Any) -> Any:
-        """Invert `encode`: turn encoded items into the user's type.
-
-        Args:
-            rows: Encoded items, such as those that `draw` returns.
-
-        Returns:
-            The items in the type of the training data: a DataFrame, an array, or a list of
-            sequences or graphs.
-
-        Raises:
-            NotImplementedError: in this base class.
-        """
+        """Invert `encode`: turn encoded items into the user's type."""
         raise NotImplementedError
 
     def build(self, rows: Any, chosen: np.ndarray, /, **network: Any) -> Any:
-        """Build an untrained flow, initialised from counts of the training items.
+        """Build an untrained flow, initialised from counts of the items `chosen` of `rows`.
 
-        Args:
-            rows: All encoded items, held-out ones included.
-            chosen: Indices in `rows` of the training items, (M,) int64: only these are counted.
-            **network: Sizes of the flow's network by name, such as `width`; see `arguments`.
-
-        Returns:
-            The flow, of the class `flow_class`.
-
-        Raises:
-            NotImplementedError: in this base class.
+        The keyword arguments are sizes of the network, see `arguments`.
         """
         raise NotImplementedError
 
@@ -296,12 +225,7 @@ class Adapter:
         `CategoricalModel.fit` calls this at the end. An adapter whose flow has no counts overrides
         it to do nothing.
 
-        Args:
-            flow: Trained flow whose counts are replaced.
-            rows: All encoded items.
-            chosen: Indices in `rows` of the items to count, (M,) int64.
-            held_out: Indices in `rows` of the held-out items, which are among `chosen`. For
-                subclasses; not used here.
+        The items to count are `chosen`, of which some are `held_out`.
         """
         flow.count(self.batch(rows, chosen))
 
@@ -309,26 +233,11 @@ class Adapter:
         """Return the size of each item: positions of a sequence, known entries of a row, nodes.
 
         Items of similar size share a batch, and items of size 0 are not trained on.
-
-        Args:
-            rows: M encoded items.
-
-        Returns:
-            Sizes, (M,) int64.
         """
         return rows.lengths.numpy()
 
     def batch(self, rows: Any, chosen: np.ndarray) -> Any:
-        """Gather some items in a batch, which the flow's `training_loss` takes.
-
-        Args:
-            rows: All encoded items.
-            chosen: Indices of M items, (M,) int64.
-
-        Returns:
-            The M items in the order of `chosen`: `Rows`, or for graphs a
-            `graphcnf.graphs.batch.GraphBatch`.
-        """
+        """Gather some items in a batch, in the order of `chosen`, for `training_loss`."""
         return rows[torch.from_numpy(chosen)]
 
 
@@ -340,9 +249,6 @@ class SequenceAdapter(Adapter):
         symbols: The alphabet: symbol k has category k.
         container: Type of a sequence: "str", "list" or "tuple".
         longest: Largest length of a training sequence. Longer ones have probability 0.
-        vocabulary: Map from symbols to categories.
-        type: The class that `container` names.
-        cardinality: Number of symbols.
     """
 
     kind = "sequences"
@@ -360,11 +266,7 @@ class SequenceAdapter(Adapter):
 
     @classmethod
     def of(cls, items: Sequence[Any]) -> SequenceAdapter:
-        """Build the adapter for training sequences, whose symbols become the alphabet.
-
-        Args:
-            items: Strings, lists or tuples, at least one, all of one type.
-        """
+        """Build the adapter for training sequences, whose symbols become the alphabet."""
         container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
         if container is None:
             raise UserError(
@@ -394,10 +296,7 @@ class SequenceAdapter(Adapter):
     def encode(self, items: Sequence[Any], flow: Any = None) -> tuple[Rows, Reasons]:
         """Encode sequences, and leave out those with an unknown symbol or with too many symbols.
 
-        Args:
-            items: Strings, lists or tuples, as the training data were.
-            flow: Trained flow. Sequences of a length to which it gives probability 0 are left out
-                as well. None to take any length up to that of the longest training sequence.
+        With a `flow`, those of a length to which it gives probability 0 are left out as well.
         """
         what = "strings" if self.container == "str" else f"{self.container}s of symbols"
         wanted = f"this model takes a list of {what}"
@@ -454,16 +353,10 @@ class SequenceAdapter(Adapter):
         return super().batch(rows, chosen).cut()
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
-        """Return the exact log-likelihood of each sequence, its length included.
+        """Return the exact log-likelihood of each sequence, its length included, (B,) nats.
 
-        Args:
-            flow: Trained flow.
-            rows: B encoded sequences.
-            orders: Must be 1, as sequences are scored from left to right. (The adapters of tables
-                and graphs average the density over several orders.)
-
-        Returns:
-            (B,) nats in float64; -inf for a length to which `RowFlow.length_probabilities` gives 0.
+        `orders` must be 1, as sequences are scored from left to right. -inf is for a length to
+        which `RowFlow.length_probabilities` gives 0.
         """
         if orders != 1:
             raise UserError("orders are for tables and graphs; sequences have one")
@@ -485,16 +378,7 @@ class SequenceAdapter(Adapter):
     ) -> Rows:
         """Draw sequences; with the same seed, a larger `count` only appends further ones.
 
-        Args:
-            flow: Trained flow.
-            count: Number of sequences.
-            seed: Seed of the sample.
-            temperature: 1 for the distribution of the flow; below 1 for more probable sequences.
-            sizes: Lowest and highest length, both included; None for any length, with the
-                distribution of the training data.
-
-        Returns:
-            `count` encoded sequences, padded to the largest length that the flow knows.
+        `sizes` are the lowest and highest length, by default those of the training data.
         """
         prior = flow.length_probabilities(sizes)
         return draw_rows(flow, count, prior, seed, temperature)
@@ -518,17 +402,10 @@ def draw_rows(
     Row k depends on the seed and on k alone, so that a larger sample begins with the same rows.
 
     Args:
-        flow: `RowFlow`, `ColumnFlow` or `GridFlow`.
-        count: Number of rows.
         prior: Probabilities of the lengths 0 to N, (N + 1,). A row of length 0 is all padding.
-        seed: Seed of the sample.
-        temperature: 1 for the distribution of the flow; below 1 for more probable rows.
         context: Function that makes the context for M of the rows. It is called with their numbers
             0 to `count` - 1, (M,) int64, and with the keywords `mask`, `temperature` and
             `generator`, which are fields of `Context`. By default it returns a plain `Context`.
-
-    Returns:
-        `count` rows, padded to N positions.
     """
     values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
     lengths = np.zeros(count, dtype=np.int64)

@@ -133,14 +133,8 @@ class CategoricalModel(nn.Module):
       the latter. The graphs must be connected, unless `fit` is called with
       `network={"architecture": "growth"}`, a model that adds node by node and may start new parts.
 
-    Args:
-        **options: Arguments of `fit`, which are then its defaults. `network` holds the sizes of the
-            neural network by name, such as `{"width": 64}`.
-
     Attributes:
-        options: The options that were given to the constructor, by name.
         adapter: Adapter of the training data, see `graphcnf.discrete.adapters`.
-        flow: The flow that was trained.
         history: Metrics over the course of training, with a method `plot`; None before training.
 
     Examples:
@@ -185,8 +179,6 @@ class CategoricalModel(nn.Module):
         The vocabulary and the initial counts are taken from all of `x`. The weights are random.
 
         Args:
-            x: Training data: a DataFrame, an array, or a list of strings, sequences or graphs.
-            seed: Seed of the weights.
             bins: Only for a DataFrame: number of bins into which the numbers of a column are
                 divided, for all columns or as `{label of a column: number}`. Bins contain about
                 equally many numbers. None to bin only columns with many different numbers, into
@@ -201,9 +193,8 @@ class CategoricalModel(nn.Module):
                 `graphcnf.discrete.grids.GatedPixelCNN` for grids, of
                 `graphcnf.graphs.building.model_for_graphs` for graphs.
 
-        Returns:
-            An untrained model. Train its `parameters()` by the first result of `training_loss`,
-            which takes items or what `batch` makes of them.
+        Train its `parameters()` by the first result of `training_loss`, which takes items or what
+        `batch` makes of them.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
         return cls._build(graphs_in(x), seed, 0.0, network, bins=bins, **labels)[0]
@@ -229,10 +220,8 @@ class CategoricalModel(nn.Module):
         beginning, and options that were given to its constructor are the defaults.
 
         Args:
-            x: Training data: a DataFrame, an array, or a list of strings, sequences or graphs.
             y: Ignored, as by scikit-learn's density estimators. To predict a target, make it a
                 column of `x`, and name it by `target`.
-            seed: Seed of everything random.
             minutes: Time budget: minutes of wall time, or of CPU time with `clock="cpu"`. The
                 weights that score best on held-out items are kept. For graphs, training ends early
                 with a warning if four evaluations in a row (of twelve in all) are no better.
@@ -250,9 +239,6 @@ class CategoricalModel(nn.Module):
                 best; and fields of `graphcnf.training.settings.TrainingSettings`, such as
                 `learning_rate`. The target comes after all other columns in the model's order, and
                 its density given them is in part a logistic regression.
-
-        Returns:
-            The trained model.
 
         Raises:
             KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
@@ -320,25 +306,11 @@ class CategoricalModel(nn.Module):
         return cls()._learned(adapter, flow), data
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options that were given to the constructor, for scikit-learn's `clone`.
-
-        Args:
-            deep: Without effect: no option is an estimator with parameters of its own.
-
-        Returns:
-            `{name: value}` of these options; those at their default are not among them.
-        """
+        """Return the options given to the constructor, without those at their default."""
         return dict(self.options)
 
     def set_params(self, **options) -> CategoricalModel:
-        """Change options of the next `fit`, in place, as scikit-learn's searches do.
-
-        Args:
-            **options: Options by name. Options that are not named stay as they are.
-
-        Returns:
-            The same model.
-        """
+        """Change options of the next `fit`, in place, as scikit-learn's searches do."""
         self.options |= options
         return self
 
@@ -366,16 +338,7 @@ class CategoricalModel(nn.Module):
         return f"CategoricalModel({self.adapter}: {count:,} parameters)"
 
     def batch(self, x: Items) -> Rows | GraphBatch:
-        """Encode items as a batch for `training_loss`.
-
-        It may be the `collate_fn` of a DataLoader over the items of a list.
-
-        Args:
-            x: Items of the type of the training data.
-
-        Returns:
-            `Rows` for tables, arrays, sequences and grids; a `GraphBatch` for graphs.
-        """
+        """Encode items as a batch for `training_loss`; it may be a DataLoader's `collate_fn`."""
         data = _all_encoded(self.adapter, x, self.flow)
         return self.adapter.batch(data, np.arange(len(self.adapter.sizes(data))))
 
@@ -384,15 +347,9 @@ class CategoricalModel(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Return the loss of a batch and its metrics, for a training loop of your own.
 
-        Args:
-            x: Items of the type of the training data, or the result of `batch`.
-            beta: Without effect here. The training loop passes it to every model; it weighs
-                log p(x|z), which is 0 in these models.
-
-        Returns:
-            The negative log-likelihood given the lengths or sizes, in nats per position, column or
-            node, a scalar with gradients; and metrics such as "bits_per_variable" as `{name: (sum,
-            number)}`, where the mean is sum / number.
+        The loss is the negative log-likelihood given the lengths or sizes, in nats per position,
+        column or node; `beta` is without effect. Metrics are `{name: (sum, number)}`, where the
+        mean is sum / number, such as "bits_per_variable".
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
@@ -412,7 +369,6 @@ class CategoricalModel(nn.Module):
           log(n! / |Aut|).
 
         Args:
-            x: M items of the type of the training data.
             orders: Number of orders of the columns or nodes to average over, 1 to 1024. Must be 1
                 for sequences and grids.
             given: Labels of columns of a table to condition on: the result is then log p(other
@@ -437,44 +393,21 @@ class CategoricalModel(nn.Module):
         return nats
 
     def score_samples(self, x: Items) -> np.ndarray:
-        """Return `log_prob(x)`: scikit-learn calls it by this name.
-
-        Args:
-            x: M items of the type of the training data.
-
-        Returns:
-            (M,) nats, float64; -inf for items with probability 0.
-        """
+        """Return `log_prob(x)`: scikit-learn calls it by this name."""
         return self.log_prob(x)
 
     def score(self, x: Items, y: Any = None) -> float:
-        """Return the mean of `log_prob`, which searches of scikit-learn maximize.
-
-        Args:
-            x: Items of the type of the training data.
-            y: Ignored; scikit-learn passes it.
-
-        Returns:
-            Nats per item; -inf if an item has probability 0.
-        """
+        """Return the mean of `log_prob`, nats per item, which searches of scikit-learn maximize."""
         return float(self.log_prob(x).mean())
 
     @property
     def n_features_in_(self) -> int:
-        """Number of columns of the table or array that the model was trained on.
-
-        Raises:
-            AttributeError: if it was trained on other data, or is untrained.
-        """
+        """Number of columns of the table or array that the model was trained on."""
         return len(self._columns)
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """Labels of the columns of the table that the model was trained on, (D,) object.
-
-        Raises:
-            AttributeError: if it was trained on an array or other data, which have no labels.
-        """
+        """Labels of the columns of the table that the model was trained on, (D,) object."""
         if vars(self)["adapter"].array is not None:
             raise AttributeError("feature_names_in_")
         return np.array([column.name for column in self._columns], dtype=object)
@@ -504,7 +437,6 @@ class CategoricalModel(nn.Module):
             x: Rows with the columns of the training data. The column to predict may be absent (in
                 an array it has any value). Other entries may be missing, in an array of floats as
                 NaN. Values that the training data lacked count as missing, with a warning.
-            column: Label of the column, or its number in an array.
 
         Returns:
             A table of probabilities with a row for each row of `x` and a column for each value.
@@ -534,7 +466,6 @@ class CategoricalModel(nn.Module):
             x: Rows with the columns of the training data. An array holds floats, with NaN for
                 missing entries. Values that the training data lacked count as missing, with a
                 warning. For grids, floats (M, H, W) with NaN for missing pixels.
-            seed: Seed of the draws.
             statistic: What an entry is filled with.
 
                 - "draw": all missing entries of a row are drawn together, from their distribution
@@ -548,9 +479,6 @@ class CategoricalModel(nn.Module):
                 - "mean": each entry for itself gets its mean, if it is a number or a time in bins,
                   or else its most probable value. The mean has the least squared error; it is
                   rounded in columns of whole numbers.
-
-        Returns:
-            A copy of `x` without missing entries.
         """
         check_seed(seed)
         if isinstance(self.adapter, GridAdapter):
@@ -581,11 +509,7 @@ class CategoricalModel(nn.Module):
     def reasons(self, x: Items) -> Reasons:
         """Say why items have probability 0, such as a value that the training data lacked.
 
-        Args:
-            x: Items of the type of the training data.
-
-        Returns:
-            A list with a text for each item, or None where the probability is positive.
+        The text is None where the probability is positive.
         """
         return self.adapter.encode(x, self.flow)[1]
 
@@ -614,14 +538,9 @@ class CategoricalModel(nn.Module):
                 a condition is a value, a list of allowed values, or an interval (lowest, highest),
                 both included, with None for no end. For grids, one grid (H, W) of floats with NaN
                 for pixels to draw, see `impute`. None for no condition.
-            seed: Seed of the sample.
             temperature: 1 for the distribution of the model; below 1 for more probable items.
             sizes: Lowest and highest length of sequences, or number of nodes of graphs, both
                 included. None for any, with the distribution of the training data.
-
-        Returns:
-            A DataFrame of n rows, an array or tensor (n, D) or (n, H, W), or a list of n sequences
-            or graphs.
         """
         check_integer("n", n)
         check_seed(seed)
@@ -651,23 +570,15 @@ class CategoricalModel(nn.Module):
 
         The files are `config.json` with the vocabulary, and `model.safetensors` with the weights,
         both with checksums.
-
-        Args:
-            folder: The folder, which is made if it is missing.
         """
         self.flow.save_pretrained(folder)
 
     def push_to_hub(self, name: str, *, licence: str, **options: Any) -> str:
         """Upload the model with a model card to the Hugging Face hub.
 
-        Args:
-            name: "org/name" of the repository.
-            licence: Licence of the weights, such as "mit".
-            **options: `private`, `intended`, `limits` and `figures` of
-                `graphcnf.hub.repository.push`.
-
-        Returns:
-            "org/name@commit", from which `from_pretrained` loads exactly this model.
+        `options` are `private`, `intended`, `limits` and `figures` of
+        `graphcnf.hub.repository.push`. Returns "org/name@commit", from which `from_pretrained`
+        loads exactly this model.
         """
         from graphcnf.hub.repository import push
 
@@ -677,12 +588,7 @@ class CategoricalModel(nn.Module):
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> CategoricalModel:
         """Load a model that `save_pretrained` or `fit(out=...)` wrote, or one of the hub.
 
-        Args:
-            folder: The folder, or "org/name" of a repository of the Hugging Face hub.
-            device: Device of the model, such as "cuda:1".
-
-        Returns:
-            The trained model; `history` is None.
+        The folder may be "org/name" of the Hugging Face hub; `history` is then None.
         """
         source = inside(model_folder(folder), "config.json")
         try:
@@ -750,20 +656,9 @@ def _warn_of_early_end(result: FitResult, minutes: float | None) -> None:
 
 
 def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split items at random into those to train on and those to hold out.
+    """Split items at random into indices to train on and those to hold out, a share `held_out`.
 
-    Args:
-        sizes: Size of each item, as `Adapter.sizes` returns it. Items of size 0 are left out of
-            both.
-        seed: Seed of the split.
-        held_out: Share of the items to hold out, in [0, 1).
-
-    Returns:
-        Indices of the items to train on, and indices of the held-out ones (none if `held_out` is
-        0). Both are int64, in random order.
-
-    Raises:
-        Refused: if none is left to train on; it is a `UserError`.
+    Items of size 0 are left out of both.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # Empty items are left out: their lengths are in the histogram already.
@@ -785,20 +680,10 @@ def experiment_of(
 ) -> Experiment:
     """Build what `graphcnf.training.loop.fit` trains: a flow with its batches and its main metric.
 
-    Args:
-        adapter: Adapter that encoded the data.
-        flow: Flow to train.
-        data: All items, as encoded by the adapter.
-        seed: Seed of the split into training and held-out items, see `split`.
-        held_out: Share of the items to score and not to train on. With 0, training items are
-            scored.
-        batch_size: Number of items in a batch. The items of a training batch have similar sizes.
-        evaluating: Seconds of CPU time for all evaluations together; infinite to score all items
-            each time. The first evaluation finds out how many batches fit in its share of this
-            time. All later ones score the same batches, so that they can be compared.
-
-    Returns:
-        The experiment. Its batches are what `adapter.batch` returns.
+    `held_out` is the share of the items to score, see `split`; with 0, training items are scored.
+    Evaluations together take `evaluating` seconds of CPU time: the first finds out how many batches
+    fit, and all later ones score the same batches, so that they can be compared. Training batches
+    hold items of similar sizes.
     """
     sizes = adapter.sizes(data)
     rest, test = split(sizes, seed, held_out)

@@ -1,10 +1,7 @@
 """Logistic regression of one column of a table on all others, a part of `ColumnMLP`.
 
-- The *target* is the column that is predicted. It has C categories.
-- The *slot* of a category is its number when the categories of all columns are numbered through, 0
-  to S - 1.
-- The *curves* of a column whose categories are in an order are polynomials of the position in it;
-  there are R of them in all columns together (`graphcnf.discrete.columns`).
+The *target* is the column that is predicted, with C categories. Slots and curves are those of
+`graphcnf.discrete.columns`.
 
 Beside counts and networks, which treat each category for itself, this is the model for classes that
 are told apart by sums over many numbers. It has a convex loss, and needs few rows.
@@ -46,13 +43,9 @@ class Classifier(nn.Module):
     Args:
         target: Number of the column that is predicted.
         owner: Column of each slot, (S,) long.
-        curve_owner: Column of each curve, (R,) long.
         curves: Values of the curves at each category, (S, R).
 
     Attributes:
-        owner: The argument `owner`.
-        curve_owner: The argument `curve_owner`.
-        curves: The argument `curves`.
         offset: The a_c, (C,).
         weights: The u_kc, then the v_jc, (R + S, C).
         kept: 1 for rows of `weights` that are used, else 0, (R + S, 1). Not used are the curves and
@@ -80,18 +73,10 @@ class Classifier(nn.Module):
     def forward(
         self, number: Tensor, curves: Tensor, known: Tensor | None = None, p: Tensor | None = None
     ) -> Tensor:
-        """Return the log-probabilities of the categories of the target.
+        """Return the log-probabilities of the categories of the target, (B, C) nats.
 
-        Args:
-            number: Slots of the categories of B rows, (B, N) long; arbitrary ones of the column in
-                the target and in unknown columns.
-            curves: Values of the curves of these rows, (B, R); likewise arbitrary there.
-            known: 1 for known columns, else 0, (B, N); None if all but the target are known.
-            p: Probabilities of the categories of unknown columns, by slot, (B, S); arbitrary in
-                known columns. None if `known` is None.
-
-        Returns:
-            (B, C) nats.
+        `number` and `curves` (B, R) are arbitrary in unknown columns, as `known` (B, N) says;
+        instead their probabilities `p` (B, S) by slot are read.
         """
         by_curve, by_slot = (self.weights * self.kept).split(self.curves.shape[::-1])
         seen, curves = torch.ones_like(number), curves.to(by_curve)
@@ -108,11 +93,6 @@ class Classifier(nn.Module):
         What is minimised is the sum of -log p, plus half the penalty times the sum of the squares
         of `weights`. The tenth of the rows is left out while the penalty is chosen; in the end, all
         rows are fitted.
-
-        Args:
-            number: Slots of M training rows, as in `forward`.
-            curves: Values of their curves, as in `forward`.
-            category: Category of the target in each row, (M,) long.
         """
         most = max(LARGEST_STEP // self.weights.numel(), 1)
         number, curves, category = number[:most], curves[:most], category[:most]

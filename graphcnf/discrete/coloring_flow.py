@@ -56,7 +56,6 @@ class ColoringFlow(Pretrained, nn.Module):
     break ties in the order; "channels" does not depend on the numbers.
 
     Args:
-        colors: Number of colours K.
         coupling: "nodes", "waves" or "channels".
         encoding: Only for "channels": name of the encoding, see `make_encoding`; None for
             "mixture".
@@ -64,7 +63,6 @@ class ColoringFlow(Pretrained, nn.Module):
         encoding_options: Only for "channels": further arguments of the encoding by name.
         couplings: Only for "channels": number of couplings.
         mixtures: Only for "channels": components of the mixtures of a coupling.
-        width: Channels of a node in the networks.
         encoder_layers: Only for "nodes" and "waves": number of attention convolutions over the
             graph.
         layers: Only for "channels": number of attention convolutions in each coupling.
@@ -72,13 +70,6 @@ class ColoringFlow(Pretrained, nn.Module):
         ahead: Only for "nodes" and "waves": channels of the network `LookAhead`.
         rounds: Only for "nodes" and "waves": rounds of message passing in `LookAhead`; 0 to do
             without this network.
-
-    Attributes:
-        flow: The flow of the colours, an `AutoregressiveFlow` for "nodes" and "waves".
-        coupling: The argument `coupling`.
-        couplings: The argument `couplings`.
-        config: Arguments of the constructor by name, JSON.
-        metadata: Facts about the data by name, JSON.
     """
 
     not_sizes: ClassVar[frozenset[str]] = frozenset({"separation"})  # of an encoding's means
@@ -140,29 +131,17 @@ class ColoringFlow(Pretrained, nn.Module):
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
         """Draw the terms of a lower bound on log p(colours | graph).
 
-        Args:
-            batch: B graphs; their `node_types` are the colours.
-            noise: Tape that records the random numbers, or repeats them; None for no tape.
-
-        Returns:
-            The terms, (B,) nats each; `value()` of the result is one draw of the bound. With
-            "nodes" and "waves" it is log p itself.
+        The `noise` tape records or repeats random numbers. With "nodes" and "waves" the bound is
+        log p itself.
         """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     @evaluated
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return log p(colours | graph) of each graph: exact, or with "channels" a lower bound.
+        """Return log p(colours | graph), (B,) nats: exact, or with "channels" a lower bound.
 
-        Args:
-            batch: B graphs; their `node_types` are the colours.
-            samples: Number of draws per graph, at least 1. The bound is the logarithm of the mean
-                of their importance weights (as in IWAE, Burda et al. 2016); more draws make it
-                tighter. Without effect on exact values.
-            noise: Tape that records the random numbers, or repeats them; None for no tape.
-
-        Returns:
-            (B,) nats.
+        The bound is the logarithm of the mean of `samples` importance weights (as in IWAE, Burda et
+        al. 2016); more draws make it tighter.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
@@ -172,17 +151,10 @@ class ColoringFlow(Pretrained, nn.Module):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch and its metrics; the training loop calls it.
 
-        Args:
-            batch: B graphs; their `node_types` are the colours.
-            beta: Weight of log p(colours | latents) in the bound; 1 for the bound on log p(colours
-                | graph).
-
-        Returns:
-            The negative bound in nats per node, a scalar; and metrics as `{name: (sum over graphs,
-            number of graphs)}`. "bits_per_node" is the bound at beta = 1 in bits per node.
-            "accuracy" is the share of nodes whose most probable colour given their latents is the
-            encoded one. "validity", in evaluation mode only, is 1 for graphs whose drawn colouring
-            is proper, else 0.
+        The loss is the negative bound in nats per node. Of the metrics, "bits_per_node" is the
+        bound at beta = 1; "accuracy" the share of nodes whose most probable colour given their
+        latents is the encoded one; "validity", in evaluation mode only, the share of graphs whose
+        drawn colouring is proper.
         """
         bound, nodes = self.bound(batch), batch.node_counts
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -198,44 +170,24 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw a colouring of each graph.
+        """Draw a colouring of each graph, (B, N) long, 0 where masked.
 
-        Args:
-            batch: B graphs of at most N nodes; their `node_types` are ignored.
-            temperature: 1 for the distribution of the model; below 1 for more probable colourings.
-            generator: A torch generator, or a list of one numpy generator per graph; None for the
-                global generator of torch.
-
-        Returns:
-            The colour of each node, (B, N) long; 0 where masked.
+        `generator` may be a list of one numpy generator per graph.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Draw base latents of colourings; `decode` maps them back.
+        """Draw base latents (B, N, D) of colourings; `decode` maps them back.
 
-        Args:
-            batch: B graphs; their `node_types` are the colours.
-            noise: Tape that records the random numbers, or repeats them; None for no tape.
-
-        Returns:
-            Base latents, (B, N, D), 0 where masked; D is 1 with "nodes" and "waves".
+        D is 1 with "nodes" and "waves".
         """
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
-        """Decode base latents to colours of graphs.
-
-        Args:
-            z: Base latents, (B, N, D).
-            batch: B graphs; their `node_types` are ignored.
-
-        Returns:
-            The colour of each node, (B, N) long; 0 where masked.
-        """
+        """Decode base latents to colours of graphs, (B, N) long, 0 where masked."""
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> GraphContext:
@@ -252,16 +204,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Count the edges between nodes of the same colour, in each of B graphs.
-
-    Args:
-        colors: Colours of the nodes, (B, N) long.
-        adjacency: True where two nodes share an edge, (B, N, N) bool, symmetric.
-        mask: True for real nodes, (B, N) bool.
-
-    Returns:
-        Number of conflicts of each graph, (B,) long; 0 for a proper colouring.
-    """
+    """Count the edges between nodes of the same colour in each graph, (B,) long."""
     equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
     equal = equal & mask[:, :, None] & mask[:, None, :]
     return equal.sum((1, 2)) // 2
@@ -272,14 +215,8 @@ def from_networkx(
 ) -> GraphBatch:
     """Turn undirected networkx graphs, with or without colours, into a batch for `ColoringFlow`.
 
-    Args:
-        graphs: B graphs, of at least one node each.
-        colorings: For each graph a map from its nodes to colours 0, 1, ...; None for colour 0
-            everywhere, for instance to draw colourings.
-
-    Returns:
-        A batch of B graphs. Nodes are numbered in the order in which networkx lists them, and
-        `node_types` are the colours.
+    Nodes are numbered as networkx lists them. Without `colorings`, which map nodes to colours, all
+    get colour 0, for instance to draw colourings.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")

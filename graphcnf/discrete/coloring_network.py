@@ -11,8 +11,6 @@
   *choice* if several colours are left, but not all.
 - The *look-ahead score* of a colour for a node says how good the colour is for the waiting nodes.
   It is added to the logit of the colour.
-- A `Step` is what `graphcnf.categorical.autoregressive` calls nodes that are decided together; its
-  `hidden` is what the network says of them, here the logits of their colours.
 
 `ColoringNetwork` is the network of the couplings "nodes" and "waves", `GraphConvolutions` that of
 "channels".
@@ -43,9 +41,6 @@ class SaturationOrder:
     then `settle` with their colours.
 
     Args:
-        adjacency: True where two nodes share an edge, (B, N, N) bool.
-        mask: True for real nodes, (B, N) bool.
-        categories: Number of colours K.
         waves: True to decide, in one step, all nodes to which at most one colour is left, if a
             graph has such nodes.
 
@@ -67,12 +62,10 @@ class SaturationOrder:
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return the nodes to colour next, of all graphs; the same ones until `settle` is called.
+        """Return graph and number of the nodes to colour next, (M,) each, until `settle` is called.
 
-        Returns:
-            Index of the graph and number of the node for each of M nodes, (M,) long each. They are
-            one node of each graph that has nodes without a colour; with `waves`, all its nodes to
-            which at most one colour is left, if there are any. M = 0 when all are coloured.
+        They are one node of each graph that has nodes without a colour; with `waves`, all its nodes
+        to which at most one colour is left, if there are any. M = 0 when all are coloured.
         """
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
@@ -87,13 +80,7 @@ class SaturationOrder:
         return graph, node
 
     def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
-        """Give the nodes that `next` returned their colours, and update the attributes.
-
-        Args:
-            graph: Index of the graph of each of the M nodes, (M,) long.
-            node: Number of each node, (M,) long.
-            category: Colour of each node, (M,) long.
-        """
+        """Give the nodes that `next` returned their colours, and update the attributes."""
         members = torch.zeros_like(self.open)
         members[graph, node] = True
         own = F.one_hot(category, self.categories)[:, None]
@@ -110,17 +97,10 @@ def turns(
 ) -> tuple[Tensor, Tensor]:
     """Find the order in which `SaturationOrder` colours nodes whose colours are known, for scoring.
 
-    Args:
-        x: Colours, (B, N) long.
-        context: Adjacency and mask of the graphs.
-        categories: Number of colours K.
-        waves: True for one step that decides all nodes to which at most one colour is left, as in
-            `SaturationOrder`.
-
     Returns:
-        The turn of each node, (B, N) long, N for padding; and how many neighbours of each node
-        (third axis) had each colour (last axis) before each turn (second axis), (B, N, N, K) long.
-        All turns of a wave have the same counts.
+        The turn of each node, (B, N), N for padding; and how many neighbours of each node (third
+        axis) had each colour before each turn (second axis), (B, N, N, K). All turns of a wave have
+        the same counts.
     """
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
@@ -140,10 +120,6 @@ class ConvolutionBlock(nn.Module):
     """Pre-norm block of attention over the neighbours of a node, by `TransformerConv`.
 
     Shi et al., *Masked Label Prediction*, IJCAI 2021, arXiv 2009.03509, eq. 3-4.
-
-    Args:
-        width: Channels of a node.
-        heads: Attention heads.
     """
 
     def __init__(self, width: int, heads: int):
@@ -160,16 +136,7 @@ class ConvolutionBlock(nn.Module):
         nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
-        """Update the channels of nodes from their neighbours.
-
-        Args:
-            x: Channels of the M nodes of all graphs, (M, width).
-            edges: Source and target node of each edge, (2, E) long, in both directions.
-            channels: Channels of the edges, (E, 32).
-
-        Returns:
-            New channels, (M, width).
-        """
+        """Update the channels (M, width) of nodes from neighbours; edges are in both directions."""
         normed = self.norm(x)
         x = x + self.out(self.conv((normed, normed), edges, channels))
         return x + self.feed_forward(x)
@@ -179,12 +146,6 @@ class ColoringEncoder(nn.Module):
     """Encoder of graphs: channels of the nodes from attention convolutions over the edges.
 
     It reads the node features, the number of triangles of each edge, and perhaps further inputs.
-
-    Args:
-        width: Channels of a node.
-        layers: Number of convolutions, see `ConvolutionBlock`.
-        heads: Attention heads.
-        inputs: Number of further inputs of each node, 0 for none.
     """
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
@@ -195,15 +156,7 @@ class ColoringEncoder(nn.Module):
         self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
-        """Compute the channels of the nodes.
-
-        Args:
-            context: Adjacency, mask and node features of B graphs.
-            inputs: Further inputs of the nodes, (B, N, inputs); None if the encoder has none.
-
-        Returns:
-            Channels, (B, N, width).
-        """
+        """Compute the channels of the nodes, (B, N, width)."""
         dtype, mask = self.enter.weight.dtype, context.mask
         channels = context.features.to(dtype)
         if inputs is not None:
@@ -225,13 +178,6 @@ class GraphConvolutions(nn.Module):
 
     A coupling leaves some latents of each node unchanged. From these and the graph, the network
     computes the parameters by which the coupling transforms the others.
-
-    Args:
-        inputs: Number of unchanged latents of a node.
-        outputs: Number of parameters of a node.
-        width: Channels of a node.
-        layers: Number of convolutions.
-        heads: Attention heads.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
@@ -240,15 +186,7 @@ class GraphConvolutions(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, context: GraphContext) -> Tensor:
-        """Compute the parameters of all nodes.
-
-        Args:
-            x: Unchanged latents, (B, N, inputs).
-            context: Adjacency, mask and node features of the graphs.
-
-        Returns:
-            Parameters, (B, N, outputs).
-        """
+        """Compute the parameters of all nodes, (B, N, outputs)."""
         return self.leave(self.encoder(context, x))
 
 
@@ -260,11 +198,6 @@ class LookAhead(nn.Module):
     this, every waiting node has `width` channels for each colour. The score depends on the channels
     of the node, and on their maximum over all waiting nodes, which shows a contradiction anywhere.
     Permuting the colours permutes the scores.
-
-    Args:
-        features: Channels of a node in the encoder.
-        width: Channels of a node for each colour.
-        rounds: Rounds of message passing.
     """
 
     def __init__(self, features: int, width: int, rounds: int):
@@ -284,18 +217,7 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Score the colours of one node in each of D graphs.
-
-        Args:
-            adjacency: True where two of the M nodes share an edge, (D, M, M) bool.
-            blocked: True for blocked colours of each node, (D, M, K) bool.
-            waiting: True for waiting nodes, (D, M) bool.
-            h: Channels of the nodes from the encoder, (D, M, features).
-            scored: Number of the node in each graph whose colours are scored, (D,) long.
-
-        Returns:
-            Scores, (D, K); 0 for blocked colours.
-        """
+        """Network of the coupling "channels": parameters of each node from latents of all."""
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
         row, color = (~blocked[rows, scored]).nonzero(as_tuple=True)
@@ -332,15 +254,7 @@ class ColoringNetwork(AutoregressiveNetwork):
     is blocked, and on whether more than one colour is left to the node. If the node has a choice,
     the look-ahead score of the colour is added.
 
-    A colour is *blocked* for a node if a neighbour has it, else *left* to it. B graphs have up to N
-    nodes each.
-
     Args:
-        colors: Number of colours K.
-        width: Channels of a node.
-        encoder_layers: Number of convolutions over the graph.
-        heads: Attention heads of a convolution.
-        ahead: Channels of `LookAhead`.
         rounds: Rounds of message passing of `LookAhead`; 0 to do without look-ahead scores.
         waves: True for the coupling "waves" of `ColoringFlow`: blocked colours get the probability
             0, unless all are blocked.
@@ -371,26 +285,11 @@ class ColoringNetwork(AutoregressiveNetwork):
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def encode(self, context: GraphContext) -> Tensor:
-        """Compute the channels of the nodes from the graph alone, without colours.
-
-        Args:
-            context: Adjacency, mask and node features of B graphs.
-
-        Returns:
-            Channels, (B, N, width).
-        """
+        """Compute the channels of the nodes (B, N, width) from the graph alone, without colours."""
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
-        """Return the logits of colours without look-ahead scores.
-
-        Args:
-            h: Channels of nodes, as `encode` returns them, (..., width).
-            blocked: True for blocked colours of each node, (..., K) bool.
-
-        Returns:
-            Logits, (..., K).
-        """
+        """Return the logits of colours without look-ahead scores, (..., K)."""
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
@@ -398,28 +297,17 @@ class ColoringNetwork(AutoregressiveNetwork):
         return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: GraphContext) -> Iterator[Step]:
-        """Yield one step with all real nodes of graphs with known colours, to score these.
-
-        Yields:
-            The step of all M real nodes; its `hidden` are the logits of their colours, (M, K).
-        """
+        """Autoregressive network of the colours of nodes, given those with earlier turns."""
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         graph, node = context.mask.nonzero(as_tuple=True)
         yield Step(graph, node, logits[graph, node])
 
     def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
-        """Return the logits of the colours of all nodes in one pass, to score known colourings.
+        """Return the logits (B, N, K) of all nodes, each given the colours before its turn.
 
-        Args:
-            context: Adjacency, mask and node features of B graphs.
-            rank: Turn of each node, as `turns` returns it, (B, N) long.
-            counts: Number of neighbours with each colour before each turn, as `turns` returns it,
-                (B, N, N, K) long.
-
-        Returns:
-            Logits, (B, N, K), each node given the colours of the nodes before its turn. With
-            `waves` those of impossible colours are -inf, see `possible`.
+        With `waves` those of impossible colours are -inf, see `possible`. `rank` and `counts` are
+        the results of `turns`.
         """
         # Nodes are renumbered by their turns: at turn t, nodes t, t + 1, ... have no colour.
         order = rank.argsort(dim=1, stable=True)
@@ -467,28 +355,15 @@ def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
     Only these need look-ahead scores, the slowest part of the network. A node to which all colours
     are left comes next only if no waiting node has a coloured neighbour; by symmetry all colours
     are then equally good.
-
-    Args:
-        blocked: True for blocked colours of each node, (..., K) bool.
-        mask: True for real nodes, (...) bool.
-
-    Returns:
-        (...) bool, True for nodes with a choice.
     """
     left = (~blocked).sum(-1)
     return mask & (left > 1) & (left < blocked.shape[-1])
 
 
 def possible(logits: Tensor, blocked: Tensor) -> Tensor:
-    """Forbid blocked colours, for the coupling "waves".
+    """Forbid blocked colours, for the coupling "waves": -inf, unless all are blocked.
 
-    Args:
-        logits: Logits of the colours of nodes, (..., K).
-        blocked: True for blocked colours of each node, (..., K) bool.
-
-    Returns:
-        New logits, (..., K): -inf for blocked colours, unless all are blocked; 0 for the others, if
-        the node has no choice (at most one colour is left, or all are); else the given logits.
+    The other logits become 0 if the node has no choice (`undecided`).
     """
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
@@ -496,14 +371,7 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 
 
 class ColoringDrawing:
-    """Graphs that are being coloured, in `SaturationOrder`.
-
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
-
-    Args:
-        network: Network that gives the logits of the colours.
-        context: Adjacency and mask of the B graphs, and features of their nodes.
-    """
+    """Graphs that are being coloured, in `SaturationOrder`."""
 
     def __init__(self, network: ColoringNetwork, context: GraphContext):
         self.network, self.adjacency = network, context.adjacency
@@ -518,9 +386,7 @@ class ColoringDrawing:
         They are those that `SaturationOrder.next` returns. Calling `step` again returns the same
         ones, until `update` has given them their colours.
 
-        Returns:
-            A `Step` for M nodes, whose `hidden` are their logits, (M, K); None when all nodes have
-            a colour.
+        Their `hidden` are their logits, (M, K).
         """
         graph, node = self.order.next()
         self.decided = graph, node
@@ -537,11 +403,7 @@ class ColoringDrawing:
         return Step(graph, node, possible(logits, own) if net.waves else logits)
 
     def update(self, x: Tensor) -> None:
-        """Give the nodes of the last `Step` their colours.
-
-        Args:
-            x: Colours of its M nodes, in their order, (M, 1) long.
-        """
+        """Give the nodes of the last `Step` their colours, (M, 1)."""
         self.order.settle(*self.decided, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:

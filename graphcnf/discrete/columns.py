@@ -26,8 +26,6 @@ Data are rows of N *columns*, each with *categories* 0, 1, ... of its own.
 - The *target*, if there is one, is the column that users want to predict. It comes last in the
   network's order, and has a *classifier* (`graphcnf.discrete.classifier`) in place of counts with
   regression.
-- A `Step` is what `graphcnf.categorical.autoregressive` calls columns that are decided together.
-  Its `hidden` is what the network says of them, here logits of categories and slopes.
 
 `ColumnFlow` is the model, `ColumnMLP` its network, `ColumnDrawing` a batch that is being drawn.
 """
@@ -114,15 +112,10 @@ class ColumnContext(Context):
 
     @classmethod
     def of(cls, context: Context, network: ColumnMLP) -> ColumnContext:
-        """Complete a context: give it a mask and an order of all N columns.
+        """Complete a context: give it a mask and an order, (B, N) each.
 
-        Args:
-            context: A `ColumnContext`, or a `Context` of which only the mask is used. If its mask
-                (B, M) has fewer than N columns, the missing ones are marginalised.
-            network: Network of the flow. Its order is used if the context has none.
-
-        Returns:
-            A `ColumnContext` whose `mask` and `order` are (B, N).
+        Columns that a mask (B, M) lacks are marginalised. Without an order it is that of the
+        network.
         """
         own = context if isinstance(context, cls) else cls(context.mask)
         further = range(own.mask.shape[1], network.columns)
@@ -153,12 +146,7 @@ class Perceptron(nn.Module):
     All letters but f, g and l are learned. By the curves, what is learned of a category holds for
     its neighbours.
 
-    B rows have N columns. S is the number of *slots*, the categories of all columns together, those
-    of the first column first. R is the number of curves, three for each ordinal column.
-
     Args:
-        owner: Column of each slot, (S,) long.
-        width: Number of hidden units.
         rank: Rank of each column in an order, (N,) long. Weights are then masked so that logits of
             a column depend only on the columns before it. One pass gives those of all columns. This
             is a masked autoencoder (MADE; Germain et al. 2015, arXiv 1502.03509). None for no
@@ -233,44 +221,20 @@ class Perceptron(nn.Module):
         self.curve_direct = nn.Parameter(torch.zeros(count, count))
 
     def hidden(self, rows: Inputs, known: Tensor) -> Tensor:
-        """Compute the hidden units from the known categories of B rows, and the places in them.
-
-        Args:
-            rows: The B rows, as `ColumnMLP.inputs` prepares them.
-            known: 1 for known columns, else 0, (B, N).
-
-        Returns:
-            Hidden units, (B, width).
-        """
+        """Compute the hidden units (B, width) from known categories of rows and their places."""
         h = self.bias + weighted_sum(self.enter * self.seen, rows.number, known)
         return F.relu(h + self.known_curves(rows, known) @ (self.curve_enter * self.curve_seen))
 
     def known_curves(self, rows: Inputs, known: Tensor) -> Tensor:
-        """Return the values g_k of the curves of B rows, 0 for those of unknown columns.
-
-        Args:
-            rows: The B rows, as `ColumnMLP.inputs` prepares them.
-            known: 1 for known columns, else 0, (B, N).
-
-        Returns:
-            (B, R).
-        """
+        """Return the values g_k of the curves of B rows, (B, R), 0 for those of unknown columns."""
         return (rows.curves * known[:, self.curve_owner]).to(self.bias)
 
     def forward(
         self, h: Tensor, start: Tensor, rows: Inputs, known: Tensor, slots: slice = slice(None)
     ) -> Tensor:
-        """Return the logits of the categories in a range of slots, given the hidden units.
+        """Return the logits (B, C) of the categories in `slots`, up to a constant for each column.
 
-        Args:
-            h: Hidden units of B rows, as `hidden` returns them, (B, width).
-            start: Log-probabilities by counts of the C categories in `slots`, (B, C) nats.
-            rows: The B rows, as `ColumnMLP.inputs` prepares them.
-            known: 1 for known columns, else 0, (B, N).
-            slots: The C slots whose logits are wanted, those of a column; all by default.
-
-        Returns:
-            Logits, (B, C): log-probabilities up to a constant for each column.
+        `start` are their log-probabilities by counts, (B, C) nats.
         """
         logits = F.linear(h, self.leave[slots] * self.told[slots], self.offset[slots])
         logits = logits + start * self.trust[self.owner[slots]]
@@ -283,14 +247,9 @@ class Perceptron(nn.Module):
         return logits + F.linear(of_curves, self.curves[slots])
 
     def tilts(self, h: Tensor, slots: slice | None = None) -> Tensor:
-        """Return the slope s of the density 1 + s (2 u - 1) of the place u in each category.
+        """Return the slope s of the density 1 + s (2 u - 1) of the place u in a category, (B, C).
 
-        Args:
-            h: Hidden units of B rows, as `hidden` returns them, (B, width).
-            slots: The C slots whose slopes are wanted; None for all.
-
-        Returns:
-            Slopes, (B, C), between -0.999 and 0.999; arbitrary for a category that is no bin.
+        Slopes lie between -0.999 and 0.999; arbitrary for a category that is no bin.
         """
         if self.placed is None:
             return h.new_zeros(1).expand(len(h), len(self.offset[slots or slice(None)]))
@@ -302,30 +261,14 @@ class Perceptron(nn.Module):
 
 
 def curves_at(position: Tensor) -> Tensor:
-    """Return the curves of ordinal columns, Legendre polynomials times the square root of 3.
-
-    Args:
-        position: Positions in the columns, (..., N), between -1 and 1.
-
-    Returns:
-        The polynomials of degrees 1, 2 and 3 at these positions, (..., N, 3).
-    """
+    """Return the curves (..., N, 3) at positions in [-1, 1]: Legendre polynomials times sqrt(3)."""
     t = position
     polynomials = torch.stack([t, (3 * t**2 - 1) / 2, (5 * t**3 - 3 * t) / 2], -1)
     return polynomials * 3**0.5  # t has variance 1/3
 
 
 def mixture(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Return the log-density of a mixture, log(share exp(first) + (1 - share) exp(second)).
-
-    Args:
-        first: Log-densities of one part, nats, of any shape.
-        second: Log-densities of the other part, nats, of the same shape.
-        share: Weight of the first part, in (0, 1), of a shape that broadcasts to theirs.
-
-    Returns:
-        Log-densities of the mixture, nats, of the shape of `first`.
-    """
+    """Return the log-density of a mixture, log(share exp(first) + (1 - share) exp(second))."""
     return torch.logaddexp(share.log() + first, torch.log1p(-share) + second)
 
 
@@ -335,16 +278,9 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
     The best fit has the highest likelihood; expectation-maximisation finds it. Columns with little
     data can be kept near a common weight by `prior`.
 
-    Args:
-        gain: Log-probability by the first density minus that by the second, of each column of each
-            row, (M, N) nats.
-        counts: True for the entries of `gain` to use, (M, N) bool.
-        prior: The common weight, a scalar. Each column then gets a weight of its own, as if 20
-            further rows (`PRIOR`) had chosen the common one. None to choose a single weight for all
-            columns.
-
-    Returns:
-        The single weight, a scalar, or the weights of the columns, (N,); from 0.001 to 0.999.
+    `gain` (M, N) is the log-probability by the first density minus that by the second, nats, used
+    where `counts` is True. With a common weight `prior` each column gets a weight of its own, as if
+    20 further rows (`PRIOR`) had chosen the common one. Weights lie between 0.001 and 0.999.
     """
     share = gain.new_tensor(0.5) if prior is None else prior.expand(gain.shape[1])
     for _ in range(ITERATIONS):
@@ -360,14 +296,8 @@ def best_share(gain: Tensor, counts: Tensor, prior: Tensor | None = None) -> Ten
 def best_shares(gain: Tensor, counts: Tensor) -> Tensor:
     """Choose the weight of the first of two densities in a mixture, for each column of a table.
 
-    Args:
-        gain: Log-probability by the first density minus that by the second, of each column of each
-            row, (M, N) nats.
-        counts: True for the entries of `gain` to use, (M, N) bool.
-
-    Returns:
-        Weights, (N,), from 0.001 to 0.999. If the mixture gains fewer than 10 nats (`GAIN`) over
-        the second density, which may be chance, all weights are 0.001.
+    If the mixture gains fewer than 10 nats (`GAIN`) over the second density, which may be chance,
+    all weights (N,) are 0.001. For the arguments see `best_share`.
     """
     share = best_share(gain, counts, best_share(gain, counts))
     gained = mixture(gain, torch.zeros_like(gain), share) * counts
@@ -392,9 +322,6 @@ class ColumnMLP(AutoregressiveNetwork):
     place u in it has the density 1 + s (2 u - 1), whose slope s comes from the hidden units (a
     monotone quadratic map; Mueller et al. 2019, arXiv 1808.03856).
 
-    B rows have N columns. S is the number of *slots*, the categories of all columns together, those
-    of the first column first.
-
     Args:
         cardinalities: Number of categories of each column.
         parts: Number of different places in each category, S numbers, by slot. It is n for a bin of
@@ -406,25 +333,16 @@ class ColumnMLP(AutoregressiveNetwork):
             and "parents", "factors" and "sizes", arguments of `ColumnCounts`.
         target: Number of the column that the classifier predicts, the last one in order; None for
             no classifier.
-        width: Hidden units of each perceptron.
 
     Attributes:
-        classifier: Logistic regression of the target on all other columns; None without a target.
-        ordered: Perceptron with masks for `order`.
-        free: Perceptron without masks.
         slot: Slot of each category of each column, (N, C) long, with C the largest number of
             categories of a column. In columns with fewer, the last slot is repeated.
         possible: True for the categories that each column has, (N, C) bool.
         order: Numbers of the columns in the order of counts, regression and `ordered`, (N,) long.
-        rank: Rank of each column in this order, (N,) long.
         tree: Pointwise mutual information, `Counts.information`, (S, S) nats, which is added to the
             direct weights of `free`. For more than 1024 slots, `tree` and `weights` have the shape
             (0, 0).
         weights: Weights of the regression, `Counts.weights`, (S, S).
-        parts: The argument `parts`, (S,) long, if it is not None.
-        divided: True if some category is a bin, that is, if `parts` is not None.
-        ordinal: Numbers of the ordinal columns, (O,) long.
-        sizes: Number of categories of each of them that are in an order, (O,) long.
     """
 
     slot: Tensor
@@ -499,16 +417,10 @@ class ColumnMLP(AutoregressiveNetwork):
     def start_from(self, counts: Counts, regression: bool = True) -> None:
         """Copy counts and the weights of their regression into the network, in place.
 
-        Before training, the direct weights of the perceptrons are set as well (`regression` True).
-        After training, counts of more rows are copied, and the perceptrons stay (False).
-
-        Args:
-            counts: Counts of the columns that this network was built for, with the same order and
-                parents.
-            regression: True to set the direct weights of `ordered` to the weights W of the
-                regression, and those of `free` to (W + W^T) / 2, since `free` also predicts earlier
-                columns from later ones. In its own order the untrained network is then the density
-                of counts and regression.
+        After training, counts of more rows are copied, and the perceptrons stay (`regression`
+        False). Before, the direct weights of `ordered` are set to the weights W of the regression,
+        and those of `free` to (W + W^T) / 2, since `free` also predicts earlier columns from later
+        ones. In its own order the untrained network is then the density of counts and regression.
         """
         self.counts.counts = counts.columns.counts.to(self.order.device)
         if self.tree.numel():
@@ -521,16 +433,9 @@ class ColumnMLP(AutoregressiveNetwork):
     def ordering(self, mask: Tensor, level: Tensor | None = None, number: int = 0) -> Tensor:
         """Choose an order of the columns of each row: conditions first, marginalised columns last.
 
-        Args:
-            mask: False for columns that are marginalised, (B, N) bool.
-            level: Which columns come before others, (B, N) long: first those of level 0, such as
-                conditions, then those of level 1, then those of level 2. None if all are of one
-                level.
-            number: Order within a level: 0 for the network's own order; any other number is the
-                seed of a random order, which is the same for all rows and in every call.
-
-        Returns:
-            Numbers of the columns in order, (B, N) long.
+        Columns of a lower `level` (B, N) come first. Within a level, `number` 0 stands for the
+        network's own order; any other number is the seed of a random order, the same for all rows
+        and in every call.
         """
         rank = self.rank
         if number:
@@ -544,16 +449,7 @@ class ColumnMLP(AutoregressiveNetwork):
     def inputs(self, x: Tensor, context: ColumnContext, start: Tensor | None = None) -> Inputs:
         """Prepare rows for counts and perceptrons: split them into categories, slots and places.
 
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k; arbitrary where masked.
-            context: Mask and orders, as `ColumnContext.of` returns them.
-            start: Log-probabilities of all categories by counts, (B, S) nats, by slot, each column
-                given those before it in the network's own order: `Rows.start`, looked up once
-                before training. None to look them up when they are needed.
-
-        Returns:
-            Categories, slots, curves and ranks of the columns of the B rows.
+        Floats k + u of `x` are arbitrary where masked; `start` is `Rows.start`.
         """
         assert context.order is not None
         x, place = split(torch.where(context.mask, x, 0))
@@ -577,17 +473,10 @@ class ColumnMLP(AutoregressiveNetwork):
 
         In training mode, each row is left out of its own counts.
 
-        Args:
-            rows: B rows. Their ranks are not used.
-            known: True for known columns, (B, N) bool: the perceptron `free` predicts the others
-                from these, and the results for the known columns have no meaning. None to predict
-                each column from those before it in the network's own order, by the perceptron
-                `ordered`.
-
         Returns:
-            Three tensors (B, S), for the S categories of all columns: log-probabilities by counts,
-            in nats; log-probabilities by counts with the perceptron, in nats; and the slopes s of
-            the density 1 + s (2 u - 1) of the place u in each category.
+            Log-probabilities by counts, those by counts with the perceptron, nats, and the slopes
+            of places: three tensors (B, S). With `known` the perceptron is `free`, which predicts
+            the other columns; without, it is `ordered`.
         """
         net, start, rank = self.ordered, rows.start, self.rank[None]
         if known is not None:
@@ -613,17 +502,7 @@ class ColumnMLP(AutoregressiveNetwork):
     ) -> Tensor:
         """Mix the probabilities by counts and perceptron with those by counts and regression.
 
-        Args:
-            log_p: Log-probabilities by counts and perceptron, (B, C) nats.
-            start: Log-probabilities by counts, (B, C) nats.
-            rows: The B rows.
-            slots: The C slots to which these belong: those of one column, or by default all.
-            known: 1 for known columns, else 0, (B, N), if the perceptron is `free`. None if it is
-                `ordered`, and the known columns are those before the column in the network's own
-                order.
-
-        Returns:
-            Log-probabilities by the mixture, (B, C) nats.
+        The perceptron is `free` if `known` (B, N) is given, else `ordered`.
         """
         share = (self.ordered if known is None else self.free).share
         if (share == 1).all():
@@ -644,16 +523,8 @@ class ColumnMLP(AutoregressiveNetwork):
         columns, the classifier reads the probabilities of their categories by counts and
         perceptron, given the known columns.
 
-        Args:
-            start: Log-probabilities by counts, (B, C) nats.
-            rows: The B rows.
-            slots: The C slots of `start`, of one column or (by default) of all.
-            known: 1 for known columns, else 0, (B, N); the weights of the regression are then
-                halved and used in both directions, and `tree` is added to them. None if the known
-                columns are those before the column in the network's own order.
-
-        Returns:
-            Log-probabilities by counts and regression, (B, C) nats.
+        With `known` (B, N), the weights of the regression are halved and used in both directions,
+        and `tree` is added to them.
         """
         owner, linear = self.counts.owner[slots], start
         if self.weights.numel():
@@ -674,13 +545,6 @@ class ColumnMLP(AutoregressiveNetwork):
 
         They are those that have the same set of columns before them in the order of the row and in
         the network's own order. Every other column takes a pass of the perceptron `free`.
-
-        Args:
-            rank: Rank of each column in the order of its row, (B, N) long.
-
-        Returns:
-            (B, N) bool, True for the columns that `ordered` can predict: all, if the order of a row
-            is the network's own.
         """
         usual, step = self.rank[rank.argsort(1)], torch.arange(self.columns, device=rank.device)
         highest = F.pad(usual.cummax(1).values[:, :-1], (1, 0), value=-1)
@@ -688,16 +552,7 @@ class ColumnMLP(AutoregressiveNetwork):
         return ((highest == step - 1) & (usual == step)).gather(1, rank)
 
     def column(self, k: int, rows: Inputs) -> tuple[Tensor, Tensor]:
-        """Evaluate one column, given the columns before it in the order of each row.
-
-        Args:
-            k: Number of the column.
-            rows: B rows, as `inputs` returns them; arbitrary in this column and later ones.
-
-        Returns:
-            Log-probabilities of the C categories of the column, (B, C) nats; and slopes of the
-            density of places, (B, C).
-        """
+        """Return the log-probabilities, nats, and slopes of column k given earlier ones, (B, C)."""
         slots = slice(int(self.slot[k, 0]), int(self.slot[k, -1]) + 1)
         log_p = self.free.share.new_zeros(len(rows.x), slots.stop - slots.start)
         tilts = torch.zeros_like(log_p)
@@ -718,17 +573,7 @@ class ColumnMLP(AutoregressiveNetwork):
         return log_p, tilts
 
     def all_columns(self, x: Tensor, context: ColumnContext) -> tuple[Tensor, Tensor]:
-        """Evaluate all columns, each given the columns before it in the order of its row.
-
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k.
-            context: Mask and orders, as `ColumnContext.of` returns them.
-
-        Returns:
-            Two tensors (B, S), for the S categories of all columns: log-probabilities, in nats; and
-            slopes of the density of places. Those of masked columns have no meaning.
-        """
+        """Return the log-probabilities, nats, and slopes given the earlier columns, (B, S)."""
         rows = self.inputs(x, context)
         start, log_p, tilts = self.from_counts(rows)
         log_p = self.mixed(log_p, start, rows)
@@ -748,14 +593,6 @@ class ColumnMLP(AutoregressiveNetwork):
 
         With the density 1 + s (2 u - 1), it is u + s (u^2 - u). The difference of the two results
         is the probability of the places between them.
-
-        Args:
-            places: The two places u of each category, (M, C, 2) or (C, 2).
-            tilts: Slopes s, (M, C).
-            slots: Slots of the C categories, (M, C) long; None if C are all slots in order.
-
-        Returns:
-            Probabilities that the place is below the first, and below the second, (M, C) each.
         """
         tilts = tilts.double()
         if self.divided:
@@ -770,10 +607,8 @@ class ColumnMLP(AutoregressiveNetwork):
         Since all values are known, each column is given those before it at once; drawing has a step
         for each column instead.
 
-        Yields:
-            A step of the M pairs of a row and a column whose mask is True. Its `hidden` is a pair:
-            logits (M, C), -inf where a category is not allowed; and slopes of the density of
-            places, (M, C).
+        `hidden` is a pair: logits (M, C), -inf where a category is not allowed; and slopes of the
+        density of places, (M, C).
         """
         given = ColumnContext.of(context, self)
         mask, x = given.mask, F.pad(x[..., 0], (0, self.columns - x.shape[1]))
@@ -814,11 +649,7 @@ class Inputs:
     start: Tensor | None = None
 
     def __getitem__(self, chosen) -> Inputs:
-        """Return some of the rows, without `start`.
-
-        Args:
-            chosen: Indices of the rows, or a mask (B,) bool.
-        """
+        """Return some of the rows, without `start`."""
         parts = (self.x, self.number, self.curves, self.rank)
         return Inputs(*(part[chosen] for part in parts))
 
@@ -826,12 +657,8 @@ class Inputs:
 class ColumnDrawing:
     """B rows that are being drawn, column by column, each row in an order of its own.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
-
     Attributes:
-        network: Network that gives the probabilities of the columns.
         context: Mask, orders and conditions of the rows.
-        mask: True for columns that are drawn, (B, N) bool.
         number: Number of the last step, from 0; -1 before `step` is first called.
         order: Numbers of the columns of each row in the order of their steps, (B, N) long.
         allowed: True for categories that are possible, (B or 1, N, C) bool.
@@ -852,10 +679,7 @@ class ColumnDrawing:
     def step(self) -> Step | None:
         """Advance to the next column in the order of each row.
 
-        Returns:
-            A `Step` for the M rows whose next column is not masked. Its `hidden` is a pair: logits
-            (M, C), -inf where a category is not allowed, and slopes of the density of places (M,
-            C). None after the last column.
+        `hidden` is a pair: logits (M, C), -inf where a category is not allowed, and slopes (M, C).
         """
         self.number += 1
         net, batch = self.network, torch.arange(len(self.mask), device=self.mask.device)
@@ -885,24 +709,12 @@ class ColumnDrawing:
         return torch.ones_like(several) if places is None else places[self.rows, column].isnan()
 
     def update(self, x: Tensor) -> None:
-        """Store the categories that were drawn for the last `Step`; call it before the next `step`.
-
-        Args:
-            x: Categories of the M rows of that step, (M, 1): integers, or floats k + u, where u is
-                the place of a number in bin k.
-        """
+        """Store the categories (M, 1), k or k + u, that were drawn for the last `Step`."""
         self.x[self.rows, self.order[self.rows, self.number]] = x[:, 0].double()
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Split floats k + u into categories and places.
-
-    Args:
-        x: Floats k + u, or integers k, whose places are 0.
-
-    Returns:
-        Categories k, long, and places u, float64, of the shape of `x`.
-    """
+    """Split floats k + u into categories k, long, and places u, float64 (0 for integers)."""
     if not x.is_floating_point():
         return x.long(), torch.zeros_like(x, dtype=torch.float64)
     return x.floor().long(), (x - x.floor()).double()
@@ -924,10 +736,6 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     Args:
         cardinalities: Number of categories of each column.
         **network: Further arguments of `ColumnMLP`, JSON, of which `counts` has no default.
-
-    Attributes:
-        config: Arguments of the constructor by name, JSON.
-        metadata: Facts about the data by name, JSON.
     """
 
     @keep_arguments
@@ -936,14 +744,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         self.metadata: dict[str, Any] = {}
 
     def start_from(self, counts: Counts, regression: bool = True) -> None:
-        """Copy counts and their regression into the network, in place; `config` is updated, too.
-
-        Args:
-            counts: Counts of the columns that this flow was built for, with the same order and
-                parents.
-            regression: True before training: the direct weights of the perceptrons begin with those
-                of the regression. False after training: the perceptrons stay as they are.
-        """
+        """Copy counts and their regression into network and `config`: `ColumnMLP.start_from`."""
         self.config["counts"] = counts.arguments
         self.network.start_from(counts, regression)
 
@@ -957,11 +758,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         return self._own(x, log_p, tilts), self._own(x, linear, tilts)
 
     def fit_classifier(self, batch: Rows) -> None:
-        """Fit the classifier of the target, in place, if the network has one.
-
-        Args:
-            batch: Training rows; those with masked entries are left out.
-        """
+        """Fit the classifier of the target, if there is one, to the rows without masked entries."""
         network, batch = self.network, batch[batch.mask.all(1)].to(self.device)
         if network.classifier is not None and len(batch):
             rows = network.inputs(batch.values, ColumnContext.of(Context(batch.mask), network))
@@ -975,9 +772,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         The weights are those for which the given rows are most likely. Call it after training, with
         rows that the flow has not learned from.
 
-        Args:
-            batch: The rows. Those with masked entries are left out; if none is left, the weights
-                stay as they are.
+        Rows with masked entries are left out; if none is left, the weights stay as they are.
         """
         batch = batch[batch.mask.all(1)]
         parts = [batch[k : k + CHUNK].to(self.device) for k in range(0, len(batch), CHUNK)]
@@ -1006,17 +801,8 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
     def nats(self, x: Tensor, context: Context = Context(), event: Tensor | None = None) -> Tensor:
         """Return the log-probability of each column, given those before it in the order of its row.
 
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k.
-            context: A `ColumnContext`; or a `Context` whose mask is (B, N), for the network's
-                order.
-            event: Lowest and highest allowed place in each category, (N, C, 2), see
-                `ColumnContext`. The probability of each column is then conditional on an allowed
-                place in it. None for no such condition.
-
-        Returns:
-            (B, N) nats, with the density of places in bins; 0 where masked.
+        The unit is nats, with the density of places in bins; 0 where masked. With an `event` (see
+        `ColumnContext`), each probability is conditional on an allowed place.
         """
         check_rows(context.mask)
         self.encoding.check(split(x)[0], context.mask)
@@ -1043,17 +829,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
 
     @evaluated
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
-        """Return the log-probabilities of all categories of a column, given the columns before it.
-
-        Args:
-            x: Categories, (B, N): integers, or floats k + u, where u is the place of a number in
-                bin k; arbitrary in this column and in later ones.
-            column: Number of the column.
-            context: Mask, and order of the columns in each row; without one, the network's order.
-
-        Returns:
-            (B, C) nats of the C categories of the column.
-        """
+        """Return the log-probabilities of a column's categories given earlier ones, (B, C) nats."""
         rows = self.network.inputs(x, ColumnContext.of(context, self.network))
         return self.network.column(column, rows)[0]
 
@@ -1116,14 +892,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow[ColumnMLP]):
         weights, a batch without masked entries is scored with the single weight that is best for
         it.
 
-        Args:
-            batch: The rows.
-            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
-
         Returns:
-            The negative log-likelihood in nats per column that is not masked, with the density of
-            places, a scalar; and the metrics as `{name: (sum, number)}`: "bits_per_variable" is
-            (sum of the bits, number of columns), "bits_per_row" (sum of the bits, number of rows).
+            Nats per column that is not masked, with the density of places; and metrics as `{name:
+            (sum, number)}`: "bits_per_variable" per column, "bits_per_row" per row.
         """
         x, mask, network = batch.values, batch.mask, self.network
         whole = bool(mask.all())
@@ -1152,12 +923,6 @@ def random_columns(mask: Tensor) -> Tensor:
 
     All sizes are equally likely, and so are all subsets of a size. (They are the first columns of a
     random order.)
-
-    Args:
-        mask: True for columns to choose from, (B, N) bool, one or more of each row.
-
-    Returns:
-        True for the chosen columns, (B, N) bool.
     """
     place = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1).argsort(1)
     sizes = mask.sum(1, keepdim=True)

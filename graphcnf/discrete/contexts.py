@@ -42,8 +42,7 @@ class ContextCounts(nn.Module):
     `forward` gives the probabilities.
 
     Args:
-        sizes: Two numbers: of the contexts that have been seen, and of the pairs of a context and a
-            category seen in it.
+        sizes: Number of contexts that have been seen, and of pairs of a context and a category.
 
     Attributes:
         contexts: Keys of all contexts that have been seen, ascending, (contexts,) long.
@@ -70,15 +69,7 @@ class ContextCounts(nn.Module):
     def of(cls, keys: Sequence[np.ndarray], x: Sequence[np.ndarray]) -> ContextCounts:
         """Count categories in contexts, of several context lengths or columns at once.
 
-        Args:
-            keys: One array for each context length or column: the keys of the contexts of M rows,
-                (M,) int64 from 0. Contexts of different lengths or columns must have different
-                keys.
-            x: One array for each of `keys`: the categories of the M rows in these contexts, (M,)
-                int64.
-
-        Returns:
-            The counts of all lengths or columns in one table.
+        Contexts of different lengths or columns must have different keys.
         """
         width = max(int(categories.max(initial=0)) for categories in x) + 1
         both = zip(keys, x, strict=True)
@@ -113,17 +104,13 @@ class ContextCounts(nn.Module):
         For sequences, the M rows are positions, and N is 1. A column has K contexts in each row.
 
         Args:
-            keys: Keys of K contexts for each of N columns in each of M rows, from the shortest
-                context to the longest, (M, N, K) long. A context that was never counted, such as
-                the key -1, leaves the probabilities of the shorter one as they are.
-            p: Probabilities p_{-1} without context, (M, S). S are the categories of all columns:
-                those of the first column, then those of the second one, and so on.
+            keys: From the shortest context to the longest, (M, N, K). A context that was never
+                counted, such as the key -1, leaves the probabilities of the shorter one as they
+                are.
+            p: Probabilities p_{-1} without context, (M, S), one column after the other.
             factors: Factors of the weights a(s) of the K contexts, (N or 1, K).
-            owner: Number of the column to which each of the S categories belongs, (S,) long,
-                ascending; None for a single column.
-            x: Categories of the rows in the N columns, (M, N) long, if these rows have been
-                counted: each row is then left out of its own counts. None for rows that have not
-                been counted.
+            owner: Column of each of the S categories, ascending; None for a single column.
+            x: Categories of counted rows, (M, N), which are left out of their own counts.
 
         Returns:
             (M, S) nats in the order of `p`; probabilities sum to 1 within each column.
@@ -141,13 +128,6 @@ class ContextCounts(nn.Module):
         x: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the probabilities p_0, p_1, ... of the contexts up to each length.
-
-        Args:
-            keys: As in `forward`, like the other arguments.
-            p: Probabilities p_{-1}.
-            factors: Factors of the contexts.
-            owner: Columns of the categories.
-            x: Categories of rows that have been counted.
 
         Yields:
             Three tensors for each of the K contexts s_k, from the shortest to the longest: the
@@ -184,16 +164,7 @@ class ContextCounts(nn.Module):
 
 
 def find(sorted_keys: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Look integers up in a sorted list.
-
-    Args:
-        sorted_keys: The list, one integer or more, ascending, (K,) long.
-        keys: Integers to look up, long, of any shape.
-
-    Returns:
-        Indices into the list, of the shape of `keys`, arbitrary where it lacks the integer; and a
-        mask of the same shape, True where it has the integer.
-    """
+    """Find integers in a sorted list: their indices, arbitrary if absent, and if they are in it."""
     index = torch.searchsorted(sorted_keys, keys.contiguous()).clamp(max=len(sorted_keys) - 1)
     return index, sorted_keys[index] == keys
 
@@ -203,11 +174,6 @@ def best_factor(context: np.ndarray, x: np.ndarray, q: np.ndarray) -> tuple[int,
 
     The factors 1, 2, 4, ..., 32 are tried, until the likelihood of the categories of all rows
     falls. Each row is left out of its own counts.
-
-    Args:
-        context: Key of the context of each of M rows, (M,) int64 from 0.
-        x: Category of each row, (M,) int64.
-        q: Probability of this category given the next shorter context, (M,).
 
     Returns:
         The factor; the probability of each row's category with this factor, (M,); and the sum of
@@ -234,12 +200,6 @@ def numbered(keys: np.ndarray) -> np.ndarray:
     """Replace keys by consecutive numbers: the smallest key by 0, the next larger one by 1, ...
 
     For instance [70, 5, 70, 9] becomes [2, 0, 2, 1].
-
-    Args:
-        keys: Integers from 0 on, (M,).
-
-    Returns:
-        The number of each key, (M,) int64.
     """
     most = int(keys.max(initial=0)) + 1
     if most > 16 * len(keys):

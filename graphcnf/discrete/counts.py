@@ -2,8 +2,7 @@
 
 - A table has M rows and N *columns* of *categories*; each column has categories 0, 1, ... of its
   own.
-- The *slot* of a category is its number when the categories of all columns are numbered through,
-  0 to S - 1. With columns of 2 and 3 categories, category 1 of the second column has slot 3.
+- The *slot* of a category is defined in `graphcnf.discrete.columns`; there are S slots.
 - The *order* is one of the columns, in which each is predicted from those before it. The *rank* of
   a column is its index in an order.
 - The *parents* of a column are the few columns before it in the order that tell most about it.
@@ -102,12 +101,7 @@ class Tables:
 class ColumnCounts(nn.Module):
     """Probabilities of the categories of columns given their parents, from counts.
 
-    For each row the longest context is used whose parents are all known. `count` fills in the
-    counts. S is the number of *slots*, the categories of all columns together, those of the first
-    column first.
-
     Args:
-        cardinalities: Number of categories of each of N columns.
         parents: For each column the numbers of its parents, the most informative one first.
         factors: For each column a list as long as its parents: by which factor the weight of the
             next shorter context is multiplied in contexts with 1, 2, ... parents.
@@ -119,9 +113,7 @@ class ColumnCounts(nn.Module):
             largest number of parents.
         starts: Keys of the contexts of a column with k parents begin at `starts[column, k]`, (N, L)
             long.
-        factors: Factors of the contexts with 0, 1, 2, ... parents, (N, L); 0.5 without parents.
         cardinalities: Number of categories of each column, (N,) long.
-        owner: Column of each slot, (S,) long.
         uniform: 1 / number of categories of the column, for each slot, (S,).
         counts: Counts of the categories in each context.
     """
@@ -170,19 +162,10 @@ class ColumnCounts(nn.Module):
         self._made: tuple[tuple[Tensor | None, Tensor | None], Tables | None] = (None, None), None
 
     def keys(self, x: Tensor, rank: Tensor | None, columns: Tensor) -> Tensor:
-        """Return the keys of the contexts of some columns in each of B rows.
+        """Return the keys of contexts of M columns with the first 0, 1, ... parents, (B, M, L).
 
-        Args:
-            x: Categories of B rows, (B, N) long; arbitrary where not known.
-            rank: Rank of each column in the order of its row, (B, N), or (1, N) for one order of
-                all rows. A parent is known if its rank is lower than that of the column. None if
-                all parents are known.
-            columns: Numbers of the M columns, (M,) long.
-
-        Returns:
-            Keys, (B, M, L) long, where L - 1 is the largest number of parents: key k is that of the
-            context with the first k parents. It is -1 if one of these parents is not known, or the
-            column has fewer.
+        A parent is known if its rank is lower than that of the column, or if `rank` is None. The
+        key is -1 if one of the parents is not known, or the column has fewer.
         """
         number = x.new_zeros(len(x), len(columns))
         usable = torch.ones_like(number, dtype=torch.bool)
@@ -201,17 +184,10 @@ class ColumnCounts(nn.Module):
     def forward(
         self, x: Tensor, rank: Tensor, column: int | None = None, counted: bool = False
     ) -> Tensor:
-        """Return the log-probabilities of the categories of one column, or of all, in each row.
+        """Return the log-probabilities of the categories of one column, or of all, nats by slot.
 
-        Args:
-            x: Categories of B rows, (B, N) long; arbitrary where not known.
-            rank: Rank of each column in the order of its row, (B, N), or (1, N) for one order of
-                all rows. A parent is known if its rank is lower than that of the column.
-            column: Number of the column; None for all.
-            counted: True if the rows have been counted: each is then left out of its own counts.
-
-        Returns:
-            (B, C) nats for the C categories of one column; (B, S) nats by slot for all columns.
+        Parents are known as in `keys`. Rows that have been `counted` are left out of their own
+        counts.
         """
         every = torch.arange(len(self.parents), device=x.device)
         columns = every if column is None else every[column : column + 1]
@@ -315,11 +291,7 @@ class ColumnCounts(nn.Module):
         super()._load_from_state_dict(*arguments)
 
     def count(self, x: Tensor) -> None:
-        """Count a table, in place of what was counted before; parents and factors stay.
-
-        Args:
-            x: Categories of M rows, (M, N) long, none of them missing.
-        """
+        """Count a table without missing entries, in place of earlier counts."""
         columns = range(x.shape[1])
         keys = self.keys(x, None, torch.tensor(columns))
         levels = [(k, keys[:, k, level]) for level in range(keys.shape[2]) for k in columns]
@@ -340,11 +312,9 @@ class Counts:
     (`LARGEST_PAIRS`), there is no regression, and S is 0 below.
 
     Attributes:
-        order: Numbers of the columns in order, (N,) int64.
         parents: For each column the numbers of its parents, the most informative one first.
         factors: For each column a list as long as its parents: by which factor (1, 2, 4, ..., 32)
             the weight of the next shorter context is multiplied in contexts with 1, 2, ... parents.
-        columns: Counts of the columns given their parents.
         information: Pointwise mutual information (S, S), nats, of a category of a column (first
             axis) and a category of its first parent (second axis); 0 elsewhere.
         weights: Weights of the regression, (S, S): the first axis is the category of an earlier
@@ -365,26 +335,14 @@ class Counts:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The argument `counts` of `ColumnMLP`: all but the counts themselves, as JSON values.
-
-        Returns:
-            Dict with "order", the numbers of the columns in order; and "parents", "factors" and
-            "sizes", which are arguments of `ColumnCounts`.
-        """
+        """The argument `counts` of `ColumnMLP`: all but the counts themselves, JSON."""
         arguments = {"parents": self.parents, "factors": self.factors}
         return {"order": self.order.tolist(), **arguments, "sizes": self.columns.counts.sizes}
 
     def starts(self, x: Tensor, counted: np.ndarray) -> Tensor:
-        """Look up the log-probabilities of all categories by counts, each column given its parents.
+        """Look up the log-probabilities of all categories by counts, (M, S) nats, for `Rows.start`.
 
-        Args:
-            x: Categories of M rows, (M, N) long.
-            counted: Indices of those rows that have been counted, int64: each is left out of its
-                own counts.
-
-        Returns:
-            (M, S) nats in float32 for the S categories of all columns, those of the first column
-            first; for `Rows.start`.
+        The rows with the indices `counted` are left out of their own counts.
         """
         rank = torch.from_numpy(self.order.argsort())[None]
         found = torch.empty(len(x), len(self.columns.owner))
@@ -404,18 +362,10 @@ class Counts:
     ) -> Counts:
         """Choose order and parents of the columns of a table, count it, and fit the regression.
 
-        Args:
-            x: Categories of M rows, (M, N) int64, none of them missing.
-            cardinalities: Number of categories of each of N columns.
-            like: Earlier counts, whose order, parents, factors and penalties are kept; None to
-                choose them.
-            last: Number of the column that comes after all others in the order; None for no such
-                column. Ignored with `like`.
-
-        Returns:
-            The counts. They have no regression (`weights` are then 0) for fewer than 8 rows, for
-            more than 1024 categories of all columns together, or for so many rows that a step
-            of fitting half of them would take more than 10^9 products (`LARGEST_REGRESSION`).
+        With `like`, its order, parents, factors and penalties are kept; else column `last` comes
+        last. There is no regression (`weights` are then 0) for fewer than 8 rows, more than 1024
+        categories in all, or so many rows that a step of fitting half of them would take more than
+        10^9 products (`LARGEST_REGRESSION`).
         """
         sizes = np.array(cardinalities, dtype=np.int64)
         if like is None:
@@ -447,13 +397,6 @@ def slots_of(sizes: np.ndarray, column: int) -> slice:
     """Return the slots of the categories of a column, as a slice.
 
     For columns of 2 and 3 categories, those of column 1 are the slots 2 to 4: slice(2, 5).
-
-    Args:
-        sizes: Number of categories of each column, (N,).
-        column: Number of the column.
-
-    Returns:
-        Slice of an axis of S slots.
     """
     stop = int(sizes[: column + 1].sum())
     return slice(stop - int(sizes[column]), stop)
@@ -478,12 +421,7 @@ def mutual_information(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     Counts are smoothed: half a row is added for each category, and one row of independent columns
     to each pair of columns.
 
-    Args:
-        x: Categories of M rows, (M, N) int64.
-        sizes: Number of categories of each column, (N,).
-
-    Returns:
-        Mutual information, (N, N) nats; 0 on the diagonal.
+    The result is (N, N) nats, 0 on the diagonal.
     """
     shared = np.zeros((len(sizes), len(sizes)))
     for k in range(len(sizes)):
@@ -498,13 +436,8 @@ def spanning_tree(shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Prim's algorithm starts from the column with the largest sum of mutual information.
 
-    Args:
-        shared: Mutual information of columns, (N, N).
-
-    Returns:
-        Numbers of the columns in the order in which they join the tree, (N,); and the parent of
-        each column in the tree, (N,), by the number of the column. The first column of the order is
-        its own parent.
+    Returns the columns in the order in which they join the tree, and the parent of each column by
+    its number, (N,) each. The first column of the order is its own parent.
     """
     order = [int(shared.sum(1).argmax())]
     best, parent = shared[order[0]].copy(), np.full(len(shared), order[0])
@@ -544,15 +477,7 @@ def _parents(
 
 
 def normalised(logits: Tensor, owner: Tensor) -> Tensor:
-    """Turn the logits of several columns into log-probabilities, by a log-softmax of each column.
-
-    Args:
-        logits: Logits of the S categories of all columns, those of column 0 first, (M, S).
-        owner: Column to which each of these categories belongs, (S,) long, ascending from 0.
-
-    Returns:
-        (M, S) nats; probabilities sum to 1 within each column.
-    """
+    """Turn logits by slot into log-probabilities, nats, by a log-softmax of each column."""
     columns = int(owner[-1]) + 1
     member = F.one_hot(owner, columns).to(logits)
     sizes = member.sum(0)
@@ -572,13 +497,7 @@ def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
 
     This is a product of the table with vectors of which only N of S entries differ from 0.
 
-    Args:
-        table: The table, (S, C).
-        number: Indices of rows of the table, (B, N) long; the N of a row b must differ.
-        weight: Weight of each of them, (B, N).
-
-    Returns:
-        (B, C).
+    The N entries of a row of `number` must differ.
     """
     weight = weight.to(table.dtype)
     if len(table) > SPARSE * number.shape[1]:
@@ -587,21 +506,7 @@ def weighted_sum(table: Tensor, number: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Regression:
-    """Ridge regressions of all columns on the categories of the columns before them.
-
-    Args:
-        x: Categories, (rows, N). The first M rows are used, as many as `LARGEST_REGRESSION` allows.
-        sizes: Number of categories of each column, (N,).
-        counts: Order of the columns, and the counts to which the regression adds.
-        counted: True if `counts` include the rows x: each is then left out of its own counts.
-
-    Attributes:
-        start: Log-probabilities from the counts, (M, S).
-        slots: Slots of the categories of these rows, (M, N) long.
-        column: Column of each slot, (S,) long.
-        earlier: 1 where the first slot belongs to an earlier column than the second, (S, S); else
-            0.
-    """
+    """Ridge regressions of all columns on the categories of the columns before them."""
 
     def __init__(self, x: np.ndarray, sizes: np.ndarray, counts: Counts, counted: bool):
         x = x[: _regressed(sizes)]

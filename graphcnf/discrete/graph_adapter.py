@@ -65,7 +65,6 @@ class GraphAdapter(Adapter):
         names: Where labels are, two items: of nodes, then of edges. For networkx the name of the
             attribute. For Data the number of dimensions of `x` or `edge_attr`, 1 or 2, or "one-hot
             C" for vectors (n, C). None if there are no labels.
-        architecture: Name of the graph model.
         numbering: Fingerprint of the canonical order (`order_check`) of the igraph version with
             which the model was fitted. Other versions may number nodes otherwise.
     """
@@ -118,13 +117,10 @@ class GraphAdapter(Adapter):
         """Build the adapter for training graphs, whose labels become the categories.
 
         Args:
-            graphs: Graphs, at least one: all `nx.Graph`, or all Data; also a `Batch` or `Dataset`
-                of torch-geometric.
             node_label: Attribute of nodes in networkx that holds the label; None to take the only
                 one, if there is any.
             edge_label: Attribute of edges in networkx that holds the label; None to take the only
                 one, if there is any.
-            architecture: Name of the graph model.
         """
         names: list[Any]
         graphs = graphs_in(graphs)
@@ -151,15 +147,9 @@ class GraphAdapter(Adapter):
         return cls(nodes, edges, source, names, architecture, order_check())
 
     def triples(self, graphs: Sequence[Any]) -> list[Triple]:
-        """Read the labels and edges of a user's graphs, not yet as categories.
+        """Read labels and edges of graphs: labels of nodes, pairs of node numbers, labels of edges.
 
-        Args:
-            graphs: M graphs of the type of the training data; also a `Batch` or a `Dataset`.
-
-        Returns:
-            For each graph a tuple of three lists (`Triple`): the labels of its n nodes; its m edges
-            as pairs of node numbers from 0; the labels of these edges. Labels are 0 if the graphs
-            have none.
+        Labels are 0 if the graphs have none.
         """
         graphs = graphs_in(graphs)
         if not isinstance(graphs, list | tuple):
@@ -180,10 +170,8 @@ class GraphAdapter(Adapter):
         Nodes are renumbered in the canonical order, if the node order of the model is "canonical".
         Graphs that are not connected are left out, unless the model can draw such graphs.
 
-        Args:
-            graphs: M graphs of the type of the training data.
-            flow: Trained model. Graphs to which it gives probability 0, such as those of an unseen
-                size, are left out as well. None to leave out only those with unknown labels.
+        With a `flow`, graphs to which it gives probability 0, such as those of an unseen size, are
+        left out as well.
         """
         ordered = self.order == "canonical"
         if ordered and self.numbering != order_check():
@@ -234,11 +222,7 @@ class GraphAdapter(Adapter):
         return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs) -> list[Any]:
-        """Invert `encode`: turn encoded graphs into the type of the training data, with labels.
-
-        Args:
-            graphs: M encoded graphs, such as those that the model has drawn.
-        """
+        """Invert `encode`: turn encoded graphs into the type of the training data, with labels."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []
         for k in range(len(graphs)):
@@ -248,14 +232,9 @@ class GraphAdapter(Adapter):
         return found
 
     def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphModel:
-        """Build an untrained model for graphs of these sizes and categories.
+        """Build an untrained model for the sizes and categories of all graphs, not only `chosen`.
 
-        Args:
-            graphs: All encoded graphs, held-out ones included.
-            chosen: Without effect: what the model has to know of the data, such as their sizes, is
-                measured from all graphs.
-            **network: Arguments of `graphcnf.graphs.building.model_for_graphs`, such as sizes of
-                the network.
+        The keyword arguments are those of `graphcnf.graphs.building.model_for_graphs`.
         """
         options: dict[str, Any] = {
             "node_categories": len(self.nodes),
@@ -272,27 +251,15 @@ class GraphAdapter(Adapter):
         return graphs.node_counts
 
     def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
-        """Gather some graphs in a padded batch.
-
-        Args:
-            graphs: All encoded graphs.
-            chosen: Indices of M graphs, (M,) int64.
-        """
+        """Gather some graphs in a padded batch."""
         return GraphBatch.collate(graphs, chosen)
 
     def log_prob(self, flow: GraphModel, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
-        """Return lower bounds on the log-likelihoods of graphs, that of their size included.
+        """Return lower bounds on log-likelihoods of graphs, that of their size included, (B,) nats.
 
-        Args:
-            flow: Trained model.
-            batch: B encoded graphs.
-            orders: From 1 to 1024 (`LARGEST_ORDERS`); more orders tighten the bound. For a model
-                with a node order: the number of node orders of each graph whose probabilities are
-                added. For a model without one: the number of draws of the bound whose exponentials
-                are averaged.
-
-        Returns:
-            (B,) nats in float64. They do not depend on what else is in the batch.
+        More `orders` tighten the bound. They are the number of node orders of each graph whose
+        probabilities are added; for a model without a node order, of draws of the bound whose
+        exponentials are averaged.
         """
         graphs = batch.to_packed()
         # The same random draws for every graph, so that its value does not depend on the others.
@@ -321,15 +288,8 @@ class GraphAdapter(Adapter):
     ) -> PackedGraphs:
         """Draw graphs; with the same seed, a larger `count` only appends further ones.
 
-        Args:
-            flow: Trained model.
-            count: Number of graphs.
-            sizes: Lowest and highest number of nodes, both included; None for any size, with the
-                distribution of the training data.
-            **options: `seed` and `temperature` of `graphcnf.graphs.records.sample_records`.
-
-        Returns:
-            `count` encoded graphs.
+        The options are `seed` and `temperature`. `sizes` are the lowest and highest number of
+        nodes, by default those of the training data.
         """
         return sample_records(flow, range(count), size_range=sizes, **options)
 
@@ -391,14 +351,7 @@ class GraphAdapter(Adapter):
 
 
 def graphs_in(graphs: Any) -> Any:
-    """Turn a `Batch` or `Dataset` of torch-geometric into a list of graphs.
-
-    Args:
-        graphs: A user's data, of any type.
-
-    Returns:
-        A list of Data for a `Batch` or `Dataset`; anything else as it is.
-    """
+    """Turn a `Batch` or `Dataset` of torch-geometric into a list of graphs."""
     from torch_geometric.data import Batch, Dataset
 
     return listed(graphs) if isinstance(graphs, Batch | Dataset) else graphs

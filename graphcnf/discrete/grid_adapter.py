@@ -50,8 +50,6 @@ class GridAdapter(Adapter):
         shape: Height H and width W of a grid.
         dtype: Numpy's name of the type of the training data, such as "uint8".
         tensor: True if the training data were a torch tensor.
-        vocabulary: Map from values to categories.
-        cardinality: Number of categories C.
     """
 
     kind = "grids"
@@ -75,12 +73,7 @@ class GridAdapter(Adapter):
     def of(cls, data: np.ndarray | torch.Tensor) -> GridAdapter:
         """Build the adapter for training data, whose different values become the categories.
 
-        Args:
-            data: Integers or bool, (M, H, W).
-
-        Raises:
-            Refused: if the array is of another type or empty, there are more than 4096 pixels in a
-                grid (`LARGEST_GRID`), or more than 256 different values (`MOST_VALUES`).
+        At most 4096 pixels in a grid (`LARGEST_GRID`) and 256 values (`MOST_VALUES`) are taken.
         """
         array = _numpy(data)
         if array.dtype.kind not in KINDS:
@@ -100,12 +93,7 @@ class GridAdapter(Adapter):
         return cls(values, whole, str(array.dtype), isinstance(data, torch.Tensor))
 
     def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
-        """Encode grids, and leave out those with a value that training lacked or a missing pixel.
-
-        Args:
-            data: Array or tensor (M, H, W) of integers, or of floats that are whole.
-            flow: Ignored: a grid of known values has a positive probability under every flow.
-        """
+        """Encode grids, and leave out those with an unknown value or a missing pixel."""
         rows, flat = self._encoded(data)
         unknown, reasons = ~rows.mask.numpy(), list[str | None]([None] * len(flat))
         for row in np.flatnonzero(unknown.any(1)):
@@ -117,12 +105,7 @@ class GridAdapter(Adapter):
     def known(self, data: Items) -> Rows:
         """Encode grids with missing pixels, which are to be drawn (`completed`).
 
-        Args:
-            data: Array or tensor (M, H, W). Floats may have NaN for missing pixels; integers have
-                none.
-
-        Returns:
-            All M grids, encoded; the mask is False at missing pixels.
+        The mask is False at missing pixels, NaN in floats.
         """
         rows, flat = self._encoded(data)
         strange = ~rows.mask.numpy() & ~np.isnan(flat.astype(float))
@@ -160,16 +143,7 @@ class GridAdapter(Adapter):
         """Leave a trained flow as it is: unlike those of tables, it has no counts to update."""
 
     def log_prob(self, flow: GridFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
-        """Return the exact log-likelihood of each grid.
-
-        Args:
-            flow: Trained flow.
-            rows: B encoded grids.
-            orders: Must be 1, as grids are scored in raster order only.
-
-        Returns:
-            (B,) nats in float64.
-        """
+        """Return the exact log-likelihood of each grid, (B,) nats; `orders` must be 1."""
         if orders != 1:
             raise UserError("orders are for tables and graphs; grids have one")
         return flow.log_prob(rows.values, Context(rows.mask)).cpu().double()
@@ -183,18 +157,7 @@ class GridAdapter(Adapter):
         temperature: float,
         sizes: tuple[int, int] | None = None,
     ) -> Rows:
-        """Draw grids; with the same seed, a larger `count` only appends further ones.
-
-        Args:
-            flow: Trained flow.
-            count: Number of grids.
-            seed: Seed of the sample.
-            temperature: 1 for the distribution of the flow; below 1 for more probable grids.
-            sizes: Must be None: all grids have one size.
-
-        Returns:
-            `count` encoded grids.
-        """
+        """Draw grids; with the same seed, a larger `count` only appends further ones."""
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: grids have one")
         pixels = self.shape[0] * self.shape[1]
@@ -207,14 +170,6 @@ class GridAdapter(Adapter):
         drawn by 64 particles (`PARTICLES`). A warning counts the grids whose effective number of
         particles, 1 / (sum of squared weights), fell below 4 (`FEW`): their known pixels are
         improbable under the model.
-
-        Args:
-            flow: Trained flow.
-            known: M encoded grids; the mask is True for known pixels.
-            seed: Seed of the draws.
-
-        Returns:
-            The M grids with all pixels; known ones are unchanged.
         """
         values, least = known.values.clone(), torch.full((len(known),), np.inf).double()
         # Where all known pixels come first, one particle is exact.

@@ -8,8 +8,6 @@
   argument `width` of the networks.
 - A `Memory` holds the last inputs of causal convolutions, so that grids are drawn pixel by pixel
   without convolving again what is known.
-- A `Step` is what `graphcnf.categorical.autoregressive` calls pixels that are decided together; its
-  `hidden` is what the network says of them, here the logits of their categories.
 - *Particles* are copies of a grid with known and unknown pixels. Each has a draw of the unknown
   pixels of its own, and one particle is chosen by weights (`GridFlow.complete`).
 
@@ -49,11 +47,6 @@ class GatedConvolutions(nn.Module):
     V, W are linear maps of channels. At a pixel, A reads v in K rows and 2K - 1 columns: the row of
     the pixel and those above. B reads h at the pixel itself and the K - 1 pixels to the left. Since
     the inputs of the first layer are shifted by a pixel, no layer sees the pixel that is predicted.
-
-    Args:
-        width: Channels of v and of h.
-        reach: Rows and columns K that a convolution sees.
-        dropout: Share of the channels of an update that training leaves out.
     """
 
     def __init__(self, width: int, reach: int, dropout: float):
@@ -67,31 +60,17 @@ class GatedConvolutions(nn.Module):
             nn.init.zeros_(last.weight)
 
     def vertical(self, v: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
-        """Update the vertical channels of whole grids, or of their next row.
+        """Update the vertical channels of whole grids, or with a `memory` of their next row.
 
-        Args:
-            v: The channels, (B, width, H, W); H is 1 for a row.
-            memory: For the next row, the last inputs of the convolutions at the rows before, which
-                this call updates, see `CausalConvolution.forward`. None for whole grids.
-
-        Returns:
-            The new channels v', (B, width, H, W); and what the horizontal channels read of the
-            vertical ones (W A * v in the formula of the class), (B, 2 width, H, W).
+        Also returned is what the horizontal channels read of them, W A * v, (B, 2 width, H, W).
         """
         above = self.above(v, memory)
         return v + self.dropout(self.leave_above(_gate(above))), self.down(above)
 
     def horizontal(self, h: Tensor, above: Tensor, memory: Memory | None = None) -> Tensor:
-        """Update the horizontal channels of whole grids, or of their next pixel.
+        """Update the horizontal channels of whole grids, or with a `memory` of their next pixel.
 
-        Args:
-            h: The channels, (B, width, H, W); H and W are 1 for a pixel.
-            above: Second result of `vertical` at the same pixels, (B, 2 width, H, W).
-            memory: For the next pixel, the last inputs of the convolutions at earlier pixels of the
-                row, which this call updates, see `CausalConvolution.forward`. None for whole grids.
-
-        Returns:
-            The new channels h', (B, width, H, W).
+        `above` is the second result of `vertical` at the same pixels.
         """
         return h + self.dropout(self.leave(_gate(self.before(h, memory) + above)))
 
@@ -113,9 +92,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
     Args:
         cardinality: Number of categories C.
         shape: Height H and width W of a grid.
-        width: Number of vertical, and of horizontal channels.
-        layers: Number of layers, see `GatedConvolutions`.
-        reach: Rows and columns K that a convolution of a layer sees, see `GatedConvolutions`.
+        reach: Rows and columns K that a convolution sees.
         dropout: Share of the channels of an update that training leaves out.
 
     Attributes:
@@ -148,14 +125,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self.bias = nn.Parameter(torch.zeros(height * columns, cardinality))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Compute the features of all pixels in one pass, each from the pixels before it.
-
-        Args:
-            x: Categories of whole grids, (B, H, W) long.
-
-        Returns:
-            Features, (B, H, W, width); a linear layer turns them into logits.
-        """
+        """Compute the features (B, H, W, width) of all pixels, each from those before it."""
         known = self.values(x).permute(0, 3, 1, 2)
         v = self.enter_above(F.pad(known[:, :, :-1], (0, 0, 1, 0))) + self.place
         h = F.pad(known[..., :-1], (1, 0)) + self.place
@@ -165,23 +135,11 @@ class GatedPixelCNN(AutoregressiveNetwork):
         return self.joined(v, h)
 
     def joined(self, v: Tensor, h: Tensor) -> Tensor:
-        """Join the vertical and the horizontal channels of pixels to features, by a small MLP.
-
-        Args:
-            v: Vertical channels after the last layer, (B, width, H, W).
-            h: Horizontal channels after the last layer, (B, width, H, W).
-
-        Returns:
-            Features, (B, H, W, width).
-        """
+        """Join vertical and horizontal channels to features (B, H, W, width), by a small MLP."""
         return F.relu(self.out(F.relu(torch.cat([v, h], 1).permute(0, 2, 3, 1))))
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield one step with all real pixels of known grids, to score them.
-
-        Yields:
-            The step; its `hidden` are the logits of the pixels, (M, C).
-        """
+        """Yield one step with all real pixels; its `hidden` are their logits, (M, C)."""
         h = self.hidden(x[..., 0].unflatten(1, self.shape)).flatten(1, 2)
         rows, positions = context.mask.nonzero(as_tuple=True)
         logits = F.linear(h, self.weight) + self.bias
@@ -195,15 +153,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
 class GridDrawing:
     """B grids that are being drawn pixel by pixel, in raster order.
 
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
-
-    Args:
-        network: Network that gives the logits of the pixels.
-        count: Number of grids B.
-
     Attributes:
         x: Categories so far, (B, H, W) long; 0 at pixels that are not drawn yet.
-        rows: Numbers of the grids, 0 to B - 1, (B,) long.
         position: Number of the pixel of the last `step` in raster order; -1 before the first call.
         row: Tensors of the row of this pixel. The first are the vertical channels after the last
             layer, (B, width, 1, W). The others are, for each layer, the second result of
@@ -222,12 +173,7 @@ class GridDrawing:
         self.before: Memory = {}
 
     def step(self) -> Step | None:
-        """Advance to the next pixel in raster order.
-
-        Returns:
-            A `Step` for the pixel in all B grids, whose `hidden` are its logits, (B, C); None if
-            all pixels are drawn.
-        """
+        """Advance to the next pixel in raster order."""
         self.position += 1
         net = self.network
         if self.position == self.x[0].numel():
@@ -263,9 +209,6 @@ class GridDrawing:
         """Store the categories that were drawn for the pixel of the last `step`.
 
         Call it once after each `step`: the next one reads them.
-
-        Args:
-            x: One category for each of the B grids, (B, 1) long.
         """
         self.x.view(len(self.x), -1)[:, self.position] = x[:, 0]
 
@@ -274,9 +217,7 @@ class GridDrawing:
 
         Call it between `update` and the next `step`.
 
-        Args:
-            rows: Indices of the grids to go on with, (B,) long. They may repeat, but there must be
-                as many as before.
+        `rows` may repeat, but must be as many as before.
         """
         self.x, self.row = self.x[rows], [own[rows] for own in self.row]
         for memory in (self.above, self.before):
@@ -291,10 +232,6 @@ class GridFlow(Pretrained, AutoregressiveFlow):
     Args:
         cardinality: Number of categories of a pixel.
         **network: Further arguments of `GatedPixelCNN`, JSON, of which `shape` has no default.
-
-    Attributes:
-        config: Arguments of the constructor by name, JSON.
-        metadata: Facts about the data by name, JSON.
     """
 
     @keep_arguments
@@ -307,9 +244,6 @@ class GridFlow(Pretrained, AutoregressiveFlow):
         """Set the bias of the logits, in place, to the log-frequencies of categories at each pixel.
 
         0.5 is added to each count, so that no frequency is 0.
-
-        Args:
-            rows: Training grids in raster order, (B, H W).
         """
         often = F.one_hot(rows.values, self.network.cardinalities[0]).sum(0) + 0.5
         self.network.bias.copy_((often / often.sum(1, keepdim=True)).log())
@@ -317,17 +251,7 @@ class GridFlow(Pretrained, AutoregressiveFlow):
     def training_loss(
         self, batch: Rows, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch and its metrics; the training loop calls it.
-
-        Args:
-            batch: Grids in raster order, (B, H W).
-            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
-
-        Returns:
-            The negative log-likelihood in nats per pixel, a scalar; and the metrics as `{name:
-            (sum, number)}`: "bits_per_variable" is (sum of the bits, number of pixels),
-            "bits_per_row" (sum of the bits, number of grids).
-        """
+        """Return the loss, nats per pixel, and the metrics of `graphcnf.discrete.rows.loss_of`."""
         nats = self.network.log_prob(batch.values[..., None], Context(batch.mask))
         return loss_of(nats, batch.mask)
 
@@ -345,14 +269,9 @@ class GridFlow(Pretrained, AutoregressiveFlow):
         1. Where it falls below P / 2, particles are resampled systematically (Doucet & Johansen
         2011, *A tutorial on particle filtering and smoothing*).
 
-        Args:
-            known: M * P rows of N = H W pixels in raster order: P copies of the first grid, then P
-                of the second one, and so on. The mask is True for known pixels.
-            random: Random generator of each of the M grids.
-
-        Returns:
-            One particle of each grid, drawn by the weights, (M, N) long; and the lowest effective
-            number of particles that each grid had at any pixel, (M,) float64.
+        `known` holds P copies of the first of M grids, then P of the second one, and so on, each a
+        row in raster order, masked at unknown pixels. Returned are one particle of each of them,
+        (M, H W), and the lowest effective number that each grid had at any pixel, (M,).
         """
         drawing = self.network.start(Context(known.mask))
         count, x = len(random), known.values.long()

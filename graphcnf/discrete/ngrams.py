@@ -62,11 +62,7 @@ falls to 0."""
 
 
 class MixtureWeights(nn.Module):
-    """Network of the weights of K interpolated probabilities at each position.
-
-    Args:
-        count: Number K of probabilities at a position.
-    """
+    """Network of the weights of K interpolated probabilities at each position."""
 
     def __init__(self, count: int):
         super().__init__()
@@ -74,28 +70,14 @@ class MixtureWeights(nn.Module):
         self.out = nn.Linear(UNITS, count)
 
     def forward(self, total: Tensor, different: Tensor) -> Tensor:
-        """Return the logarithms of the weights at M positions.
-
-        Args:
-            total: How often each context has been seen, (M, K).
-            different: How many different categories followed it, (M, K).
-
-        Returns:
-            (M, K) nats.
-        """
+        """Return the logarithms of the weights at M positions, (M, K) nats."""
         # Divided so that the network learns at one rate from counts of 1 and of a million.
         seen = torch.cat([total.log1p() / 5, different.log1p() / 3], 1)
         hidden = self.hidden(seen.to(self.hidden.weight.dtype)).relu()
         return self.out(hidden).log_softmax(1)
 
     def fit(self, total: Tensor, different: Tensor, log_p: Tensor) -> None:
-        """Learn the weights by Adam.
-
-        Args:
-            total: As in `forward`, of M positions.
-            different: Likewise.
-            log_p: Interpolated log-probabilities of the category of each position, (M, K) nats.
-        """
+        """Learn the weights by Adam from (M, K) interpolated log-probabilities, nats."""
         optimizer = torch.optim.Adam(self.parameters(), LEARNING_RATE)
         rows = np.random.default_rng(0).integers(len(log_p), size=(STEPS, BATCH))
         with torch.enable_grad():
@@ -114,7 +96,6 @@ class NGrams(nn.Module):
     loaded. `forward` gives the probabilities.
 
     Args:
-        cardinality: Number of categories C.
         factors: Factors of the contexts of length 0, 1, ..., see `ContextCounts`.
         sizes: The two numbers `ContextCounts.sizes`.
         mixed: True if the probabilities are a mixture, False if they are those interpolated up to
@@ -122,9 +103,6 @@ class NGrams(nn.Module):
 
     Attributes:
         reach: Length of the longest context, in categories.
-        factors: The factors, (1, reach + 1).
-        counts: The counts.
-        weights: Network of the weights of the mixture; None without one.
     """
 
     factors: Tensor
@@ -145,11 +123,7 @@ class NGrams(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the constructor needs, besides `cardinality`, to load the saved counts and weights.
-
-        Returns:
-            Its arguments `factors`, `sizes` and `mixed` by name, JSON.
-        """
+        """What the constructor needs, besides `cardinality`, to load saved counts and weights."""
         factors = [int(factor) for factor in self.factors[0]]
         mixed = self.weights is not None
         return {"factors": factors, "sizes": self.counts.sizes, "mixed": mixed}
@@ -166,8 +140,6 @@ class NGrams(nn.Module):
         Args:
             before: Last categories before each of M positions, the latest one last, (M, N) long,
                 with N at least `longest_context(cardinality)`.
-            x: Categories of the positions, (M,) long.
-            cardinality: Number of categories C.
         """
         values = x.numpy()
         p, best, factors, pairs = np.full(len(x), 1 / cardinality), -np.inf, list[int](), 0
@@ -185,12 +157,7 @@ class NGrams(nn.Module):
         return made
 
     def count(self, before: Tensor, x: Tensor) -> None:
-        """Replace the counts by those of other positions, in place; all else stays as it is.
-
-        Args:
-            before: As in `of`; N must be at least `reach`.
-            x: Categories of the positions, (M,) long.
-        """
+        """Replace the counts by those of other positions, in place; all else stays as it is."""
         keys = contexts(before, self.cardinality, self.reach).T.contiguous().numpy()
         device = self.factors.device
         self.counts = ContextCounts.of(list(keys), [x.numpy()] * len(keys)).to(device)
@@ -233,17 +200,10 @@ class NGrams(nn.Module):
 
     @torch.no_grad()
     def forward(self, before: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of all categories at M positions.
+        """Return the log-probabilities of all categories at M positions, (M, C) nats.
 
-        Args:
-            before: Last categories before each position, the latest one last, (M, N) long, with N
-                at least `reach`. C, which is no category, stands before the start of the row.
-            x: Categories of the positions, (M,) long, if these rows have been counted. Each
-                position is then left out of its own counts. None for rows that have not been
-                counted.
-
-        Returns:
-            (M, C) nats.
+        `before` (M, N) are the last categories, the latest one last, C before the start of the row.
+        With the categories `x` of counted rows, each position is left out of its own counts.
         """
         found = []
         for start in range(0, len(before), CHUNK):
@@ -258,11 +218,7 @@ class NGrams(nn.Module):
 
 
 def longest_context(cardinality: int) -> int:
-    """Return the largest length of contexts whose keys are integers of 62 bits, at most `REACH`.
-
-    Args:
-        cardinality: Number of categories.
-    """
+    """Return the largest length of contexts whose keys are integers of 62 bits, at most `REACH`."""
     reach = REACH
     while (cardinality + 2) ** (reach + 1) > 2**62:
         reach -= 1
@@ -275,14 +231,8 @@ def contexts(before: Tensor, cardinality: int, reach: int) -> Tensor:
     Contexts that differ in a category or in length have different keys. The context of length 0 has
     the key 0.
 
-    Args:
-        before: Last categories before each position, the latest one last, (M, N) long, with N at
-            least `reach`. The number `cardinality` stands for the start of the row.
-        cardinality: Number of categories C.
-        reach: Length of the longest n-gram context, in categories.
-
-    Returns:
-        Keys, (M, reach + 1) long: column k is that of the context of length k.
+    Column k of the result is that of the context of length k. In `before` (M, N) the latest
+    category is the last one, and `cardinality` stands for the start of the row.
     """
     # Digits are at least 1, so contexts of different lengths have different numbers.
     digits = before.flip(-1)[:, :reach] + 1

@@ -57,13 +57,9 @@ hold."""
 
 
 def default_bins(rows: int) -> int:
-    """Choose the number of bins of a column: 7 for 128 rows, 16 for 1,000, 40 for 10,000.
+    """Choose the number of bins of a column, rows^0.4 rounded, at least 4 and at most 64.
 
-    Args:
-        rows: Number of rows of the table.
-
-    Returns:
-        rows^0.4, rounded, at least 4 and at most 64.
+    That is 7 for 128 rows, 16 for 1,000, 40 for 10,000.
     """
     return int(np.clip(round(rows**0.4), 4, 64))
 
@@ -87,10 +83,6 @@ class Bins:
         whole: True if all numbers are integers (or times, whole units).
         span: Lowest and highest number of the training data.
         unit: Unit of times in nanoseconds; None for numbers.
-        dtype: Pandas type of the column, as text.
-        low: Lower ends of the bins, (K,).
-        high: Upper ends of the bins, (K,).
-        parts: Parts of the bins, (K,).
         scale: For a tail, its scale s in units of the numbers; 1 for all other bins, (K,).
         lowest: Lowest number that the type of the column can hold.
         highest: Highest number that it can hold.
@@ -123,14 +115,12 @@ class Bins:
         smallest number takes its place.
 
         Args:
-            series: Training data: numbers or times, none of them missing.
             count: Number of bins to aim at. Repeated numbers make it fewer; tails and bins of a
                 single number come on top. None for `default_bins`; the outermost bins are then
                 halved as long as each half has 20 entries (`OUTERMOST`), since they are wide, and
                 their numbers weigh most in means and correlations.
 
-        Returns:
-            The bins. For times, their unit is the largest one of which all times are multiples.
+        For times, the unit is the largest one of which all times are multiples.
         """
         halve = count is None
         if count is None:
@@ -200,9 +190,6 @@ class Bins:
             Encoded numbers, (N,) float64; -1 for missing entries and for numbers that are in no
             bin, such as 0.5 among integers. Beyond 10,000 scales from the data all numbers have the
             place 1 - 1e-12, since float64 could not tell them apart in k + u.
-
-        Raises:
-            TypeError: if the column is of a type that holds no numbers, or no times.
         """
         x = as_numbers(series, self.unit)
         k = np.searchsorted(self.low, x, "right") - 1
@@ -227,14 +214,7 @@ class Bins:
         return k, place, self.parts[k], away
 
     def decode(self, value: np.ndarray) -> np.ndarray:
-        """Invert `encode`: return the numbers that k + u stand for.
-
-        Args:
-            value: Encoded numbers k + u, (N,) float64.
-
-        Returns:
-            The numbers, or the times in numbers of `unit`, (N,) float64.
-        """
+        """Invert `encode`: return the numbers that k + u stand for, times in numbers of `unit`."""
         k, place, parts, away = self._split(value)
         low, high = self.low[k], self.high[k]
         inside = place * (high - low)
@@ -248,13 +228,7 @@ class Bins:
 
         For [12, 20] and a bin [10, 20) of real numbers it is 0.2 to 1.
 
-        Args:
-            least: Lowest number of the interval, included; -inf for no end.
-            most: Highest number of the interval, included; inf for no end.
-
-        Returns:
-            Lowest and highest place of each of the K bins, (K, 2): 0 and 1 for a whole bin, two
-            equal places for a bin without a number of the interval.
+        The result is (K, 2): 0 and 1 for a whole bin, two equal places for a bin outside.
         """
         if self.whole:
             least, most = np.ceil(least), np.floor(most) + 1
@@ -285,9 +259,6 @@ class Bins:
 
         log p(x) is the log-density of k and u under the flow, plus this.
 
-        Args:
-            value: Encoded numbers k + u, (N,).
-
         Returns:
             (N,) nats. For real numbers, minus the logarithm of the bin's width, per unit of the
             column (of times, per `unit`). Integers and point masses have a probability instead of
@@ -307,14 +278,9 @@ class Bins:
         return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
 
     def series(self, numbers: np.ndarray) -> pd.Series:
-        """Turn numbers into a column of the pandas type of the training data.
+        """Turn numbers into a column of the pandas type of the training data, NaN into missing.
 
-        Args:
-            numbers: Numbers, or times in numbers of `unit`, (N,) float64; NaN for missing entries.
-                Those beyond the range of the type are moved to its end.
-
-        Returns:
-            A series of N entries without a name.
+        Numbers beyond the range of the type are moved to its end.
         """
         # Rounding may lead from the tail beyond the last number.
         series = pd.Series(numbers).clip(self.lowest, self.highest)
@@ -354,23 +320,15 @@ def _mean_excess(values: np.ndarray) -> float:
 
 
 def is_numeric(dtype) -> bool:
-    """Return True for a type of numbers, dates or durations: one whose values can have bins.
-
-    Args:
-        dtype: A type of pandas or numpy. Bool is no type of numbers here.
-    """
+    """Return True for a type of numbers (not bool), dates or durations, which can have bins."""
     times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
     return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
 def time_kind(series: pd.Series) -> str:
-    """Say whether a column holds durations, dates, or something else.
+    """Return "m" for a column of durations, "M" for dates, "" for anything else.
 
-    Args:
-        series: The column. If it is of the type object, its entries decide.
-
-    Returns:
-        "m" for durations, "M" for dates and times of day, "" for anything else, as numpy's kinds.
+    If the column is of the type object, its entries decide.
     """
     kind = getattr(series.infer_objects().dtype, "kind", "")
     return kind if kind in ("m", "M") else ""
@@ -405,19 +363,10 @@ def _stamps(times: pd.Series) -> np.ndarray:
 
 
 def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
-    """Convert a column of numbers or times to floats.
+    """Convert numbers, or times in `unit` nanoseconds, to floats; NaN for missing entries.
 
-    Args:
-        series: Column of N entries.
-        unit: For times, the unit in nanoseconds; None for numbers.
-
-    Returns:
-        Numbers, or times divided by the unit (dates since 1970), (N,) float64; NaN for missing
-        entries. In the finest of `UNITS`, a microsecond, times are rounded down to whole units.
-
-    Raises:
-        TypeError: if the column is of a type that holds no numbers, or complex ones, or if a unit
-            is given and the column holds no times.
+    Dates count since 1970. In the finest of `UNITS`, a microsecond, times are rounded down to whole
+    units.
     """
     if unit is None:
         numbers = pd.to_numeric(series)

@@ -9,8 +9,6 @@
   (`graphcnf.discrete.ngrams`). The network adds its output to these; untrained, it adds 0.
 - A training row is *left out of its own counts* when it is scored: else it would seem more probable
   than a new one.
-- A `Step` is what `graphcnf.categorical.autoregressive` calls positions that are decided together;
-  its `hidden` is what the network says of them, here the logits of their categories.
 
 `RowFlow` is the model, `CausalAttention` its network, `CausalDrawing` a batch that is being drawn.
 """
@@ -63,21 +61,11 @@ class CausalAttention(AutoregressiveNetwork):
     output is the logits of the category. With `ngrams`, the log-probabilities of the category by
     n-grams are added to the logits: what the frequencies of n-grams in the training rows say.
 
-    Shapes: B rows of up to L positions, C categories.
-
     Args:
-        cardinality: Number of categories, the same at all positions.
-        positions: Largest number of positions.
-        width: Channels of a position.
-        layers: Attention blocks.
-        heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
         ngrams: Arguments of `NGrams` by name, as `RowFlow.counting` chooses them. None for a
             network without n-grams.
-
-    Attributes:
-        ngrams: The n-grams of the training rows; None without them.
     """
 
     def __init__(
@@ -113,16 +101,10 @@ class CausalAttention(AutoregressiveNetwork):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return the last M categories before each position, of which n-gram contexts are made.
+        """Return the last M categories before each position, (B, L, M), see `last_categories`.
 
         M is the length of the longest n-gram context, but at least 1: attention reads the previous
         category even without n-grams.
-
-        Args:
-            x: Categories 0 to C - 1, (B, L) long.
-
-        Returns:
-            (B, L, M) long, as `last_categories` returns them.
         """
         reach = 0 if self.ngrams is None else self.ngrams.reach
         return last_categories(x, self.cardinalities[0], max(reach, 1))
@@ -142,16 +124,9 @@ class CausalAttention(AutoregressiveNetwork):
             raise ValueError("the real positions of a row must be its first ones")
 
     def starts(self, before: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the log-probabilities of all categories at M positions by n-grams.
+        """Return the log-probabilities of categories by n-grams, (M, C) nats; 0 without n-grams.
 
-        Args:
-            before: Last categories before each position, (M, K) long, see `before`.
-            x: Categories of the positions, (M,) long, if these rows have been counted. Each
-                position is then left out of its own counts. None for rows that have not been
-                counted.
-
-        Returns:
-            (M, C) nats; 0 for a network without n-grams.
+        With the categories `x` of counted rows, each position is left out of its own counts.
         """
         if self.ngrams is None:
             kind = log_term_dtype(self.weight)
@@ -159,23 +134,11 @@ class CausalAttention(AutoregressiveNetwork):
         return self.ngrams(before, x)
 
     def logits_of(self, h: Tensor, start: Tensor) -> Tensor:
-        """Return the logits of the categories at M positions: a linear layer of h, plus `start`.
-
-        Args:
-            h: Output of the attention blocks, (M, width).
-            start: Log-probabilities by n-grams, (M, C) nats.
-
-        Returns:
-            Logits, (M, C).
-        """
+        """Return the logits (M, C) of the categories: a linear layer of h, plus `start`."""
         return F.linear(h, self.weight, self.bias) + start.to(h.dtype)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield one step with all real positions of known sequences, to score them.
-
-        Yields:
-            The step; its `hidden` are the logits of the positions, (M, C).
-        """
+        """Yield one step with all real positions; its `hidden` are their logits, (M, C)."""
         mask = context.mask
         self._check_mask(mask)
         number = torch.arange(x.shape[1], device=x.device)
@@ -201,11 +164,7 @@ class CausalAttention(AutoregressiveNetwork):
 class CausalDrawing:
     """B rows that are being drawn from left to right, the longest row first.
 
-    It is the `graphcnf.categorical.autoregressive.Drawing` of `CausalAttention`, which calls `step`
-    and `update` in turn.
-
     Attributes:
-        network: Network that gives the logits of the categories.
         order: Position of the last `step`, and which rows have it.
         cache: Keys and values of the attention for all positions so far.
         before: The last categories of each row, (B, K) long, see `CausalAttention.before`.
@@ -218,12 +177,7 @@ class CausalDrawing:
         self.before = network.before(first)[:, 0]
 
     def step(self) -> Step | None:
-        """Advance to the next position in every row that is not complete.
-
-        Returns:
-            A `Step` for the M rows that have such a position, the longest ones. Its `hidden` are
-            the logits of the categories there, (M, C). None if all rows are complete.
-        """
+        """Advance to the next position in the M rows that are not complete, the longest ones."""
         if not self.order.advance():
             return None
         net = self.network
@@ -237,21 +191,12 @@ class CausalDrawing:
         return self.order.make_step(net.logits_of(h, net.starts(before[:, 0])))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories that were drawn at the position of the last `step`, in place.
-
-        Args:
-            x: One category for each of the M rows of that `Step`, (M, 1) long.
-        """
+        """Append the categories (M, 1) that were drawn at the position of the last `step`."""
         self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
 
 def last_categories(x: Tensor, cardinality: int, count: int) -> Tensor:
     """Return the last categories before each position of some rows.
-
-    Args:
-        x: Categories 0 to C - 1, (B, L) long.
-        cardinality: Number of categories C.
-        count: How many before each position, M.
 
     Returns:
         (B, L, M) long, the latest one last. Before the start of a row stands C, which is no
@@ -284,14 +229,7 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
-        """Build a batch from lists of categories, which are padded to the length of the longest.
-
-        Args:
-            rows: Categories of B rows, which may have different lengths, also 0.
-
-        Returns:
-            A batch of B rows, without log-probabilities by counts (`start`).
-        """
+        """Build a batch from lists of categories, padded to the longest; lists may be empty."""
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
         values = np.zeros(mask.shape, dtype=np.int64)
@@ -307,30 +245,19 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """Return some of the rows, with their padding as it is; see `cut`.
-
-        Args:
-            chosen: A slice, indices long, or a mask (B,) bool.
-        """
+        """Return some of the rows, with their padding as it is; see `cut`."""
         return self._each(lambda part: part[chosen])
 
     def cut(self) -> Rows:
         """Remove the trailing positions that are padding in all rows; only for sequences.
 
         In a table or a grid a masked entry is missing, not padding.
-
-        Returns:
-            Rows (B, L'), where L' is the largest of their lengths; 0 if there are no rows.
         """
         longest = int(self.lengths.max()) if len(self) else 0
         return self._each(lambda part: part[:, :longest])
 
     def to(self, device: torch.device | str) -> Rows:
-        """Return the rows with all tensors on a device.
-
-        Args:
-            device: A `torch.device`, or its name, such as "cuda:1".
-        """
+        """Return the rows with all tensors on a device."""
         return self._each(lambda part: part.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Rows:
@@ -345,12 +272,10 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     the length, `length_log_prob` that of the length.
 
     Args:
-        cardinality: Number of categories, the same at all positions.
         **network: Further arguments of `CausalAttention`, JSON. `positions` has no default;
             `ngrams` is chosen by `counting`, which builds a flow from training data.
 
     Attributes:
-        config: Arguments of the constructor by name, JSON.
         metadata: Facts about the data by name, JSON. `length_histogram` is a list: the number of
             training rows of length 0, 1, ...
     """
@@ -369,15 +294,8 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
     def counting(cls, rows: Rows, cardinality: int, **network) -> RowFlow:
         """Build an untrained flow whose probabilities are those of the n-grams of training rows.
 
-        `NGrams.of` says how their longest context and the weights of the mixture are chosen.
-
-        Args:
-            rows: Training rows.
-            cardinality: Number of categories.
-            **network: Further arguments of the constructor; `positions` has no default.
-
-        Returns:
-            The flow. Training adds the output of the network, now 0, to these probabilities.
+        `NGrams.of` chooses their longest context and the weights of the mixture. Training adds the
+        output of the network, now 0, to these probabilities.
         """
         ngrams = NGrams.of(*_counted(rows, cardinality, longest_context(cardinality)), cardinality)
         flow = cls(cardinality, ngrams=ngrams.arguments, **network)
@@ -389,9 +307,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
         The lengths of contexts, their factors and the weights of the mixture stay. The flow must
         have n-grams, as those that `counting` builds have.
-
-        Args:
-            rows: Rows to count.
         """
         ngrams = self.network.ngrams
         assert ngrams is not None
@@ -399,15 +314,9 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         self.config["ngrams"] = ngrams.arguments
 
     def starts(self, rows: Rows, counted: np.ndarray) -> Tensor:
-        """Look up the log-probabilities of all C categories by n-grams, for `Rows.start`.
+        """Look up the log-probabilities of categories by n-grams, (M, L, C) nats, for `Rows.start`.
 
-        Args:
-            rows: M rows.
-            counted: Indices of those rows that have been counted, int64. Their positions are left
-                out of their own counts.
-
-        Returns:
-            (M, L, C) nats in float32; 0 where masked.
+        The rows with the indices `counted` are left out of their own counts. 0 where masked.
         """
         network, is_counted = self.network, np.isin(np.arange(len(rows)), counted)
         found = torch.zeros(*rows.values.shape, network.cardinalities[0])
@@ -422,19 +331,13 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         return found
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the probabilities of the lengths of rows.
+        """Return the probabilities of the lengths 0 to `positions`, (positions + 1,).
 
         They are the frequencies in the training data (`metadata["length_histogram"]`). Lengths that
         did not occur, but lie between the shortest and the longest one, share the total frequency
         of the lengths that occurred once (Good-Turing estimate: Good 1953, *The population
-        frequencies of species*). Without a histogram all rows have the largest length.
-
-        Args:
-            lengths: Lowest and highest length, both included: all other lengths get probability 0.
-                None for any length.
-
-        Returns:
-            Probabilities of the lengths 0 to `positions`, (positions + 1,); they sum to 1.
+        frequencies of species*). Without a histogram all rows have the largest length. Lengths
+        outside of the range `lengths` get probability 0.
         """
         seen = np.zeros(self.network.positions + 1)
         counts = np.asarray(self.metadata.get("length_histogram", []), dtype=float)[: len(seen)]
@@ -459,31 +362,14 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
         return seen / seen.sum()
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
-        """Return the log-probabilities of lengths.
-
-        Args:
-            lengths: Lengths, (B,) long.
-
-        Returns:
-            (B,) nats; -inf for lengths to which `length_probabilities` gives 0.
-        """
+        """Return the log-probabilities of lengths, (B,) nats; -inf for those of probability 0."""
         prior = torch.as_tensor(self.length_probabilities()).to(lengths.device)
         return log_prob_of_sizes(prior.log()[None], lengths)
 
     def training_loss(
         self, batch: Rows, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch and its metrics; the training loop calls it.
-
-        Args:
-            batch: The rows; those of length 0 are left out.
-            beta: Without effect. It weighs log p(x|z) in flows with a bound, and here that is 0.
-
-        Returns:
-            The negative log-likelihood given the length, in nats per position, a scalar; and the
-            metrics as `{name: (sum, number)}`: "bits_per_variable" is (sum of the bits, number of
-            positions), "bits_per_row" (sum of the bits, number of rows).
-        """
+        """Return the loss given the length, nats per position, and its metrics, see `loss_of`."""
         batch = batch[batch.mask.any(1)]
         context = RowContext(batch.mask, start=batch.start)
         nats = self.network.log_prob(batch.values[..., None], context)
@@ -492,10 +378,6 @@ class RowFlow(Pretrained, AutoregressiveFlow[CausalAttention]):
 
 def loss_of(nats: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
     """Turn log-likelihoods of rows into the loss and the metrics of `training_loss`.
-
-    Args:
-        nats: Log-likelihood of each row, (B,) nats.
-        mask: True at real positions, (B, L) bool.
 
     Returns:
         The negative log-likelihood in nats per position, a scalar; and the metrics as `{name: (sum,
@@ -517,13 +399,7 @@ def _counted(rows: Rows, cardinality: int, reach: int) -> tuple[Tensor, Tensor]:
 def build_network(network: type[AnyNetwork], config: dict[str, Any]) -> AnyNetwork:
     """Build the network of a flow, and check the sizes that a user may have set.
 
-    Args:
-        network: Class of the network.
-        config: Arguments of its constructor by name. Those that all networks have (width, layers,
-            heads, expansion, dropout) are checked against the ranges in its signature.
-
-    Returns:
-        An instance of `network`.
+    Arguments that all networks have are checked against the ranges in its signature.
     """
     names = ("width", "layers", "heads", "expansion", "dropout")
     sizes = {name: config[name] for name in names if name in config}

@@ -7,15 +7,10 @@
   to element needs an order: it sorts the elements of a set by this latent. It is noise, which the
   flow leaves unchanged. Encoder and base density give it the same density, so that it costs no
   bits, and the flow stays equivariant under permutations of the set.
-- A *group* is a part of a set whose elements are decided in one step (`Step`, see
-  `graphcnf.categorical.autoregressive`). Its *hidden state* is what the network knows before it
-  decides an element. For M groups it is a tuple of four tensors: channels that sum up the earlier
+- A *group* is a part of a set whose elements are decided in one step. Its *hidden state* is what
+  the network knows before it decides an element, four tensors: channels that sum up the earlier
   groups, (M, C); the sum of the embeddings of all elements so far, (M, C); the number of elements
-  to come in the set, (M,) long; the number of elements to come in the group, (M,) long.
-- *Components* are those of a mixture of logistic densities.
-- The *parameters* of an element are the numbers by which a coupling transforms its latents; the
-  networks compute them. `inputs`, `outputs` and `width` in shapes are arguments of a network's
-  constructor.
+  to come in the set, (M,); the number of elements to come in the group, (M,).
 
 `SetFlow` is the model. Its three couplings are `ElementCoupling`, `GroupCoupling`, and
 `graphcnf.flows.coupling.coupling_stack`.
@@ -77,10 +72,6 @@ class SetFlow(Pretrained, CategoricalFlow):
         width: Channels of an element in the networks.
         layers: Blocks of each network.
         heads: Attention heads; must divide the width ("groups" has no attention).
-
-    Attributes:
-        config: Arguments of the constructor by name, JSON.
-        metadata: Facts about the data by name, JSON.
 
     Examples:
         >>> cards = SetFlow(3, 8, width=16, layers=1)
@@ -148,15 +139,9 @@ class SetFlow(Pretrained, CategoricalFlow):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch and its metrics; the training loop calls it.
 
-        Args:
-            batch: Categories of sets, (B, L) long, without padding.
-            beta: Weight of log p(x|z); 1 for the bound on log p(x).
-
-        Returns:
-            The negative of the lower bound on log p(x), in nats per element, a scalar; and metrics
-            as `{name: (sum over sets, number of sets)}`. "bits_per_variable" is the bound at
-            beta = 1 in bits per element. "accuracy" is the share of elements whose most probable
-            category under p(x|z) is the encoded one.
+        The loss is the negative bound on log p(x), nats per element. Of the metrics,
+        "bits_per_variable" is the bound at beta = 1 in bits per element, and "accuracy" the share
+        of elements whose most probable category under p(x|z) is the encoded one.
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -174,15 +159,8 @@ class SetFlow(Pretrained, CategoricalFlow):
     ) -> Tensor:
         """Draw sets, all of one size or of the sizes that a mask says.
 
-        Args:
-            count: Number of sets.
-            length: Number L of elements of each set; None for the largest, the argument `elements`
-                of the constructor. Ignored if the context has a mask.
-            context: Its mask (count, L) is True for real elements, so that sets can have different
-                sizes; None if all are real. Its `temperature` below 1 makes probable sets more
-                frequent. Its `generator` draws the random numbers; None for torch's global one.
-            **options: `sample_posterior`: True to draw categories from p(x|z) instead of taking the
-                most probable one.
+        `length` is by default the largest number of elements, and is ignored if the context has a
+        mask.
         """
         if length is None and context.mask is None:
             length = self.config["elements"]
@@ -193,13 +171,6 @@ class SetNetwork(nn.Module):
     """Attention network of a coupling: parameters for each element, given all elements of its set.
 
     It has no positional inputs: permuting the elements permutes the outputs.
-
-    Args:
-        inputs: Number of inputs of an element, such as latents that the coupling leaves unchanged.
-        outputs: Number of parameters of an element that the coupling needs.
-        width: Channels of the attention.
-        layers: Attention blocks.
-        heads: Attention heads.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
@@ -209,32 +180,14 @@ class SetNetwork(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """Compute the parameters of all elements.
-
-        Args:
-            x: Inputs of the elements, (B, L, inputs).
-            context: Its mask (B, L) says which elements are real; no element attends to padding.
-                Without a mask all are real.
-
-        Returns:
-            Parameters, (B, L, outputs).
-        """
+        """Compute the parameters of all elements, (B, L, outputs); none attends to padding."""
         # A padded element attends to itself: a softmax over nothing would be NaN.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         real = True if context.mask is None else context.mask[:, None, None]
         return self.attended(self.enter(x), itself | real)
 
     def attended(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Apply the attention blocks and the output layer.
-
-        Args:
-            h: Channels of the elements, (B, L, width).
-            visible: True where element i (third axis) may attend to element j (last axis), (B or 1,
-                1, L, L) bool.
-
-        Returns:
-            Parameters, (B, L, outputs).
-        """
+        """Apply attention and the output layer; element i (third axis) reads those `visible`."""
         for block in self.blocks:
             h = block(h, MASKED * ~visible)
         return self.leave(h)
@@ -244,13 +197,6 @@ class CausalSetNetwork(SetNetwork):
     """Causal `SetNetwork`: parameters of each element of a sorted set, given those before it.
 
     It also reads how many elements come before, and how many are still to come.
-
-    Args:
-        inputs: Number of inputs of an element.
-        outputs: Number of parameters of an element.
-        elements: Largest number of elements of a set.
-        width: Channels of the attention.
-        **sizes: `layers` and `heads` of `SetNetwork`.
     """
 
     def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
@@ -263,12 +209,7 @@ class CausalSetNetwork(SetNetwork):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, features, sizes):
-        """Compute the parameters of the first K + 1 elements, each given those before it.
-
-        Args:
-            features: Inputs of the first K elements, (B, K, inputs).
-            sizes: Numbers of elements of the sets, (B,) long.
-        """
+        """Compute the parameters of the first K + 1 elements, each given those before it."""
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
         entered = self.enter(features)
@@ -284,9 +225,6 @@ class OrderedEncoding(Encoding):
     The sorting latent is standard logistic noise, independent of x, and adds its log-density to
     log q(z|x). The base density of the flow adds the same to log p(z), so that it cancels in the
     bound.
-
-    Args:
-        encoding: Encoding of the categories, with D latents.
     """
 
     def __init__(self, encoding: Encoding):
@@ -295,10 +233,6 @@ class OrderedEncoding(Encoding):
         self.latent_dim = 1 + encoding.latent_dim
 
     def encode(self, x, context=Context()):
-        """Draw latents (B, L, 1 + D) of categories x (B, L) long, the sorting latent first.
-
-        Arguments and result are those of `Encoding.encode`.
-        """
         inner = self.encoding.encode(x, context)
         order = logistic_noise((*inner.z.shape[:-1], 1), inner.z, context.noise)
         order = masked(order, context.mask)
@@ -311,16 +245,9 @@ class OrderedEncoding(Encoding):
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Sort the elements of each set by a number, such as their sorting latent.
+    """Return the elements of each set sorted by a number, padding last, (B, L), and the sizes.
 
-    Args:
-        key: Number of each element, (B, L); the lowest comes first.
-        mask: True for real elements, (B, L) bool; None if all are.
-        most: Largest number of elements of a set that the network can take.
-
-    Returns:
-        The indices of the elements in sorted order, padding last, (B, L) long; and the sizes of the
-        sets, (B,) long.
+    `most` is the largest number of elements of a set that the network can take.
     """
     if key.shape[1] > most:
         raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
@@ -333,18 +260,10 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def components(encoding: Encoding, count: int) -> tuple[Tensor, Tensor]:
-    """Measure where the latents of each category lie, as initial components of `ElementCoupling`.
+    """Measure the mean and scale of 256 latents of each category, to begin `ElementCoupling`.
 
-    Component k gets the mean and the scale of 256 draws of the latents of category k. If there are
-    more components than categories, the further ones start with category 0 again, with a random
-    offset of the mean.
-
-    Args:
-        encoding: Encoding of the categories, with D latents.
-        count: Number of components.
-
-    Returns:
-        Means and logarithms of the logistic scales of the components, (count, D) each.
+    If there are more components than categories, the further ones start with category 0 again, with
+    a random offset of the mean. Returns means and logarithms of the logistic scales.
     """
     categories = encoding.cardinalities
     assert isinstance(categories, int)
@@ -471,13 +390,6 @@ class GroupNetwork(AutoregressiveNetwork):
     after another: the sum of the embeddings of all elements so far enters a last hidden layer (as
     in NADE, Larochelle & Murray 2011). In groups with fewer than V elements the last variables are
     omitted.
-
-    Args:
-        categories: Number of categories of an element.
-        elements: Largest number of elements of a set.
-        groups: Number of groups, into which the elements are divided evenly.
-        width: Channels C.
-        layers: Residual blocks for the earlier groups.
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
@@ -513,16 +425,8 @@ class GroupNetwork(AutoregressiveNetwork):
         enter it by two embeddings: one goes through the blocks of the network here, the other one
         is added up further while the elements of the group are decided, by `next_hidden`.
 
-        Args:
-            values: Sums of the first embedding, of the elements in earlier groups, (M, C).
-            decided: Sums of the second embedding, of the same elements, (M, C).
-            before: Number of elements in earlier groups, (M,) long.
-            after: Number of elements in this group and all later ones, (M,) long.
-            own: Number of elements in this group, (M,) long.
-
-        Returns:
-            The hidden state, four tensors: channels that sum up the earlier groups, (M, C);
-            `decided`; `after`; `own`.
+        Arguments and result are (M,) numbers of elements in earlier groups, in this and later ones
+        and in this one, and (M, C) sums of the two embeddings of elements in earlier groups.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -545,27 +449,12 @@ class GroupNetwork(AutoregressiveNetwork):
         return (h[kept], decided[kept], after[kept] - 1, own[kept] - 1), kept
 
     def present(self, x: Tensor, own: Tensor) -> Tensor:
-        """Replace absent elements of groups by a category that adds nothing to sums.
-
-        Args:
-            x: Categories of the elements of groups, (..., V) long; arbitrary after the last element
-                of a group.
-            own: Number of elements in each group, (...) long.
-
-        Returns:
-            Rows of the embedding tables, (..., V) long: the category of an element; after the last
-            element of a group, the last row, whose embedding is 0.
-        """
+        """Replace absent elements of groups by the last row of the tables, whose embedding is 0."""
         number = torch.arange(x.shape[-1], device=x.device)
         return torch.where(number < own[..., None], x, self.cardinalities[0])
 
     def steps(self, x: Tensor, context: GroupContext) -> Iterator[Step]:
-        """Yield one step with all groups of known sets, to score them.
-
-        Yields:
-            The step of all M groups that have elements, with their hidden state before the first
-            element.
-        """
+        """Yield one step with the M groups that have elements, to score them."""
         mask, own = context.mask, context.elements
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
@@ -597,14 +486,7 @@ class GroupContext(Context):
 
 
 class GroupDrawing:
-    """Sets that are being drawn group by group: numbers of elements, and sums of their embeddings.
-
-    `step` and `update` are called in turn, see `graphcnf.categorical.autoregressive.Drawing`.
-
-    Args:
-        network: Network that gives the probabilities of the elements.
-        context: Its mask (B, G) is True for groups that have elements, see `GroupContext`.
-    """
+    """Sets that are being drawn group by group: sizes, and sums of embeddings."""
 
     def __init__(self, network: GroupNetwork, context: GroupContext):
         self.network, self.order = network, InSequence(context.mask)
@@ -615,12 +497,7 @@ class GroupDrawing:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Advance to the next group of elements in every set that is not complete.
-
-        Returns:
-            A `Step` for the M sets that have such a group, with its hidden state before the first
-            element. None if all sets are complete.
-        """
+        """Advance to the next group of elements in every set that is not complete."""
         if not self.order.advance():
             return None
         parts = (*self.sums, self.before, self.after, self.elements[:, self.order.position])
@@ -628,12 +505,7 @@ class GroupDrawing:
         return self.order.make_step(groups)
 
     def update(self, x: Tensor) -> None:
-        """Append the drawn elements of a group to each of the M sets of the last `Step`.
-
-        Args:
-            x: Categories of the V elements of each group, (M, V) long; arbitrary where a group has
-                fewer elements.
-        """
+        """Append the drawn elements (M, V) of a group to the M sets of the last `Step`."""
         count = len(x)
         own = self.elements[:count, self.order.position]
         self.before = self.before[:count] + own
@@ -651,9 +523,6 @@ class GroupCoupling(Bijection):
     interval of a category becomes as wide as its probability given the elements before
     (`AutoregressiveCoupling`). The network computes a hidden state once for a group, so that
     drawing needs it at most G times, however many elements there are.
-
-    Args:
-        network: Autoregressive distribution of the categories, for G groups.
     """
 
     tempers = True

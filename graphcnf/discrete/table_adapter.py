@@ -11,8 +11,6 @@ rows by a `graphcnf.discrete.columns.ColumnFlow`.
 - *Missing* entries are a category of their own, the last one, in columns that had some in training.
   In the other columns they are masked, and *marginalised*: the density is that of the other
   entries.
-- *Encoded rows* are `graphcnf.discrete.rows.Rows`: floats k + u, (M, N), and a mask (M, N) that is
-  True for known entries.
 - The *order* of a flow is the one in which it decides the columns of a row one after the other. The
   *flow's own order* is the same for all rows, and `log_prob` is the density in this order.
 - An *event* is a condition on an entry that leaves several values, such as an interval. It is an
@@ -105,7 +103,6 @@ class Column:
     """Vocabulary of one column of a table: encodes its values as categories and places.
 
     Attributes:
-        name: Label of the column.
         dtype: Pandas type of the column, as text, such as "int64".
         values: Value of each category; the numbers 0, 1, ... for bins.
         missing: True if missing entries are a category; it comes after those of `values`.
@@ -117,8 +114,6 @@ class Column:
             have a category of their own.
         often: Number of training rows with each of the rare values.
         kind: "M" for dates, "m" for durations, "" for anything else.
-        vocabulary: Map from `values` to categories.
-        rare_vocabulary: Map from `rare` to their indices.
         ends: Upper ends of the intervals of places of the rare values.
         cardinality: Number of categories C, that of missing entries included.
     """
@@ -149,11 +144,8 @@ class Column:
         binned. In all other columns each distinct value is a category; if there are more than 1000
         values (`MAX_CATEGORIES`), the rare ones share one.
 
-        Args:
-            series: The column. It may have missing entries; if all are, "missing" is the only
-                category.
-            bins: Number of bins to aim at; numbers and times are then always binned. None to bin
-                as said above, into rows^0.4 bins, at least 4 and at most 64.
+        If all entries are missing, "missing" is the only category. `bins` is the number of bins to
+        aim at; the default is rows^0.4, at least 4 and at most 64.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -229,15 +221,10 @@ class Column:
         return count if count > 2 and (ordered or is_numeric(dtype)) else 0
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Encode the entries of a column.
+        """Encode entries as k, or as k + u for a number in bin k or a rare value, (M,) float64.
 
-        Args:
-            series: M entries.
-
-        Returns:
-            (M,) float64: the category k; for a number in bin k or a rare value k + u, where u in
-            [0, 1) is its place. It is -1 for values that training lacked, and for missing entries
-            unless they are a category.
+        -1 stands for values that training lacked, and for missing entries unless they are a
+        category.
         """
         if self.bins:
             try:
@@ -269,17 +256,11 @@ class Column:
         return np.array(self.values, dtype=float) if numbers else None
 
     def event(self, condition: list[Any] | tuple[Any, Any]) -> np.ndarray:
-        """Translate a condition on this column to the places that it allows in each category.
+        """Translate a condition to the lowest and highest place it allows in each category, (C, 2).
 
-        A warning names an interval of numbers that lies outside the training data, and their range.
-
-        Args:
-            condition: List of allowed values, only for columns without bins. Or interval (lowest
-                value, highest value), both included, with None for no end.
-
-        Returns:
-            Lowest and highest allowed place in each of the C categories, (C, 2): 0 and 1 in one
-            that is allowed as a whole, two equal numbers in one that is not allowed.
+        A condition is a list of allowed values, only for columns without bins, or an interval with
+        both ends included, None for no end. A warning names an interval of numbers that lies
+        outside the training data, and their range.
         """
         what, found = f"given: column {self.name!r}", np.zeros((self.cardinality, 2))
         if isinstance(condition, list) and self.bins:
@@ -347,26 +328,11 @@ class Column:
         return np.flatnonzero(fits)
 
     def rare_number(self, values: np.ndarray) -> np.ndarray:
-        """Return which rare value each encoded entry stands for, as its place u says.
-
-        Args:
-            values: Entries k + u of the category that rare values share, (M,).
-
-        Returns:
-            Index in `rare` of each, (M,) int64; it has no meaning for entries of another category.
-        """
+        """Return the index in `rare` of encoded entries, as their place u says."""
         return np.searchsorted(self.ends, values % 1, "right").clip(max=len(self.rare) - 1)
 
     def decode(self, values: np.ndarray) -> pd.Series:
-        """Invert `encode`: turn categories and places into a column of values.
-
-        Args:
-            values: Encoded entries k + u, (M,), without -1.
-
-        Returns:
-            A series of M values of the pandas type of the training data. The category of missing
-            entries becomes a missing entry. A number comes back up to rounding.
-        """
+        """Invert `encode`: a series of the type of the training data, numbers up to rounding."""
         category = np.floor(values).astype(int)
         absent, shared = category == len(self.values), category == len(self.values) - 1
         if self.rare:
@@ -398,8 +364,6 @@ def _is_many(present: pd.Series) -> bool:
 class TableAdapter(Adapter):
     """Adapter of the rows of a DataFrame, or of an array (M, N), for a `ColumnFlow`.
 
-    `TableAdapter.of` builds the adapter from training data.
-
     Attributes:
         columns: Vocabulary of each of the N columns.
         array: If the training data were an array, numpy's name of its type, such as "float32"; None
@@ -407,7 +371,6 @@ class TableAdapter(Adapter):
         tensor: True if the training data were a torch tensor.
         target: Number of the column that has a classifier and comes last in the flow's own order;
             None for no such column.
-        cardinalities: Number of categories of each column.
     """
 
     kind = "table"
@@ -442,17 +405,9 @@ class TableAdapter(Adapter):
     ) -> TableAdapter:
         """Build the adapter from training data.
 
-        Args:
-            data: A DataFrame, or an array or tensor (M, N). Integers of an array are categories;
-                its real numbers are treated as those of a DataFrame.
-            bins: Number of bins of numbers, one for all columns or as `{label of a column:
-                number}`; None to choose it, see `Column.of`.
-            target: Label of the column that `predict_proba` is to predict, its number in an array;
-                None for no such column.
-
-        Raises:
-            Refused: if the table is empty, or an array holds no numbers or has another shape; it is
-                a `UserError`.
+        Integers of an array are categories; its real numbers are treated as those of a DataFrame.
+        `bins` is one number for all columns or `{label: number}`, see `Column.of`; `target` the
+        label of the column that `predict_proba` is to predict.
         """
         is_array = not isinstance(data, pd.DataFrame)
         numbers = _frame(data) if is_array else data
@@ -475,10 +430,7 @@ class TableAdapter(Adapter):
     def encode(self, data: Items, flow: Any = None) -> tuple[Rows, Reasons]:
         """Encode the rows of a table or an array, and leave out rows with an unknown value.
 
-        Args:
-            data: A DataFrame with the columns of the training data in any order, or an array or
-                tensor (M, N).
-            flow: Ignored: a row of known values has a positive probability under every flow.
+        All rows of known values have a positive probability, under every flow.
         """
         encoded, unknown, table = self._encoded(data)
         reasons: Reasons = [None] * len(encoded)
@@ -492,13 +444,9 @@ class TableAdapter(Adapter):
 
         A warning counts the unknown values, and names the first one.
 
-        Args:
-            data: A table or array like the training data. An array may hold floats with NaN for
-                missing entries, even if the training data were integers.
-
-        Returns:
-            All rows, encoded. The mask is False for unknown values, and for missing entries unless
-            missing is a category of the column.
+        An array may hold floats with NaN, even if the training data were integers. The mask is
+        False for unknown values, and for missing entries unless missing is a category of the
+        column.
         """
         encoded, unknown, table = self._encoded(data)
         if unknown.any():
@@ -539,11 +487,8 @@ class TableAdapter(Adapter):
     def decode(self, rows: Rows, given: Mapping[Any, Any] | None = None) -> Any:
         """Invert `encode`: turn encoded rows into a table or an array, as the training data were.
 
-        Args:
-            rows: M encoded rows without masked entries.
-            given: `{label of a column: value}` for columns whose value is known in all rows. The
-                value is written instead of the decoded one, since a number that was encoded as bin
-                and place comes back with a rounding error. None for no such column.
+        The values in `given`, `{label: value}`, are written instead of the decoded ones, which have
+        a rounding error where they were encoded as bin and place.
         """
         table = self.table(rows)
         for label, value in (given or {}).items():
@@ -552,29 +497,14 @@ class TableAdapter(Adapter):
         return self.as_data(table)
 
     def as_data(self, table: pd.DataFrame) -> pd.DataFrame | np.ndarray | torch.Tensor:
-        """Convert a table of values to the type of the training data.
-
-        Args:
-            table: Table of M rows, as the method `table` returns it.
-
-        Returns:
-            The table itself, or an array or tensor (M, N), as the training data were.
-        """
+        """Convert a table of values to the type of the training data."""
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
         return torch.from_numpy(array) if self.tensor else array
 
     def table(self, rows: Rows) -> pd.DataFrame:
-        """Decode rows to a table, also if the training data were an array.
-
-        Args:
-            rows: M encoded rows without masked entries.
-
-        Returns:
-            A DataFrame of M rows, whose columns have the labels and pandas types of the training
-            data; those of an array are labelled 0, 1, ...
-        """
+        """Decode rows to a table, also if the training data were an array."""
         values = rows.values.cpu().numpy()
         parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
@@ -626,12 +556,7 @@ class TableAdapter(Adapter):
         flow.start_from(Counts.of(x, self.cardinalities, self.counts), regression=False)
 
     def number(self, label: Any, what: str) -> int:
-        """Return the number, from 0, of the column with a label.
-
-        Args:
-            label: Label of the column.
-            what: Name of the method or argument in which the user gave the label, for the message.
-        """
+        """Return the number of the column with a label; `what` names the argument, for messages."""
         names = [column.name for column in self.columns]
         if label not in names:
             known = suggest(label, names) if isinstance(label, str) else ""
@@ -641,18 +566,11 @@ class TableAdapter(Adapter):
     def given(self, values: Mapping[Any, Any]) -> tuple[Rows, torch.Tensor | None]:
         """Encode conditions on some columns, as `CategoricalModel.sample(given=...)` takes them.
 
-        Args:
-            values: `{label of a column: condition}`, where a condition is a value, a list of
-                allowed values, or an interval (lowest, highest). A list or tuple that is itself a
-                value of the column counts as a value.
+        A condition is a value, a list of allowed values, or an interval (lowest, highest). A list
+        or tuple that is itself a value of the column counts as a value.
 
-        Returns:
-            Two values: the single values as one encoded row, masked in all other columns; and the
-            event of the lists and intervals, the lowest and the highest allowed place in each
-            category of each column, (N, C, 2) float64. It is (0, 1) in a category that is allowed
-            as a whole, such as those of columns without a list or interval, and has two equal
-            numbers in one that is not allowed. The event is None if there are neither lists nor
-            intervals.
+        Returns the single values as one encoded row, masked in all other columns; and the event (N,
+        C, 2) of lists and intervals, None if there are none.
         """
         encoded = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         event, several = self.whole, False
@@ -674,10 +592,7 @@ class TableAdapter(Adapter):
 
     @property
     def whole(self) -> torch.Tensor:
-        """Event that allows everything, (N, C, 2) float64.
-
-        The lowest and the highest allowed place are 0 and 1 in every category of each column.
-        """
+        """Event that allows everything, (N, C, 2) float64."""
         return torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(
             len(self.columns), max(self.cardinalities), 1
         )
@@ -700,12 +615,6 @@ class TableAdapter(Adapter):
 
         `CategoricalModel.impute` calls it, so that these entries are filled. `encode` and `known`
         treat the category "missing" as a known value.
-
-        Args:
-            rows: M encoded rows, which are not changed.
-
-        Returns:
-            New rows with the same values, and a mask that is False for every missing entry.
         """
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
@@ -745,17 +654,10 @@ class TableAdapter(Adapter):
         A category or an integer contributes its probability, a real number its density per unit of
         the column, a time its density per unit of its `Bins`, such as a day.
 
-        Args:
-            flow: Trained flow.
-            rows: B encoded rows; entries whose mask is False are marginalised.
-            orders: Number of orders of the columns in which a row is scored, 1 to 1024: the flow's
-                own order, then random ones, which are the same in every call. The densities (not
-                their logarithms) are averaged, so that the result depends less on a single order.
-            given: Labels of the columns to condition on; these come first in every order. The
-                result is then log p(other columns | given columns).
-
-        Returns:
-            (B,) nats in float64; 0 for a row without an entry to score.
+        `orders` counts the orders of the columns in which a row is scored: the flow's own, then
+        random ones, the same in every call. The densities (not their logarithms) are averaged. The
+        columns in `given` come first in every order: the result is then log p(other columns | given
+        columns). (B,) nats, 0 for a row without an entry to score.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         given_columns = torch.zeros_like(rows.mask)
@@ -802,16 +704,8 @@ class TableAdapter(Adapter):
         is exact. (In these densities, a number counts as the middle of its bin.) Else the row is
         drawn several times, and one draw is chosen by importance weights.
 
-        Args:
-            flow: Trained flow.
-            known: M encoded rows; the mask is True for known entries.
-            seed: Seed of the draws.
-            event: What the unknown entries may be: the lowest and the highest allowed place in each
-                category of each column, (N, C, 2), see `ColumnContext`. None for anything.
-
-        Returns:
-            The M rows with all entries; and for those R rows that were chosen by weights, the
-            effective number of their draws, from 1 to 64 (`TRIES`), (R,) float64.
+        Returned are the M rows with all entries, and the effective number of draws, from 1 to 64
+        (`TRIES`), of those R rows that were chosen by weights, (R,).
         """
         early, random = self._early(flow, known, event), record_generators((seed, 1), 0, len(known))
         chosen = self._chosen(flow, known, early, random, event)
@@ -941,20 +835,12 @@ class TableAdapter(Adapter):
         another order than the flow's own; use `completed` to draw from that of the flow's own.
 
         Args:
-            flow: Trained flow.
-            count: Number of rows.
-            seed: Seed of the sample.
-            temperature: 1 for the distribution of the flow; below 1 for more probable rows.
-            sizes: Must be None: all rows have one entry per column.
             known: Encoded entries to condition on, masked where unknown: one row for all, or a row
                 for each. None to draw all entries.
             event: What each entry may be, (N, C, 2), as in `completed`; None for anything. It is a
                 condition on each entry given those that were drawn before it.
             chosen: Categories that unknown entries must have, a row for each of `known`, (M, N)
                 long, -1 for any category; None for any.
-
-        Returns:
-            `count` encoded rows.
         """
         if sizes is not None:
             raise UserError("sizes are for sequences and graphs: rows of a table have one")
@@ -983,19 +869,8 @@ class TableAdapter(Adapter):
         They are drawn by `completed`. A warning counts the rows with fewer than 4 effective draws
         (`FEW`), as the conditions are then rare together.
 
-        Args:
-            flow: Trained flow.
-            count: Number of rows.
-            seed: Seed of the draws.
-            known: The conditions that are a single value, as one encoded row; its mask is True for
-                their columns only. It is the first result of the method `given`.
-            event: The conditions that are lists or intervals, (N, C, 2), the second result of the
-                method `given`; None if there are no such conditions.
-            given: All conditions as the user gave them, `{label of a column: condition}`. Single
-                values are copied from it to the result, without the rounding of bins.
-
-        Returns:
-            `count` rows in the type of the training data.
+        `known` and `event` are the results of the method `given`. Single values are copied from the
+        argument `given` to the result, without the rounding of bins.
         """
         every = torch.zeros(count, dtype=torch.long)
         rows, effective = self.completed(flow, known[every], seed, event)
@@ -1022,13 +897,7 @@ class TableAdapter(Adapter):
         is divided among them anew: in proportion to the density, in the flow's own order, of the
         row with each of them. So the result agrees with `log_prob`.
 
-        Args:
-            flow: Trained flow.
-            known: M encoded rows; the mask is True for known entries. Column k counts as unknown.
-            k: Number of the column, of C categories.
-
-        Returns:
-            (M, C) float64; each row sums to 1.
+        The result is (M, C); `known` column k counts as unknown.
         """
         mask, first, parts = known.mask.clone(), known.mask.clone(), []
         mask[:, k], first[:, k] = True, False
@@ -1047,16 +916,9 @@ class TableAdapter(Adapter):
         Every entry is predicted for itself, given the known entries of its row. No entry is filled
         with "missing".
 
-        Args:
-            flow: Trained flow.
-            known: M encoded rows; the mask is True for known entries.
-            mean: True for the mean, where the column holds numbers (rounded if all are whole).
-                False for the median, where the numbers of the column are in bins. All other entries
-                get their most probable value.
-
-        Returns:
-            A table of M rows. Entries are missing only in a column that had nothing but missing
-            entries in training. Known numbers come back up to rounding.
+        With `mean` it is the mean where the column holds numbers (rounded if all are whole), else
+        the median where they are in bins; all other entries get their most probable value. Entries
+        stay missing only in a column that had no others in training.
         """
         encoded, means = known.values.numpy().copy(), dict[int, tuple[np.ndarray, np.ndarray]]()
         for k, column in enumerate(self.columns):

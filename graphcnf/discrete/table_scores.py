@@ -77,10 +77,6 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
     """Return the total variation between two samples, half the sum of |p(v) - q(v)|, in [0, 1].
 
     For ["a", "a", "b"] and ["a", "b", "b"] it is (|2/3 - 1/3| + |1/3 - 2/3|) / 2 = 1/3.
-
-    Args:
-        first: Values of one sample; p(v) is the share of them that are v.
-        second: Values of the other sample; q(v) is the share of them that are v.
     """
     counts = Counter(first), Counter(second)
     totals = [counter.total() for counter in counts]
@@ -96,14 +92,7 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
     The values of two columns are compared jointly, so that the mean over pairs measures how well
     the dependence between columns is reproduced. A missing entry counts as a value.
 
-    Args:
-        first: A table of D columns.
-        second: Another table with the same columns in the same order.
-
-    Returns:
-        One distance in [0, 1] for each of the D (D - 1) / 2 pairs of columns: 0 if all pairs of
-        values have the same frequencies in both tables. The index is a MultiIndex of the labels of
-        both columns.
+    The index holds the labels of both columns.
     """
     if list(first.columns) != list(second.columns) or first.shape[1] < 2:
         raise UserError("pairs of columns need two tables with the same columns, at least two")
@@ -121,10 +110,7 @@ def ngram_distance(
 ) -> float:
     """Return the total variation between the n-grams of two samples of sequences, in [0, 1].
 
-    Args:
-        first: Sequences of one sample: strings, or lists or tuples of symbols.
-        second: Sequences of the other sample.
-        n: Length of an n-gram in symbols. Start and end of a sequence count as a symbol each.
+    Start and end of a sequence count as a symbol each.
     """
     check_integer("n", n, 1)
 
@@ -148,24 +134,18 @@ def evaluate_table(
 ) -> dict[str, float]:
     """Evaluate a synthetic table: compare it with the real table that its model has learned from.
 
+    Figures that need a missing argument are left out; "detection" is NaN if a table has fewer than
+    three rows.
+
     Args:
-        real: Table from which the model has learned.
-        synthetic: Rows that the model has drawn, with the same columns.
         held_out: Real rows that the model has not learned from; None for no figures about copies
             and no `utility`.
         target: Label of a column of categories that a classifier predicts from the others; None for
             no `utility`.
         seed: Seed of the classifiers, and of the choice of at most 5000 rows for distances.
-        html: File to write a page to, with the figures and with histograms of all columns; None for
-            no page.
+        html: File to write a page to, with the figures and with histograms of all columns.
 
-    Returns:
-        Figures by name: "shape_error" and "trend_error" in percent, "detection", "alpha_precision",
-        "beta_recall", "closest"; with held-out rows also "closest_held_out" and "copies"; with
-        held-out rows and a target also "utility" and "utility_real". The module says what each of
-        them is. "detection" is NaN if a table has fewer than three rows.
-
-    Raises:
+    Examples:
         >>> import pandas as pd
         >>> real = pd.DataFrame({"colour": ["red", "blue"] * 50, "size": ["S", "L"] * 50})
         >>> figures = evaluate_table(real, real)

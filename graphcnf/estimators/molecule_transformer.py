@@ -39,9 +39,6 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
             log-likelihood is the lower bound on log p(molecule) that `MoleculeFlow.log_prob`
             returns, in nats, (M, 1).
 
-    Attributes:
-        flow_: The model; set by `fit`.
-
     Examples:
         >>> MoleculeTransformer().fit_transform(["CCCCCO", "c1ccccc1O"]).shape
         (2, 342)
@@ -53,19 +50,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         self.model, self.output = model, output
 
     def fit(self, X: Any = None, y: Any = None) -> MoleculeTransformer:
-        """Load the model; nothing is learned from the molecules.
-
-        Args:
-            X: Ignored; scikit-learn passes it.
-            y: Ignored; scikit-learn passes it.
-
-        Returns:
-            The transformer itself.
-
-        Raises:
-            Refused: `output` is neither "latents" nor "log_likelihood". It is a `ValueError` and a
-                `UserError`.
-        """
+        """Load the model; nothing is learned from the molecules."""
         if self.output not in OUTPUTS:
             known = suggest(str(self.output), list(OUTPUTS))
             raise Refused(f"unknown output {self.output!r}{known}")
@@ -73,17 +58,9 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Iterable[Any]) -> np.ndarray:
-        """Return the numbers of molecules; `fit` must have been called.
+        """Return numbers of molecules, (M, N D) or (M, 1), as `output` says; first call `fit`.
 
-        Args:
-            X: M SMILES: a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
-
-        Returns:
-            (M, N D) or (M, 1) float64: for `output`, see the class.
-
-        Raises:
-            Refused: The model cannot represent one of the molecules; the message says which, and
-                why. It is a `ValueError` and a `UserError`.
+        SMILES are a list, a Series, an array (M,) or (M, 1), or a DataFrame of one column.
         """
         check_is_fitted(self)
         smiles = _texts(X)
@@ -118,15 +95,7 @@ class MoleculeTransformer(TransformerMixin, BaseEstimator):
         return found.reshape(len(graphs), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the columns of `transform`; `fit` must have been called.
-
-        Args:
-            input_features: Ignored; scikit-learn passes it.
-
-        Returns:
-            Array of texts, (columns,) object: "latent_0_2" is latent 2 of atom 0; or
-            "log_likelihood".
-        """
+        """Return names of the columns: "latent_0_2" (latent 2 of atom 0), or "log_likelihood"."""
         check_is_fitted(self)
         if self.output == "log_likelihood":
             return np.array(["log_likelihood"], dtype=object)

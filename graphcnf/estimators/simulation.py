@@ -45,15 +45,9 @@ def estimator_builder(
     and training improves on them (`graphcnf.discrete.counts`).
 
     Args:
-        target: "likelihood" for sbi's `NLE`, "posterior" for `NPE`.
-        seed: Seed of the weights.
         bins: Number of bins into which the values of a column of real numbers are divided; within a
             bin the density is linear. None to choose it by the number of simulations.
         **network: Arguments of `ColumnFlow`, such as `width`.
-
-    Returns:
-        Function from theta (M, P) and x (M, Q) of M simulations to an untrained estimator, which
-        sbi trains.
     """
     if target not in TARGETS:
         raise UserError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
@@ -93,41 +87,21 @@ def _columns(label: str, values: Tensor) -> pd.DataFrame:
 
 @cache
 def estimator_class() -> type[ConditionalDensityEstimator]:
-    """Return the class of the estimators that `estimator_builder` makes; the call imports sbi.
+    """Return the class of the estimators that `estimator_builder` makes, a class of sbi's.
 
-    The class is made in a function, since its base class belongs to sbi, which need not be
-    installed.
-
-    Returns:
-        A subclass of sbi's `ConditionalDensityEstimator`, the same in every call.
+    It is made in a function, since its base class belongs to sbi, which need not be installed.
     """
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
 
     class MixedTableEstimator(ConditionalDensityEstimator):
-        """Conditional density of a `ColumnFlow`, in whose order the condition comes first.
-
-        Args:
-            net: Flow of the columns of the condition, then of the input.
-            input_shape: Shape of an input, (D,).
-            condition_shape: Shape of a condition, (C,).
-            adapter: Adapter of the table with the columns of the condition and of the input.
-        """
+        """Conditional density of a `ColumnFlow`, in whose order the condition comes first."""
 
         def __init__(self, net, input_shape, condition_shape, adapter: TableAdapter):
             super().__init__(net, input_shape, condition_shape)
             self.adapter = adapter
 
         def log_prob(self, input: Tensor, condition: Tensor, **kwargs) -> Tensor:
-            """Return log p(input | condition).
-
-            Args:
-                input: S inputs for each condition, (S, B, D).
-                condition: The conditions, (B, C).
-                **kwargs: Ignored; sbi may pass some.
-
-            Returns:
-                (S, B) nats; -inf for inputs with values that training lacked.
-            """
+            """Return log p(input | condition), (S, B) nats; -inf for unknown values."""
             nats, known = self._nats(input, condition)
             return torch.where(known, nats, -torch.inf)
 
@@ -137,13 +111,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
             Values that training lacked add nothing to it. They occur in validation data, and their
             loss would be infinite, which sbi refuses.
 
-            Args:
-                input: An input for each condition, (B, D).
-                condition: The conditions, (B, C).
-                **kwargs: Ignored; sbi may pass some.
-
-            Returns:
-                (B,) nats.
+            The unit is nats, (B,).
             """
             return -self._nats(input.unsqueeze(0), condition)[0][0]
 
@@ -160,16 +128,7 @@ def estimator_class() -> type[ConditionalDensityEstimator]:
 
         @torch.no_grad()
         def sample(self, sample_shape: torch.Size, condition: Tensor, **kwargs) -> Tensor:
-            """Draw inputs, given B conditions.
-
-            Args:
-                sample_shape: Shape of the draws of each condition.
-                condition: The conditions, (B, C).
-                **kwargs: Ignored; sbi may pass some.
-
-            Returns:
-                (*sample_shape, B, D).
-            """
+            """Draw inputs (*sample_shape, B, D), given B conditions."""
             count = torch.Size(sample_shape).numel()
             given = condition.reshape(-1, *self.condition_shape).repeat(count, 1)
             seed, known = int(torch.randint(1 << 31, ())), self._encoded(given)
