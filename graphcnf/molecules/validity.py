@@ -115,5 +115,5 @@ def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[C
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the canonical SMILES of every graph that is a valid molecule, None for other graphs."""
+    """Return the canonical SMILES of each graph that is a valid molecule, else None."""
     return [molecule.smiles for molecule in check_graphs(graphs, vocabulary)]
