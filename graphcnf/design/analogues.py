@@ -449,7 +449,7 @@ class NearAnalogs:
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
     def molecules(self) -> Generator[growth.Result]:
-        """Yield distinct analogues as they are found; their `log_weight` is log p(graph) in nats."""
+        """Yield distinct analogues as found; their `log_weight` is log p(graph) in nats."""
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
         raise UserError(f"{self.origin.smiles[:80]!r}: {ending}; {self.origin.advice}")

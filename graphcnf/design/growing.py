@@ -507,14 +507,13 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
     The coefficient b is found by bisection between -0.5 and 0.5 (`TILT`). If no b in this range
     gives the mean, b is near the end of the range that comes closest.
 
-    Args:
-        It is in nats per atom, positive if larger molecules must come more often than by their
-            weights.
+    It is in nats per atom, positive if larger molecules must come more often than by their weights.
 
     Args:
-            log_weights: Logarithms of the weights of G groups of molecules, nats.
-            count: Mean number of groups to accept, as in `log_threshold`.
-            mean: Wanted mean number of atoms of these.
+        log_weights: Logarithms of the weights of G groups of molecules, nats.
+        atoms: Mean number of atoms of each group.
+        count: Mean number of groups to accept, as in `log_threshold`.
+        mean: Wanted mean number of atoms of these.
     """
     low, high = -TILT, TILT
     for _ in range(12):

@@ -217,7 +217,7 @@ class Progress:
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return from which backtracks a free node may be drawn so that enough free nodes remain."""
+        """Return from which backtracks a free node may be drawn, so that enough remain."""
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
