@@ -60,10 +60,7 @@ class Given(NamedTuple):
 
     @classmethod
     def of(cls, molecules: Iterable[str], parts: Any = None) -> Given:
-        """Return what the user gave, without the molecules that have no reactive group.
-
-        Return what the user gave, without the molecules that have no reactive group.
-        """
+        """Return what the user gave, without the molecules that have no reactive group."""
         return cls(parts, tuple(smiles for smiles in molecules if _counts(smiles)))
 
 

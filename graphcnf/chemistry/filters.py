@@ -81,8 +81,8 @@ class Filters:
     Attributes:
         smarts: Patterns, all of which a molecule contains.
         exclude: Patterns, none of which it contains.
-        min_similarity: (SMILES, bound): Tanimoto similarity (ECFP4) to the nearest of these SMILES.
-        max_similarity: The same, as an upper bound.
+        min_similarity: (SMILES, lowest Tanimoto similarity (ECFP4) to the nearest of these).
+        max_similarity: (SMILES, highest similarity to the nearest of these).
         alerts: Names of catalogues, or "medchem:NAME".
         predictors: For properties in `require` that RDKit cannot compute: functions from sanitized
             molecules to values, such as `graphcnf.chemistry.surrogate.surrogates_of` returns.

@@ -54,8 +54,8 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         (fingerprints, descriptors): 1,024 bits (`BITS`) of circular environments, then 1,024 of
-            atom pairs, packed eight to a byte, (256,); and 18 descriptors, each divided by about
-            its standard deviation in drug-like molecules, (18,).
+        atom pairs, packed eight to a byte, (256,); and 18 descriptors, each divided by about
+        its standard deviation in drug-like molecules, (18,).
     """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])

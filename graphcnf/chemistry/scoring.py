@@ -164,8 +164,8 @@ def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, 
 
     Returns:
         Dicts of "largest", the largest number of atoms; "quantiles", 101 (`QUANTILES`) of the bits
-            per atom in even steps, the most likely first; and, for at least 10,000 molecules
-            (`TAIL_SIZE`), "tail": [percentile, bits per atom] for 0.5, ..., 0.01 per cent (`TAIL`).
+        per atom in even steps, the most likely first; and, for at least 10,000 molecules
+        (`TAIL_SIZE`), "tail": [percentile, bits per atom] for 0.5, ..., 0.01 per cent (`TAIL`).
     """
     ends: list[int] = []
     count = 0
@@ -230,7 +230,7 @@ def percentiles(
 
     Returns:
         (percentages, below), (M,) each: NaN without a table and for bits that are not finite; and
-            whether each is only an upper bound, None where it is NaN.
+        whether each is only an upper bound, None where it is NaN.
     """
     groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
     places = np.full(len(bits), np.nan)

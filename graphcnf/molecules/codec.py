@@ -374,8 +374,11 @@ def molecule_to_graph(
 
     Returns:
         (node_types, edges, bond_types): the category of each atom; pairs (i, j) of atom numbers
-            with j < i, by ascending i, then descending j; the category of each pair. Atoms are
-            numbered depth-first from the first atom of the canonical SMILES.
+        with j < i, by ascending i, then descending j; the category of each pair. Atoms are
+        numbered depth-first from the first atom of the canonical SMILES.
+
+    Raises:
+        MoleculeNotRepresentable: The molecule has no graph with these categories.
 
     Examples:
         >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))

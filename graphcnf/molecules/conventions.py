@@ -202,8 +202,8 @@ def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
 
     Returns:
         `{reason: indices of the atoms that cause it}`, {} for a valid molecule. Reasons are texts
-            such as "C with 5 bonds", "2 fragments" or "unreadable"; () where no single atoms are to
-            blame.
+        such as "C with 5 bonds", "2 fragments" or "unreadable"; () where no single atoms are to
+        blame.
     """
     if mol is None:
         return {"unreadable": ()}

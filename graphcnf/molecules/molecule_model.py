@@ -99,7 +99,10 @@ class MoleculeModel:
 
     @property
     def stereo(self) -> Any:
-        """Density of stereo marks given the graph, a `StereoFlow`; None if there is none."""
+        """Density of stereo marks given the graph, a `StereoFlow`; None if there is none.
+
+        It is the one given to the constructor, else the one of `stereo_of`.
+        """
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
     @classmethod
@@ -198,7 +201,7 @@ class MoleculeModel:
 
         Returns:
             (graphs, reasons): the graphs of the molecules that have one, and for each of the M
-                molecules None or why it has none, such as "Xe is not among the atoms c C O N".
+            molecules None or why it has none, such as "Xe is not among the atoms c C O N".
         """
         if problem := codec.codec_problem(self.model):
             raise UserError(problem)
@@ -222,7 +225,6 @@ class MoleculeModel:
         Args:
             orders: Number of depth-first node orderings that are summed, up to 1,024: more give a
                 tighter bound. More than 1 need the architecture "path".
-            that the model cannot represent or gives the probability 0.
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -274,8 +276,8 @@ class MoleculeModel:
 
         Returns:
             (latents, mask): points in the base space of the flow, `{name: tensor (B, ..., D)}`,
-                whose names depend on the class of the model (`to_latents`); and True for real
-                atoms, False for padding, (B, N).
+            whose names depend on the class of the model (`to_latents`); and True for real
+            atoms, False for padding, (B, N).
         """
         graphs, reasons = self.graphs(molecules)
         if not reasons:

@@ -178,6 +178,9 @@ class Constitution:
 
         A symmetry is a tuple with a pair for each stereo element: the number of the element to
         which it is mapped, and True if the parities 1 and 2 are swapped.
+
+        Raises:
+            MoleculeNotRepresentable: There are 10,000 (`MOST_AUTOMORPHISMS`) or more automorphisms.
         """
         # Also the images of references, which need not be the lowest neighbours of their atoms.
         classes = self.symmetry_classes
@@ -665,6 +668,9 @@ def isomeric_smiles(smiles: str) -> str:
 
     It is written of the canonical configuration, so that equal molecules have equal SMILES; without
     isotopes and marks that say nothing.
+
+    Raises:
+        MoleculeNotRepresentable: RDKit cannot read the SMILES, or there are too many automorphisms.
     """
     with quiet():
         constitution, configuration = split_stereo(parse(smiles))

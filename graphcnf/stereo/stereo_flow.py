@@ -574,6 +574,10 @@ class StereoFlow(Pretrained, nn.Module):
         Marks that the molecule has already are kept. Columns, the most probable isomer first:
         "smiles", and "probability" given the graph, those marks and that every stereo element has
         one.
+
+        Raises:
+            MoleculeNotRepresentable: RDKit cannot read the SMILES, its marks at a double bond
+                contradict each other, or the molecule has too many automorphisms.
         """
         import pandas as pd
 

@@ -178,13 +178,13 @@ def starting_state(path: Path) -> dict[str, Any]:
 
     The entries:
 
-        - "model", "optimizers", "average", "random", "run": states as torch and `Run` wrote them,
-          not checked yet;
-        - "at": a `Counters`;
-        - "best": None, or a dictionary of "figures" (a `Best`) and "weights";
-        - "metrics": `{metric: value}` of the last evaluation;
-        - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
-        - "path": the file, for messages.
+    - "model", "optimizers", "average", "random", "run": states as torch and `Run` wrote them,
+      not checked yet;
+    - "at": a `Counters`;
+    - "best": None, or a dictionary of "figures" (a `Best`) and "weights";
+    - "metrics": `{metric: value}` of the last evaluation;
+    - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
+    - "path": the file, for messages.
     """
     state = load_checkpoint(path)
     with checkpoint_errors(path):

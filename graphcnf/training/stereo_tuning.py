@@ -63,8 +63,8 @@ def stereo_experiment(
 
     Nothing is trained yet; `graphcnf.training.loop` does that.
 
-    The headline is "bits_per_element" of held-out molecules, or cross-validated if none are held
-    out. Each marked molecule is learned in 15 further orders of its atoms (`ORDERS`).
+    The headline is "bits_per_element" of held-out molecules; if there are none, the training is
+    cross-validated. Each marked molecule is learned in 15 further orders of its atoms (`ORDERS`).
     """
     from graphcnf.datasets.stereo import encode_stereo
 
