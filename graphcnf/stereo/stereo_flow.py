@@ -132,7 +132,7 @@ class StereoGraphs:
         """Pack molecules into a batch.
 
         The `categories` of the batch are drawing parities; without `configurations` no element has
-        a mark. A constitution may have 255 atoms.
+        a mark. A constitution has at most 255 atoms.
         """
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
