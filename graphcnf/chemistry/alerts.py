@@ -38,13 +38,7 @@ NONE = "none"
 
 
 class ReactiveGroup(NamedTuple):
-    """A match of an alert of the catalogue "reactive" in a molecule.
-
-    Attributes:
-        name: Name of the alert.
-        atoms: Indices of its atoms in the molecule, ascending.
-        smiles: SMILES of these atoms and the bonds between them.
-    """
+    """A match of an alert of the catalogue "reactive" in a molecule."""
 
     name: str
     atoms: tuple[int, ...]
@@ -66,16 +60,7 @@ class Given(NamedTuple):
 
     @classmethod
     def of(cls, molecules: Iterable[str], parts: Any = None) -> Given:
-        """Return what the user gave, without the molecules that have no reactive group.
-
-        Args:
-            molecules: SMILES of given molecules. Those without reactive groups excuse nothing, and
-                are left out.
-            parts: Function that finds the given fragment in a molecule, or None; see `Given`.
-
-        Returns:
-            A `Given`; equal to `NOTHING` if no molecule has a reactive group and `parts` is None.
-        """
+        """Return what the user gave, without the molecules that have no reactive group."""
         return cls(parts, tuple(smiles for smiles in molecules if _counts(smiles)))
 
 
@@ -92,24 +77,13 @@ def reactive_digest() -> str:
 
 @cache
 def reactive_alerts() -> list[tuple[str, Chem.Mol]]:
-    """Read the catalogue "reactive" from its file; later calls return the same list.
-
-    Returns:
-        (name, SMARTS pattern as an RDKit molecule) of each alert.
-    """
+    """Read the catalogue "reactive" from its file; later calls return the same list."""
     rows = tomllib.loads(_LIST.read_text(encoding="utf-8"))["alert"]
     return [(row["name"], parse_smarts(row["smarts"])) for row in rows]
 
 
 def reactive_groups(molecule: Chem.Mol) -> list[ReactiveGroup]:
-    """Find the reactive groups of a molecule: all matches of the alerts of "reactive".
-
-    Args:
-        molecule: A sanitized molecule.
-
-    Returns:
-        The groups with their atoms, in the order of the catalogue; [] if it has none.
-    """
+    """Find the reactive groups of a molecule: all matches of the alerts of "reactive"."""
     return [
         ReactiveGroup(name, tuple(sorted(atoms)), Chem.MolFragmentToSmiles(molecule, atoms))
         for name, pattern in reactive_alerts()
@@ -143,12 +117,7 @@ def _reactive(molecule: Chem.Mol, given: Given) -> str:
 def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
     """Find all alerts of a catalogue in a molecule, also those in what the user gave.
 
-    Args:
-        molecule: A sanitized molecule.
-        catalogue: "reactive", "pains", "brenk", "nih" or "chembl" (`ALERTS`).
-
-    Returns:
-        `{name of the alert: indices of the atoms of all its matches, ascending}`.
+    The result is `{name of the alert: indices of the atoms of all its matches, ascending}`.
     """
     found: dict[str, set[int]] = {}
     if catalogue == REACTIVE:
@@ -164,13 +133,8 @@ def alerts_of(molecule: Chem.Mol, catalogue: str) -> dict[str, tuple[int, ...]]:
 def alert_finder(catalogue: str) -> Callable[[Chem.Mol, Given], str]:
     """Return a function that names an alert of a catalogue that a molecule has.
 
-    Args:
-        catalogue: "reactive", "pains", "brenk", "nih" or "chembl" (`ALERTS`); or "medchem:NAME" for
-            a catalogue of the package medchem.
-
-    Returns:
-        A function of a sanitized molecule and of what the user gave (`Given`, which only "reactive"
-        regards). It returns the name of one alert, "" if the molecule has none.
+    The function takes a sanitized molecule and a `Given`, which only "reactive" regards, and
+    returns "" without an alert. "medchem:NAME" is a catalogue of the package medchem.
     """
     if catalogue == REACTIVE:
         return _reactive
@@ -203,12 +167,7 @@ def _catalog(name: str) -> FilterCatalog:
 def with_default(alerts: str | Sequence[str] | None) -> tuple[str, ...]:
     """Add the catalogue "reactive" to those that a user names, unless the user names "none".
 
-    Args:
-        alerts: Name or names of catalogues; "none" for no catalogue at all; None if the user named
-            nothing.
-
-    Returns:
-        The names, "reactive" first: `"pains" -> ("reactive", "pains")`, `"none" -> ()`.
+    So `"pains" -> ("reactive", "pains")`, `"none" -> ()`.
     """
     names = (alerts,) if isinstance(alerts, str) else tuple(alerts or ())
     if NONE in names and len(set(names)) > 1:

@@ -43,16 +43,7 @@ def draw_grid(
 ) -> None:
     """Draw molecules in a grid, into a .png, .svg or .pdf file (with a bitmap in the .pdf).
 
-    Args:
-        molecules: SMILES or RDKit molecules, at least one.
-        path: File to write; its folder is created. The suffix decides the format.
-        legends: Text below each molecule; None to write nothing. Texts are broken at commas into
-            lines that fit, and all cells have the height that the longest legend needs.
-        highlights: For each molecule the indices of the atoms to highlight, counted from 0; None to
-            highlight no atoms.
-
-    Raises:
-        UnparsableSmiles: A SMILES cannot be read.
+    Legends are broken at commas into lines that fit; cells have the height of the longest.
     """
     columns = min(COLUMNS, len(molecules))
     rows = -(-len(molecules) // columns)
@@ -86,13 +77,7 @@ def draw_grid(
 def draw_svg(
     molecule: Chem.Mol | str, *, size: tuple[int, int], highlight: Sequence[int] = ()
 ) -> str:
-    """Return a drawing of a molecule as the text of an SVG file, with a transparent background.
-
-    Args:
-        molecule: SMILES or RDKit molecule.
-        size: Width and height in pixels.
-        highlight: Indices of the atoms to highlight, counted from 0.
-    """
+    """Return a drawing of a molecule as the text of an SVG file, with a transparent background."""
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
     options.padding, options.bondLineWidth, options.clearBackground = 0.05, 1.4, False
@@ -133,10 +118,6 @@ def numbered_html(smiles: Sequence[str | None]) -> str:
     """Return HTML that shows a sample in a notebook: small drawings with the record numbers below.
 
     At most 30 molecules (`SHOWN`) are drawn; a last line says how many more there are.
-
-    Args:
-        smiles: SMILES of each record of the sample, numbered from 0; None for an invalid one, which
-            is left out.
     """
     valid = [(record, text) for record, text in enumerate(smiles) if text is not None]
     cells = [

@@ -79,19 +79,13 @@ class Filters:
     """Conditions that a molecule has to meet, checked in the order below: fast ones first.
 
     Attributes:
-        smarts: SMARTS patterns, all of which a molecule contains.
-        exclude: SMARTS patterns, none of which it contains.
-        require: Comparisons of properties, such as "qed > 0.6"
-            (`graphcnf.chemistry.properties.Requirement`).
-        min_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
-            nearest of these SMILES is at least the bound; None for no such filter.
-        max_similarity: (SMILES, bound): the Tanimoto similarity (ECFP4) of a molecule to the
-            nearest of these SMILES is at most the bound; None for no such filter.
-        alerts: Catalogues: names in `graphcnf.chemistry.alerts.ALERTS`, or "medchem:NAME". A
-            molecule has none of their alerts.
-        predictors: For properties in `require` that RDKit cannot compute, `{name: function from
-            sanitized molecules to predicted values}`, such as the surrogates of measured columns
-            (`graphcnf.chemistry.surrogate.surrogates_of`).
+        smarts: Patterns, all of which a molecule contains.
+        exclude: Patterns, none of which it contains.
+        min_similarity: (SMILES, lowest Tanimoto similarity (ECFP4) to the nearest of these).
+        max_similarity: (SMILES, highest similarity to the nearest of these).
+        alerts: Names of catalogues, or "medchem:NAME".
+        predictors: For properties in `require` that RDKit cannot compute: functions from sanitized
+            molecules to values, such as `graphcnf.chemistry.surrogate.surrogates_of` returns.
 
     Examples:
         >>> filters = Filters(require=["qed > 0.6"], exclude=["[N+](=O)[O-]"], alerts=["pains"])
@@ -134,11 +128,8 @@ class Filters:
 
         They are built when they are first needed, in the order in which a molecule is checked.
 
-        Returns:
-            `{name: function}`. Names are such as "has c1ccccc1", "without [N+](=O)[O-]", "qed >
-            0.6", "similarity >= 0.5" and "no pains alert". A function takes a sanitized molecule
-            and what the user gave (`Given`). It returns "" if the molecule passes, else the name.
-            For a catalogue, ": " and the name of the alert follow.
+        Names are such as "has c1ccccc1", "without [N+](=O)[O-]", "qed > 0.6" and "no pains alert".
+        A function takes a sanitized molecule and a `Given`, and returns what `refusal` returns.
         """
         requirements = [Requirement.parse(text) for text in self.require]
         for wanted in requirements:
@@ -163,23 +154,12 @@ class Filters:
     def with_alerts(self, alerts: str | Sequence[str] | None) -> Filters:
         """Return these filters with further catalogues of alerts, "reactive" among them by default.
 
-        Commands that grow or change molecules call it with their option for alerts.
-
-        Args:
-            alerts: Catalogues to add beside "reactive"; None for "reactive" alone; "none" to add
-                none, not even "reactive".
-
-        Returns:
-            A copy of these filters with the added catalogues before their own.
+        None adds "reactive" alone, "none" not even that.
         """
         return replace(self, alerts=tuple(dict.fromkeys((*with_default(alerts), *self.alerts))))
 
     def check_sizes(self, largest: int) -> None:
-        """Check that a molecule of a limited size can pass at all.
-
-        Args:
-            largest: Largest number of heavy atoms of the molecules, such as that of a model.
-        """
+        """Check that a molecule of a limited size can pass at all."""
         requirements = [Requirement.parse(text) for text in self.require]
         check_possible(requirements, {**RANGES, "atoms": (1, largest)})
 
@@ -187,12 +167,8 @@ class Filters:
     def identity(self) -> dict[str, str]:
         """A fingerprint of the filters, which a run saves, and compares when it is continued.
 
-        Returns:
-            JSON `{name of a filter in checks: text}`. The text tells filters of one name apart. For
-            similarities it is a SHA-256 of the molecules to compare with, for the catalogue
-            "reactive" one of its alerts, for predicted properties the `identity` of the predictor.
-            It is "" where the name says all, as in `{"no pains alert": "", "similarity >= 0.5":
-            "9f86d0..."}`.
+        JSON `{name in checks: text}`: the text tells filters of one name apart, such as a SHA-256
+        of the molecules to compare with; it is "" where the name says all.
         """
         found = dict.fromkeys(self.checks, "")
         if REACTIVE in self.alerts:
@@ -209,13 +185,8 @@ class Filters:
     def refusal(self, mol: Chem.Mol, given: Given = NOTHING) -> str:
         """Return the first filter that a molecule fails; "" if it passes all.
 
-        Args:
-            mol: A sanitized molecule.
-            given: What the user gave, whose reactive groups are not refused.
-
-        Returns:
-            "", or one of the names in `checks`. For a catalogue, ": " and the name of the alert
-            follow, as in "no reactive alert: peroxide".
+        It is one of the names in `checks`; for a catalogue the alert follows, as in "no reactive
+        alert: peroxide".
         """
         return next((why for check in self.checks.values() if (why := check(mol, given))), "")
 
@@ -232,16 +203,7 @@ NO_FILTERS = Filters()
 
 
 def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
-    """Return for each filter the share that passes, of molecules that passed all before it.
-
-    Args:
-        names: Names of the filters (`Filters.checks`), in the order in which they are checked.
-        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
-            returns: "" for molecules that pass.
-
-    Returns:
-        `{name: share in [0, 1]}`, in the order of `names`; 0 where no molecule was left.
-    """
+    """Return for each filter the share that passes, of molecules that passed all before it."""
     refused = Counter[str]()
     for refusal, number in outcomes.items():
         refused[refusal.partition(ALERT)[0]] += number
@@ -256,15 +218,8 @@ def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[st
 def removed_by_alerts(outcomes: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Count the molecules that alerts have removed, the most frequent alert first.
 
-    An alert is a substructure pattern of a catalogue such as "reactive" or "pains".
-
-    Args:
-        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
-            returns, such as "no reactive alert: peroxide".
-
-    Returns:
-        `{name of the filter: {name of the alert: number of molecules}}`, such as
-        `{"no reactive alert": {"peroxide": 3}}`. A molecule counts for the first alert found in it.
+    The result is such as `{"no reactive alert": {"peroxide": 3}}`. A molecule counts for the first
+    alert found in it; `outcomes` counts refusals.
     """
     found: dict[str, dict[str, int]] = {}
     for refusal, number in sorted(outcomes.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -277,14 +232,8 @@ def removed_by_alerts(outcomes: Mapping[str, int]) -> dict[str, dict[str, int]]:
 def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
     """Say for the user what share passes all filters and each one, and what alerts removed.
 
-    Args:
-        names: Names of the filters (`Filters.checks`), in the order in which they are checked.
-        outcomes: `{refusal: number of molecules}`, where a refusal is what `Filters.refusal`
-            returns: "" for molecules that pass.
-
-    Returns:
-        Text such as "40.0% pass the filters (qed > 0.6 80.0%, no reactive alert 50.0%: removed 2
-        peroxide)", with at most 8 alerts of a filter (`LISTED`); "" if there are no filters.
+    Such as "40.0% pass the filters (qed > 0.6 80.0%, no reactive alert 50.0%: removed 2 peroxide)",
+    with at most 8 alerts of a filter (`LISTED`); "" without filters.
     """
     removed, each = removed_by_alerts(outcomes), []
     for name, share in passing_shares(names, outcomes).items():
@@ -330,8 +279,7 @@ class Funnel:
     def passes(self, molecule: Chem.Mol) -> bool:
         """Return True if a molecule passes the filters, and count it in `outcomes`.
 
-        Args:
-            molecule: A sanitized molecule; a repeated one counts again.
+        A repeated molecule counts again.
         """
         refusal = self.filters.refusal(molecule, self.given)
         self.outcomes[refusal] += 1
@@ -343,12 +291,8 @@ class Funnel:
         After every 10 seconds (`REMINDER`) without a new molecule, a line on stderr says how many
         pass the filters.
 
-        Args:
-            tries: For each try, the molecules that passed, as pairs of a hash and what is yielded
-                for the molecule (of any type). Molecules with equal hashes are the same.
-
-        Yields:
-            The second part of each pair whose hash is new, in the order of the tries.
+        Each try gives pairs of a hash and the item to yield; molecules of equal hashes are the
+        same.
         """
         idle, since = 0, time.monotonic()
         for molecules in tries:
@@ -377,13 +321,8 @@ class Funnel:
     def ending(self, kind: str = "molecules", size: int = 1) -> str:
         """Say how many molecules an ended search has found, and how many pass each filter.
 
-        Args:
-            kind: What the message calls the molecules, such as "analogues".
-            size: Number of molecules that a try draws, by which the number of tries is multiplied.
-
-        Returns:
-            A clause for an error message, such as "3 molecules found and no further one in 10,000
-            tries".
+        A clause such as "3 molecules found and no further one in 10,000 tries"; a try draws `size`
+        molecules.
         """
         passed = passing_text(self.filters.checks, self.outcomes)
         return (
@@ -440,18 +379,8 @@ def passing(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Return the first n distinct molecules that pass filters, among the records of a sample.
 
-    A record is one molecule of a sample, by its number. Molecules that differ in stereo marks or
-    protonation alone count as the same.
-
-    Args:
-        n: Number of molecules, at least 1.
-        filters: Filters that each molecule has to pass.
-        draw: Function that draws a range of record numbers; it returns their graphs and their
-            molecules, as `MoleculeFlow.draw_records` does.
-
-    Returns:
-        (graphs, smiles): the n graphs, and the n canonical SMILES, with stereo marks where `draw`
-        draws them.
+    Molecules that differ in stereo marks or protonation alone count as the same. SMILES have stereo
+    marks where `draw` draws them.
     """
     funnel = Funnel(filters, PATIENCE)
 

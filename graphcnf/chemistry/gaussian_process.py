@@ -52,14 +52,10 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
     The last 20,000 results are kept, since searches ask for the same molecules again.
 
-    Args:
-        smiles: A SMILES that RDKit can read.
-
     Returns:
-        (fingerprints, descriptors): the 1,024 bits (`BITS`) of the fingerprint of circular
-        environments, then the 1,024 of atom pairs, packed eight to a byte, (256,) uint8; and 18
-        descriptors (logP, polar surface, numbers of atoms and rings, ...), each divided by about
-        its standard deviation in drug-like molecules, (18,) float32.
+        (fingerprints, descriptors): 1,024 bits (`BITS`) of circular environments, then 1,024 of
+        atom pairs, packed eight to a byte, (256,); and 18 descriptors, each divided by about
+        its standard deviation in drug-like molecules, (18,).
     """
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
@@ -89,16 +85,9 @@ class GaussianProcess:
     constructor chooses the weights and the noise for which the given values are most probable.
 
     Args:
-        smiles: SMILES of the known molecules, at least two.
-        values: Their values, (N,), finite, in any unit; predictions have the same unit.
+        values: Finite values of the known molecules, in any unit, which is that of predictions.
         noises: Candidate variances of the noise, for values scaled to variance 1.
-        evidence_size: Candidates are compared on at most so many of the known molecules, to save
-            time.
-
-    Attributes:
-        weights: Chosen weights of the three kernels (Morgan, atom pairs, descriptors), one of the
-            five triples in `MIXTURES`.
-        noise: Chosen variance of the noise, one of `noises`.
+        evidence_size: Candidates are compared on at most so many of the known molecules.
     """
 
     def __init__(
@@ -122,22 +111,13 @@ class GaussianProcess:
         """Return the expected values of M molecules, (M,) float64, in the unit of the known values.
 
         It is faster than `predict`, which also returns standard deviations.
-
-        Args:
-            smiles: M SMILES that RDKit can read.
         """
         return self._centre + self._scale * (self._cross(smiles) @ self._dual)
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the values of molecules, with standard deviations.
+        """Predict the values of M molecules, and their standard deviations, (M,) each.
 
-        Args:
-            smiles: M SMILES that RDKit can read.
-
-        Returns:
-            (means, deviations): expected values and their standard deviations, (M,) float64 each,
-            in the unit of the known values. The noise of measurements is not part of the
-            deviations; see `noise_deviation`.
+        The noise of measurements is not part of the deviations; see `noise_deviation`.
         """
         from scipy.linalg import solve_triangular
 
@@ -150,9 +130,6 @@ class GaussianProcess:
         """Return the Tanimoto similarities of M molecules to the N known ones, (M, N) float32.
 
         The fingerprints of circular environments are compared.
-
-        Args:
-            smiles: M SMILES that RDKit can read.
         """
         return similarities(_arrays(smiles)[0], self._known[0])
 

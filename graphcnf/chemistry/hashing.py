@@ -21,8 +21,7 @@ def hash_each(smiles: Iterable[str]) -> np.ndarray:
     The bytes are read as a little-endian integer. Among a million different molecules, the
     probability of any collision is 3e-8.
 
-    Args:
-        smiles: M canonical SMILES. Other SMILES of the same molecule would have other hashes.
+    The SMILES are canonical: others of the same molecule have other hashes.
     """
     digests = b"".join(blake2b(s.encode(), digest_size=8).digest() for s in smiles)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
@@ -31,9 +30,7 @@ def hash_each(smiles: Iterable[str]) -> np.ndarray:
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Return which of M hashes are among known ones, (M,) bool.
 
-    Args:
-        hashes: Known hashes, uint64, sorted ascending.
-        queries: The M hashes to look up, uint64.
+    The known `hashes` are sorted.
 
     Examples:
         >>> known = np.unique(hash_each(["CCO", "CCN"]))
@@ -71,11 +68,7 @@ class HashSet:
         )
 
     def add(self, hash_: int) -> bool:
-        """Add a hash to the set; return True if it is new, False if the set had it already.
-
-        Args:
-            hash_: Integer from 0 to 2**64 - 1.
-        """
+        """Add a hash to the set; return True if it is new, False if the set had it already."""
         if hash_ in self:
             return False
         self._recent.add(hash_)

@@ -43,12 +43,7 @@ DRAWN = (240, 160)
 
 
 class SortedCell(NamedTuple):
-    """A value of a row that is shown as text and sorted by a number, such as "< 0.1 %" by 0.1.
-
-    Attributes:
-        text: Text in the cell of the table.
-        key: Number by which the table is sorted when the reader sorts it by this column.
-    """
+    """A value of a row that is shown as text and sorted by a number, such as "< 0.1 %" by 0.1."""
 
     text: str
     key: float
@@ -58,13 +53,7 @@ class SortedCell(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A headline figure at the top of a page.
-
-    Attributes:
-        label: What the figure is, such as "mean QED".
-        value: The figure as text, such as "0.612".
-        small: A line in small letters below it, "" for none.
-    """
+    """A headline figure at the top of a page."""
 
     label: str
     value: str
@@ -75,12 +64,10 @@ class Shown(NamedTuple):
     """A molecule as the page shows it: a drawing with a caption, or a row of the table.
 
     Attributes:
-        smiles: Its SMILES.
-        drawing: Its drawing, an SVG element.
         values: (name, text) of each value in the caption, or of each cell of the table's row.
-        note: Text above the caption, such as "known"; "" for none.
-        keys: `{name of a value: number by which the table is sorted}`. Values without a key are
-            sorted by the number with which their text begins.
+        note: Text above the caption, such as "known".
+        keys: Numbers by which the table is sorted; values without one sort by the number with which
+            their text begins.
     """
 
     smiles: str
@@ -103,23 +90,16 @@ def write_page(
 ) -> None:
     """Write a page of molecules: headline figures, a review, and a table of all molecules.
 
+    Molecules are ranked by the column `score` if there is one, else by QED. The column `smiles` has
+    valid molecules.
+
     Args:
-        rows: `{column: value}` of each molecule, with the same columns in every row. The column
-            `smiles` must be there, with valid molecules. Molecules are ranked by the column `score`
-            if it is there, else by their QED. A value that is a `SortedCell` is sorted by its
-            number when the reader sorts the table, others by the number with which their text
-            begins.
-        path: File to write, which is replaced if it exists.
-        title: Title of the page.
         note: Text below the title.
         about: Text above the table.
-        known: SMILES of known molecules. The best molecules of the page are drawn beside the known
-            ones that are nearest to them; unreadable SMILES are passed over.
-        training_hashes: Sorted hashes of the training molecules, as
-            `graphcnf.chemistry.hashing.hash_each` returns them, to show how many molecules are not
-            among these; None not to show it.
-        highlights: For each row the indices of the atoms to highlight, counted from 0 in the order
-            of the SMILES; None to highlight no atoms.
+        known: Known molecules, drawn beside the best ones; unreadable SMILES are passed over.
+        training_hashes: Sorted hashes (`hash_each`), to show how many molecules are not among
+            these.
+        highlights: For each row the atoms to highlight, in the order of the SMILES.
     """
     smiles = [row["smiles"] for row in rows]
     scores = [row["score"] for row in rows] if rows and "score" in rows[0] else None
@@ -148,12 +128,8 @@ def render(template: Path, *, title: str, **values: Any) -> str:
 
     The versions of graphcnf, RDKit and Python and the date are filled in.
 
-    Args:
-        template: File of the template, in Jinja's language. It can include templates of its own
-            folder and of the folder of this module.
-        title: Title in the browser's tab, and the heading of the page unless `values` contain
-            another `heading`.
-        **values: Variables that the template and `page.html` use, by name.
+    The template, in Jinja's language, can include those of its own and of this folder. `values` are
+    its variables; `title` is also the heading unless they contain another.
     """
     loader = FileSystemLoader([template.parent, Path(__file__).parent])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -169,14 +145,7 @@ def render(template: Path, *, title: str, **values: Any) -> str:
 def shown_row(row: Mapping[str, Any], highlight: Sequence[int] = ()) -> Shown:
     """Draw the molecule of a row, and write its values as text.
 
-    Args:
-        row: `{column: value}`; the column `smiles` must be there.
-        highlight: Indices of the atoms to highlight, counted from 0 in the order of the SMILES.
-
-    Returns:
-        The molecule as the table shows it. Its values are those of all columns but `smiles`, named
-        as the columns with spaces in place of underscores; its `keys` are those of the
-        `SortedCell`s.
+    Names are those of the columns, with spaces for underscores; `smiles` is left out.
     """
     named = {name: value for name, value in row.items() if name != "smiles"}
     return Shown(
@@ -191,27 +160,13 @@ def drawing(molecule: Chem.Mol | str, highlight: Sequence[int] = ()) -> Markup:
     """Draw a molecule as an SVG element for HTML.
 
     Its black lines have the colour of the surrounding text, so that they show on a dark page.
-
-    Args:
-        molecule: SMILES or RDKit molecule, which need not be sanitized.
-        highlight: Indices of the atoms to highlight, counted from 0.
     """
     svg = draw_svg(molecule, size=DRAWN, highlight=highlight).split("?>")[-1].strip()
     return Markup(svg.replace("#000000", "currentColor"))
 
 
 def review_cards(found: Review, quality: str) -> list[Card]:
-    """Return the headline figures of a review, the most important first.
-
-    Args:
-        found: The review of at least one molecule.
-        quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
-
-    Returns:
-        Cards for the best and mean quality, the share without alerts, the similarity to known
-        molecules if there are any, the number of clusters, and the mean synthetic accessibility if
-        RDKit has it.
-    """
+    """Return the headline figures of a review, the most important first."""
     clean = sum(not alerts for alerts in found.alerted) / len(found.alerted)
     average = float(np.mean(found.quality))
     if quality == "score":
@@ -233,23 +188,10 @@ def review_cards(found: Review, quality: str) -> list[Card]:
 def sections(shown: Sequence[Shown], found: Review, quality: str, known: int) -> dict[str, Any]:
     """Return the values of a review that the macro `reviewed` of `page_parts.html` shows.
 
-    Args:
-        shown: The M molecules, as the page shows them.
-        found: Their review, in which molecule k is `shown[k]`.
-        quality: Name of the numbers by which the review ranks molecules, "score" or "QED".
-        known: Number of known molecules with which the review compared.
-
-    Returns:
-        A dict, with a sentence that opens each of four sections, and what the section lists:
-
-        - "clustered" opens "clusters": dicts of the "title" of a cluster and its best "members"
-          (`Shown`);
-        - "alerted" opens "alerts": dicts of the texts "name", "catalogue", "count" and "share" of
-          an alert, the most frequent ones also with an "example" (`Shown`);
-        - "compared" opens "pairs": dicts of "found", the best molecule of a cluster (`Shown`),
-          "known", the known molecule nearest to it (`Shown`), and the text "similarity"; [] without
-          known molecules;
-        - "struck" opens "worst": the molecules with the most alerts (`Shown`).
+    Each of four sentences opens what a section lists: "clustered" the "clusters" (dicts of "title"
+    and "members"), "alerted" the "alerts" (dicts of "name", "catalogue", "count", "share", perhaps
+    "example"), "compared" the "pairs" (dicts of "found", "known", "similarity"), and "struck" the
+    "worst".
     """
     groups = [cluster for cluster in found.clusters if len(cluster) > 1]
     alone = [cluster[0] for cluster in found.clusters if len(cluster) == 1]

@@ -58,25 +58,15 @@ def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
     """Return a function that gives the Tanimoto similarity of any molecule to `mol`, in [0, 1].
 
     Fingerprints are `ECFP4`: Morgan of radius 2, 2,048 bits, without chirality and counts.
-
-    Args:
-        mol: A sanitized molecule. The function takes sanitized molecules, too.
     """
     own = ECFP4.GetFingerprint(mol)
     return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarities of all pairs of two sets of binary fingerprints.
+    """Return the Tanimoto similarities (M, N) of two sets of fingerprints, (M, bits) and (N, bits).
 
     Two empty fingerprints have similarity 1.
-
-    Args:
-        left: M fingerprints of 0 and 1, (M, bits) float32.
-        right: N fingerprints of 0 and 1, (N, bits) float32.
-
-    Returns:
-        Similarity of each fingerprint of `left` to each of `right`, (M, N) float32.
     """
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared
@@ -84,14 +74,7 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Read property names in text such as "qed,sa", and check that RDKit can compute them.
-
-    Args:
-        text: Names in `PROPERTIES`, separated by commas.
-
-    Returns:
-        The names in their order, each once: ("qed", "sa").
-    """
+    """Read property names in text such as "qed,sa", and check that RDKit can compute them."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in PROPERTIES:
@@ -108,17 +91,8 @@ def properties_of(
 ) -> dict[str, float]:
     """Compute or predict properties of a molecule.
 
-    Args:
-        mol: A sanitized molecule.
-        names: Names in `PROPERTIES` or in `predictors`; a name in both is predicted.
-        predictors: Functions that predict properties which cannot be computed, by name.
-
-    Returns:
-        `{name of a property: its value}`: an integer if the property is a count, else a number
-        rounded to 4 decimals (`DECIMALS`).
-
-    Raises:
-        Unavailable: This build of RDKit cannot compute a property.
+    A name in both `PROPERTIES` and `predictors` is predicted. Counts are integers, other values
+    rounded to 4 decimals (`DECIMALS`).
     """
     values = {
         name: float(predictors[name]([mol])[0]) if name in predictors else PROPERTIES[name](mol)
@@ -128,15 +102,9 @@ def properties_of(
 
 
 def property_table(smiles: Sequence[str], names: Sequence[str], label: str = "") -> np.ndarray:
-    """Compute properties of many molecules, in several processes if there are more than 2,000.
+    """Compute P properties of M valid SMILES, (M, P), rounded to 4 decimals (`DECIMALS`).
 
-    Args:
-        smiles: M valid SMILES.
-        names: Names of P properties in `PROPERTIES`.
-        label: Text before a progress bar; "" for no bar.
-
-    Returns:
-        (M, P) float64, rounded to 4 decimals (`DECIMALS`).
+    More than 2,000 are divided among processes. A progress bar shows `label` if there is one.
     """
     parts = chunked(smiles, CHUNK)
     few = len(parts) <= 2
@@ -180,9 +148,6 @@ class Requirement:
 
         A name need not be one of `PROPERTIES`, since it may be that of a predicted property; call
         `check_names` when the predictors are known.
-
-        Args:
-            text: The comparison, such as "qed > 0.6" or "200 <= weight < 500".
         """
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
@@ -201,11 +166,7 @@ class Requirement:
         return found
 
     def check_names(self, predictors: Predictors = NO_PREDICTORS) -> None:
-        """Check that every property in the comparison can be computed or predicted.
-
-        Args:
-            predictors: Functions that predict properties which cannot be computed, by name.
-        """
+        """Check that every property in the comparison can be computed or predicted."""
         for name in self.names:
             if name in predictors:
                 continue
@@ -236,10 +197,6 @@ class Requirement:
         """Return True if the comparison holds for a molecule.
 
         Values are rounded to 4 decimals (`DECIMALS`) first, as they are in files.
-
-        Args:
-            mol: A sanitized molecule.
-            predictors: Functions that predict properties which cannot be computed, by name.
         """
         values = properties_of(mol, self.names, predictors)
         return all(_holds(pair, values) for pair in self.pairs)
@@ -262,10 +219,7 @@ def check_possible(
     values have to be tried: if any value meets all comparisons of a property with numbers, so does
     one of the numbers, one of their neighbours by rounding, or an end of the range.
 
-    Args:
-        requirements: Comparisons that are all to hold.
-        ranges: `{property: (lowest, highest possible value)}`; properties without an entry may have
-            any value.
+    Properties without an entry in `ranges` may have any value.
     """
     shown = " and ".join(map(str, requirements))
     bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
@@ -297,10 +251,7 @@ class Feature:
     """A number that is averaged over molecules for a table, such as logP or "contains fluorine".
 
     Attributes:
-        name: Name in tables.
-        value: Function from a sanitized molecule to the number.
-        share: True if the number is 1.0 for yes and 0.0 for no, so that the mean is a share of
-            molecules.
+        share: True if the number is 1.0 for yes and 0.0 for no, so that the mean is a share.
     """
 
     name: str
@@ -310,11 +261,7 @@ class Feature:
     def mean(self, smiles: Iterable[str]) -> float:
         """Return the mean of the feature over molecules; those without a finite value do not count.
 
-        Args:
-            smiles: SMILES that RDKit can read.
-
-        Returns:
-            The mean, in [0, 1] if `share` is True; NaN if no molecule has a finite value.
+        It is NaN if none counts.
         """
         with quiet():
             values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
@@ -323,21 +270,13 @@ class Feature:
 
 
 def has_pattern(smarts: str) -> Feature:
-    """Return the feature "contains a substructure": 1.0 or 0.0.
-
-    Args:
-        smarts: SMARTS of the substructure, also the name of the feature.
-    """
+    """Return the feature "contains a substructure": 1.0 or 0.0."""
     pattern = parse_smarts(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
 
 
 def has_element(symbol: str) -> Feature:
-    """Return the feature "contains an atom of an element": 1.0 or 0.0.
-
-    Args:
-        symbol: Symbol of the element; "Si" gives the feature named "with Si".
-    """
+    """Return the feature "contains an atom of an element": 1.0 or 0.0."""
     number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
     return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
 
@@ -345,9 +284,7 @@ def has_element(symbol: str) -> Feature:
 def has_property(text: str) -> Feature:
     """Return the feature that a text describes: a property, or whether a comparison holds.
 
-    Args:
-        text: A property, such as "logp", whose value is the feature; or a comparison, such as
-            "qed>=0.6", for the feature 1.0 where it holds and 0.0 elsewhere.
+    The text is a property such as "logp", or a comparison such as "qed>=0.6", 1.0 where it holds.
     """
     name = text.strip()
     if not set(name) & set("<>=!,"):
@@ -363,14 +300,7 @@ def conditions_of(
 ) -> tuple[float | None, ...] | None:
     """Translate target values of properties to a list in the order of a model's conditions.
 
-    Args:
-        model: A model trained with properties, its conditions; their order is `model.conditions`.
-        properties: `{property: target value in its unit}`, such as `{"logp": 2.5}`.
-
-    Returns:
-        For each condition of the model the target value, None for a property without one, such as
-        (None, 2.5) for a model of QED and logP. `MoleculeFlow.draw_records` takes this as
-        `targets`. None in place of the tuple if `properties` is empty.
+    Such as {"logp": 2.5} to (None, 2.5) for a model of QED and logP; {} to None.
     """
     if not isinstance(properties, Mapping):
         raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
@@ -400,15 +330,6 @@ def outside_training(
 
     These are values more than 3 standard deviations from the mean of the training data. Molecules
     that a model draws miss such values.
-
-    Args:
-        conditions: Target value of each condition, None for no target, as `conditions_of` returns
-            them.
-        tables: For each condition a dict with its "name", and the "mean" and standard "deviation"
-            of the training data, as `GraphModel.conditions` returns them.
-
-    Returns:
-        Sentences for the user, one for each such value.
     """
     return [
         f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "

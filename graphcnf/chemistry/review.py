@@ -37,8 +37,6 @@ class Alert(NamedTuple):
     """A structural alert, and which of the reviewed molecules have it.
 
     Attributes:
-        catalogue: The catalogue that contains it, one of `CATALOGUES`, such as "pains".
-        name: Name of the alert in the catalogue, such as "quinone_A(370)".
         molecules: Numbers of the molecules that have it, ascending.
     """
 
@@ -48,12 +46,7 @@ class Alert(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """The known molecule that is nearest to a reviewed molecule.
-
-    Attributes:
-        smiles: SMILES of the known molecule.
-        similarity: Tanimoto similarity (ECFP4) of the two, in [0, 1].
-    """
+    """The known molecule that is nearest to a reviewed molecule."""
 
     smiles: str
     similarity: float
@@ -64,16 +57,11 @@ class Review:
     """What chemists ask first about M molecules: clusters, alerts, nearest known molecules.
 
     Attributes:
-        quality: Numbers by which the molecules are ranked, higher is better, (M,) float64.
-        clusters: For each cluster the numbers of its molecules, the best one first. Clusters are
-            ordered by their best molecules, the best first.
-        alerts: Alerts that some molecule has, the most frequent first.
-        alerted: For each molecule `{name of an alert that it has: indices of the atoms that match
-            the alert}`.
-        nearest: For each molecule the nearest known one; [] if no molecules are known.
-        accessibility: Synthetic accessibility of each molecule, from 1 (easy) to 10
-            (`graphcnf.chemistry.descriptors.sa`); None if this build of RDKit lacks it.
-        drug_likeness: QED of each molecule, in [0, 1].
+        clusters: Numbers of the molecules of each cluster; the best molecule, and cluster, is
+            first.
+        alerted: For each molecule `{name of an alert: indices of the atoms that match it}`.
+        nearest: For each molecule the nearest known one; [] if none are known.
+        accessibility: From 1 (easy) to 10 (`graphcnf.chemistry.descriptors.sa`), or None.
     """
 
     quality: np.ndarray
@@ -89,12 +77,6 @@ class Review:
 
         They have the most alerts and, of equally many, are the hardest to make. Where RDKit lacks
         the score of synthetic accessibility, they have the lowest QED instead.
-
-        Args:
-            count: Number of molecules at most.
-
-        Returns:
-            The numbers of the molecules, the worst first.
         """
         hard = self.accessibility or [-value for value in self.drug_likeness]
         order = sorted(range(len(hard)), key=lambda k: (-len(self.alerted[k]), -hard[k]))
@@ -108,16 +90,8 @@ def review(
 ) -> Review:
     """Cluster molecules, and find their alerts and the nearest known molecules.
 
-    Args:
-        molecules: M valid SMILES.
-        scores: M numbers by which the molecules are ranked, higher is better; None for their QED.
-        known: SMILES of known molecules; those that RDKit cannot read are passed over.
-
-    Returns:
-        The review, in which molecule k is `molecules[k]`.
-
-    Raises:
-        UnparsableSmiles: One of `molecules` cannot be read.
+    The molecules are ranked by `scores`, higher is better, or by QED. Known molecules that RDKit
+    cannot read are passed over.
 
     Examples:
         >>> found = review(["CCO", "CCCO", "O=CCl"], known=["CCN"])
@@ -161,12 +135,8 @@ def clusters_of(smiles: Sequence[str]) -> list[int]:
     Butina clustering (1999, J. Chem. Inf. Comput. Sci. 39, 747): the Tanimoto distance of the ECFP4
     fingerprint of each molecule from that of its cluster's centre is at most 0.4 (`DISTANCE`).
 
-    Args:
-        smiles: Valid SMILES, the best molecule first.
-
-    Returns:
-        For each molecule the number of its cluster, counted from 1. The cluster of the best
-        molecule is 1, that of the best molecule outside it is 2, and so on.
+    The molecules stand in the order of their quality. The cluster of the best molecule is 1, that
+    of the best one outside it is 2, and so on.
     """
     if not smiles:
         return []

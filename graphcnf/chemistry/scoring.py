@@ -56,34 +56,20 @@ def score(
 ) -> pd.DataFrame:
     """Return a table with the log-likelihood of each molecule; `MoleculeModel.score` calls it.
 
-    Args:
-        flow: Model of molecules, which scores them.
-        molecules: SMILES or RDKit molecules, or one of them. Other objects, such as None, get a row
-            with a reason.
-        orders: Number of depth-first numberings of the atoms whose probabilities are summed, up to
-            1,024; only models that draw atom by atom ("path") take more than 1.
-        standardize: True to score molecules without salts, charged like the training data.
-        workers: Number of processes, or a cluster of Dask; None for one process per core if there
-            are many molecules.
+    Molecules that are none, such as None, get a row with a reason. For `orders` see `log_prob`;
+    with `standardize`, molecules are scored without salts and charged like the training data.
+    Columns:
 
-    Returns:
-        A DataFrame with a row for each molecule, and the columns
-
-        - `smiles`: as given; with `standardize` also `standardized`, the SMILES that was scored;
-        - `log_likelihood`: nats, as `MoleculeModel.log_prob` returns it; NaN if the model cannot
-          represent the molecule. For a model without a node order, such as `zinc250k-unordered`, it
-          is that of one numbering of the atoms; that of the molecule is larger by log(n! / |Aut|);
-        - `stereo`, if the model has a density of stereo marks: the part of the log-likelihood that
-          is due to the marks, in nats, 0 without marks; and `stereo_exact`, False if it is a lower
-          bound;
-        - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, the bits per atom
-          by the canonical numbering alone, to which the percentile belongs;
-        - `percentile`: share, in per cent, of the training molecules of similar size that are less
-          likely, all in the canonical numbering; NaN if the model stores no quantiles;
-        - `percentile_below`: True if `percentile` is only an upper bound, the lowest that is stored
-          for this number of atoms: 0.01 where 10,000 training molecules were scored, else 1;
-          missing without a percentile;
-        - `reason`: why the model cannot represent the molecule, or None; with `standardize` also
+    - `smiles`: as given; with `standardize` also `standardized`, the SMILES that was scored;
+    - `log_likelihood`: nats (`log_prob`); NaN if the model cannot represent the molecule. A model
+      without a node ordering, such as `zinc250k-unordered`, gives that of one ordering; that of the
+      molecule is larger by log(n! / |Aut|);
+    - `stereo`: the part due to stereo marks, nats, and `stereo_exact`, False for a lower bound;
+    - `bits_per_atom`; with several `orders` also `bits_per_atom_one_order`, of the canonical
+      ordering alone, to which the percentile belongs;
+    - `percentile`: per cent of the training molecules of similar size that are less likely; NaN if
+      the model stores no quantiles; `percentile_below`: True if it is only an upper bound;
+    - `reason`: why the model cannot represent the molecule, or which atoms were cut off.
           which atoms were cut off.
     """
     molecules = codec.list_molecules(molecules)
@@ -163,10 +149,6 @@ def learn_percentiles(flow: MoleculeModel, molecules: PackedGraphs) -> None:
 
     The table of `likelihood_quantiles` is stored in `flow.model.metadata["likelihood_quantiles"]`,
     in place. Fine-tuning calls this function once the weights are final.
-
-    Args:
-        flow: Model of molecules; its metadata are changed.
-        molecules: Graphs of molecules of the training data, or of some of them.
     """
     sizes = molecules.node_counts
     bits = -flow.log_prob_given_size(molecules) / math.log(2) / sizes
@@ -180,18 +162,10 @@ def likelihood_quantiles(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, 
     Sizes that remain at the end, with fewer molecules together, are joined with the last group. If
     there are fewer than 100 molecules in all, they are one group.
 
-    Args:
-        sizes: Numbers of atoms of M molecules, integers (M,), at least one.
-        bits: Their bits per atom given the size, (M,).
-
     Returns:
-        For each group a dict:
-
-        - "largest": its largest number of atoms;
-        - "quantiles": 101 quantiles (`QUANTILES`) of the bits per atom in even steps, from that of
-          the most likely molecule to that of the least likely one;
-        - "tail", only in groups of at least 10,000 molecules (`TAIL_SIZE`): [percentile, bits per
-          atom] for each of the percentiles 0.5, 0.2, ..., 0.01 (`TAIL`), in per cent.
+        Dicts of "largest", the largest number of atoms; "quantiles", 101 (`QUANTILES`) of the bits
+        per atom in even steps, the most likely first; and, for at least 10,000 molecules
+        (`TAIL_SIZE`), "tail": [percentile, bits per atom] for 0.5, ..., 0.01 per cent (`TAIL`).
     """
     ends: list[int] = []
     count = 0
@@ -254,16 +228,9 @@ def percentiles(
     Nothing is extrapolated: a molecule less likely than the lowest stored percentile of its group
     gets that percentile, which is then an upper bound.
 
-    Args:
-        table: Quantiles of each group of sizes, as `likelihood_quantiles` returns them; [] if the
-            model stores none.
-        sizes: Numbers of atoms of M molecules, integers (M,).
-        bits: Their bits per atom given the size, (M,).
-
     Returns:
-        (percentages, below): percentages, (M,) float64, NaN without a table and for bits that are
-        not finite; and whether each is only an upper bound, (M,) of bool, None where the percentage
-        is NaN.
+        (percentages, below), (M,) each: NaN without a table and for bits that are not finite; and
+        whether each is only an upper bound, None where it is NaN.
     """
     groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
     places = np.full(len(bits), np.nan)
@@ -280,11 +247,6 @@ def percentiles(
 
 def percentile_text(percentile: float, below: bool | None) -> str:
     """Write a percentile of the table of `score` for people; "" if it is NaN.
-
-    Args:
-        percentile: Value of the column `percentile`, in per cent.
-        below: Value of the column `percentile_below`: True if the percentile is only an upper
-            bound.
 
     Examples:
         >>> percentile_text(0.1, True), percentile_text(0.034, False), percentile_text(99.99, False)

@@ -45,13 +45,10 @@ class Group(NamedTuple):
     """A class of acids or bases that one data set writes charged and another one neutral.
 
     Attributes:
-        name: "acid" or "amine".
-        charge: Charge of the charged form, -1 for acids, 1 for amines.
-        neutral: SMARTS pattern of one atom: the atom of a neutral acid or base that would get the
-            charge.
-        charged: SMARTS pattern of one atom: the charged atom.
-        probes: Example molecules as pairs of neutral and charged SMILES. A model is asked which of
-            the two is more probable (`charge_states_of`).
+        charge: -1 for acids, 1 for amines.
+        neutral: SMARTS of the atom of a neutral acid or base that would get the charge.
+        charged: SMARTS of the charged atom.
+        probes: Pairs of neutral and charged SMILES, of which `charge_states_of` asks a model.
     """
 
     name: str
@@ -101,12 +98,6 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
 
     A group counts as charged if more molecules contain it charged than neutral.
 
-    Args:
-        smiles: SMILES of molecules of the data set, readable.
-
-    Returns:
-        Names of the charged `GROUPS`: some of "acid" and "amine".
-
     Examples:
         >>> sorted(charge_states(["CC(=O)[O-]", "CCC(=O)[O-]", "CC(=O)O", "CCN"]))
         ['acid']
@@ -135,12 +126,6 @@ def charge_states_of(flow: MoleculeModel) -> frozenset[str]:
 
     The model scores the example molecules `Group.probes`. A group counts as charged if the charged
     form is the more probable one in most of its examples.
-
-    Args:
-        flow: Model of molecules, which scores the examples.
-
-    Returns:
-        Names of the charged `GROUPS`: some of "acid" and "amine".
     """
     pairs = [pair for group in GROUPS for pair in group.probes]
     graphs, reasons = flow.graphs(sum(pairs, ()))
@@ -176,15 +161,8 @@ def deviation_notes(
 ) -> list[str]:
     """Return notes for the user on what a model ignores in molecules, and on unusual charge states.
 
-    Args:
-        smiles: SMILES or SMARTS that the user gave, all readable.
-        states: Names of the `GROUPS` that are charged in the model's training data; None to ignore
-            charges.
-        dropped_marks: Function that names the stereo marks of a SMILES which the model drops, such
-            as `graphcnf.stereo.marks.dropped_marks`; None if the model drops all.
-
-    Returns:
-        Sentences such as "isotopes dropped: graphs hold none"; [] if there is nothing to note.
+    Such as "isotopes dropped: graphs hold none". `states` of None ignore charges; `dropped_marks`
+    names the stereo marks that the model drops, None for all.
     """
     lost, marks, groups, losers = Counter[str](), Counter[str](), Counter[str](), 0
     with quiet():
@@ -225,13 +203,7 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
     normalized, but sulfoxides are written S=O. Charges that no hydrogen can neutralize stay, as in
     nitro groups, N-oxides and quaternary ammonium.
 
-    Args:
-        smiles: The SMILES.
-        states: Names of the `GROUPS` that become charged, some of "acid" and "amine"; all other
-            acids and bases become neutral.
-
-    Returns:
-        A sanitized molecule of one fragment.
+    Groups that are not in `states` become neutral.
 
     Raises:
         UnparsableSmiles: RDKit cannot read or standardize the SMILES.
@@ -253,13 +225,6 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 def cut_off(smiles: str, standardized: str) -> str:
     """Say which heavy atoms a molecule has lost by `parse_standardized`, for a message.
-
-    Args:
-        smiles: SMILES of the molecule, readable.
-        standardized: SMILES of the molecule that `parse_standardized` returned.
-
-    Returns:
-        Numbers and symbols of elements, in alphabetical order; "" if nothing was lost.
 
     Examples:
         >>> cut_off("N[Pt](N)(Cl)Cl", "N")
@@ -300,9 +265,6 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
 
 def protonation_hash(smiles: str) -> int:
     """Return a 64-bit hash of a molecule that ignores protonation and stereo marks.
-
-    Args:
-        smiles: Canonical SMILES of the molecule.
 
     Examples:
         >>> protonation_hash("CC(=O)[O-]") == protonation_hash("CC(=O)O")

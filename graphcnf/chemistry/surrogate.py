@@ -72,14 +72,8 @@ BOUNDS = {"mean": 0.0, "lower": -1.0, "upper": 1.0}
 class Quality(NamedTuple):
     """How well a surrogate predicts members that it was not fitted to, by cross-validation.
 
-    All arrays are in the unit of the column.
-
-    Attributes:
-        measured: Measured values of the N members, (N,).
-        predicted: Their predicted values, each by a Gaussian process that was fitted to the folds
-            without the member, (N,).
-        deviations: Standard deviations of these predictions, the noise of measurements included,
-            (N,).
+    Arrays of the N members, (N,), in the unit of the column. The noise of measurements is part of
+    the `deviations` of the predictions.
     """
 
     measured: np.ndarray
@@ -97,9 +91,6 @@ class Quality(NamedTuple):
 
         The share should be about as large as `probability`, else the predicted deviations are
         wrong.
-
-        Args:
-            probability: Probability of the central intervals, between 0 and 1, such as 0.8.
         """
         from scipy.stats import norm
 
@@ -107,12 +98,7 @@ class Quality(NamedTuple):
         return float((abs(self.measured - self.predicted) <= width * self.deviations).mean())
 
     def intervals(self) -> dict[str, float]:
-        """Return the shares of measured values in predicted intervals of several probabilities.
-
-        Returns:
-            `{"50%": share, "80%": share, "95%": share}`: what `covered` returns for each
-            probability in `INTERVALS`.
-        """
+        """Return the shares of measured values in predicted intervals of several probabilities."""
         return {f"{p:.0%}": self.covered(p) for p in INTERVALS}
 
 
@@ -130,11 +116,7 @@ class Surrogate:
     (M,), in the unit of the column. Stereo marks do not count.
 
     Attributes:
-        name: Name of the column.
-        smiles: Canonical SMILES of the members, without stereo marks.
-        values: Measured value of each member, in the unit of the column.
-        bound: What a call returns: "mean", the expected value; "lower" or "upper", the expected
-            value less or plus one standard deviation.
+        bound: What a call returns: "mean", or "lower" or "upper" by one standard deviation.
     """
 
     name: str
@@ -152,13 +134,6 @@ class Surrogate:
 
         Of more than 3,000 molecules (`MOST`) it takes 3,000 random ones, always the same of equal
         `values`.
-
-        Args:
-            name: Name of the column.
-            values: `{canonical SMILES of a member, without stereo marks: value}`, in the unit of
-                the column.
-            bound: What a call of the surrogate returns: "mean", "lower" or "upper", see
-                `Surrogate`.
         """
         smiles = sorted(values)
         if len(smiles) > MOST:
@@ -168,26 +143,13 @@ class Surrogate:
 
     @classmethod
     def of_data(cls, data: Any, column: str, bound: str = "mean") -> Surrogate:
-        """Return the surrogate of a measured column of a data set.
-
-        Args:
-            data: A `graphcnf.datasets.molecules.MoleculeDataset`; molecules without a value in the
-                column are left out.
-            column: Name of the column.
-            bound: What a call of the surrogate returns: "mean", "lower" or "upper", see
-                `Surrogate`.
-        """
+        """Return the surrogate of a measured column; molecules without a value are left out."""
         values = data.targets[:, data.columns.index(column)]
         known = {s: v for s, v in zip(data.smiles, values.tolist(), strict=True) if v == v}
         return cls.of_values(column, known, bound)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the surrogate's data as JSON values, which `give_surrogate` stores in a model.
-
-        Returns:
-            {"smiles": SMILES of the members, "values": their values, "range": [lowest, highest
-            value]}.
-        """
+        """Return the surrogate's data as JSON values, which `give_surrogate` stores in a model."""
         span = [min(self.values), max(self.values)]
         return {"range": span, "smiles": list(self.smiles), "values": list(self.values)}
 
@@ -216,9 +178,6 @@ class Surrogate:
         """Return the expected values of M molecules, (M,) float64, in the unit of the column.
 
         Unlike a call of the surrogate it takes SMILES, and ignores `bound`.
-
-        Args:
-            smiles: M SMILES without stereo marks.
         """
         parts = [self.process.mean(part) for part in chunked(smiles, CHUNK)]
         return np.concatenate([np.empty(0), *parts])
@@ -228,9 +187,6 @@ class Surrogate:
 
         The members are divided into 5 random folds (`FOLDS`). The values of each fold are predicted
         by a Gaussian process that is fitted to the other folds.
-
-        Returns:
-            Measured and predicted values of all members, from which R² and other figures follow.
         """
         values, count = np.array(self.values), len(self.values)
         fold = np.random.default_rng(0).permutation(count) % FOLDS
@@ -247,12 +203,8 @@ class Surrogate:
     def nearest(self, smiles: Sequence[str]) -> np.ndarray:
         """Return the similarity of each molecule to the nearest member other than itself.
 
-        Args:
-            smiles: M canonical SMILES without stereo marks.
-
-        Returns:
-            (M,): Tanimoto similarities of the circular (Morgan) fingerprints that the kernel
-            compares, in [0, 1]; -inf if there is no other member.
+        These are Tanimoto similarities of circular (Morgan) fingerprints; -inf without another
+        member.
         """
         found = self.process.similarities(smiles)
         own = np.array(smiles)[:, None] == np.array(self.smiles)
@@ -268,11 +220,7 @@ class Surrogate:
         return float(np.quantile(self.nearest(self.smiles), 1 - WITHIN))
 
     def outside(self, smiles: Sequence[str]) -> float:
-        """Return the share of molecules outside the domain, in [0, 1]; NaN without molecules.
-
-        Args:
-            smiles: Canonical SMILES without stereo marks.
-        """
+        """Return the share of molecules outside the domain, in [0, 1]; NaN without molecules."""
         if not len(smiles):
             return math.nan
         return float((self.nearest(smiles) < self.least_similarity).mean())
@@ -281,12 +229,7 @@ class Surrogate:
 def sentence(surrogate: Surrogate, quality: Quality) -> str:
     """Say for the user how well a surrogate predicts, and whether it is of use at all.
 
-    Args:
-        surrogate: Surrogate of a measured column, whose name the sentence gives.
-        quality: What its method `quality` returns.
-
-    Returns:
-        A sentence; a second one warns if R² is at most 0.1 (`USELESS`).
+    A second sentence warns if R² is at most 0.1 (`USELESS`).
     """
     covered = ", ".join(f"{share:.0%} in that of {p}" for p, share in quality.intervals().items())
     found = (
@@ -302,14 +245,7 @@ def sentence(surrogate: Surrogate, quality: Quality) -> str:
 
 
 def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
-    """Return the surrogates that `give_surrogate` has stored in a model.
-
-    Args:
-        model: A model of molecules.
-
-    Returns:
-        `{name of the measured column: its surrogate}`; {} for a model without any.
-    """
+    """Return the surrogates that `give_surrogate` has stored in a model."""
     found = {}
     for name, stored in dict(model.metadata.get(MEASURED, {})).items():
         try:
@@ -326,12 +262,7 @@ def surrogates_of(model: GraphModel) -> dict[str, Surrogate]:
 
 
 def give_surrogate(model: GraphModel, surrogate: Surrogate) -> None:
-    """Store the data of a surrogate in the metadata of a model, in place, to be saved with it.
-
-    Args:
-        model: A model of molecules.
-        surrogate: The surrogate; it replaces a stored one of the same column.
-    """
+    """Store the data of a surrogate in the metadata of a model, in place, to be saved with it."""
     known = dict(model.metadata.get(MEASURED, {}))
     model.metadata[MEASURED] = {**known, surrogate.name: surrogate.to_dict()}
 
@@ -350,9 +281,6 @@ def draw_nearest(
     """Draw records, each the one of `best_of` candidates that is nearest to the targets.
 
     The other arguments are those of `MoleculeModel.draw_records`.
-
-    Returns:
-        (graphs, molecules), as `MoleculeModel.draw_records` returns them.
     """
     candidates = range(records.start * best_of, records.stop * best_of)
     graphs, molecules = model.draw_records(
@@ -376,18 +304,8 @@ def nearest(
     Distances are Euclidean, in standard deviations of the training data. An invalid molecule is
     infinitely far. Properties for which the model has a surrogate are predicted, others computed.
 
-    Args:
-        smiles: SMILES of the candidates, None for invalid ones: first `best_of` candidates of the
-            first group, then those of the second one, and so on, M groups in all.
-        targets: Target value for each condition of the model (a property with which it was
-            trained), in the order of `model.conditions` and in the property's unit; None for no
-            target.
-        model: Model of molecules that was trained with conditions.
-        best_of: Number of candidates in a group.
-
-    Returns:
-        Index into `smiles` of the nearest candidate of each group, the first one on ties, (M,)
-        int64.
+    Return indices into `smiles`, which has `best_of` candidates of each group in turn, None for
+    invalid ones. Targets are those of `model.conditions`, None for no target.
     """
     surrogates, squares = surrogates_of(model), np.full(len(smiles), math.inf)
     valid = [k for k, text in enumerate(smiles) if text is not None]

@@ -37,13 +37,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class AddedLimits:
-    """Lowest and highest numbers of what is added to a fragment; None for no limit.
-
-    Attributes:
-        atoms: New heavy atoms.
-        rings: New rings.
-        rotatable: New bonds that are rotatable.
-    """
+    """Lowest and highest numbers of what is added to a fragment; None for no limit."""
 
     atoms: Range | None = None
     rings: Range | None = None
@@ -56,23 +50,14 @@ class AddedLimits:
                 raise UserError(f"added_{name} must be numbers from 0 on, got {limit!r}")
 
     def given(self) -> dict[str, Range]:
-        """Return the limits that are set, without those that are None.
-
-        Returns:
-            `{"atoms": (lowest, highest), "rings": (lowest, highest), "rotatable": (lowest,
-            highest)}`, or a part of it.
-        """
+        """Return the limits that are set, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in values.items() if limit is not None}
 
     def hold(self, molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> bool:
         """Return True if what a molecule has beside a fragment is within all limits.
 
-        Args:
-            molecule: A sanitized molecule that contains the fragment.
-            place: Numbers of the molecule's atoms that belong to the fragment.
-            linked: True if the new atoms are a linker, whose rings are counted without the
-                fragment.
+        `place` has the atoms of the fragment. With `linked`, rings are those of the linker alone.
         """
         given = self.given()
         if not given:
@@ -87,13 +72,8 @@ NO_LIMITS = AddedLimits()
 def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[str, int]:
     """Count the new heavy atoms, new rings and new rotatable bonds beside a fragment.
 
-    Args:
-        molecule: A sanitized molecule that contains the fragment.
-        place: Numbers of the molecule's atoms that belong to the fragment.
-        linked: True if the new atoms are a linker, whose rings are counted without the fragment.
-
-    Returns:
-        `{"atoms": number, "rings": number, "rotatable": number}`.
+    The result has the keys "atoms", "rings" and "rotatable". For the arguments see
+    `AddedLimits.hold`.
 
     Examples:
         >>> added(Chem.MolFromSmiles("c1ccccc1CCC2CC2"), {0, 1, 2, 3, 4, 5}, linked=False)
@@ -117,12 +97,7 @@ def added(molecule: Chem.Mol, place: Collection[int], *, linked: bool) -> dict[s
 def parts_beside(molecule: Chem.Mol, place: Collection[int]) -> int:
     """Return the number of connected parts that the new atoms of a molecule form.
 
-    Args:
-        molecule: The molecule.
-        place: Numbers of the molecule's atoms that belong to the fragment; all others are new.
-
-    Returns:
-        0 if there are no new atoms; 1 for a linker.
+    It is 0 without new atoms, and 1 for a linker; `place` has the atoms of the fragment.
     """
     left = set(range(molecule.GetNumAtoms())) - set(place)
     parts = 0

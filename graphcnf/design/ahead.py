@@ -25,10 +25,6 @@ class MissingOnPaths:
 
     `ParticleSampler` makes it before each node, after `Progress.update_tables`.
 
-    Args:
-        missing: Tables by state.
-        progress: The particles, whose tables are up to date.
-
     Attributes:
         state: State of the node at each level of the path, `UNKNOWN` beyond its end, (P, L) long.
         free_state: State of the node at each level if it is free, else `UNKNOWN`, (P, L) long.
@@ -78,12 +74,8 @@ class MissingOnPaths:
     def choices(self, row: Tensor, level: Tensor) -> Tensor:
         """Return with which edges to the parent and which categories free nodes may come next.
 
-        Args:
-            row: Index of the particle, (R,) long.
-            level: Level of the parent, -1 for a first node, (R,) long.
-
-        Returns:
-            By label of the edge and category of the new node, (R, E + 1, C) bool.
+        By label of the edge and category of the new node, (R, E + 1, C), for parents at `level`
+        (R,) of the particles `row` (R,); level -1 for a first node.
         """
         m, progress = self.missing, self.progress
         at = level.clamp(min=0)
@@ -127,13 +119,8 @@ class MissingOnPaths:
     def fragment_takes(self, row: Tensor, level: Tensor) -> Tensor:
         """Return by which edges the fragment lets nodes on the path get free neighbours.
 
-        Args:
-            row: Index of the particle, (R,) long.
-            level: Level of the node, (R,) long.
-
-        Returns:
-            By label of the edge and category of the neighbour, (R, E + 1, C) bool. All True if the
-            node is a free one, of which the fragment says nothing.
+        By label of the edge and category of the neighbour, (R, E + 1, C). All True if the node is a
+        free one, of which the fragment says nothing.
         """
         progress = self.progress
         node = progress.at[row, level]
@@ -150,14 +137,8 @@ class MissingOnPaths:
     def entry_labels(self, row: Tensor, level: Tensor, node: Tensor) -> Tensor:
         """Return by which edges fragment nodes may come next below free nodes.
 
-        Args:
-            row: Index of the particle, (R,) long.
-            level: Level of the parent, -1 before the first node, (R,) long.
-            node: Number of the fragment node, (R,) long.
-
-        Returns:
-            By label of the edge, (R, E + 1) bool. All True before the first node, and for nodes
-            that are `MissingEdges.is_open`.
+        By label of the edge, (R, E + 1). All True before the first node (level -1), and for nodes
+        that are `MissingEdges.is_open`.
         """
         m, progress = self.missing, self.progress
         state = self.free_state[row, level.clamp(min=0)]
@@ -180,13 +161,7 @@ class MissingOnPaths:
     def placed(self, placements: Placements, previous: list[Tensor]) -> Tensor:
         """Return by which edges R placements may have their parents.
 
-        Args:
-            placements: The placements.
-            previous: A list with one item, the backtracks of the placements, (R,) long. It is not
-                read.
-
-        Returns:
-            By label of the edge, (R, E + 1) bool.
+        By label of the edge, (R, E + 1). `previous` is not read.
         """
         row = placements.owner
         level = torch.where(placements.enters, self.progress.depth[row] - placements.back, -1)
@@ -197,13 +172,6 @@ class MissingOnPaths:
 
         Call it for the variables in their order: the call for the edge to the parent keeps `chosen`
         for the category.
-
-        Args:
-            previous: Values of the variables of this node that are drawn already, (P,) long each.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (P, cardinality) bool.
         """
         progress = self.progress
         everyone = torch.arange(len(progress.depth), device=progress.depth.device)
@@ -261,12 +229,7 @@ class MissingOnPaths:
     def enterable(self, row: Tensor, level: Tensor) -> Tensor:
         """Return which fragment nodes may come next below free nodes, as entries.
 
-        Args:
-            row: Index of the particle, (R,) long.
-            level: Level of the parent, -1 before the first node, (R,) long.
-
-        Returns:
-            (R, U) bool. All False below a fragment node and before the first node.
+        The result, (R, U), is False below a fragment node and before the first node (level -1).
         """
         progress = self.progress
         after_free = progress.is_free[row, level.clamp(min=0)] & (level >= 0)

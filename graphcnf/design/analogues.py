@@ -81,12 +81,6 @@ class Origin:
     A sampler asks `accepts` for every candidate, which counts it. The counts are the basis of
     `advice` if the search ends without enough analogues.
 
-    Args:
-        molecule: The molecule, or its SMILES.
-        vocabulary: Vocabulary of the model, which must be able to represent the molecule.
-        most: Largest number of atoms that the model draws.
-        similar: Lowest Tanimoto similarity (ECFP4) of an analogue, 0 to 1; 0 for any.
-
     Attributes:
         smiles: Canonical SMILES without stereo.
         mol: RDKit molecule of `smiles`, with its atoms in the order of that SMILES.
@@ -146,10 +140,6 @@ class Origin:
         The same molecule in another protonation state is not different; it returns False and is not
         counted. Any other candidate is counted in `others`, and in `similar_ones` if it is similar
         enough. `highest` is updated.
-
-        Args:
-            smiles: Canonical SMILES of the candidate, without stereo.
-            molecule: RDKit molecule of that SMILES.
         """
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
@@ -165,12 +155,6 @@ class Origin:
         With "skeleton" and "bonds", the molecule is matched with the analogue so that the fewest
         atoms differ. An atom differs in its element, in its charge or in the type of one of its
         bonds. With "scaffold", the atoms outside the largest common substructure are returned.
-
-        Args:
-            analogue: A sanitized molecule that contains the core.
-
-        Returns:
-            Numbers of atoms of the analogue, ascending; [] if it is the molecule itself.
         """
         place = self.places(analogue)[0]
         if self.query is None:
@@ -182,14 +166,9 @@ class Origin:
 
         With "scaffold", the largest common substructure is matched instead, see `common_places`.
 
-        Args:
-            analogue: A sanitized molecule.
-
-        Returns:
-            One dictionary `{atom number in the molecule: atom number in the analogue}` for each of
-            the equally good matches. With "skeleton" and "bonds" it has every atom of the molecule,
-            and the list is empty if the analogue lacks the core. With "scaffold" it has the atoms
-            of the common substructure, and the list is [{}] if there are none.
+        Each match is `{atom of the molecule: atom of the analogue}`; there may be several equally
+        good ones. [] if the analogue lacks the core, or, with "scaffold", [{}] without common
+        atoms.
         """
         if self.query is None:
             return common_places(self.mol, analogue)
@@ -218,13 +197,7 @@ class Origin:
 def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
     """Match two molecules by their largest common substructure (RDKit's MCS, up to 10 seconds).
 
-    Args:
-        first: A sanitized molecule.
-        second: Another one.
-
-    Returns:
-        One dictionary `{atom number in first: atom number in second}` for each way in which the
-        substructure lies in `second`. [{}] if the molecules have nothing in common.
+    Each match is `{atom of first: atom of second}`; [{}] if the molecules have nothing in common.
     """
     found = rdFMCS.FindMCS([first, second], timeout=10, ringMatchesRingOnly=True)
     query = Chem.MolFromSmarts(found.smartsString)
@@ -418,20 +391,9 @@ class NearAnalogs:
     3. The model gives the log-probability of each new molecule. For every `particles` new molecules
        one is yielded, probable ones first.
 
-    Args:
-        flow: A model that draws atom by atom.
-        origin: The molecule whose analogues are drawn.
-        keep: "skeleton" to retain which atoms are bonded; "bonds" to retain the bond orders, too.
-        seed: Seed of the substitutions.
-        temperature: 1 for preferences as the model has them; below 1 for more probable analogues.
-        particles: Number of molecules found for each analogue that is yielded, 1 to 96.
-        filters: Filters that every analogue must pass.
-        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None to score without targets.
-
     Attributes:
-        outcomes: Counter of the similar molecules by the filter that refused them, `{refusal:
-            number}`; the key "" counts those that pass. See `Filters.refusal`.
+        outcomes: Number of similar molecules by `Filters.refusal`; the key "" counts those that
+            pass.
     """
 
     def __init__(
@@ -487,12 +449,7 @@ class NearAnalogs:
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
     def molecules(self) -> Generator[growth.Result]:
-        """Yield distinct analogues, in the order in which they are found.
-
-        Yields:
-            A `graphcnf.design.growing.Result`. Its `log_weight` is log p(graph) under the model, in
-            nats.
-        """
+        """Yield distinct analogues as found; their `log_weight` is log p(graph) in nats."""
         yield from self._funnel.distinct(self._rounds())
         ending = self._funnel.ending("analogues", PROPOSALS * TRIES)
         raise UserError(f"{self.origin.smiles[:80]!r}: {ending}; {self.origin.advice}")
@@ -599,24 +556,16 @@ def analogs_of(
     The molecule itself is never among them. For a fixed number of analogues see
     `MoleculeFlow.analogs`.
 
-    Args:
-        flow: A model that draws atom by atom.
-        molecule: SMILES or RDKit molecule. Isotopes are ignored.
-        keep: The core to retain, one of `KEEP`: "skeleton", "bonds" or "scaffold".
-        similar: Lowest Tanimoto similarity to the molecule (ECFP4), 0 to 1; 0 for any.
-        seed: Seed of the draws.
-        temperature: 1 for the model's own distribution; below 1 for more probable analogues.
-        atoms: Lowest and highest number of heavy atoms, allowed with "scaffold" only. None for up
-            to 3 (`NEAR`) more or fewer than the molecule has.
-        particles: Number of candidates that are drawn for each analogue that is yielded. With more
-            of them, the analogues follow the model's probabilities more closely, and take longer.
-        filters: Filters that every analogue must pass.
-        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None to draw without targets.
+    The sampler is `NearAnalogs` if `similar` is above 0 and `keep` is "skeleton" or "bonds".
 
-    Returns:
-        `NearAnalogs` if `similar` is above 0 and `keep` is "skeleton" or "bonds"; else
-        `RedrawnAnalogs`.
+    Args:
+        keep: The core to retain: "skeleton", "bonds" or "scaffold".
+        similar: Lowest Tanimoto similarity to the molecule (ECFP4), 0 to 1; 0 for any.
+        atoms: Range of the number of heavy atoms, with "scaffold" only; None for up to 3 (`NEAR`)
+            more or fewer than the molecule has.
+        particles: Candidates drawn for each analogue: with more, analogues follow the model's
+            probabilities more closely, and take longer.
+        properties: Target values such as `{"logp": 2.5}` of the model's conditions.
     """
     if keep not in KEEP:
         raise UserError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
@@ -650,21 +599,8 @@ def draw_analogues(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct analogues of a molecule; it does the work of `MoleculeFlow.analogs`.
 
-    Args:
-        flow: A model that draws atom by atom.
-        molecule: The molecule, or its SMILES.
-        n: Number of analogues.
-        stereo: True to write stereo marks into the SMILES, if the model has stereo. Marks of the
-            molecule are kept, and the others drawn. Analogues that cannot have the kept marks are
-            left out.
-        alerts: Catalogues of structural alerts that no analogue may have, beside "reactive"; None
-            for "reactive" alone, "none" for no catalogue. See `Filters.with_alerts`.
-        filters: Further filters that every analogue must pass.
-        **options: Further arguments of `analogs_of`.
-
-    Returns:
-        - The graphs of the n analogues.
-        - Their n SMILES, in the same order.
+    With `stereo`, marks of the molecule are kept and the others drawn; analogues that cannot have
+    the kept marks are left out. For `alerts` see `Filters.with_alerts`, for `options` `analogs_of`.
     """
     options["filters"] = filters.with_alerts(alerts)
     return growth.first_found(flow, analogs_of(flow, molecule, **options), n, stereo)

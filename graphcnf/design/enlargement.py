@@ -56,19 +56,13 @@ def enlarged(
     copies by their counts in `graphs`; a copy gets no more than the original.
 
     Args:
-        model: A `PathModel`.
         graphs: Graphs, depth-first numbered, in the categories of the enlarged model.
-        node_sources: For each node category of the enlarged model the category of `model` from
-            which it starts: first all known categories, 0, 1, ..., then the sources of the new
+        node_sources: Source of each node category: first all known ones, 0, 1, ..., then the new
             ones.
         edge_sources: The same for edge categories.
-        edge_weights: Weight of each edge category of the enlarged model; bond orders for molecules.
-        merged: Representatives, as the class `Environments` takes them: for each node category, and
-            for each edge category, the category with which it counts as the same. Environments of
-            `graphs` are added to those that `model` knows, if it has any.
-
-    Returns:
-        A new `PathModel`, on the device and in the mode (training or evaluation) of `model`.
+        edge_weights: Weight of each edge category; bond orders for molecules.
+        merged: For each node and edge category the one with which it counts as the same, as
+            `Environments` takes them. Environments of `graphs` are added to those of `model`.
     """
     known = model.config
     if not isinstance(model, PathModel):
@@ -106,14 +100,9 @@ def with_fragment(model: GraphModel, fragment: GraphFragment) -> GraphModel:
     Call it before `ParticleSampler`: a model that lists the environments of its training data gives
     nodes with any other environment the probability 0.
 
-    Args:
-        model: The model, which is left as it is.
-        fragment: The fragment. Nodes with several possible categories are not looked at.
-
-    Returns:
-        The model itself, if it has no environments or knows those of the fragment. Else a copy that
-        also knows those of the fragment, each with 0 to 2 further neighbours (`FURTHER`) that do
-        not belong to the fragment.
+    It is the model itself, if it has no environments or knows those of the fragment; else a copy
+    that also knows these, each with 0 to 2 (`FURTHER`) neighbours beyond the fragment. Nodes with
+    several possible categories are not looked at.
     """
     arguments = model.config.get("environments")
     if arguments is None:
@@ -160,13 +149,6 @@ def merged_arguments(known: Any, needed: Any) -> Any:
     Of two numbers the larger is taken. Dictionaries and lists are merged entry by entry, and an
     entry that only one of them has is kept. Of other values `needed` is taken, unless it is None.
 
-    Args:
-        known: JSON value of the trained model's configuration, at any depth.
-        needed: JSON value at the same place of the configuration that the graphs need.
-
-    Returns:
-        The merged JSON value.
-
     Examples:
         >>> merged_arguments({"back": 3, "closures": [5]}, {"back": 2, "closures": [4, 4]})
         {'back': 3, 'closures': [5, 4]}
@@ -201,14 +183,7 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor)
 
 
 class _Sources:
-    """Map from variables and values of an enlarged network to their sources in the trained one.
-
-    Args:
-        new: Network of the enlarged model.
-        old: Network of the trained model.
-        nodes: Source of each node category of `new`.
-        edges: Source of each edge category of `new`.
-    """
+    """Map from variables and values of an enlarged network to their sources in the trained one."""
 
     def __init__(
         self, new: PathNetwork, old: PathNetwork, nodes: Sequence[int], edges: Sequence[int]

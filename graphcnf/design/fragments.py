@@ -61,10 +61,7 @@ class Task(NamedTuple):
     Attributes:
         parts: Fewest and most connected parts that the fragment may have.
         points: Fewest and most attachment points that each part may have.
-        linked: True if all new atoms must be one connected part, a linker, at all attachment
-            points.
-        likeliest: Default number of molecules that are found for each one that is written, the
-            likeliest.
+        likeliest: Default number of molecules that are found for each one that is written.
     """
 
     parts: tuple[int, int]
@@ -124,12 +121,8 @@ class MoleculeFragment:
         If there are several, it is the first one that has the fragment's stereo marks, else RDKit's
         first.
 
-        Args:
-            molecule: A sanitized molecule.
-
-        Returns:
-            For each atom of the `query` the number of the molecule's atom; () if the fragment is
-            absent.
+        It is a tuple with the molecule's atom for each atom of the `query`, () without the
+        fragment.
         """
         marked = self._marked_matches(molecule)
         every = self.matches(molecule)
@@ -139,13 +132,6 @@ class MoleculeFragment:
         """Find the atoms that belong to the fragment in a molecule, at every place.
 
         Unlike `matches`, it leaves out atoms that match a dummy atom, since these are new.
-
-        Args:
-            molecule: A sanitized molecule.
-
-        Returns:
-            For each place the numbers of the molecule's atoms that belong to the fragment; [] if
-            there is no place.
         """
         return [self._atoms(place) for place in self.matches(molecule)]
 
@@ -155,13 +141,6 @@ class MoleculeFragment:
         A place is left out if the molecule has something beside it that may not be added: more than
         `added` allows, new atoms elsewhere than at attachment points, or several parts instead of
         one linker.
-
-        Args:
-            molecule: A sanitized molecule.
-
-        Returns:
-            For each place a tuple: for each atom of the `query` the number of the molecule's atom.
-            [] if there is no place.
         """
         every = molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES)
         return [place for place in every if self._allows(molecule, place)]
@@ -222,13 +201,9 @@ class MoleculeFragment:
     def groups(self, molecule: Chem.Mol) -> dict[str, str]:
         """Find what was added at each attachment point (an R-group table), at the place of `match`.
 
-        Args:
-            molecule: A sanitized molecule.
-
-        Returns:
-            `{name of the attachment point, such as "R1": SMILES of the substituent}`; {} for an
-            open fragment. A substituent at two attachment points is listed at both, with [*:1] at
-            the first one. Several substituents at one atom with a map number are joined by ".".
+        The result is such as {"R1": SMILES of the substituent}, {} for an open fragment. A
+        substituent at two attachment points is listed at both, with [*:1] at the first one. Several
+        at one atom with a map number are joined by ".".
         """
         if not self.points:
             return {}
@@ -263,9 +238,6 @@ class MoleculeFragment:
 
         Args:
             molecule: A sanitized molecule.
-
-        Returns:
-            The number; 0 if the molecule cannot have been drawn from the fragment.
         """
         every = self.matches(molecule)
         return len({self._atoms(place) for place in every if self._grows(molecule, place)})
@@ -306,16 +278,6 @@ def read_fragment(
     may replace any hydrogen. In "scaffold", new rings may also contain fragment atoms.
 
     Text that RDKit reads as SMILES is a SMILES, unless "~" is in it; else it is a SMARTS.
-
-    Args:
-        text: The SMILES or SMARTS.
-        task: "scaffold", "grow", "decorate", "link" or "close".
-        vocabulary: Vocabulary of the model.
-        added: Limits on the numbers of new atoms, rings and rotatable bonds.
-
-    Returns:
-        The fragment, with its graph for the sampler and its pattern for RDKit. Both ignore stereo
-        marks, which are in its `marked`.
     """
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -370,12 +332,7 @@ def _marked(part: Chem.Mol, fragment: MoleculeFragment) -> StereoTemplate | None
 
 
 class Points(NamedTuple):
-    """Attachment points of a fragment, as numbers of atoms of its SMILES or SMARTS.
-
-    Attributes:
-        dummies: Numbers of the dummy atoms, each of which a new atom must replace.
-        mapped: Numbers of the other atoms with a map number, whose hydrogens new atoms may replace.
-    """
+    """Attachment points of a fragment, as numbers of atoms of its SMILES or SMARTS."""
 
     dummies: list[int]
     mapped: list[int]
@@ -597,21 +554,15 @@ def make_fragment(
     """Build the graph of a fragment for the sampler, from what each atom and bond may be.
 
     Args:
-        vocabulary: Vocabulary of the model.
         categories: True for the atom categories that each of the U atoms may have, (U, atom
-            categories) bool.
-        edges: Two atom numbers for each of the E bonds.
-        structures: True for the bond categories that each bond may have, in each of S structures,
-            (S, E, bond categories + 1) bool. Column 0 stands for no bond; column c + 1 for category
-            c. A molecule must agree with at least one structure.
-        valence: Number of hydrogens of each atom that new atoms may replace, U integers.
-        attachments: Number of new atoms that must be bonded to each atom, U integers.
+            categories).
+        structures: True for the bond categories that each bond may have in each of S structures,
+            (S, E, bond categories + 1). Column 0 stands for no bond. A molecule must agree with one
+            structure.
+        valence: Number of hydrogens of each atom that new atoms may replace.
+        attachments: Number of new atoms that must be bonded to each atom.
         rings: True if new atoms may close rings over the fragment.
-        linked: True if all new atoms must be one connected part, at all attachment points.
-        new_rings: Fewest and most rings that are added; None for no limit.
-
-    Returns:
-        A `GraphFragment`; a `LinkedFragment` if `linked`.
+        new_rings: Fewest and most rings that are added.
     """
     kind = LinkedFragment if linked else GraphFragment
     plain = [False, *(not name.startswith(AROMATIC) for name in vocabulary.bonds)]
@@ -633,10 +584,7 @@ def without_new_rings(fragment: GraphFragment, vocabulary: MoleculeVocabulary) -
     Use it for a fragment to which no rings may be added. Otherwise the model would begin aromatic
     rings that it may not close, and they would end as chains of double bonds.
 
-    Args:
-        fragment: The fragment, which is left as it is.
-        vocabulary: Vocabulary of the model. If its categories do not tell aromatic atoms from
-            others, no atom is excluded.
+    A vocabulary that does not tell aromatic atoms excludes none.
     """
     free = torch.tensor([not category.aromatic for category in vocabulary.atoms])
     return replace(fragment, free_nodes=free, free_edges=fragment.plain)
@@ -647,11 +595,6 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 
     A category decides element, charge and aromaticity. Conditions on rings, neighbours and
     hydrogens depend on the molecule; they are taken to hold.
-
-    Args:
-        atom: Atom of the SMARTS pattern.
-        category: Element, formal charge and aromaticity.
-        marked: True if the categories of the vocabulary tell aromatic atoms from others.
     """
     number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
 
@@ -677,11 +620,7 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
     A category decides bond order and aromaticity. Conditions on rings depend on the molecule; they
     are taken to hold.
 
-    Args:
-        bond: Bond of the SMARTS pattern.
-        name: Name of the category, such as "SINGLE".
-        marked: True if the categories of the vocabulary tell aromatic bonds from others. If False,
-            any single or double bond may be aromatic.
+    If the vocabulary does not tell aromatic bonds (`marked`), any single or double bond may be one.
     """
     aromatic = name.startswith(AROMATIC)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]

@@ -77,11 +77,7 @@ class GraphFragment:
         return len(self.categories)
 
     def to(self, device: Any) -> GraphFragment:
-        """Return the fragment with every tensor on a device.
-
-        Args:
-            device: A `torch.device`, or its name.
-        """
+        """Return the fragment with every tensor on a device."""
         values = (getattr(self, f.name) for f in fields(self))
         moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
         return type(self)(*moved)

@@ -97,11 +97,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def check_grows(model: GraphModel) -> None:
-    """Check that a model draws atom by atom, as fragments and analogues need it.
-
-    Args:
-        model: Any graph model.
-    """
+    """Check that a model draws atom by atom, as fragments and analogues need it."""
     if not isinstance(model, PathModel):
         raise UserError(
             'growing, analogues and optimisation need a model that draws atom by atom ("path")'
@@ -109,15 +105,7 @@ def check_grows(model: GraphModel) -> None:
 
 
 def known_rings(model: GraphModel) -> tuple[int, str]:
-    """Return the size of the largest ring that a model can close, for messages about larger ones.
-
-    Args:
-        model: Model that draws atom by atom.
-
-    Returns:
-        - Number of atoms of the largest ring in the training data; 0 if there were no rings.
-        - A clause for a message: how the model can learn of larger rings.
-    """
+    """Return the size of the largest trained ring, 0 for none, and how to learn of larger ones."""
     known = 1 + max(model.config["closures"], default=-1)
     return known, (
         f"the model has seen rings of up to {known} atoms: for larger ones, or more of the large "
@@ -151,9 +139,7 @@ class Part(NamedTuple):
     Most searches use the same one in every round. Analogues with a retained scaffold vary it.
 
     Attributes:
-        fragment: Atoms and bonds that every molecule of the round contains.
-        sizes: Probability of each number of atoms of a molecule, (K,): entry n is that of n atoms.
-        sampler: Sampler of graphs that contain the fragment.
+        sizes: Probability of each number of atoms of a molecule: entry n is that of n atoms.
     """
 
     fragment: MoleculeFragment
@@ -167,22 +153,14 @@ class Growth:
     For a fixed number of molecules see `MoleculeFlow.grow`.
 
     Args:
-        model: Model that draws atom by atom.
-        vocabulary: Vocabulary of the model.
-        fragment: Atoms and bonds that every molecule contains, as `read_fragment` returns it.
-        seed: Seed of the draws.
-        temperature: 1 for the model's own distribution; below 1 for more probable molecules.
-        atoms: Lowest and highest number of heavy atoms of a molecule; None for all that the model
-            draws and that have room for the fragment.
-        particles: Number of particles that are drawn for each molecule that is accepted, 1 to 256
-            (`ROUND`). With 1, every valid particle is accepted, whatever its weight.
-        filters: Filters that every molecule must pass.
-        properties: Target values such as `{"logp": 2.5}`, for a model that was trained with these
-            properties as conditions; None to draw without targets.
-        given: Structure that the user has given, for structural alerts: reactive groups that belong
-            to it do not count. None for the fragment.
-        likeliest: Number of molecules that are found for each one that is yielded: of those found
-            and not yet yielded, the one with the highest log-probability per atom. 1 to yield all.
+        atoms: Range of the number of heavy atoms; None for all that the model draws and that have
+            room for the fragment.
+        particles: Particles drawn for each molecule that is accepted, 1 to 256 (`ROUND`). With 1,
+            every valid one is accepted, whatever its weight.
+        properties: Target values such as `{"logp": 2.5}` of the model's conditions.
+        given: What the user gave, for structural alerts; None for the fragment.
+        likeliest: Molecules found for each one that is yielded, the one with the highest
+            log-probability per atom; 1 to yield all.
 
     Attributes:
         drawn: Number of particles, or of samples of the model, drawn so far.
@@ -248,11 +226,7 @@ class Growth:
         self.advice += f"; {cure}"
 
     def molecules(self) -> Generator[Result]:
-        """Yield new molecules; two that differ in their protonation alone count as the same.
-
-        Yields:
-            A `Result`. Its `log_weight` is the logarithm of the importance weight, in nats.
-        """
+        """Yield new molecules; two that differ in their protonation alone count as the same."""
         found: Iterator[Result] = self._funnel.distinct(map(self._accepted, count()))
         for one in self._likeliest(found) if self.likeliest > 1 else found:
             self._yielded.append(len(one.graph[0]))
@@ -286,12 +260,7 @@ class Growth:
         probability proportional to its weight. Samples of the model that happen to contain the
         fragment are never used.
 
-        Args:
-            n: Number of attempts.
-
-        Returns:
-            n canonical SMILES without stereo marks. None where the chosen particle lacks a part of
-            the fragment, or is no valid molecule.
+        None where the chosen particle lacks a part of the fragment, or is no valid molecule.
         """
         part = self._whole
         if not part.sampler.seen:
@@ -328,16 +297,13 @@ class Growth:
     def accuracy(self) -> dict[str, float]:
         """Return how well the molecules so far represent the model given the fragment.
 
-        Returns:
-            A dictionary with three numbers; {} if the molecules are samples of the model, which are
-            exact, or before any was yielded:
+        {} if the molecules are samples of the model, which are exact, or before any was yielded:
 
-            - "effective": the effective sample size of all weighted particles, i.e. how many
-              independent molecules of equal weight would determine a mean as well;
-            - "atoms": mean number of atoms of the molecules yielded;
-            - "atoms_weighted": weighted mean number of atoms of all particles, an estimate of the
-              mean of the model's distribution. If it differs much from "atoms", the yielded
-              molecules are biased in size.
+        - "effective": effective sample size of all weighted particles, the number of independent
+          molecules of equal weight that would determine a mean as well;
+        - "atoms": mean number of atoms of the molecules yielded;
+        - "atoms_weighted": weighted mean of all particles, an estimate of the model's. If it
+          differs much from "atoms", the yielded molecules are biased in size.
         """
         if not self._groups or not self._yielded:
             return {}
@@ -519,13 +485,7 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
     A molecule is accepted with the probability min(1, weight / exp(c)); c is chosen so that these
     probabilities sum to `count`.
 
-    Args:
-        log_weights: Logarithms of the weights, (G,) nats.
-        count: Mean number of molecules to accept.
-
-    Returns:
-        c in nats. If there are no more than `count` molecules it is -inf, which accepts all of
-        them.
+    c in nats is -inf, which accepts all, if there are no more than `count` molecules.
 
     Examples:
         >>> round(math.exp(log_threshold(np.log([4.0, 1.0, 1.0]), 2)), 6)
@@ -547,15 +507,13 @@ def size_tilt(log_weights: np.ndarray, atoms: np.ndarray, count: float, mean: fl
     The coefficient b is found by bisection between -0.5 and 0.5 (`TILT`). If no b in this range
     gives the mean, b is near the end of the range that comes closest.
 
-    Args:
-        log_weights: Logarithms of the weights of G groups of molecules, (G,) nats.
-        atoms: Mean number of atoms of each group, (G,).
-        count: Mean number of groups to accept, as in `log_threshold`.
-        mean: Wanted mean number of atoms of the groups that are accepted.
+    It is in nats per atom, positive if larger molecules must come more often than by their weights.
 
-    Returns:
-        b, nats per atom, within [-0.5, 0.5]. It is positive if larger molecules must come more
-        often than by their weights.
+    Args:
+        log_weights: Logarithms of the weights of G groups of molecules, nats.
+        atoms: Mean number of atoms of each group.
+        count: Mean number of groups to accept, as in `log_threshold`.
+        mean: Wanted mean number of atoms of these.
     """
     low, high = -TILT, TILT
     for _ in range(12):
@@ -584,28 +542,9 @@ def grow(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw n distinct molecules that contain a fragment; it does the work of `MoleculeFlow.grow`.
 
-    Args:
-        flow: A model that draws atom by atom.
-        fragment: SMILES or SMARTS of the fragment, with attachment points such as [*:1].
-        n: Number of molecules.
-        task: How new atoms may be added, one of `graphcnf.design.fragments.TASKS`: "scaffold",
-            "grow", "decorate", "link" or "close".
-        stereo: True to write stereo marks into the SMILES, if the model has stereo. Marks of the
-            fragment are kept, and the others drawn. Molecules that cannot have the kept marks are
-            left out.
-        added_atoms: Fewest and most new heavy atoms; None for no limit.
-        added_rings: Fewest and most new rings; None for no limit.
-        added_rotatable: Fewest and most new rotatable bonds; None for no limit.
-        alerts: Catalogues of structural alerts that no molecule may have, beside "reactive"; None
-            for "reactive" alone, "none" for no catalogue. See `Filters.with_alerts`.
-        filters: Further filters that every molecule must pass.
-        likeliest: Number of molecules that are found for each one that is returned, see `Growth`;
-            None for that of the task, 4 for "link" and 1 for the others.
-        **options: Further arguments of `Growth`.
-
-    Returns:
-        - The graphs of the n molecules, in the order in which they were found.
-        - Their n SMILES, in the same order.
+    With `stereo`, marks of the fragment are kept and the others drawn; molecules that cannot have
+    the kept marks are left out. For `task` see `graphcnf.design.fragments.TASKS`, for `alerts`
+    `Filters.with_alerts`, for the rest `Growth`; `likeliest` is 4 for "link" by default.
     """
     added = AddedLimits(added_atoms, added_rings, added_rotatable)
     options["filters"] = filters.with_alerts(alerts)
@@ -619,15 +558,7 @@ def first_found(
 ) -> tuple[PackedGraphs, list[str | None]]:
     """Draw the first n molecules of a search, with stereo marks if wanted.
 
-    Args:
-        flow: The model. It is in evaluation mode meanwhile, and in its former mode afterwards.
-        search: A `Growth` or a sampler of analogues.
-        n: Number of molecules.
-        stereo: True to write stereo marks into the SMILES, if the model has stereo.
-
-    Returns:
-        - The graphs of the n molecules.
-        - Their n SMILES, in the same order.
+    The model is in evaluation mode meanwhile.
     """
     check_integer("n", n)
     with evaluation_mode(flow.model):
@@ -642,15 +573,8 @@ def found(flow: MoleculeModel, search: Any, stereo: bool = True) -> Iterator[Res
     are kept, and the others are drawn given these. Molecules that cannot have the kept marks are
     left out.
 
-    Args:
-        flow: The model, whose `stereo` draws the marks.
-        search: A `Growth` or a sampler of analogues. Any object will do that has `molecules()`,
-            which yields `Result`s, and the attributes `seed`, `temperature` and `marked` (a
-            `graphcnf.stereo.marks.StereoTemplate` with the marks to keep, or None).
-        stereo: False to draw no marks.
-
-    Yields:
-        The results of the search, with the marks in their `smiles`.
+    The search need only have `molecules()`, `seed`, `temperature` and `marked` (a `StereoTemplate`
+    with the marks to keep, or None).
     """
     if not stereo or flow.stereo is None:
         yield from search.molecules()

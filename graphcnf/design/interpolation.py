@@ -63,18 +63,12 @@ def interpolate(
     for each of `paths` paths, and the path of lowest energy is returned.
 
     Args:
-        flow: A model that draws atom by atom, with nodes in canonical order.
-        first: SMILES of the molecule at t = 0.
-        last: SMILES of the molecule at t = 1.
-        steps: Number of equal steps in t. The number of atoms changes evenly as well.
+        steps: Number of equal steps in t; the number of atoms changes evenly as well.
         paths: Number of paths that are drawn and compared.
-        seed: Seed of the paths.
-        filters: Filters of the molecules between the ends; a molecule that fails becomes None.
-        outcomes: Counter that is added to, in place: `{refusal: number of distinct molecules}` over
-            all paths, where a refusal is what `Filters.refusal` returns, "" for molecules that
-            pass. None to count nothing.
-        stereo: True to keep the stereo marks of both ends, if the model has stereo. Each molecule
-            adopts marks from its neighbour towards the nearer end; other marks are drawn.
+        filters: Filters between the ends; a molecule that fails becomes None.
+        outcomes: Counter of the distinct molecules of all paths by `Filters.refusal`, added to.
+        stereo: True to keep the stereo marks of both ends. Each molecule adopts marks from its
+            neighbour towards the nearer end; other marks are drawn.
 
     Returns:
         One dictionary for each of the `steps` + 1 points:

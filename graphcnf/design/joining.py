@@ -53,15 +53,10 @@ def join_molecules(
     react are considered.
 
     Args:
-        molecules: SMILES of the molecules to join; unreadable ones are left out. Of more than
-            2,000 (`MAX_REACTANTS`), random ones are taken.
-        ends: SMILES; if given, every product is made from one of these and one or two of
-            `molecules`.
-        seed: Seed of everything random.
+        molecules: Molecules to join; unreadable ones are left out. Of more than 2,000
+            (`MAX_REACTANTS`), random ones are taken.
+        ends: If given, every product is made from one of these and one or two of `molecules`.
         atoms: Lowest and highest number of heavy atoms of a product.
-
-    Yields:
-        Canonical SMILES of a product, without end.
 
     Examples:
         >>> next(join_molecules(["OC(=O)c1ccccc1", "NCC1CC1"], atoms=(13, 13)))

@@ -50,12 +50,7 @@ MOST_ROOM = 16
 class MissingEdges:
     """Tables of what a node in each state still needs, for one fragment and one model.
 
-    `ParticleSampler` makes it once; `MissingOnPaths` looks its values up for the nodes of
-    particles.
-
-    Args:
-        fragment: The fragment, of U nodes.
-        support: Support of the model, with the states of its nodes.
+    `ParticleSampler` makes it once.
 
     Attributes:
         states: The states of nodes and their transitions.
@@ -167,14 +162,13 @@ class MissingEdges:
     def fragment_takes(self, state: Tensor, attachments: Tensor, valence: Tensor) -> Tensor:
         """Return by which edges R fragment nodes may get free neighbours of which categories.
 
-        Args:
-            state: State of each node with all its edges of the fragment and those to free nodes so
-                far, in K structures, (R, K) long.
-            attachments: Attachments that each has left after this neighbour, (R,) long.
-            valence: Free degree that each has left, (R,) long.
+        By label of the edge and category of the neighbour, (R, E + 1, C).
 
-        Returns:
-            By label of the edge and category of the neighbour, (R, E + 1, C) bool.
+        Args:
+            state: State of each with all its edges of the fragment and those to free nodes so far,
+                in K structures, (R, K).
+            attachments: Attachments that each has left after this neighbour, (R,).
+            valence: Free degree that each has left, (R,).
         """
         after = self.states.after[state]
         done = self.completed[attachments.clamp(min=0)[:, None, None, None], after]
@@ -185,11 +179,7 @@ class MissingEdges:
 class Sums(NamedTuple):
     """What several free nodes need together; the fields are tensors of one shape.
 
-    Attributes:
-        least: Sum of `MissingEdges.least_entries` over the nodes.
-        most: Sum of `MissingEdges.most_entries`.
-        room: Sum of `MissingEdges.room`.
-        to_attach: Smallest `MissingEdges.least_to_attach`.
+    Each field adds up that of `MissingEdges`, but `to_attach` is the smallest.
     """
 
     least: Tensor
@@ -198,10 +188,7 @@ class Sums(NamedTuple):
     to_attach: Tensor
 
     def plus(self, other: Sums) -> Sums:
-        """Combine with what other nodes need, elementwise.
-
-        Sums are added; of `to_attach`, the smaller is taken.
-        """
+        """Combine with what other nodes need, elementwise."""
         return Sums(
             self.least + other.least,
             self.most + other.most,
@@ -218,13 +205,5 @@ class Sums(NamedTuple):
         return Sums(least, most, room, F.pad(self.to_attach, (1, 0), value=NEVER).cummin(1).values)
 
     def at(self, row: Tensor, level: Tensor) -> Sums:
-        """Look up entries of fields (P, L + 1).
-
-        Args:
-            row: Indices of particles, (R,) long.
-            level: Indices along the path, (R,) long.
-
-        Returns:
-            Fields of shape (R,).
-        """
+        """Look up entries of fields (P, L + 1) by particle and index along the path."""
         return Sums(*(x[row, level] for x in self))

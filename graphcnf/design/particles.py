@@ -93,11 +93,7 @@ class ParticleSampler:
     for.
 
     Args:
-        model: A `PathModel`.
-        fragment: Nodes and edges that every graph contains.
-        temperature: 1 for the model's own distribution; below 1 for more probable graphs.
-        condition_values: Values of the model's conditions, each in its own unit, (1, conditions),
-            NaN where unknown; None if the model has none.
+        condition_values: Values of the model's conditions, (1, conditions), NaN where unknown.
 
     Attributes:
         missing: Tables of what nodes in each state still need.
@@ -168,9 +164,6 @@ class ParticleSampler:
         """Learn from weighted particles in which order the model draws the fragment nodes.
 
         After the call, what was learnt before it counts half.
-
-        Args:
-            particles: Particles that `draw` returned; nothing is learnt if all are dead ends.
         """
         if not torch.isfinite(particles.log_weights).any():
             return
@@ -198,12 +191,7 @@ class ParticleSampler:
         way: one of low weight is replaced by a copy of another one, its size included, and both go
         on independently. Such particles have the same `ancestor`, and may end as equal graphs.
 
-        Args:
-            sizes: Number of nodes of each graph, (P,) long.
-            generator: Random generator of the CPU.
-
-        Returns:
-            P particles. Those that came to a dead end have the log-weight -inf.
+        A particle that came to a dead end has the log-weight -inf.
         """
         network, code = self.network, self.model.code
         count, largest = len(sizes), int(sizes.max())

@@ -106,9 +106,6 @@ class Progress:
         """Keep some particles, drop or repeat others, in place; for resampling and finished graphs.
 
         The tables of `update_tables` are not changed: call it again before the next node.
-
-        Args:
-            rows: Indices of the particles to go on with, which may repeat, (R,) long.
         """
         for name in self.TABLES:
             setattr(self, name, getattr(self, name)[rows])
@@ -116,12 +113,8 @@ class Progress:
     def source(self, placements: Placements) -> Tensor:
         """Return which fragment node was placed last before each placement: a row of `guide`.
 
-        Args:
-            placements: R placements.
-
-        Returns:
-            Number of the fragment node, (R,) long. For an entry, U if it starts the graph, else U +
-            1.
+        It is the number of the fragment node, (R,); for an entry, U if it starts the graph, else U
+        + 1.
         """
         enters = torch.where(self.depth[placements.owner] < 0, 0, 1) + len(self.fragment)
         return torch.where(placements.enters, enters, self.last[placements.owner])
@@ -134,13 +127,8 @@ class Progress:
     def attachable(self, row: Tensor, filled: Tensor | int) -> Tensor:
         """Return whether the fragment can still get free nodes as neighbours after the next node.
 
-        Args:
-            row: Index of the particle, (R,) long.
-            filled: How many attachments the next node fills, (R,) long.
-
-        Returns:
-            (R,) bool. True if an attachment is left, or free degree at a fragment node that the
-            path has not left.
+        True if an attachment is left beside the `filled` ones, or free degree at a fragment node
+        that the path has not left.
         """
         here = (self.level != LEFT) & (self.valence > 0)
         return here.any(1)[row] | (self.need[row] > filled)
@@ -154,9 +142,7 @@ class Progress:
     def entries_to_come(self) -> tuple[Tensor, Tensor]:
         """Return how many entries are to come in each particle, for the bounds of `MissingOnPaths`.
 
-        Returns:
-            - Number of entries to come, (P,) long.
-            - True for particles in which that number is not known, (P,) bool.
+        The second tensor is True where that number is not known; both are (P,).
         """
         waits = self.not_entered.any(1)
         return waits.long(), waits & (self.fragment.components > 1)
@@ -191,9 +177,6 @@ class Progress:
         - `floor`: lowest level that the parent of the next node may have, since the fragment node
           there is not finished; -1 if there is none, (P, 1) long;
         - `need`: number of free nodes that the attachments to come need at least, (P,) long.
-
-        Args:
-            state: State of the node at each level of the path, (P, W) long.
         """
         f = self.fragment
         self.state = F.pad(state, (0, self.at.shape[1] - state.shape[1]))
@@ -234,14 +217,7 @@ class Progress:
         self.needed = needed.long() + self.attachments
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return from which backtracks a free node may be drawn, so that enough free nodes remain.
-
-        Args:
-            back: M backtracks, for each particle (P, M), or the same for all (1, M), long.
-
-        Returns:
-            (P, M) bool.
-        """
+        """Return from which backtracks a free node may be drawn, so that enough remain."""
         parent = self.depth[:, None] - back
         at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
@@ -252,13 +228,7 @@ class Progress:
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
         """Return which values the next variable of a free node may have.
 
-        Args:
-            previous: Values of the variables of this node that are drawn already, (P,) long each;
-                [] for the first variable, the backtrack.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (P, cardinality) bool. A backtrack is also possible if only an entry can follow it.
+        The result is (P, cardinality). A backtrack is also possible if only an entry can follow it.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
@@ -301,8 +271,7 @@ class Progress:
         nodes of components are found by `entries` instead. Call `update_tables` before, after the
         last `add` or `select`.
 
-        Returns:
-            R placements, several for some particles, none for others; None if R is 0.
+        None if there is no placement; a particle may have several.
         """
         f, width = self.fragment, self.closures + 1
         parts: list[list[Tensor]] = []
@@ -342,19 +311,14 @@ class Progress:
     ) -> tuple[Placements, Tensor] | None:
         """Choose, in each particle that allows it, a fragment node that begins a component here.
 
+        Return the placements, at most one for each particle, and minus the log-probability with
+        which each was chosen, nats; None if no particle allows an entry.
+
         Args:
-            back: Backtrack to the parent, a free node; ignored for the first node of a graph, (P,)
-                long.
+            back: Backtrack to the parent, a free node; ignored for the first node of a graph, (P,).
             uniform: Numbers in [0, 1) that decide among the possible nodes, (P,).
             guide: Unnormalized probabilities of the nodes (columns) by `source` (rows), (U + 2, U).
-            enterable: Which fragment nodes particles may enter below a node of their path,
-                see `MissingOnPaths.enterable`.
-
-        Returns:
-            - R placements, at most one for each particle.
-            - Minus the log-probability with which each was chosen, (R,) nats.
-
-            None if no particle allows an entry.
+            enterable: See `MissingOnPaths.enterable`.
         """
         f, first = self.fragment, self.depth < 0
         parent = torch.where(first, -1, self.depth - back)
@@ -387,13 +351,7 @@ class Progress:
     ) -> Tensor:
         """Return which values the next variable of each placement may have.
 
-        Args:
-            placements: R placements.
-            previous: Values of the variables of these nodes that are drawn already, (R,) long each.
-            cardinality: Number of values of the next variable.
-
-        Returns:
-            (R, cardinality) bool. Backtrack and lengths have one possible value.
+        The result is (R, cardinality). Backtrack and lengths have one possible value.
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
@@ -459,11 +417,6 @@ class Progress:
         """Rule out structures that contradict the variable drawn last, in place.
 
         Only a variable that is the label of an edge of the fragment can contradict a structure.
-
-        Args:
-            placements: R placements. Their `alive`, (R, S) bool, becomes False for structures with
-                another label at this edge.
-            previous: Values of the variables drawn so far, (R,) long each; the last one is new.
         """
         role, number = Variable.at(len(previous) - 1)
         is_edge = previous and role in (VariableRole.PARENT_EDGE, VariableRole.CLOSING_EDGE)
@@ -480,11 +433,10 @@ class Progress:
         """Add the next node of each particle, in place; then call `update_tables` again.
 
         Args:
-            x: Values of its V variables, in the order of `DepthFirstCode`, (P, V) long.
-            node: Its number in the fragment, -1 (`FREE`) for a free node, (P,) long.
-            enters: True for an entry, (P,) bool.
-            alive: True for the structures of the fragment with which the particle, this node
-                included, still agrees, (P, S) bool.
+            x: Values of its V variables, in the order of `DepthFirstCode`, (P, V).
+            node: Its number in the fragment, -1 (`FREE`) for a free node, (P,).
+            alive: True for the structures with which the particle, this node included, agrees, (P,
+                S).
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE

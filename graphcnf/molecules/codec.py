@@ -136,25 +136,14 @@ def _read(
 
 
 def first_match(mol: Chem.Mol, query: Chem.QueryAtom) -> Chem.Atom | None:
-    """Return the first atom of a molecule that matches a query; None if no atom does.
-
-    Args:
-        mol: The molecule.
-        query: RDKit's query for one atom (`rdkit.Chem.rdqueries`).
-    """
+    """Return the first atom of a molecule that matches a query; None if no atom does."""
     return next(iter(mol.GetAtomsMatchingQuery(query)), None)
 
 
 def list_molecules(molecules: Any) -> list:
-    """Return the molecules that a user gives, in any of several forms, as a list.
+    """List what a user gives: a SMILES or molecule, several, or a DataFrame with column `smiles`.
 
-    Args:
-        molecules: A SMILES or RDKit molecule, several of them, or a DataFrame with a column
-            `smiles`.
-
-    Returns:
-        A list of what was given, a single molecule as a list of one. SMILES are neither read nor
-        checked here.
+    SMILES are neither read nor checked here.
     """
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
@@ -177,13 +166,6 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
     Blanks around the SMILES are ignored. A CXSMILES extension (text between bars, as in "CC=CC
     |t:1|") may follow after a blank; nothing else may.
 
-    Args:
-        smiles: The SMILES, perhaps with a CXSMILES extension.
-        sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
-
-    Returns:
-        The molecule, with its stereo marks and isotopes.
-
     Raises:
         UnparsableSmiles: RDKit cannot read the SMILES; or it has no atoms, an atomic number above
             118, characters beyond ASCII, or more than 5,000 characters (`LONGEST_SMILES`).
@@ -201,9 +183,7 @@ def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
 def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
     """Read a SMARTS of a user as an RDKit pattern.
 
-    Args:
-        smarts: The SMARTS.
-        kind: What error messages call the text.
+    Error messages call it `kind`.
     """
     with quiet():
         return _read(smarts, kind, UserError, Chem.MolFromSmarts)
@@ -211,12 +191,6 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
 
 def find_dropped(text: str) -> list[str]:
     """Return which of "stereo" and "isotopes" a SMILES or SMARTS specifies; graphs hold neither.
-
-    Args:
-        text: The SMILES or SMARTS, of which only the characters are looked at.
-
-    Returns:
-        A list of none, one or both of these words.
 
     Examples:
         >>> find_dropped("C[C@H](N)C(=O)O"), find_dropped("[13CH4]"), find_dropped("[1*]c1ccccc1")
@@ -229,12 +203,7 @@ def find_dropped(text: str) -> list[str]:
 def has_marks(mol: Chem.Mol | str) -> bool:
     """Return True if a SMILES or RDKit molecule has stereo marks, at atoms or double bonds.
 
-    Args:
-        mol: A molecule, or a SMILES that RDKit can read. A SMILES is searched for marks as a text;
-            only one with a CXSMILES extension ("... |...|") is parsed.
-
-    Raises:
-        UnparsableSmiles: if such an extended SMILES cannot be read.
+    A SMILES is searched as a text; only one with a CXSMILES extension ("... |...|") is parsed.
     """
     if isinstance(mol, str):
         if "|" not in mol:
@@ -250,9 +219,6 @@ def without_stereo(mol: Chem.Mol) -> Chem.Mol:
     """Return a copy of a molecule reduced to what its graph holds.
 
     Stereo marks, isotopes, atom map numbers and explicit hydrogen atoms are removed.
-
-    Args:
-        mol: A sanitized molecule, which stays as it is.
     """
     mol = Chem.Mol(mol)
     hydrogens = False
@@ -268,9 +234,6 @@ def canonical_smiles(mol: Chem.Mol) -> str:
     """Return the canonical SMILES of a sanitized molecule without stereo marks and isotopes.
 
     Atom map numbers and explicit hydrogen atoms are left out as well (`without_stereo`).
-
-    Args:
-        mol: The molecule, which stays as it is.
     """
     return Chem.MolToSmiles(without_stereo(mol))
 
@@ -305,14 +268,7 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
 
 
 def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
-    """Return the numbers of the two atoms of each bond, in RDKit's order of the bonds.
-
-    Args:
-        mol: A molecule of m bonds.
-
-    Returns:
-        m pairs of atom numbers.
-    """
+    """Return the numbers of the two atoms of each bond, in RDKit's order of the bonds."""
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
 
 
@@ -326,16 +282,12 @@ def named_graph(
 ) -> NamedGraph:
     """Return the graph of a molecule with named categories, before a vocabulary numbers them.
 
-    Args:
-        mol: A sanitized molecule.
-        tell_aromatic: True for categories that tell aromatic atoms and bonds from others.
-        vocabulary: Vocabulary that must have all categories of the molecule; None not to check.
-        max_atoms: Largest number of heavy atoms.
-        exact: True to refuse a molecule that would come back from its graph as another one
-            (`check_roundtrip`); False to accept it.
+    Atoms are numbered depth-first from the first atom of the canonical SMILES.
 
-    Returns:
-        The graph. Its atoms are numbered depth-first from the first atom of the canonical SMILES.
+    Args:
+        vocabulary: Vocabulary that must have all categories of the molecule; None not to check.
+        exact: True to refuse a molecule that would come back from its graph as another one
+            (`check_roundtrip`).
 
     Raises:
         MoleculeNotRepresentable: The molecule has too many atoms, several fragments, a radical, a
@@ -383,10 +335,6 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
     Molecules with hydrogens that RDKit does not add by itself do not. These are hydrogens at
     phosphorus and sulfur above their lowest valence, at metals, and at the ends of dative bonds.
 
-    Args:
-        mol: Kekulé structure of the molecule.
-        smiles: Its canonical SMILES without stereo marks.
-
     Raises:
         MoleculeNotRepresentable: Another molecule would come back, which the message names.
     """
@@ -408,16 +356,7 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
-    """Check that a vocabulary has all categories of a molecule.
-
-    Args:
-        atoms: List of the `AtomCategory` of each atom.
-        bonds: List of the category name of each bond, such as "SINGLE".
-        vocabulary: Vocabulary that must have all of these categories.
-
-    Raises:
-        MoleculeNotRepresentable: It lacks one, which the message names.
-    """
+    """Raise MoleculeNotRepresentable, with its name, if a vocabulary lacks a category."""
     for atom in atoms:
         if atom not in vocabulary.atom_index:
             labels = " ".join(vocabulary.atom_labels)
@@ -433,20 +372,13 @@ def molecule_to_graph(
 ) -> Graph:
     """Return the graph of a molecule, with categories numbered by a vocabulary.
 
-    Args:
-        mol: SMILES or sanitized RDKit molecule.
-        vocabulary: Which atom or bond each category number stands for.
-        max_atoms: Largest number of heavy atoms.
-
     Returns:
-        (node_types, edges, bond_types) of n atoms and m bonds: the node category of each atom;
-        pairs (i, j) of atom numbers with j < i, sorted by ascending i, then by descending j; and
-        the edge category of each pair. Atoms are numbered depth-first from the first atom of the
-        canonical SMILES.
+        (node_types, edges, bond_types): the category of each atom; pairs (i, j) of atom numbers
+        with j < i, by ascending i, then descending j; the category of each pair. Atoms are
+        numbered depth-first from the first atom of the canonical SMILES.
 
     Raises:
-        MoleculeNotRepresentable: The molecule has no graph with these categories; the message says
-            why.
+        MoleculeNotRepresentable: The molecule has no graph with these categories.
 
     Examples:
         >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
@@ -468,14 +400,7 @@ def molecule_to_graph(
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
     """Return the RDKit molecule of a graph, not sanitized, with implicit hydrogens.
 
-    Args:
-        node_types: Node category of each atom, integers (n,).
-        edges: Pairs of atom numbers, counted from 0, each bond once, integers (m, 2).
-        bond_types: Edge category of each pair, integers (m,).
-        vocabulary: Which atom or bond each category number stands for.
-
-    Returns:
-        A molecule whose atom k is node k. It is not checked, so it may be invalid.
+    It may be invalid. Atom k is node k, and each bond stands once in `edges` (m, 2).
     """
     types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     atoms = [vocabulary.atoms[k] for k in np.asarray(node_types).tolist()]
@@ -486,13 +411,7 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
 def plain_molecule(atoms, edges, types) -> Chem.Mol:
     """Build an RDKit molecule from atoms and bonds, not sanitized, with implicit hydrogens.
 
-    Args:
-        atoms: Sequence of the `AtomCategory` of each atom; whether it is aromatic is ignored.
-        edges: Sequence of pairs of atom numbers, counted from 0, one for each bond.
-        types: Sequence of RDKit's `BondType` of each bond.
-
-    Returns:
-        A molecule with the atoms in this order. It is not checked, so it may be invalid.
+    The molecule may be invalid. Whether a category is aromatic is ignored.
     """
     mol = Chem.RWMol()
     for category in atoms:
@@ -516,12 +435,6 @@ def codec_problem(model: GraphModel) -> str:
     Models keep the version of this module that numbered their training molecules
     (`vocabulary.CODEC_VERSION`). Under another numbering a molecule is another sequence for a model
     with a canonical node ordering, and its likelihood would be wrong.
-
-    Args:
-        model: A model of molecules.
-
-    Returns:
-        A message that tells the user to train again, or "".
     """
     if not model.ordered or model.metadata.get("codec", CODEC_VERSION) == CODEC_VERSION:
         return ""

@@ -56,13 +56,7 @@ def valence_only(mol: Chem.Mol) -> str | None:
     An uncharged nitrogen with four bonds becomes N+; oxygen and sulfur with three become O+ and S+.
     It is a convention of validity that published work uses, more lenient than `strict`.
 
-    Args:
-        mol: The molecule, which need not be sanitized and stays as it is. It may have several
-            fragments.
-
-    Returns:
-        The SMILES of all its fragments, with the charges that were added and without stereo marks;
-        None if RDKit still refuses the molecule, or if it has no atoms.
+    The SMILES is that of all fragments, with the charges that were added.
     """
     if not mol.GetNumAtoms():
         return None
@@ -87,11 +81,7 @@ def repaired(mol: Chem.Mol) -> str | None:
     highest order (of several, the bond with the highest index) is lowered by one order, or removed
     if it is single.
 
-    Args:
-        mol: Molecule that need not be sanitized, and stays as it is.
-
-    Returns:
-        The SMILES without stereo marks; None if the largest fragment is invalid for another reason.
+    None if the largest fragment is invalid for another reason.
     """
     mol = Chem.RWMol(mol)
     with quiet():
@@ -114,12 +104,7 @@ def repaired(mol: Chem.Mol) -> str | None:
 def read_unsanitized(sample: Chem.Mol | str | None) -> Chem.Mol | None:
     """Read a SMILES without sanitizing the molecule, so that invalid ones can be examined, too.
 
-    Args:
-        sample: SMILES, in which atoms written as aromatic stay aromatic; or a molecule, which is
-            returned as it is; or None.
-
-    Returns:
-        The molecule; None for None or an unreadable SMILES.
+    Atoms written as aromatic stay aromatic; a molecule is returned as it is. None if unreadable.
     """
     if not isinstance(sample, str):
         return sample
@@ -131,12 +116,7 @@ def read_unsanitized(sample: Chem.Mol | str | None) -> Chem.Mol | None:
 def validity_row(checked: CheckedMolecule) -> dict[str, Any]:
     """Describe a molecule under the conventions "strict" and "largest_fragment".
 
-    Args:
-        checked: What `graphcnf.molecules.validity.check_molecule` returns.
-
     Returns:
-        A dict:
-
         - `smiles`: canonical SMILES without stereo marks if the molecule is valid; else the SMILES
           as it is, None if RDKit cannot write it;
         - `strict`: True if it is valid under `strict`;
@@ -168,15 +148,9 @@ def evaluate_records(
 ) -> pd.DataFrame:
     """Evaluate the validity of samples under all conventions.
 
-    Args:
-        samples: M drawn graphs, molecules (checked, sanitized or not; None counts as invalid) or
-            SMILES.
-        vocabulary: Which atom or bond each category stands for; needed for graphs only.
-        first: Record number of the first sample.
-
-    Returns:
-        A table with a row for each sample: `record` (its number), the values of `validity_row`, and
-        `valence_only` and `repaired`, each the SMILES that is valid under this convention, or None.
+    The table has a row for each sample: `record` (its number, from `first`), the values of
+    `validity_row`, and `valence_only` and `repaired`, each the SMILES that is valid by this
+    convention, or None. Only graphs need a vocabulary.
     """
     import pandas as pd
 
@@ -205,14 +179,7 @@ def _check(sample: Chem.Mol | str | None) -> CheckedMolecule:
 
 
 def unsanitized_smiles(mol: Chem.Mol) -> str | None:
-    """Return the SMILES of a molecule as it is, whether or not it is valid.
-
-    Args:
-        mol: The molecule; it is neither sanitized nor changed.
-
-    Returns:
-        The SMILES; None if the molecule has no atoms or RDKit cannot write it.
-    """
+    """Return the SMILES of a molecule as it is, valid or not; None if RDKit cannot write it."""
     try:
         with quiet():
             mol = Chem.Mol(mol)
@@ -233,13 +200,10 @@ def _largest(mol: Chem.Mol) -> Chem.Mol:
 def failures(mol: Chem.Mol | None) -> dict[str, tuple[int, ...]]:
     """Find out why a molecule is not valid under the `strict` convention.
 
-    Args:
-        mol: Molecule that need not be sanitized; None if its SMILES is unreadable.
-
     Returns:
-        `{reason: indices of the atoms that cause it}`. Reasons are texts such as "C with 5 bonds",
-        "2 fragments", "aromatic ring without a Kekulé structure" or "unreadable". Where no single
-        atoms are to blame, the indices are (). {} for a valid molecule.
+        `{reason: indices of the atoms that cause it}`, {} for a valid molecule. Reasons are texts
+        such as "C with 5 bonds", "2 fragments" or "unreadable"; () where no single atoms are to
+        blame.
     """
     if mol is None:
         return {"unreadable": ()}

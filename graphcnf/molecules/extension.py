@@ -50,13 +50,7 @@ _UNSAID = {
 
 
 def extended(smiles: str, extension: str, *, sanitize: bool = True) -> Chem.Mol | None:
-    """Return the molecule of a SMILES and its extension; None if RDKit cannot read the SMILES.
-
-    Args:
-        smiles: The SMILES alone, such as "CC=CC".
-        extension: What follows it, with its bars, such as "|t:1|".
-        sanitize: False to skip RDKit's sanitization, for molecules that may be invalid.
-    """
+    """Read a SMILES with its extension, such as "|t:1|"; None if RDKit cannot read the SMILES."""
     # With all hydrogen atoms that are written, since the numbers of an extension count them.
     written = Chem.MolFromSmiles(smiles, _options(False))
     if written is None:

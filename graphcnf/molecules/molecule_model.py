@@ -76,12 +76,7 @@ class DrawnMolecules(Sequence):
         return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the sample as a table with a row for each graph.
-
-        Returns:
-            A DataFrame with the columns `record` (0, 1, ..., the position in this sample), `smiles`
-            (None if invalid) and `valid` (bool).
-        """
+        """Return a table with the columns `record` (position in this sample), `smiles`, `valid`."""
         import pandas as pd
 
         valid = [s is not None for s in self.smiles]
@@ -90,15 +85,6 @@ class DrawnMolecules(Sequence):
 
 class MoleculeModel:
     """A density of molecules: a `GraphModel` with a vocabulary of atoms and bonds.
-
-    Args:
-        model: Model of graphs, whose metadata contain the vocabulary.
-        stereo: A `StereoFlow`, the density of stereo marks given the graph. None for the one that
-            belongs to the model (`stereo_of`), if there is one.
-
-    Attributes:
-        model: The model of graphs.
-        vocabulary: Which atom or bond each of its categories stands for, a `MoleculeVocabulary`.
 
     Examples:
         >>> model = MoleculeModel.from_pretrained("zinc250k")
@@ -115,31 +101,17 @@ class MoleculeModel:
     def stereo(self) -> Any:
         """Density of stereo marks given the graph, a `StereoFlow`; None if there is none.
 
-        It is the one given to the constructor, else the one that belongs to the model
-        (`stereo_of`).
+        It is the one given to the constructor, else the one of `stereo_of`.
         """
         return self._stereo if self._stereo is not None else stereo_of(self.model)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> Self:
-        """Load shipped weights by name, or a model from a folder or the Hugging Face hub.
-
-        Args:
-            name_or_folder: Name of shipped weights, such as "zinc250k"; or path of a folder that
-                `save_pretrained` wrote; or "org/name@commit" of a repository on the hub.
-            device: Device of torch for the model, such as "cuda".
-
-        Returns:
-            The model in evaluation mode, with its vocabulary.
-        """
+        """Load shipped weights by name, or a model from a folder or the hub ("org/name@commit")."""
         return cls(GraphModel.from_pretrained(name_or_folder, device))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the model to a folder, from which `from_pretrained` and the commands load it.
-
-        Args:
-            folder: Folder for `config.json` and `model.safetensors`, which is created if missing.
-        """
+        """Save the model to a folder, from which `from_pretrained` and the commands load it."""
         self.model.save_pretrained(folder)
 
     def __repr__(self) -> str:
@@ -186,21 +158,14 @@ class MoleculeModel:
         A record depends on nothing but the model, the seed, its number and the other arguments. So
         a sample can be divided among processes.
 
+        Stereo marks are drawn for valid molecules, if the model has `stereo`: `isomer` of the
+        molecule.
+
         Args:
-            records: Numbers of the records, such as `range(0, 512)`.
-            seed: Seed of the sample.
-            temperature: 1 for the distribution of the model, below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms, between which the sizes have the
                 frequencies of the training data; None for any.
-            targets: One value for each property with which the model was trained, in the order of
-                `model.conditions` and in the property's unit; None for a property without a target,
-                or in place of the list.
-            stereo: True to draw the stereo marks of valid molecules, if the model has `stereo`.
-
-        Returns:
-            (graphs, molecules): for each record its graph, and the graph as
-            `graphcnf.molecules.validity.CheckedMolecule`, whose `isomer` is the SMILES with stereo
-            marks, None for an invalid molecule.
+            targets: One value for each of `model.conditions`, in the property's unit; None for no
+                target.
         """
         graphs = sample_records(
             self.model,
@@ -218,11 +183,7 @@ class MoleculeModel:
     def with_marks(
         self, molecules: list[CheckedMolecule], first: int, seed: int, temperature: float
     ) -> list[CheckedMolecule]:
-        """Draw the stereo marks of records `first`, `first + 1`, ..., if the model has `stereo`.
-
-        Returns:
-            The molecules; the `isomer` of each is its SMILES with marks.
-        """
+        """Draw the stereo marks of records `first`, `first + 1`, ..., if the model has `stereo`."""
         if self.stereo is None:
             return molecules
         with one_thread(self.model.device):
@@ -238,14 +199,9 @@ class MoleculeModel:
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Convert molecules to graphs with the model's categories, and say why some have none.
 
-        Args:
-            molecules: SMILES or RDKit molecules, or one of them; M molecules.
-
         Returns:
-            (graphs, reasons): the graphs of the molecules that have one, in their order; and for
-            each of the M molecules None if it has a graph, else the reason why not, such as "Xe is
-            not among the atoms c C O N". So there are as many graphs as `reasons` has None. The
-            model may still give a graph the probability 0.
+            (graphs, reasons): the graphs of the molecules that have one, and for each of the M
+            molecules None or why it has none, such as "Xe is not among the atoms c C O N".
         """
         if problem := codec.codec_problem(self.model):
             raise UserError(problem)
@@ -263,17 +219,12 @@ class MoleculeModel:
     def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
         """Return lower bounds on log p(molecule) in nats, its number of atoms included.
 
-        Args:
-            molecules: M SMILES or RDKit molecules, or one of them. Stereo marks count if the model
-                has `stereo`; where a molecule leaves a mark open, the probabilities of all possible
-                marks are summed. Isotopes are ignored.
-            orders: Number of depth-first numberings of the atoms whose probabilities are summed, up
-                to 1,024: more give a tighter bound. Only models that draw atom by atom
-                (architecture "path") take more than 1.
+        Stereo marks count if the model has `stereo`; marks that a molecule leaves open are summed
+        over. -inf for molecules that the model cannot represent or gives the probability 0.
 
-        Returns:
-            Natural logarithms of probabilities, not of densities, (M,) float64; -inf for molecules
-            that the model cannot represent or gives the probability 0.
+        Args:
+            orders: Number of depth-first node orderings that are summed, up to 1,024: more give a
+                tighter bound. More than 1 need the architecture "path".
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
@@ -288,17 +239,10 @@ class MoleculeModel:
     def log_prob_of_marks(
         self, molecules: Sequence, known: Iterable[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(stereo marks | graph) of molecules, the part of `log_prob` due to marks.
+        """Return log p(stereo marks | graph), nats, and whether each is exact, both (M,).
 
-        Args:
-            molecules: M SMILES or RDKit molecules.
-            known: Indices of the molecules that the model can represent; other molecules are not
-                scored.
-
-        Returns:
-            (nats, exact): the log-probabilities, (M,) float64; and for each whether it is exact,
-            else a lower bound, (M,) bool. A molecule that is not scored or has no marks has 0 and
-            True; so have all molecules if the model has no `stereo`.
+        Only the molecules whose indices are `known` are scored. Others have 0 and True, as has a
+        molecule without marks.
         """
         nats = np.zeros(len(molecules))
         exact = np.ones(len(molecules), dtype=bool)
@@ -314,12 +258,7 @@ class MoleculeModel:
         It is the part of `log_prob` that depends on atoms and bonds: neither the probability of the
         number of atoms nor that of stereo marks is included.
 
-        Args:
-            graphs: M graphs, as the method `graphs` returns them.
-            orders: Number of depth-first numberings whose probabilities are summed, see `log_prob`.
-
-        Returns:
-            (M,) float64; -inf for graphs that the model gives the probability 0.
+        -inf for graphs that the model gives the probability 0. For `orders` see `log_prob`.
         """
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders > 1:
@@ -335,14 +274,10 @@ class MoleculeModel:
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Encode molecules as latents, which `decode` turns into molecules without stereo marks.
 
-        Args:
-            molecules: B SMILES or RDKit molecules, or one of them.
-
         Returns:
-            (latents, mask). The latents are points in the base space of the flow, `{name: tensor
-            (B, ..., D)}`; which tensors there are depends on the class of the model, see its method
-            `to_latents`. The mask is True for real atoms, False for padding, (B, N) bool; N is the
-            number of atoms of the largest molecule.
+            (latents, mask): points in the base space of the flow, `{name: tensor (B, ..., D)}`,
+            whose names depend on the class of the model (`to_latents`); and True for real
+            atoms, False for padding, (B, N).
         """
         graphs, reasons = self.graphs(molecules)
         if not reasons:
@@ -357,15 +292,7 @@ class MoleculeModel:
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
-        """Return the SMILES that latents decode to, None where the graph is no valid molecule.
-
-        Args:
-            latents: Latents of B molecules by name, as `encode` returns them.
-            mask: True for real atoms, False for padding, (B, N) bool.
-
-        Returns:
-            B canonical SMILES without stereo marks, or None.
-        """
+        """Return the SMILES that latents decode to, None where the graph is no valid molecule."""
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
@@ -375,15 +302,6 @@ def stereo_of(model: GraphModel) -> Any:
     The first that exists is returned: the one that fine-tuning saved beside the model's weights;
     else the shipped one for the data set that the model, or the model from which it was fine-tuned,
     was trained on.
-
-    Args:
-        model: Model of graphs, whose metadata name its data set.
-
-    Returns:
-        A `graphcnf.stereo.stereo_flow.StereoFlow`, or None.
-
-    Raises:
-        ModuleNotFoundError: There is one, and `graphcnf.stereo` is not installed.
     """
     if "stereo" in model.companions:
         return model.companions["stereo"]

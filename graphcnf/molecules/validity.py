@@ -44,10 +44,7 @@ def sanitize(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 
     Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well.
 
-    Args:
-        mol: Molecule, which stays as it is; it may have several fragments.
-        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
-            atoms. Their removal is skipped then, which saves time.
+    `bare` skips the removal, for molecules known to have none of these.
     """
     mol = Chem.Mol(mol)
     with quiet():
@@ -63,11 +60,6 @@ def strict_molecule(mol: Chem.Mol, bare: bool = False) -> Chem.Mol | None:
 
     Isotopes, atom map numbers and explicit hydrogen atoms are removed from the copy as well. A
     molecule of several fragments is not valid.
-
-    Args:
-        mol: Molecule, which need not be sanitized and stays as it is.
-        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
-            atoms. Their removal is skipped then, which saves time.
     """
     return sanitize(mol, bare) if len(Chem.GetMolFrags(mol)) == 1 else None
 
@@ -78,9 +70,6 @@ def strict(mol: Chem.Mol) -> str | None:
     RDKit reads a few groups that are drawn without charges as their charged forms, such as N(=O)=O
     as `[N+](=O)[O-]`. A molecule whose SMILES RDKit cannot read again, such as C[O+]=I, is not
     valid.
-
-    Args:
-        mol: Molecule, which need not be sanitized and stays as it is.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -94,9 +83,7 @@ def strict(mol: Chem.Mol) -> str | None:
 def readable_smiles(mol: Chem.Mol | None) -> str | None:
     """Return the canonical SMILES of a sanitized molecule; None if RDKit cannot read it again.
 
-    Args:
-        mol: A sanitized molecule. None gives None, so that a result of `sanitize` or
-            `strict_molecule` can be passed as it is.
+    None gives None, as `sanitize` and `strict_molecule` return it.
     """
     if mol is None:
         return None
@@ -109,16 +96,8 @@ def readable_smiles(mol: Chem.Mol | None) -> str | None:
 def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
     """Check whether a molecule is valid, and keep it together with its SMILES.
 
-    Args:
-        mol: An RDKit molecule, which need not be sanitized and stays as it is.
-        bare: True if it is known to have no stereo, isotopes, map numbers and explicit hydrogen
-            atoms. Their removal is skipped then, which saves time.
-
-    Returns:
-        For a valid molecule its sanitized copy without stereo, isotopes, map numbers and explicit
-        hydrogen atoms, and its canonical SMILES as `smiles` and `isomer`. Else `mol` itself, with
-        None for both. A molecule of several fragments, or whose SMILES RDKit cannot read again, is
-        not valid.
+    For a valid molecule: its sanitized bare copy and its SMILES. Else `mol` itself, with None for
+    both.
     """
     sanitized = strict_molecule(mol, bare)
     smiles = readable_smiles(sanitized)
@@ -128,15 +107,7 @@ def check_molecule(mol: Chem.Mol, bare: bool = False) -> CheckedMolecule:
 
 
 def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[CheckedMolecule]:
-    """Check which drawn graphs are valid molecules.
-
-    Args:
-        graphs: M graphs.
-        vocabulary: Which atom or bond each of their categories stands for.
-
-    Returns:
-        M molecules in the order of the graphs; `smiles` is None for those that are not valid.
-    """
+    """Check which drawn graphs are valid molecules."""
     bare = all(category.symbol != "H" for category in vocabulary.atoms)
     every = map(graphs.graph, range(len(graphs)))
     with quiet():
@@ -144,13 +115,5 @@ def check_graphs(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[C
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
-    """Return the canonical SMILES of every graph that is a valid molecule, None for other graphs.
-
-    Args:
-        graphs: M graphs.
-        vocabulary: Which atom or bond each of their categories stands for.
-
-    Returns:
-        M SMILES without stereo, or None.
-    """
+    """Return the canonical SMILES of each graph that is a valid molecule, else None."""
     return [molecule.smiles for molecule in check_graphs(graphs, vocabulary)]

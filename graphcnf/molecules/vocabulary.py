@@ -72,10 +72,7 @@ class AtomCategory(NamedTuple):
     def of(cls, atom: Chem.Atom, tell_aromatic: bool = False) -> AtomCategory:
         """Return the category of an atom.
 
-        Args:
-            atom: RDKit atom.
-            tell_aromatic: True to mark the category of an aromatic atom as `aromatic`; False if the
-                vocabulary has no separate categories for aromatic atoms.
+        A category is marked `aromatic` only if the vocabulary tells aromatic atoms from others.
         """
         aromatic = tell_aromatic and atom.GetIsAromatic()
         return cls(atom.GetSymbol(), atom.GetFormalCharge(), aromatic)
@@ -111,20 +108,12 @@ class MoleculeVocabulary:
 
     @cached_property
     def atom_index(self) -> dict[AtomCategory, int]:
-        """Category number of each atom, the inverse of `atoms`.
-
-        Returns:
-            `{atom: its index in atoms}`, such as `{AtomCategory("C"): 0, AtomCategory("O"): 1}`.
-        """
+        """Category number of each atom, the inverse of `atoms`."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
     def bond_index(self) -> dict[str, int]:
-        """Category number of each bond, the inverse of `bonds`.
-
-        Returns:
-            `{name of the bond: its index in bonds}`, such as `{"SINGLE": 0, "DOUBLE": 1}`.
-        """
+        """Category number of each bond, the inverse of `bonds`."""
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
@@ -144,25 +133,15 @@ class MoleculeVocabulary:
         return [bond.removeprefix(AROMATIC) for bond in self.bonds]
 
     def to_dict(self) -> dict[str, list]:
-        """Return the vocabulary as JSON values, for `from_dict`.
+        """Return JSON values for `from_dict`.
 
-        Returns:
-            {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}: for each node category its
-            symbol, its charge and whether it is aromatic; for each edge category its name.
+        {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}.
         """
         return {"atoms": [list(a) for a in self.atoms], "bonds": list(self.bonds)}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
-        """Return the vocabulary from the JSON values that `to_dict` returned.
-
-        Args:
-            data: The dict with the keys "atoms" and "bonds"; other keys are ignored.
-
-        Raises:
-            KeyError, TypeError, ValueError: The data have another form, or are no possible
-                vocabulary.
-        """
+        """Return the vocabulary from the JSON values that `to_dict` returned."""
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
 
@@ -180,12 +159,7 @@ def _check_chemistry(atoms: Sequence[AtomCategory], bonds: Sequence[str]) -> Non
 
 
 def vocabulary_of(model: GraphModel, name: str = "model") -> MoleculeVocabulary:
-    """Return the vocabulary in the metadata of a model: what its categories stand for.
-
-    Args:
-        model: Model of molecular graphs.
-        name: What error messages call the model.
-    """
+    """Return the vocabulary in the metadata of a model: what its categories stand for."""
     try:
         vocabulary = MoleculeVocabulary.from_dict(model.metadata["vocabulary"])
     except (KeyError, TypeError):

@@ -26,10 +26,7 @@ def vocabulary_from_counts(
     Equally frequent atoms are sorted by symbol and charge, so that the result does not depend on
     the order of the counts.
 
-    Args:
-        atoms: `{category: number of such atoms in the data}`.
-        bonds: `{name: number of such bonds in the data}`. Single, double and triple bonds are
-            included even if there are none.
+    Single, double and triple bonds are included even if there are none.
     """
     names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
     names.sort(key=lambda bond: -bonds.get(bond, 0))
@@ -37,15 +34,7 @@ def vocabulary_from_counts(
 
 
 def extend_vocabulary(known: MoleculeVocabulary, data: MoleculeVocabulary) -> MoleculeVocabulary:
-    """Return a vocabulary with the atoms and bonds appended that only new data have.
-
-    Args:
-        known: Vocabulary to extend; its categories keep their numbers.
-        data: Vocabulary of the new data.
-
-    Returns:
-        The vocabulary of both; equal to `known` if that has everything that `data` has.
-    """
+    """Return a vocabulary with the atoms and bonds appended that only new data have."""
     atoms = [atom for atom in data.atoms if atom not in known.atom_index]
     bonds = [bond for bond in data.bonds if bond not in known.bond_index]
     return MoleculeVocabulary((*known.atoms, *atoms), (*known.bonds, *bonds))
@@ -54,13 +43,7 @@ def extend_vocabulary(known: MoleculeVocabulary, data: MoleculeVocabulary) -> Mo
 def bond_orders(vocabulary: MoleculeVocabulary) -> list[int]:
     """Return the bond order (1, 2, 3, ...) of each bond category.
 
-    That of an aromatic bond is its order in the Kekulé structure, 1 or 2.
-
-    Args:
-        vocabulary: A vocabulary of B bonds.
-
-    Returns:
-        B whole numbers; 1 also for types of bonds without an order, such as dative ones.
+    That of an aromatic bond is 1 or 2, as in the Kekulé structure; 1 for bonds without an order.
     """
     return [ORDERS.get(bond, 1) for bond in vocabulary.bond_types]
 
@@ -70,13 +53,6 @@ def merge_aromatic(vocabulary: MoleculeVocabulary) -> tuple[list[int], list[int]
 
     With these maps, environments of atoms (an atom's bonds and neighbours) are compared regardless
     of what is aromatic: aromatic `c` counts as `C`, "AROMATIC_DOUBLE" as "DOUBLE".
-
-    Args:
-        vocabulary: The vocabulary; without aromatic categories each one is mapped to itself.
-
-    Returns:
-        (atoms, bonds): entry k of the first list is the number of the atom category to which atom
-        category k is mapped; the second list does the same for bond categories.
     """
     atoms = [(atom.symbol, atom.charge) for atom in vocabulary.atoms]
     types = vocabulary.bond_types
@@ -90,12 +66,7 @@ def nearest_atoms(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list
     electrons (less the charge), its charge, its atomic number. Atoms with equally many valence
     electrons form equally many bonds: N+, Si and B- are like C, Se is like S.
 
-    Args:
-        known: The vocabulary that is searched.
-        wanted: The vocabulary whose atoms are looked for.
-
-    Returns:
-        For each atom category of `wanted`, the number of the nearest atom category of `known`.
+    The result has for each atom of `wanted` the number of the nearest one of `known`.
     """
     from rdkit.Chem import GetPeriodicTable
 
@@ -113,13 +84,6 @@ def nearest_bonds(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list
 
     That is the same bond, if the other vocabulary has it; else the one with the nearest bond order
     and, of several, one that is aromatic exactly if the bond looked for is.
-
-    Args:
-        known: The vocabulary that is searched.
-        wanted: The vocabulary whose bonds are looked for.
-
-    Returns:
-        For each bond category of `wanted`, the number of the nearest bond category of `known`.
     """
 
     def keys(vocabulary: MoleculeVocabulary) -> list[tuple[int, bool]]:

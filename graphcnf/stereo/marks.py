@@ -126,9 +126,8 @@ class StereoTemplate:
     """A molecule or fragment whose stereo marks are kept in the molecules that it matches.
 
     Attributes:
-        mol: The molecule or fragment, with its stereo marks.
-        matches: Function that finds `mol` in a molecule without stereo marks. It returns a list
-            with a dictionary `{atom number in mol: atom number in the molecule}` for each match.
+        matches: Finds `mol` in a molecule without stereo marks: `{atom in mol: atom in the
+            molecule}` for each match.
         strict: True to allow only molecules that can have all marks: in at least one match, each
             marked atom or double bond of `mol` is matched to a stereo element of the molecule. If
             False, a mark is lost where it is matched to an atom or bond that cannot have one.
@@ -140,17 +139,7 @@ class StereoTemplate:
 
     @classmethod
     def of(cls, mol: Chem.Mol, matches: Matches, strict: bool = True) -> StereoTemplate | None:
-        """Return the template of a molecule or fragment, or None if it has no stereo marks.
-
-        Args:
-            mol: The molecule or fragment, with its stereo marks.
-            matches: Function that finds `mol` in a molecule without stereo marks, as a list of
-                dictionaries `{atom number in mol: atom number in the molecule}`.
-            strict: True to allow only molecules that can have all marks of `mol`.
-
-        Returns:
-            The template; None if `mol` has no stereo marks.
-        """
+        """Return the template of a molecule or fragment, or None if it has no stereo marks."""
         atoms = [atom for atom in mol.GetAtoms() if _may_be_centre(atom)]
         marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
         marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
@@ -162,8 +151,6 @@ class Constitution:
     """A molecule without stereo marks, and its stereo elements; `split_stereo` makes it.
 
     Attributes:
-        smiles: Canonical SMILES without stereo.
-        mol: Sanitized molecule without hydrogens, its atoms in the order of `smiles`.
         elements: Stereo elements in ascending order of their atoms. Configurations have this order.
     """
 
@@ -191,9 +178,6 @@ class Constitution:
 
         A symmetry is a tuple with a pair for each stereo element: the number of the element to
         which it is mapped, and True if the parities 1 and 2 are swapped.
-
-        Returns:
-            The symmetries; () if there are none.
 
         Raises:
             MoleculeNotRepresentable: There are 10,000 (`MOST_AUTOMORPHISMS`) or more automorphisms.
@@ -231,11 +215,7 @@ class Constitution:
 
     @cached_property
     def dependent(self) -> list[int]:
-        """Numbers of the stereo elements whose marks RDKit keeps only beside other marks.
-
-        At these, two neighbours have the same CIP rank while nothing is marked. RDKit ranks atoms
-        by what is bound to them and not by rings, so this may be so even without an automorphism.
-        """
+        """Numbers of the stereo elements whose marks RDKit keeps only beside other marks."""
         mol = Chem.Mol(self.mol)
         with legacy_perception():
             Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)
@@ -257,12 +237,7 @@ class Constitution:
 
     @cached_property
     def along_rings(self) -> dict[int, tuple[int, int]]:
-        """The ring neighbours of ring atoms, which define drawing parities; see `flips`.
-
-        Returns:
-            `{atom in a ring: (atom before it, atom after it)}` along its smallest ring; {} if no
-            atom in a ring is a stereo element.
-        """
+        """Return `{ring atom: (atom before it, after it)}` along its smallest ring; see `flips`."""
         return _ring_neighbours(self.mol) if "ring" in self.kinds else {}
 
     @cached_property
@@ -342,14 +317,8 @@ class Constitution:
     def configuration(self, mol: Chem.Mol, atoms: Sequence[int]) -> Configuration:
         """Read the configuration of this constitution from a molecule with stereo marks.
 
-        Marks at anything but a stereo element are ignored.
-
-        Args:
-            mol: The molecule with its marks, without hydrogens.
-            atoms: For each atom of the constitution, its number in `mol`.
-
-        Returns:
-            The configuration of the marks as they stand, which need not be the canonical one.
+        Marks at anything but a stereo element are ignored. Atom k of the constitution is `atoms[k]`
+        in `mol`.
         """
         parities = self._parities(mol, {a: k for k, a in enumerate(atoms)})
         return tuple(parities.get(e.atoms, (0,))[0] for e in self.elements)
@@ -357,18 +326,10 @@ class Constitution:
     def kept_marks(self, template: StereoTemplate) -> list[Configuration]:
         """Find which marks of this constitution are given by a template, for each way to match it.
 
-        For a strict template, only matches count in which each of its marks falls on a stereo
-        element.
-
-        Args:
-            template: Molecule or fragment with the marks to keep.
-
-        Returns:
-            Alternatives, of which a molecule must have one: for each match that counts, the
-            configuration with the parities of the template's marks, and 0 at all other stereo
-            elements. Where two neighbours of a marked atom lie outside the template, it is open
-            which of them is which, and both parities are listed. If no match counts, the list is
-            empty for a strict template; else it has the configuration without marks.
+        It is a list of alternatives, of which a molecule must have one: configurations with 0 where
+        no mark is given. Where two neighbours of a marked atom lie outside the template, both
+        parities are listed. For a strict template only matches count in which each mark falls on a
+        stereo element, and the list may be empty.
         """
         known = {e.atoms for e in self.elements}
         found: dict[Configuration, None] = {}
@@ -427,12 +388,6 @@ class Constitution:
         """Return the molecule with the stereo marks of a configuration.
 
         Marks that RDKit drops, since they say nothing, are missing.
-
-        Args:
-            configuration: A configuration of this constitution.
-
-        Returns:
-            A sanitized molecule whose atoms have the numbers of the constitution.
         """
         mol = Chem.Mol(self.mol)
         for e, category in zip(self.elements, configuration, strict=True):
@@ -460,15 +415,6 @@ class Constitution:
 
         Configurations with the same isomeric SMILES have the same canonical one, but for some with
         too few marks of a few cages (`CC12C3CC1CC2C3`), of which RDKit writes several SMILES.
-
-        Args:
-            configuration: Any configuration of the molecule.
-
-        Returns:
-            The canonical one, which is the given one if the constitution is not `ambiguous`.
-
-        Raises:
-            MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
         """
         if not any(configuration) or not self.ambiguous:
             return configuration
@@ -491,17 +437,7 @@ class Constitution:
         return {}
 
     def orbit(self, configuration: Configuration) -> list[Configuration]:
-        """Return a configuration with its images under all symmetries: all are one molecule.
-
-        Args:
-            configuration: A configuration of this constitution.
-
-        Returns:
-            The distinct configurations, sorted.
-
-        Raises:
-            MoleculeNotRepresentable: There are too many automorphisms, see `symmetries`.
-        """
+        """Return a configuration with its images under all symmetries: all are one molecule."""
         orbit = {configuration}
         for symmetry in self.symmetries:
             pairs = zip(configuration, symmetry, strict=True)
@@ -521,12 +457,7 @@ class Constitution:
     def equivalents(self, canonical: Configuration) -> list[Configuration] | None:
         """Return all configurations that are the same molecule, to add up their probabilities.
 
-        Args:
-            canonical: The canonical configuration of the molecule.
-
-        Returns:
-            The configurations, sorted. None where more than 4,096 (`MOST_CONFIGURATIONS`) would
-            have to be compared.
+        None where more than 4,096 (`MOST_CONFIGURATIONS`) would have to be compared.
         """
         if not self.ambiguous:
             return [canonical]
@@ -543,18 +474,9 @@ class Constitution:
     ) -> list[Configuration] | None:
         """Return all configurations of the molecules that have the given marks, and perhaps more.
 
-        With symmetries, the marks may stand at other stereo elements of a configuration than they
-        are given: a molecule has them if any of its configurations has them. All configurations of
-        such a molecule are returned, not only the canonical one.
-
-        Args:
-            given: Category of each stereo element: 0 where no mark is given, else parity 1 or 2.
-            values: Categories that a stereo element may have where no mark is given: (0, 1, 2) for
-                any, (1, 2) for a mark everywhere.
-
-        Returns:
-            The configurations. None where more than 4,096 (`MOST_CONFIGURATIONS`) would have to be
-            compared.
+        With symmetries, the marks may stand at other stereo elements than they are given. Elements
+        without a given mark have one of `values`. None where more than 4,096
+        (`MOST_CONFIGURATIONS`) would have to be compared.
         """
         choices = [values if self.ambiguous or not c else (c,) for c in given]
         if math.prod(map(len, choices)) > MOST_CONFIGURATIONS:
@@ -571,12 +493,7 @@ class Constitution:
 
 
 def has_marks_of(configuration: Configuration, given: Configuration) -> bool:
-    """Return True if a configuration has all given marks, at the same stereo elements.
-
-    Args:
-        configuration: Configuration that is looked at.
-        given: A configuration with the marks that it must have; 0 for elements that may differ.
-    """
+    """Return True if a configuration has all given marks, at the same stereo elements."""
     return all(not mark or mark == c for mark, c in zip(given, configuration, strict=True))
 
 
@@ -659,14 +576,7 @@ def split_renumbered(
 
 
 def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    """Remove the hydrogens and isotopes of a molecule; its stereo marks stay.
-
-    Args:
-        mol: The molecule, which stays as it is.
-
-    Returns:
-        A copy without them; hydrogens that `Chem.RemoveHs` keeps, such as those of H2, stay.
-    """
+    """Remove the hydrogens and isotopes of a molecule; its stereo marks stay."""
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
         atom.SetIsotope(0)
@@ -756,14 +666,8 @@ def _without_branches(mol: Chem.Mol, relevant: set[int]) -> list[int]:
 def isomeric_smiles(smiles: str) -> str:
     """Return the canonical isomeric SMILES of a molecule.
 
-    It is written of the canonical configuration, so that equal molecules have equal SMILES.
-
-    Args:
-        smiles: Any SMILES of the molecule.
-
-    Returns:
-        The SMILES, without isotopes and without marks that say nothing; without marks at all if
-        none is at a stereo element.
+    It is written of the canonical configuration, so that equal molecules have equal SMILES; without
+    isotopes and marks that say nothing.
 
     Raises:
         MoleculeNotRepresentable: RDKit cannot read the SMILES, or there are too many automorphisms.
@@ -775,10 +679,6 @@ def isomeric_smiles(smiles: str) -> str:
 
 def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
     """Count the stereo elements and stereo marks of molecules, for `mark_figures`.
-
-    Args:
-        smiles: SMILES that RDKit can sanitize. Molecules with too many automorphisms are not
-            counted, and their SMILES stay as they are.
 
     Returns:
         - The counts. Of stereo elements: "chain", "ring" and "double", and "marked chain" etc. for
@@ -805,9 +705,6 @@ def count_marks(smiles: Iterable[str]) -> tuple[Counter[str], list[str]]:
 def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
     """Return which shares of stereo elements have marks, from the counts of `count_marks`.
 
-    Args:
-        counts: Counts that `count_marks` has returned.
-
     Returns:
         - "chain", "ring", "double": share of the stereo elements of this kind that have a mark, in
           [0, 1]; None without such elements.
@@ -829,16 +726,8 @@ def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
 def dropped_marks(smiles: str) -> list[str]:
     """Name the kinds of places where a SMILES has stereo marks that are lost in this package.
 
-    Args:
-        smiles: SMILES of a molecule.
-
-    Returns:
-        Some of "allene", "amine", "cumulene", "metal" (or another coordination centre), and "places
-        without isomers" for atoms and double bonds that are no stereo elements; sorted.
-
-    Raises:
-        MoleculeNotRepresentable: The marks at a double bond contradict each other, RDKit cannot
-            read the SMILES, or there are too many automorphisms.
+    These are some of "allene", "amine", "cumulene", "metal" (or another coordination centre), and
+    "places without isomers".
     """
     with quiet():
         return _dropped(smiles, *split_stereo(parse(smiles)))

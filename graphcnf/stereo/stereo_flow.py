@@ -131,13 +131,8 @@ class StereoGraphs:
     ) -> StereoGraphs:
         """Pack molecules into a batch.
 
-        Args:
-            constitutions: Constitutions of at most 255 atoms.
-            configurations: Configuration of each, with parities; None to leave all elements
-                without a mark.
-
-        Returns:
-            The batch. Its `categories` are drawing parities.
+        The `categories` of the batch are drawing parities; without `configurations` no element has
+        a mark. A constitution has at most 255 atoms.
         """
         elements = [e for one in constitutions for e in one.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
@@ -174,11 +169,7 @@ class StereoGraphs:
         return len(self.sizes)
 
     def __getitem__(self, index: slice | Tensor) -> StereoGraphs:
-        """Return some of the molecules.
-
-        Args:
-            index: A slice, a mask (B,) bool, or indices long, which may repeat.
-        """
+        """Return some of the molecules, by a slice, a mask or indices."""
         index = torch.arange(len(self), device=self.sizes.device)[index]
         sizes, counts = self.sizes[index], self.counts[index]
         atoms = _ranges((self.sizes.cumsum(0) - self.sizes)[index], sizes)
@@ -190,19 +181,11 @@ class StereoGraphs:
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> StereoGraphs:
-        """Return a copy on a device.
-
-        Args:
-            device: A `torch.device`, or its name.
-        """
+        """Return a copy on a device."""
         return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the batch as numpy arrays, for a cache file.
-
-        Returns:
-            `{name of the attribute: its array}`.
-        """
+        """Return the batch as numpy arrays by name, for a cache file."""
         return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
 
     @property
@@ -212,14 +195,7 @@ class StereoGraphs:
         return torch.arange(most, device=self.counts.device) < self.counts[:, None]
 
     def padded(self, values: Tensor) -> Tensor:
-        """Arrange values of all stereo elements by molecule, with padding.
-
-        Args:
-            values: A value of each stereo element, (S, ...).
-
-        Returns:
-            (B, E, ...) long; 0 where `mask` is False.
-        """
+        """Arrange values (S, ...) by molecule, (B, E, ...), with 0 for padding."""
         mask = self.mask
         out = torch.zeros((*mask.shape, *values.shape[1:]), dtype=torch.long, device=mask.device)
         out[mask] = values.long()
@@ -288,23 +264,13 @@ def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class StereoContext(Context):
-    """The context of a `StereoNetwork`.
-
-    Attributes:
-        mask: True for stereo elements, False for padding, (B, E) bool.
-        graphs: The molecules whose configurations are drawn or scored.
-    """
+    """The context of a `StereoNetwork`."""
 
     graphs: StereoGraphs = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, graphs: StereoGraphs, **draw: Any) -> StereoContext:
-        """Return the context of a batch of molecules.
-
-        Args:
-            graphs: Molecules whose configurations are drawn or scored.
-            **draw: Further fields of the context, such as `temperature`.
-        """
+        """Return the context of a batch of molecules."""
         return cls(graphs.mask, graphs=graphs, **draw)
 
 
@@ -313,11 +279,6 @@ class Neighbourhood(nn.Module):
 
     The first neighbour is the one with the lowest number, and so on. A parity is the sign of a
     permutation of the neighbours, which a layer that treated them alike could not learn.
-
-    Args:
-        width: Channels C of an atom.
-        hidden: Hidden channels.
-        dropout: Share of hidden channels that a training step sets to 0.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float):
@@ -332,17 +293,13 @@ class Neighbourhood(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, h: Tensor, own: Tensor, near: Tensor, bonds: Tensor) -> Tensor:
-        """Return new hidden states of M of the A atoms.
+        """Return new hidden states (M, C) of M of the A atoms.
 
         Args:
             h: Hidden states of all atoms, (A, C).
             own: Index in `h` of each of the M atoms, (M,).
             near: 1 + index in `h` of each of their neighbours, 0 for none, (M, 4).
-            bonds: For each neighbour k the category of the bond to it plus k * `BOND_CATEGORIES`,
-                so that each neighbour has embeddings of its own, (M, 4).
-
-        Returns:
-            (M, C).
+            bonds: Category of the bond to neighbour k plus k * `BOND_CATEGORIES`, (M, 4).
         """
         x = self.norm(h)
         sent = F.pad(self.send(x), (0, 0, 1, 0))
@@ -359,11 +316,7 @@ class StereoNetwork(AutoregressiveNetwork):
     apart by their order in the canonical numbering, since in symmetric rings nothing else tells cis
     from trans.
 
-    Args:
-        width: Channels C of an atom.
-        hidden: Hidden channels of a layer.
-        layers: Number of layers; a stereo element sees atoms at most so many bonds away.
-        dropout: Share of hidden channels that a training step sets to 0.
+    A stereo element sees atoms at most `layers` bonds away.
     """
 
     def __init__(self, *, width: int, hidden: int, layers: int, dropout: float):
@@ -388,17 +341,13 @@ class StereoNetwork(AutoregressiveNetwork):
             nn.init.normal_(table.weight, std=0.3)
 
     def forward(self, graphs: StereoGraphs, row: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """Return the logits of the categories of R stereo elements, of any molecules of the batch.
+        """Return logits (R, 3) of the categories of R stereo elements.
 
         Args:
-            graphs: The molecules.
-            row: For each of the R elements the index of its molecule, (R,) long.
-            target: For each its number in the molecule, (R,) long.
-            known: Categories of all elements of all molecules, as drawing parities, (B, E) long.
-                Only those before the element in its molecule are read.
-
-        Returns:
-            (R, 3): logits of no mark and of the drawing parities 1 and 2.
+            row: Index of the molecule of each, (R,).
+            target: Its number in the molecule, (R,).
+            known: Drawing parities of all elements, (B, E), of which those before `target` are
+                read.
         """
         categories, part = known[row], graphs[row]
         # Row 0 of all tables of atoms is that of no atom.
@@ -460,11 +409,7 @@ class StereoNetwork(AutoregressiveNetwork):
         return h, place
 
     def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
-        """Yield one step with all stereo elements of a batch, to score known configurations.
-
-        Yields:
-            A single `Step` of the S stereo elements. Its hidden state is their logits, (S, 3).
-        """
+        """Yield one `Step` with the logits (S, 3) of all stereo elements."""
         row, number = context.mask.nonzero(as_tuple=True)
         known = torch.where(context.mask, x[..., 0], 0)
         yield Step(row, number, self(context.graphs, row, number, known))
@@ -477,17 +422,10 @@ class StereoNetwork(AutoregressiveNetwork):
 class StereoDrawing:
     """Configurations of B molecules that are being drawn, one stereo element of each per step.
 
-    Args:
-        network: Network that gives the logits of the next stereo element.
-        context: Molecules whose configurations are drawn.
-
     Attributes:
-        graphs: The molecules.
-        mask: True for stereo elements, False for padding, (B, E) bool.
-        categories: Categories of the elements drawn so far, 0 for later ones, (B, E) long.
-        number: Index of the element being drawn, the same for all molecules; -1 before the first.
-        row: Indices in the batch of the M molecules that have an element with this index, (M,)
-            long.
+        categories: Categories of the elements drawn so far, 0 for later ones, (B, E).
+        number: Index of the element being drawn, -1 before the first.
+        row: Indices of the M molecules that have an element with this index, (M,).
     """
 
     def __init__(self, network: StereoNetwork, context: StereoContext):
@@ -498,12 +436,8 @@ class StereoDrawing:
     def step(self) -> Step | None:
         """Go on to the next stereo element of every molecule: the k-th call, from 0, to element k.
 
-        It is given the categories of the elements before it, so that `update` must have been called
-        for these.
-
-        Returns:
-            A `Step` for the M molecules with more than k elements. Its hidden state is the logits
-            of the categories themselves, (M, 3). None if no molecule has so many elements.
+        Its hidden state is the logits of the categories themselves, (M, 3); None after the last
+        element.
         """
         self.number += 1
         if self.number >= self.mask.shape[1]:
@@ -514,11 +448,7 @@ class StereoDrawing:
         return Step(self.row, number, logits)
 
     def update(self, x: Tensor) -> None:
-        """Set the categories of the stereo elements of the last `Step`.
-
-        Args:
-            x: The categories, (M, 1) long, in the order of the M molecules of that step.
-        """
+        """Set the categories of the stereo elements of the last `Step`."""
         self.categories[self.row, self.number] = x[:, 0]
 
 
@@ -529,11 +459,7 @@ class StereoFlow(Pretrained, nn.Module):
     (`Constitution.equivalents`), of which there is one without symmetry. Training maximizes the
     probability of the canonical configuration alone.
 
-    Args:
-        width: Channels of an atom.
-        hidden: Hidden channels of a layer.
-        layers: Number of layers; a stereo element sees atoms at most so many bonds away.
-        dropout: Share of hidden channels that a training step sets to 0.
+    A stereo element sees atoms at most `layers` bonds away.
 
     Examples:
         >>> from graphcnf.file_reading import WEIGHTS
@@ -560,17 +486,10 @@ class StereoFlow(Pretrained, nn.Module):
     def training_loss(
         self, graphs: StereoGraphs, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the loss of a batch and its parts; the training loop calls it at every step.
+        """Return the loss of a batch, nats per stereo element, and its parts.
 
-        Args:
-            graphs: Molecules with their canonical configurations.
-            beta: Ignored; training passes it to every model.
-
-        Returns:
-            - The negative log-probability in nats per stereo element, a scalar.
-            - Metrics `{name: (sum of bits, number of elements)}`: "bits_per_element" of all
-              elements, "bits_chain" and "bits_ring" of atoms outside and in rings, "bits_double" of
-              double bonds.
+        The parts `{name: (sum of bits, number of elements)}` are "bits_per_element" of all
+        elements, "bits_chain", "bits_ring" and "bits_double".
         """
         categories, context = graphs.padded(graphs.categories), StereoContext.of(graphs)
         log_p = self.flow.network.log_probs(categories[..., None], context)
@@ -587,17 +506,9 @@ class StereoFlow(Pretrained, nn.Module):
     def log_probs(
         self, constitutions: Sequence[Constitution], configurations: Sequence[Configuration]
     ) -> list[np.ndarray]:
-        """Return log p(category of a stereo element | categories before it), element by element.
+        """Return log p(category of an element | categories before it) in nats, a list of arrays.
 
-        Only the given configuration is scored. `log_prob` adds up all configurations that are the
-        same molecule.
-
-        Args:
-            constitutions: Constitutions of the molecules.
-            configurations: Configuration of each.
-
-        Returns:
-            For each configuration an array of nats, (number of stereo elements,) float64.
+        `log_prob` adds up all configurations that are the same molecule.
         """
         if not constitutions:
             return []
@@ -609,23 +520,11 @@ class StereoFlow(Pretrained, nn.Module):
     def log_prob_of_molecules(
         self, molecules: Sequence[str | Chem.Mol]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log-probabilities of the stereo marks of molecules, given their graphs.
+        """Return log p(marks | graph) of M molecules, nats, and whether each is exact, both (M,).
 
         The probabilities of all configurations that have the marks are added up, see `log_prob`. A
-        molecule without marks has the value 0 nats, and so has one whose marks are ignored: those
-        at a double bond contradict each other, or the molecule has too many automorphisms.
-
-        Args:
-            molecules: SMILES or sanitized molecules, M of them.
-
-        Returns:
-            - log p(marks | graph), nats, (M,) float64.
-            - True where the value is exact, the 0 of molecules without marks included; False where
-              more than 4,096 configurations would have to be added, and it is a lower bound; (M,)
-              bool.
-
-        Raises:
-            UnparsableSmiles: if RDKit cannot read a SMILES.
+        molecule without marks has the value 0, and so has one whose marks contradict each other or
+        that has too many automorphisms.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
@@ -642,20 +541,11 @@ class StereoFlow(Pretrained, nn.Module):
     def log_prob(
         self, constitutions: Sequence[Constitution], given: Sequence[Configuration]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log-probabilities that molecules have the given stereo marks, or more.
+        """Return log p(these marks or more | constitution), nats, (M,), and if each is exact.
 
-        The probabilities of all configurations that have these marks are added up.
-
-        Args:
-            constitutions: M constitutions.
-            given: For each the marks as a configuration; 0 for stereo elements that may have any
-                category.
-
-        Returns:
-            - log p(marks | constitution), nats, (M,) float64.
-            - True where the value is exact, (M,) bool. Where more than 4,096 configurations
-              (`MOST_CONFIGURATIONS`) would have to be added, elements without a given mark count as
-              having none, which gives a lower bound.
+        The probabilities of all configurations with the given marks (0 where any category may be)
+        are added up. Where these are more than 4,096 (`MOST_CONFIGURATIONS`), elements without a
+        given mark count as having none, which gives a lower bound.
         """
         nats, exact = np.zeros(len(constitutions)), np.ones(len(constitutions), dtype=bool)
         todo: list[tuple[int, int, Configuration]] = []
@@ -681,15 +571,9 @@ class StereoFlow(Pretrained, nn.Module):
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
         """List the isomers of a molecule with a mark at every stereo element, with probabilities.
 
-        Marks that the molecule has already are kept.
-
-        Args:
-            molecule: SMILES or sanitized molecule.
-
-        Returns:
-            A table with a row for each isomer, the most probable first. Columns: "smiles", and
-            "probability" given the graph, the marks of the molecule, and that all stereo elements
-            have one; the column sums to 1.
+        Marks that the molecule has already are kept. Columns, the most probable isomer first:
+        "smiles", and "probability" given the graph, those marks and that every stereo element has
+        one.
 
         Raises:
             MoleculeNotRepresentable: RDKit cannot read the SMILES, its marks at a double bond
@@ -732,16 +616,9 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> list[Configuration]:
         """Draw a configuration for each constitution.
 
-        Args:
-            constitutions: Constitutions of the molecules to mark.
-            generator: A torch generator, or a numpy generator for each constitution; None for
-                torch's global one.
-            temperature: Below 1 for more probable configurations.
-
-        Returns:
-            A configuration for each constitution. It is canonical if the constitution has
-            symmetries. Otherwise it may have marks that RDKit drops (`Constitution.dependent`): to
-            look for these would take longer than the draw.
+        A generator may be one for all or one for each constitution. Configurations are canonical if
+        the constitution has symmetries; otherwise one may have marks that RDKit drops
+        (`Constitution.dependent`), since to look for these takes longer than the draw.
         """
         if not constitutions:
             return []
@@ -775,17 +652,8 @@ class StereoFlow(Pretrained, nn.Module):
         to be kept, 729 of them are drawn by their probabilities, which is exact in the limit of
         many particles.
 
-        Args:
-            constitution: Constitution of the molecule.
-            given: Alternatives, one of which the molecule must have, as `Constitution.kept_marks`
-                returns them: configurations with 0 at stereo elements without a given mark.
-            random: Random generator.
-            temperature: 1 for the model's own distribution; below 1 for more probable
-                configurations.
-
-        Returns:
-            A canonical configuration. None where no molecule has the marks, such as a single mark
-            in a symmetric ring, which says nothing.
+        It is canonical; None where no molecule has one of the alternatives `given` (see
+        `Constitution.kept_marks`), such as a single mark in a symmetric ring.
         """
         images = [image for marks in given for image in constitution.orbit(marks)]
         loose = set(constitution.dependent)
@@ -855,18 +723,9 @@ class StereoFlow(Pretrained, nn.Module):
         The marks of a molecule are a function of the seed and of its number, `first` + its index.
 
         Args:
-            smiles: Canonical SMILES without stereo; None where there is no molecule.
             molecules: The sanitized molecules of at most 255 atoms, or None. Call
                 `Chem.MolToSmiles(molecule)` last for each of them, and pass the result in `smiles`:
                 the order of atoms is read from what that call leaves in the molecule.
-            seed: Seed of the sample.
-            first: Number of the first molecule.
-            temperature: 1 for the model's own distribution; below 1 for more probable marks.
-            template: Marks to keep, given which the others are drawn; None to draw all.
-
-        Returns:
-            A SMILES for each molecule, as given where no stereo element gets a mark. None where
-            there is no molecule, or where the molecule cannot have the marks of the template.
         """
         marked = list(smiles)
         constitutions, places = [], []

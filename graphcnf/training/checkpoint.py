@@ -47,7 +47,6 @@ class Counters:
     """How far a run has got.
 
     Attributes:
-        step: steps taken.
         seconds: seconds of training, over all continuations of the run.
         epoch: epoch of the next batch, counted from 0.
         batch: number of the next batch in its epoch, counted from 0.
@@ -100,17 +99,9 @@ class Best:
         It is also kept if its headline is lower than in the first evaluation, and either within the
         tolerance or with few copies. A headline that is not finite counts as infinite.
 
-        Args:
-            step: steps taken before the evaluation.
-            metrics: `{metric: value}` of the held-out batches.
-            headline: name of the metric to minimise.
-            tolerance: share by which the headline may lie above its lowest value so far, such as
-                0.01.
-            most_copies: there are few copies if the metric "copies", the share of samples that copy
-                training molecules, is at most this.
-
-        Returns:
-            True if the weights are to be kept.
+        The `tolerance` is the share by which the headline may lie above its lowest value so far,
+        such as 0.01; few copies are a metric "copies" (share of samples that copy training
+        molecules) of at most `most_copies`.
         """
         if self.step < 0:
             self.first = metrics
@@ -128,39 +119,19 @@ class Best:
 
 
 def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-    """Add the metrics of one batch to the sums, in place.
-
-    Args:
-        sums: `{metric: (numerator, denominator)}` of the batches so far.
-        metrics: `{metric: (numerator, denominator)}` of the batch, scalars, as `training_loss`
-            returns them.
-    """
+    """Add the metrics of one batch, pairs (numerator, denominator), to the sums, in place."""
     for name, (top, bottom) in metrics.items():
         before = sums.get(name, (0.0, 0.0))
         sums[name] = before[0] + float(top), before[1] + float(bottom)
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Return the value of each metric from its sums over batches.
-
-    Args:
-        sums: `{metric: (numerator, denominator)}`, as `add` sums them.
-
-    Returns:
-        `{metric: numerator / denominator}`, NaN if the denominator is 0.
-    """
+    """Return the value of each metric from its sums over batches; NaN for a denominator of 0."""
     return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
 
 def sum_over_processes(sums: Sums) -> Sums:
-    """Add up the sums of metrics of all processes of the run; all must call this together.
-
-    Args:
-        sums: `{metric: (numerator, denominator)}` of this process.
-
-    Returns:
-        The totals, the same in every process.
-    """
+    """Add up the sums of metrics of all processes of the run; all must call this together."""
     if not (dist.is_available() and dist.is_initialized()):
         return sums
     parts: list = [None] * dist.get_world_size()
@@ -172,16 +143,7 @@ def sum_over_processes(sums: Sums) -> Sums:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically, with a checksum.
-
-    Args:
-        path: the file, in a folder that exists.
-        state: `{name: entry}`; entries are tensors, numbers, texts, and lists and dictionaries of
-            them.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a checkpoint atomically, with a checksum."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -191,12 +153,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that `save_checkpoint` has written, with its tensors on the CPU.
 
-    Args:
-        path: the file.
-
-    Returns:
-        `{name: entry}` as it was saved, and "format", the version of the layout. The types of the
-        entries are not checked; `starting_state` checks them.
+    It adds "format", the version of the layout. `starting_state` checks the entries.
     """
     try:
         whole = read_file(path, memory() // 2)
@@ -219,19 +176,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def starting_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint to continue a run from, and check its entries.
 
-    Args:
-        path: the file.
+    The entries:
 
-    Returns:
-        `{name: entry}`, with
-
-        - "model", "optimizers", "average", "random", "run": states as torch and `Run` wrote them,
-          not checked yet;
-        - "at": a `Counters`;
-        - "best": None, or a dictionary of "figures" (a `Best`) and "weights";
-        - "metrics": `{metric: value}` of the last evaluation;
-        - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
-        - "path": the file, for messages.
+    - "model", "optimizers", "average", "random", "run": states as torch and `Run` wrote them,
+      not checked yet;
+    - "at": a `Counters`;
+    - "best": None, or a dictionary of "figures" (a `Best`) and "weights";
+    - "metrics": `{metric: value}` of the last evaluation;
+    - "sums": `{metric: (numerator, denominator)}` since the last line of the log;
+    - "path": the file, for messages.
     """
     state = load_checkpoint(path)
     with checkpoint_errors(path):
@@ -259,9 +212,6 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
     """Return a context that turns errors while a checkpoint is restored into `UserError`.
 
     A damaged file, or one of another model, makes torch raise errors of many kinds.
-
-    Args:
-        path: The checkpoint, for messages.
     """
     try:
         yield
@@ -273,12 +223,7 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
 
 def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
-    """Check that tensors hold no infinities and no NaN.
-
-    Args:
-        tensors: tensors of any shapes.
-        what: what they are, such as "weights", for the message.
-    """
+    """Check that tensors hold no infinities and no NaN."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(f"{what} must be finite numbers")
 
@@ -287,10 +232,6 @@ def save_model(folder: Path, model: nn.Module) -> None:
     """Write a model to a folder, by its method `save_pretrained` if it has one.
 
     Of a model without this method the weights alone are written, to `weights.safetensors`.
-
-    Args:
-        folder: the folder, which is made if it is missing.
-        model: the model, on any device.
     """
     save_pretrained: Any = getattr(model, "save_pretrained", None)
     if save_pretrained is not None:

@@ -88,12 +88,7 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
     keep their mean and standard deviation. The data of the columns' surrogates (Gaussian processes
     that predict the columns) are stored in the metadata of the returned model.
 
-    Args:
-        model: A model that draws atom by atom.
-        data: The molecules, with the names of the measured columns as `columns`.
-
-    Returns:
-        `model` itself if it knows all columns, else a copy with the new conditions.
+    It is `model` itself if it knows all columns, else a copy.
     """
     known = names_of(model)
     tables = condition_statistics(data.columns, data.targets[data.split("train")])
@@ -104,10 +99,7 @@ def with_columns(model: GraphModel, data: MoleculeDataset) -> GraphModel:
 
 
 def names_of(model: GraphModel) -> list[str]:
-    """Return the names of the conditions that a model takes, such as "logp", in their order.
-
-    The list is empty for a model without conditions.
-    """
+    """Return the names of the conditions that a model takes, such as "logp", in their order."""
     return [table["name"] for table in model.conditions]
 
 
@@ -122,18 +114,13 @@ def learn_columns(
 
     The training is a run of its own, which continues where it was interrupted.
 
-    Args:
-        model: Folder of the model, which draws molecules like those of `data`.
-        data: The molecules, with the names of the measured columns as `columns`.
-        folder: Folder of the run, in which the model at its start is saved as well.
-        given: Settings of the fine-tuning by name. Used are "seed", "threads", "accelerator",
-            "devices", "bf16", and "steps" if it is below 250 (`TAKEN`, `STEPS`). All others are
-            chosen here.
-        say: Function that prints a line of text.
+    The second result is the signal that interrupted the run, or None; after one, the model is that
+    at the start.
 
-    Returns:
-        (flow, signal): the model after the training; and None, or the number of the signal that
-        interrupted the run. After a signal, the model is the one at the start.
+    Args:
+        folder: Folder of the run, in which the model at its start is saved as well.
+        given: Settings of the fine-tuning, of which "seed", "threads", "accelerator", "devices",
+            "bf16", and "steps" below 250 are used (`TAKEN`, `STEPS`). All others are chosen here.
     """
     from graphcnf.training.loop import fit
 
@@ -200,15 +187,7 @@ def _plan(given: dict[str, Any]) -> TrainingSettings:
 
 
 def computed(data: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Compute properties of the molecules of a data set.
-
-    Args:
-        data: M molecules.
-        names: Names of P properties, such as "logp" (`graphcnf.chemistry.descriptors.PROPERTIES`).
-
-    Returns:
-        Values in the units of the properties, (M, P) float64.
-    """
+    """Compute P properties of M molecules, in their units, (M, P)."""
     return property_table(data.smiles, names)
 
 
@@ -268,16 +247,7 @@ def _chances(values: np.ndarray) -> np.ndarray:
 
 
 def with_surrogates(model: GraphModel, data: MoleculeDataset) -> GraphModel:
-    """Store the data of the surrogates of measured columns in a model's metadata, in place.
-
-    Args:
-        model: The model, which is saved with them.
-        data: The molecules, to which the surrogates will be fitted, with the names of the measured
-            columns as `columns`.
-
-    Returns:
-        The same model.
-    """
+    """Store the data of the surrogates of measured columns in a model's metadata, in place."""
     for name in data.columns:
         give_surrogate(model, Surrogate.of_data(data, name))
     return model
@@ -290,15 +260,8 @@ def with_targets(
 ) -> MoleculeDataset:
     """Return a data set whose targets are the conditions of a model, in their order.
 
-    Args:
-        data: M molecules; the names of its measured columns, if there are any, are its `columns`.
-        names: Names of the P conditions: properties that can be computed, columns of `data`, or
-            columns that only earlier data had, whose values are unknown here.
-        compute: Function of the data and names of properties that returns their values, (M, P).
-
-    Returns:
-        The same molecules without `columns`, and with `targets` (M, P), NaN where unknown; the
-        targets are None if `names` is empty.
+    They are NaN where unknown, and `columns` are dropped. A name may be a property that `compute`
+    gives (M, P), a column of `data`, or one that only earlier data had.
     """
     targets = np.full((len(data), len(names)), np.nan)
     computed = [name for name in names if name in PROPERTIES]
@@ -317,26 +280,14 @@ def column_figures(
 
     A picture for each column is written to the folder of the run, as PNG and SVG.
 
-    Args:
-        flow: The trained model.
-        data: The molecules, with the names of the measured columns as `columns`.
-        out: Folder of the run.
-        samples: Number of samples with a target, and of samples without one; at most 200 (`ASKED`)
-            are drawn. 0 for none.
-        seed: Seed of the samples.
+    At most 200 samples (`ASKED`) are drawn with a target, and as many without. For each column:
 
-    Returns:
-        For each column a dict of JSON values:
-
-        - "name" of the column; "molecules", the number that have a value; "mean" and "range"
-          (lowest, highest) of the values;
-        - "r2", the cross-validated R² of the surrogate; "covered", `{probability such as "80%":
-          share of the values in the predicted interval of this probability}`; "sentence", which
-          says whether the column can be predicted;
-        - with samples "target", the value that was asked for, the 0.95 quantile of the values
-          (`HIGH`); "without" and "asked", the mean predictions for samples drawn without the target
-          and with it; "outside", the share of samples with the target that lie outside the
-          surrogate's domain: they are less similar to the molecules than these are to each other.
+    - "name"; "molecules", the number that have a value; "mean" and "range" of the values;
+    - "r2", the cross-validated R² of the surrogate; "covered", the share of values in the predicted
+      interval of each probability, such as "80%"; "sentence", whether it can be predicted;
+    - with samples "target", the 0.95 quantile of the values (`HIGH`); "without" and "asked", mean
+      predictions for samples without and with it; "outside", the share of the latter outside the
+      surrogate's domain.
     """
     found, surrogates = [], surrogates_of(flow.model)
     for name in data.columns:
@@ -363,14 +314,7 @@ def column_figures(
 
 
 def column_text(figures: dict[str, Any]) -> list[str]:
-    """Describe a measured column, its surrogate and the samples in sentences.
-
-    Args:
-        figures: What `column_figures` returns for one column.
-
-    Returns:
-        A sentence about the surrogate; a second one about the samples if there are any.
-    """
+    """Describe what `column_figures` returns for one column in sentences."""
     first = figures["sentence"]
     sentences = [f"{first[0].upper()}{first[1:]}."]
     if "target" in figures:

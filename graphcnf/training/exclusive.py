@@ -20,10 +20,6 @@ def learning(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     Weights and noise come from the one random generator that all threads share. Two trainings at
     once would mix their random numbers, and neither would be a function of its seed. Within the
     context, torch's modes and default type are those of `graphcnf.torch_state.own_modes`.
-
-    Args:
-        dtype: Default type of floating-point tensors in the context; ignored if the user's is
-            float32, see `graphcnf.torch_state.default_type`.
     """
     with _ONE_AT_A_TIME, own_modes(dtype):
         yield

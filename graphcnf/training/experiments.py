@@ -71,16 +71,7 @@ DERIVED = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categor
 
 
 def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitResult:
-    """Train the model of a preset on its data; `graphcnf train` calls it.
-
-    Args:
-        preset: the preset, as `load_preset` returns it.
-        out: folder of the run; `fit` says what it will contain.
-        resume: True to continue the run in it.
-
-    Returns:
-        The result of the run, finished or interrupted by a signal.
-    """
+    """Train the model of a preset on its data; `graphcnf train` calls it."""
     require("lightning_fabric", "training", "train")
     from graphcnf.training.loop import fit
 
@@ -92,12 +83,7 @@ def fit_preset(preset: Preset, out: str | Path, *, resume: bool = False) -> FitR
 def build_experiment(preset: Preset) -> Experiment:
     """Load the data of a preset and build its model, initialised by the seed in `[training]`.
 
-    Args:
-        preset: the preset, as `load_preset` returns it.
-
-    Returns:
-        The experiment. Its model is new; or a trained one, if the entry `start` of `[model]` names
-        one.
+    The model is a trained one if the entry `start` of `[model]` names one.
     """
     options = dict(preset.data)
     name = options.pop("name", None)
@@ -211,18 +197,7 @@ def _property_names(names: Any) -> list[str]:
 
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
-    """Compute properties of all molecules of a data set, or read them from the cache.
-
-    They are cached on disk by the molecules and the names, so that the next run need not compute
-    them.
-
-    Args:
-        dataset: M molecules.
-        names: names of P properties (`graphcnf.chemistry.descriptors.PROPERTIES`).
-
-    Returns:
-        Values in the units of the properties, (M, P) float64.
-    """
+    """Compute P properties of M molecules, in their units, (M, P); cached on disk."""
 
     def compute() -> dict[str, np.ndarray]:
         label = f"properties of {dataset.name}"
@@ -261,16 +236,7 @@ def _check_known(model: GraphModel, start: str, dataset: MoleculeDataset) -> Non
 
 
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
-    """Load the molecules that the table `[data]` of a preset names.
-
-    Args:
-        name: name of the data set: "zinc250k", "moses", "qm9" or "smiles_file" (`MOLECULES`).
-        data: the other entries of the table, arguments of the loader by name; "smiles_file" needs
-            `path`.
-
-    Returns:
-        The molecules as graphs, divided into those to train on and held-out ones.
-    """
+    """Load the molecules (`MOLECULES`) that the table `[data]` of a preset names."""
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)

@@ -167,25 +167,17 @@ def finetune(
 
     A call with the same arguments continues a run that was interrupted.
 
+    After a signal such as Ctrl-C, the model is as it is then, without figures.
+
     Args:
-        flow: A model that draws molecules atom by atom; it is not changed.
-        data: The molecules, such as `graphcnf.datasets.load_smiles_file` returns. Their measured
-            `columns` become properties that molecules can be asked for, with surrogates that
-            predict them.
+        data: The molecules. Their measured `columns` become properties that molecules can be asked
+            for, with surrogates that predict them.
         out: Folder of the run; its `model/` will contain the fine-tuned weights.
         minutes: Approximate time limit, at the machine's speed when training starts; None for the
             time that follows from the number of molecules.
-        seed: Seed of everything random.
-        settings: Settings that override those that `plan` chooses, such as `{"steps": 500}`
-            (`graphcnf.training.settings.TrainingSettings`); None for none.
-        features: Patterns and properties (`graphcnf.chemistry.properties.Feature`) whose means are
-            reported, of the molecules and of samples.
-        samples: Number of samples drawn before and after fine-tuning for the report, 0 for none.
-        say: Function that prints a line of text.
-
-    Returns:
-        The fine-tuned model with its figures; after a signal such as Ctrl-C, the model as it is
-        then, without figures.
+        settings: Settings that override those that `plan` chooses, such as `{"steps": 500}`.
+        features: Features whose means are reported, of the molecules and of samples.
+        samples: Number of samples drawn before and after fine-tuning for the report.
 
     Examples:
         >>> from graphcnf.datasets import load_smiles_file
@@ -407,13 +399,8 @@ def _prepared(flow: MoleculeFlow, data: MoleculeDataset) -> tuple[MoleculeFlow, 
 def facts(data: MoleculeDataset) -> dict[str, Any]:
     """Return what the metadata of a model say about the molecules that it is trained on.
 
-    Args:
-        data: Data set of the molecules.
-
-    Returns:
-        JSON values: "dataset", its name; "vocabulary", `{"atoms": ..., "bonds": ...}`;
-        "size_histogram", a list whose entry n is the number of molecules of n atoms; "rdkit", the
-        version of RDKit; and "codec", the version of the conversion of molecules to graphs.
+    These are "dataset", "vocabulary", "size_histogram" (entry n: molecules of n atoms), "rdkit",
+    and "codec", the versions of RDKit and of the conversion of molecules to graphs.
     """
     return {
         "dataset": data.name,
@@ -459,15 +446,13 @@ def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> Tr
     and overfitted after that; new elements take longer. More epochs than that are planned, and
     early stopping ends the training.
 
+    There is no time limit unless it is given.
+
     Args:
-        molecules: Number of molecules to learn from, at least 1.
         held_out: Number of held-out molecules, 0 for cross-validation.
         new: True if the molecules have atoms or bonds that the given weights lack.
-        **given: Settings of `graphcnf.training.settings.TrainingSettings` that override the plan.
-            Other settings, such as warm-up and decay, follow a given `steps`.
-
-    Returns:
-        Settings with a budget of steps and `keep_best`. They have no time limit unless it is given.
+        **given: Settings that override the plan. Others, such as warm-up and decay, follow a given
+            `steps`.
     """
     few = not held_out
     given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}
@@ -634,17 +619,8 @@ def sample_shares(
 ) -> tuple[list[str], dict[str, float]]:
     """Draw samples, and return the valid ones and the share that copies training molecules.
 
-    Args:
-        flow: Model that draws the samples.
-        hashes: Hashes of the training molecules, sorted, uint64, as
-            `graphcnf.chemistry.hashing.hash_each` returns them.
-        samples: Number of samples, above 0.
-        seed: Seed of the samples.
-
-    Returns:
-        (smiles, shares): the SMILES of the valid samples, without stereo marks; and three shares in
-        [0, 1]: "strict_validity" (valid among all samples), "uniqueness" (distinct among the valid
-        ones) and "copied" (training molecules among the valid ones).
+    The shares are "strict_validity" (among all samples), and "uniqueness" and "copied" (among the
+    valid ones). `hashes` of the training molecules are sorted.
     """
     valid = [s for s in flow.sample(samples, seed=seed, stereo=False).smiles if s is not None]
     return valid, {

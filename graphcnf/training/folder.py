@@ -21,10 +21,8 @@ from graphcnf.training.settings import TrainingSettings, is_main
 def check_begun(folder: Path, resume: bool) -> None:
     """Check that a training may begin or continue in a folder, so that it replaces no other one.
 
-    Args:
-        folder: The folder, which need not exist.
-        resume: True to continue the run in it from its checkpoint. Without a checkpoint, the run
-            failed before the first one, and may begin anew unless the folder holds a model.
+    With `resume` but no checkpoint, the run failed before the first one, and may begin anew unless
+    the folder holds a model.
     """
     if resume:
         check_replaceable(folder, "checkpoints", "model", "snapshots")
@@ -43,11 +41,6 @@ def check_replaceable(folder: Path, *names: str) -> None:
     """Check that some folders within that of a run hold nothing but plain files and folders.
 
     Links, pipes and devices could make the run write outside its folder.
-
-    Args:
-        folder: The folder of the run.
-        *names: Names of the folders in it that are checked, such as "checkpoints"; they need not
-            exist.
     """
     for name in names:
         top = inside(folder, name)
@@ -64,10 +57,6 @@ def run_folder(folder: Path, resume: bool) -> Iterator[None]:
 
     The folder is locked by the first process of the run; the others do nothing here. If an error
     comes before anything was trained, a folder that the run has made is removed.
-
-    Args:
-        folder: The folder; it is made if it does not exist.
-        resume: True to continue the run in it.
     """
     if not is_main():
         yield
@@ -87,10 +76,6 @@ def remove_unused(folder: Path, *names: str) -> None:
     """Remove the folder of a run in which nothing was trained.
 
     The folder stays if it holds anything but the mark of a run (the file `RUN_MARK`) and `names`.
-
-    Args:
-        folder: The folder.
-        *names: Names of files in it that may be removed with it.
     """
     own = (RUN_MARK, *names)
     if {path.name for path in folder.iterdir()} <= {*own}:
@@ -100,14 +85,7 @@ def remove_unused(folder: Path, *names: str) -> None:
 
 
 def write_settings(folder: Path, settings: TrainingSettings, tables: dict[str, Any] | None) -> None:
-    """Write `config.toml` to the folder of a run, by which the run can be resumed.
-
-    Args:
-        folder: Folder of the run.
-        settings: Settings of the training, which become the table `[training]`.
-        tables: Other tables of the preset, such as "model" and "data", `{table: {entry: value}}`;
-            None for none.
-    """
+    """Write `config.toml` to the folder of a run, by which the run can be resumed."""
     import tomli_w
 
     content = tomli_w.dumps({**(tables or {}), "training": settings.to_dict()})

@@ -36,9 +36,8 @@ class FoldBatch:
 
     Its length is that of its shortest part; a slice has the same rows of all parts.
 
-    Attributes:
-        parts: The batches, such as `GraphBatch`, in the order of `Folds.models`; None for a copy
-            that takes no part in this step.
+    A part is None for a copy that takes no part in this step; they are in the order of
+    `Folds.models`.
     """
 
     parts: list[Any]
@@ -50,11 +49,7 @@ class FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
     def to(self, device: Any) -> FoldBatch:
-        """Return the same batches with their tensors on a device.
-
-        Args:
-            device: A `torch.device`, or its name.
-        """
+        """Return the same batches with their tensors on a device."""
         return FoldBatch([part and part.to(device) for part in self.parts])
 
 
@@ -62,11 +57,6 @@ class Folds(nn.Module):
     """A model that learns all data, beside a copy for each fold that learns all but the fold.
 
     The training loop trains it like any model (it is `Trainable`); saving it saves the model alone.
-
-    Args:
-        model: The model, a `torch.nn.Module` that is `graphcnf.training.settings.Trainable`.
-        folds: Number of folds.
-        dropout: Dropout probability that replaces that of the model, in place; None to keep it.
 
     Attributes:
         models: A copy for each fold, and last the model itself.
@@ -82,16 +72,7 @@ class Folds(nn.Module):
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Return the loss of all models together, and their metrics; the training loop calls it.
-
-        Args:
-            batch: A batch for each of `models`; models without one are left out.
-            beta: Weight of log p(x|z), the decoder terms, in the loss.
-
-        Returns:
-            (loss, metrics): the sum of the losses, a scalar tensor; and `{metric: (sum, number)}`,
-            added up over the models.
-        """
+        """Return the sum of the losses of all models that have a batch, and of their metrics."""
         losses: list[Tensor] = []
         sums: dict[str, tuple] = {}
         for model, part in zip(self.models, batch.parts, strict=True):
@@ -118,19 +99,9 @@ def fold_experiment(
 
     The molecules are divided into folds at random, equal molecules into the same fold.
 
-    Args:
-        model: The model that is to learn all molecules.
-        data: The molecules; which of them are held out in this data set does not matter.
-        folds: Number of folds, from 2 to the number of distinct molecules.
-        batch_size: Molecules per step of each copy.
-        held_out: The same molecules in the form in which they are evaluated, such as without
-            conditions; None for `data`.
-        dropout: Dropout probability in training; None for the model's own.
-
-    Returns:
-        The experiment. An evaluation scores every molecule once, by the copy that did not learn it.
-        The training batches are one endless epoch, since folds differ in length and all copies take
-        the same steps.
+    An evaluation scores every molecule once, by the copy that did not learn it. The training
+    batches are one endless epoch, since folds differ in length. `held_out` are the same molecules
+    as they are evaluated, such as without conditions.
     """
     distinct = np.unique(data.hashes)
     fold = np.random.default_rng(0).permutation(len(distinct)) % folds

@@ -47,14 +47,7 @@ class MetricsFile:
 
     A row with new columns rewrites the whole file.
 
-    Args:
-        path: the file, which may exist.
-        last_step: the step from which the run goes on. Rows of later steps are deleted when the
-            object is made, since the run writes them again.
-
-    Attributes:
-        path: the file.
-        columns: names of the columns in the file; [] before the first row.
+    Rows after `last_step`, from which the run goes on, are deleted, since it writes them again.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -72,11 +65,7 @@ class MetricsFile:
         replace_file(self.path, buffer.getvalue().encode())
 
     def append(self, row: dict[str, object]) -> None:
-        """Append one row to the file.
-
-        Args:
-            row: `{column: value}`, one of which is `step`.
-        """
+        """Append one row, which has the column `step`, to the file."""
         further = [name for name in row if name not in self.columns]
         if further:
             rows = read_rows(self.path)[1] if self.columns else []
@@ -88,15 +77,7 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read `metrics.csv` of a run, which may still be writing it.
-
-    Args:
-        path: the file.
-
-    Returns:
-        (columns, rows): the names of the columns; and for each row `{column: text}`. Incomplete
-        rows are left out.
-    """
+    """Read `metrics.csv` of a run, which may still be writing it; incomplete rows are left out."""
     try:
         text = read_data(path).decode(errors="replace")
     except OSError as error:
@@ -109,16 +90,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def figure(value: Any, form: str, missing: str) -> str:
-    """Write a value of a row as text.
-
-    Args:
-        value: a number, a text, or None, which gives an empty text.
-        form: Python's format of a real number, such as ".5g".
-        missing: text for a real number that is not finite.
-
-    Returns:
-        The text; integers and texts are written as they are.
-    """
+    """Write a value of a row as text: a real number by `form`, or `missing` if it is not finite."""
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
     return "" if value is None else str(value)
@@ -140,14 +112,7 @@ class History:
 
     @classmethod
     def read(cls, run: str | Path) -> History:
-        """Return the history of a run, which may still be training.
-
-        Args:
-            run: Folder of the run, which holds `metrics.csv`.
-
-        Returns:
-            The history so far.
-        """
+        """Return the history of a run, which may still be training."""
         path = inside(run, "metrics.csv")
         columns, found = read_rows(path)
         if not found or "phase" not in columns:
@@ -163,13 +128,6 @@ class History:
         It has if the last held-out value of the headline is more than `FAR` (1.1) times the best
         one, or more than `GAP` (2) times the last training value. Values that are not above 0 are
         ignored, since their ratios say nothing (bits of a continuous density may be negative).
-
-        Args:
-            headline: The metric that the run minimises, such as "bits_per_node".
-
-        Returns:
-            The sentence, with what to do about it; None if the run has not, or if there is no
-            training or no held-out value above 0.
         """
         known = self.rows[self.rows[headline] > 0] if headline in self.rows else self.rows[:0]
         held_out, trained = (known[known["phase"] == phase] for phase in ("eval", "train"))
@@ -192,12 +150,6 @@ class History:
 
         The vertical axes fit the values after the first tenth of the steps, so early values may lie
         outside.
-
-        Args:
-            path: PNG or SVG file to write; None to write none.
-
-        Returns:
-            The `matplotlib.figure.Figure`.
         """
         require("matplotlib", "a plot", "train")
         from matplotlib.figure import Figure
@@ -246,15 +198,7 @@ class History:
 
 
 def picture_content(figure: Any, kind: str) -> bytes:
-    """Return a matplotlib figure as the content of a file, with equal bytes for equal figures.
-
-    Args:
-        figure: The `matplotlib.figure.Figure`.
-        kind: Suffix of the file, ".png" or ".svg".
-
-    Returns:
-        The bytes of the file.
-    """
+    """Return a matplotlib figure as the content of a file, with equal bytes for equal figures."""
     from matplotlib import rc_context
 
     content = io.BytesIO()

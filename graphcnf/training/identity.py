@@ -46,14 +46,8 @@ def settings_identity(
 ) -> dict[str, dict[str, Any]]:
     """Return the part of a run's identity that is known before its data are loaded: the settings.
 
-    Args:
-        settings: Settings of the training.
-        tables: Further tables, such as "model" and "data" of a preset, `{table: {entry: value}}`.
-
-    Returns:
-        `{table: {entry: value}}` of JSON values: the given tables, and "training" with the
-        settings. Entries that may change are left out: of "training" those in `FREE`, such as the
-        budget, and of "data" the entries "path" and "workers" (`PLACES`).
+    Entries that may change are left out: of "training" those in `FREE`, such as the budget, and of
+    "data" the entries "path" and "workers" (`PLACES`).
     """
     found: dict[str, Any] = {**tables, "training": settings.to_dict()}
     for table, names in (("training", FREE), ("data", PLACES)):
@@ -69,15 +63,8 @@ def run_identity(
 ) -> dict[str, dict[str, Any]]:
     """Return the identity of a run: all that must be the same when it is continued.
 
-    Args:
-        experiment: model and data.
-        settings: settings of the training.
-        tables: further tables, such as "model" and "data" of a preset. None for a table "config"
-            with the attribute `config` of the model, if that is a dictionary.
-
-    Returns:
-        `{table: {entry: value}}`: the tables that `settings_identity` returns, and "content", whose
-        one entry is a hash of the data.
+    These are the tables of `settings_identity`, and "content" with a hash of the data. Without
+    `tables`, a table "config" has the attribute `config` of the model, if that is a dictionary.
     """
     config = getattr(experiment.model, "config", None)
     tables = tables or ({"config": config} if isinstance(config, dict) else {})
@@ -88,11 +75,8 @@ def run_identity(
 def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that a checkpoint is of a run with the same settings, model and data.
 
-    Args:
-        state: Entries of the checkpoint, among them "path", its file, and "run", its identity.
-        identity: What `run_identity` returns, or the part of it that `settings_identity` returns. A
-            table that the checkpoint lacks is not compared, unless it is "training" or "content"
-            (`ALWAYS`).
+    A table that the checkpoint lacks is not compared, unless it is "training" or "content"
+    (`ALWAYS`).
     """
     path, differences = state["path"], []
     with checkpoint_errors(path):
@@ -114,13 +98,7 @@ def check_same_run(state: Mapping[str, Any], identity: Mapping[str, Mapping[str,
 
 
 def check_same_parameters(state: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Check that a checkpoint's weights have the names and shapes of a model's.
-
-    Args:
-        state: Entries of the checkpoint, among them "path", its file, and "model", its weights by
-            name.
-        model: The model that is to get them.
-    """
+    """Check that a checkpoint's weights have the names and shapes of a model's."""
     with checkpoint_errors(state["path"]):
         old, new = (
             {name: list(getattr(value, "shape", ())) for name, value in one.items()}

@@ -120,21 +120,17 @@ def fit(
     A training in another thread waits for this one, since all threads share torch's random
     generator.
 
-    Args:
-        experiment: model and data, or a function without arguments that makes them. The function is
-            called once the folder is known to be free and `config.toml` is written: loading data
-            may take minutes, and a run that is stopped meanwhile can be continued.
-        settings: budget and all other settings of the loop.
-        out_dir: folder of the run.
-        resume: True to continue the run in `out_dir`. It must have begun with the same model, data
-            and settings, apart from those in `graphcnf.training.settings.FREE`, such as the budget.
-        config: tables to write to `config.toml` beside `settings`, which become its `[training]`
-            table: `{table: {entry: value}}`; None for none.
-        lines: True to write the log to stderr; a terminal shows a progress bar in any case.
+    Load the trained model from `model/`: the model of the experiment has the last weights, not
+    their average.
 
-    Returns:
-        The result of the run, finished or interrupted by a signal. Load the trained model from
-        `model/`: the model of the experiment has the last weights, not their average.
+    Args:
+        experiment: model and data, or a function that makes them. It is called once the folder is
+            known to be free and `config.toml` is written: loading data may take minutes, and a run
+            that is stopped meanwhile can be continued.
+        resume: True to continue the run in `out_dir`. It must have begun with the same model, data
+            and settings, apart from those in `graphcnf.training.settings.FREE`.
+        config: tables to write to `config.toml` beside `[training]`.
+        lines: True to write the log to stderr; a terminal shows a progress bar in any case.
 
     Examples:
         >>> from functools import partial
@@ -174,10 +170,6 @@ class LossModule(nn.Module):
     """Module whose `forward` is the training loss of a model.
 
     Lightning Fabric synchronises the gradients of several processes only for calls of `forward`.
-
-    Args:
-        model: a `torch.nn.Module` that is `Trainable`.
-        bf16: True to compute the loss under bfloat16 autocast.
     """
 
     def __init__(self, model: nn.Module, bf16: bool):
@@ -187,17 +179,7 @@ class LossModule(nn.Module):
     def forward(
         self, batch: Any, beta: float, device: torch.device
     ) -> tuple[Tensor, dict[str, tuple[Any, Any]]]:
-        """Compute the training loss and the metrics of a batch.
-
-        Args:
-            batch: the batch, on the device.
-            beta: weight of log p(x|z), the decoder terms, in the loss.
-            device: the device.
-
-        Returns:
-            (loss, metrics): a scalar tensor, and `{metric: (numerator, denominator)}`, scalars
-            without gradients.
-        """
+        """Compute the training loss of a batch, and its metrics as (numerator, denominator)."""
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             training_loss: Any = self.model.training_loss
             found = training_loss(batch, beta=beta)
@@ -216,11 +198,7 @@ class LossModule(nn.Module):
 
 
 def detached(value: Any) -> Any:
-    """Return a tensor without its gradient history, and any other value as it is.
-
-    Args:
-        value: a numerator or denominator of a metric, a scalar tensor or a number.
-    """
+    """Return a tensor without its gradient history, and any other value as it is."""
     return value.detach() if isinstance(value, Tensor) else value
 
 
@@ -229,10 +207,6 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
     `torch.manual_seed` would also seed the generators of all other devices, which takes three
     milliseconds. Evaluations seed for every batch.
-
-    Args:
-        seed: the seed, from 0.
-        device: the device whose random numbers are used.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -241,11 +215,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Check that a model can be trained: a torch module with the method `training_loss`.
-
-    Args:
-        model: what a user gives as `Experiment.model`.
-    """
+    """Check that a model can be trained: a torch module with the method `training_loss`."""
     name = type(model).__name__
     if not (isinstance(model, nn.Module) and isinstance(model, Trainable)):
         raise UserError(f"{name} must be a torch.nn.Module with training_loss(batch, *, beta=1.0)")
@@ -256,11 +226,7 @@ def check_model(model: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Check that a batch has what the training loop needs (`graphcnf.training.settings.Batch`).
-
-    Args:
-        batch: what a user's batches yield.
-    """
+    """Check that a batch has what the training loop needs (`graphcnf.training.settings.Batch`)."""
     if not isinstance(batch, Batch):
         raise UserError(
             "a batch must be a tensor, or have a length, parts and to(device), as "
@@ -272,16 +238,6 @@ class Run:
     """One run of an experiment, started anew or from a checkpoint; `fit` makes it.
 
     Call `train` once, then `result`.
-
-    Args:
-        experiment: model and data.
-        settings: all settings.
-        out_dir: folder of the run, which this process has locked.
-        state: entries of the checkpoint to continue from, as `starting_state` returns them; None to
-            begin anew.
-        lines: True to write the log to stderr.
-        tables: tables of the preset, `{table: {entry: value}}`, which must be the same when the run
-            is continued; None without a preset.
     """
 
     def __init__(
@@ -338,10 +294,6 @@ class Run:
         """Take steps until the run ends, by its budget, by `patience` or by a signal.
 
         Meanwhile SIGINT and SIGTERM end the run after the present step, with a checkpoint.
-
-        Args:
-            fabric: Lightning Fabric of this process, as `graphcnf.training.processes.launch` yields
-                it.
         """
         self.fabric, self.main = fabric, fabric.is_global_zero
         handlers = {}
@@ -367,10 +319,6 @@ class Run:
 
         For a finished run, this call computes the `summary`: `Experiment.summarize` may draw
         samples for it, which takes time.
-
-        Returns:
-            The result. In all processes but the first, `history` is None and `summary` empty. The
-            summary is also empty for a run that was interrupted.
         """
         headline, at = self.headline(self.latest), self.at
         result = FitResult(
@@ -521,11 +469,6 @@ class Run:
 
         The run calls it for each batch; a step with a non-finite loss or gradient is counted as
         bad.
-
-        Args:
-            epoch: epoch of the batch.
-            number: number of the batch in its epoch, counted from 0.
-            batch: the whole batch, of which this process takes its part.
         """
         fabric, device, count = self.fabric, self.fabric.device, len(batch)
         part = batch if fabric.world_size == 1 else batch[fabric.global_rank :: fabric.world_size]
@@ -602,15 +545,7 @@ class Run:
     # Log, evaluation, checkpoints
 
     def headline(self, row: dict[str, Any]) -> str:
-        """Return the name of the metric to minimise, of those that a row has.
-
-        Args:
-            row: `{metric: value}`.
-
-        Returns:
-            `Experiment.headline`, if `row` has it; else the first of
-            `graphcnf.training.history.HEADLINES` that it has; "loss" if it has none of them.
-        """
+        """Return `Experiment.headline` or the first of `HEADLINES` that a row has, else "loss"."""
         names = (self.experiment.headline, *HEADLINES)
         return next((name for name in names if name in row), "loss")
 

@@ -31,16 +31,8 @@ MOMENTUM, ITERATIONS = 0.95, 5
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """Build the optimizers of a model; each trainable parameter belongs to one of them.
 
-    Args:
-        model: the model.
-        settings: settings of the training, of which `optimizer`, `learning_rate` and `weight_decay`
-            are used.
-
-    Returns:
-        `[AdamW]`, which takes all trainable parameters, vectors without weight decay. With
-        `optimizer = "muon"`, `[Muon, AdamW]`: Muon takes the hidden matrices (weights of linear
-        layers that are not output layers, see `hidden_matrices`), AdamW all other parameters. An
-        optimizer without parameters is left out.
+    These are `[AdamW]`, vectors without weight decay; or, with `optimizer = "muon"`, `[Muon,
+    AdamW]`, where Muon takes the hidden matrices. An optimizer without parameters is left out.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -66,12 +58,6 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
     They have at least 16 rows and 16 columns (`SMALLEST`). Output layers (of the class `ReadOut`)
     and weights that are not trained are left out.
-
-    Args:
-        model: the model.
-
-    Returns:
-        The weights, (rows, columns) each; [] if the model has none of them.
     """
     found = {
         id(module.weight): module.weight
@@ -85,10 +71,6 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
     """Load the states of optimizers from a checkpoint, in place, and check them.
 
     The weight decay is not loaded: that of the present settings stays.
-
-    Args:
-        optimizers: what `optimizers_of` returns.
-        states: the `state_dict` of each, in the same order.
     """
     own = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
     if [[len(group["params"]) for group in s["param_groups"]] for s in states] != own:
@@ -115,12 +97,7 @@ class MovingAverage(AveragedModel):
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
     copies the weights, and early averages are over about the last tenth of the steps so far.
 
-    Args:
-        model: the model, whose parameters and buffers must stay the same objects.
-        horizon: steps over which the weights are averaged, at least 1.
-
-    Attributes:
-        module: the copy with the averaged weights a.
+    The parameters and buffers of the model must stay the same objects.
     """
 
     def __init__(self, model: nn.Module, horizon: float):
@@ -135,9 +112,6 @@ class MovingAverage(AveragedModel):
         """Update the average after a step of training.
 
         Buffers are not updated: call `copy_buffers` before the average is used.
-
-        Args:
-            model: the model that was given to the constructor.
         """
         updates = int(self.n_averaged)
         decay = min(1.0 - 1.0 / self.horizon, updates / (updates + 9.0))
@@ -163,11 +137,6 @@ class Muon(torch.optim.Optimizer):
     2502.16982). `torch.optim.Muon` always iterates in bfloat16, which is ten times slower on
     processors without bfloat16; here only hardware that has it uses it. Matrices of equal shape are
     updated together.
-
-    Args:
-        matrices: trainable weights, (rows, columns) each.
-        lr: learning rate.
-        weight_decay: decoupled decay.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
@@ -175,11 +144,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # type: ignore[override]  # never a closure
-        """Update every matrix that has a gradient.
-
-        Args:
-            closure: ignored; torch's optimizers have this argument.
-        """
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             alike = defaultdict(list)
             for matrix in group["params"]:
@@ -202,12 +167,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
     Newton-Schulz iterations bring all singular values near 1; singular vectors stay as they are.
     They are computed in bfloat16 on hardware that has it, else in float32.
-
-    Args:
-        matrices: matrices, (K, rows, columns).
-
-    Returns:
-        (K, rows, columns), of the type of `matrices`.
     """
     kind, short = matrices.device.type, torch.float32
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):

@@ -40,14 +40,8 @@ def launch(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
 
     With several devices, Lightning starts the other processes by repeating the command line.
 
-    Args:
-        settings: settings of the training, of which `accelerator` and `devices` are used.
-        out_dir: folder of the run, which the other processes find by the environment variable
-            GRAPHCNF_RUN (`RUN`).
-
-    Yields:
-        The Lightning Fabric of this process. It knows the device and the number of the process
-        (`global_rank`), and makes the parallel form of a module.
+    The Fabric knows the device and `global_rank`. The other processes find `out_dir` by the
+    environment variable GRAPHCNF_RUN (`RUN`).
     """
     # Silence advice that does not apply to a loop with its own data and files.
     for name in ("lightning_fabric", "lightning_utilities"):

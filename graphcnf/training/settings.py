@@ -152,15 +152,7 @@ class TrainingSettings:
 
     @classmethod
     def from_dict(cls, table: dict[str, Any], source: str = "[training]") -> TrainingSettings:
-        """Return the settings of a `[training]` table.
-
-        Args:
-            table: settings by name; those that are missing have their defaults.
-            source: where the table is from, for messages, such as "preset.toml [training]".
-
-        Returns:
-            The checked settings.
-        """
+        """Return the checked settings of a `[training]` table; `source` names it in messages."""
         check_names(source, table, [field.name for field in dataclasses.fields(cls)])
         try:
             return cls(**{key: plain(value) for key, value in table.items()})
@@ -168,11 +160,7 @@ class TrainingSettings:
             raise UserError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as the table `[training]` of a preset.
-
-        Returns:
-            `{setting: value}`, without those that are None, which TOML cannot express.
-        """
+        """Return the table `[training]` of a preset, without settings that are None."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def as_launched(self) -> TrainingSettings:
@@ -187,12 +175,8 @@ class TrainingSettings:
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the budget that is spent, from 0; it may exceed 1.
 
-        Args:
-            step: steps taken.
-            seconds: seconds of training so far, measured as `clock` says.
-
-        Returns:
-            The larger one of the shares of time and of steps; 0 without a budget.
+        It is the larger of the shares of time (measured as `clock` says) and of steps; 0 without a
+        budget.
         """
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
@@ -204,10 +188,7 @@ class TrainingSettings:
         decay_fraction)`; all names but the two arguments are settings. The first factor is left out
         if `warmup_steps` is 0, the second one if `decay_fraction` is 0.
 
-        Args:
-            step: number of the step, counted from 0.
-            progress: share of the budget that was spent before the step, as the method `progress`
-                returns it; a share above 1 counts as 1.
+        Steps are counted from 0; a progress above 1 counts as 1.
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         left = max(0.0, 1.0 - progress)
@@ -218,9 +199,6 @@ class TrainingSettings:
         """Return the weight of log p(x|z), the decoder terms, in the training loss of a step.
 
         It is `1 + (beta_start - 1) 2^(-step / beta_halflife)`.
-
-        Args:
-            step: number of the step, counted from 0.
         """
         return 1.0 + (self.beta_start - 1.0) * math.exp2(-step / self.beta_halflife)
 
@@ -230,10 +208,8 @@ class Preset:
     """A preset whose `[training]` table has been checked: what `fit_preset` trains.
 
     Attributes:
-        model: the table `[model]`, arguments of the model by name. Which ones there are depends on
-            the data set; they are checked when the model is built.
+        model: the table `[model]`, arguments of the model, checked when it is built.
         data: the table `[data]`: the `name` of the data set, and arguments of its loader.
-        training: the settings in `[training]`.
         source: name or file of the preset, for messages.
     """
 
@@ -244,13 +220,7 @@ class Preset:
 
     @classmethod
     def parse(cls, tables: dict[str, dict[str, Any]], source: str = "") -> Preset:
-        """Return the preset of three tables, with `[training]` checked.
-
-        Args:
-            tables: the tables by the names "model", "data" and "training", as `read_tables` returns
-                them.
-            source: name or file of the preset, for messages.
-        """
+        """Return the preset of the tables "model", "data" and "training", the last one checked."""
         training = TrainingSettings.from_dict(tables["training"], f"{source} [training]".lstrip())
         return cls(tables["model"], tables["data"], training, source)
 
@@ -266,19 +236,12 @@ class Batch(Protocol):
         """Return the number of samples."""
 
     def to(self, device: Any) -> Any:
-        """Return the same batch with its tensors on a device.
-
-        Args:
-            device: a `torch.device`, or its name.
-        """
+        """Return the same batch with its tensors on a device."""
 
     def __getitem__(self, rows: slice) -> Any:
         """Return a batch of some of the samples; a run of one process never calls it.
 
         Of several processes, process k takes the samples `batch[k::processes]`.
-
-        Args:
-            rows: which samples, a slice.
         """
 
 
@@ -291,16 +254,10 @@ class Trainable(Protocol):
     ) -> tuple[Tensor, Mapping[str, tuple[Any, Any]]]:
         """Return the loss that training minimises, and the metrics that are reported.
 
-        Args:
-            batch: a batch that `Experiment.train_batches` or `Experiment.eval_batches` yields.
-            beta: weight of log p(x|z), the decoder terms, see `TrainingSettings.beta_at`; a model
-                without a decoder ignores it.
-
-        Returns:
-            (loss, metrics): the loss, a scalar tensor; and `{metric: (sum over samples, number of
-            samples)}`, both scalars (tensors or numbers). Sums and numbers are added up over
-            batches before the division. One of `graphcnf.training.history.HEADLINES`, such as
-            "bits_per_variable", should be among the metrics: evaluations are compared by it.
+        Metrics are `{name: (sum over samples, number of samples)}`, added up over batches before
+        the division. One of `graphcnf.training.history.HEADLINES`, such as "bits_per_variable",
+        should be among them: evaluations are compared by it. A model without a decoder ignores
+        `beta`, the weight of log p(x|z) (`TrainingSettings.beta_at`).
         """
 
 
@@ -383,13 +340,7 @@ def preset_names() -> list[str]:
 def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Preset:
     """Load a shipped preset or a TOML file.
 
-    Args:
-        name_or_path: name of a shipped preset, or path of a file.
-        assignments: changes as texts "key=value", such as "steps=9" or "model.width=96", see
-            `apply_overrides`.
-
-    Returns:
-        The preset, with the assignments applied and the settings of `[training]` checked.
+    For `assignments` such as "steps=9" or "model.width=96" see `apply_overrides`.
 
     Examples:
         >>> load_preset("set-shuffling", ["steps=9"]).training.steps
@@ -400,15 +351,7 @@ def load_preset(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Pr
 
 
 def read_tables(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read the tables "model", "data" and "training" of a preset; their entries are not checked.
-
-    Args:
-        name_or_path: name of a shipped preset, or path of a TOML file.
-
-    Returns:
-        `{"model": ..., "data": ..., "training": ...}`, each `{entry: value}`; {} for a table that
-        the file lacks.
-    """
+    """Read the tables "model", "data" and "training" of a preset; their entries are not checked."""
     name, path = str(name_or_path), Path(name_or_path)
     if name in preset_names():
         path = PRESETS / f"{name}.toml"
@@ -440,14 +383,8 @@ def apply_overrides(
 ) -> dict[str, dict[str, Any]]:
     """Return a copy of the tables of a preset with assignments such as "model.width=96" applied.
 
-    Args:
-        config: the tables by the names "model", "data" and "training", as `read_tables` returns
-            them.
-        assignments: texts "key=value". A key is `table.name` (`model.width=96`), or the name of a
-            setting in `[training]` alone. A value is read as TOML, or as plain text if that fails.
-
-    Returns:
-        The tables, with the keys of `config`; values are not checked yet.
+    A key is `table.name`, or the name of a setting in `[training]` alone. A value is read as TOML,
+    or as plain text if that fails. Values are not checked yet.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

@@ -41,13 +41,8 @@ FEW = {"steps": 1000, "learning_rate": 3e-3, "eval_steps": 50}
 def marked_molecules(data: MoleculeDataset, few: int) -> StereoDataset | None:
     """Return the molecules of a user's data that have stereo marks, to learn the marks from.
 
-    Args:
-        data: The molecules. Their SMILES with stereo marks are `isomers`.
-        few: If fewer marked molecules than this would be held out, none are held out.
-
-    Returns:
-        The marked molecules, divided into learned and held-out ones. None if fewer than `LEAST`
-        (20) distinct ones have marks, or if `data` has no `isomers`.
+    None if fewer than `LEAST` (20) distinct ones have marks, or `data` has no `isomers`. None are
+    held out if these would be fewer than `few`.
     """
     if data.isomers is None:
         return None
@@ -68,19 +63,8 @@ def stereo_experiment(
 
     Nothing is trained yet; `graphcnf.training.loop` does that.
 
-    Args:
-        stereo: The `StereoFlow` to start from, which is not changed.
-        data: The molecules; their SMILES with marks, `isomers`, must have been read. Each marked
-            one is learned in 15 further orders of its atoms (`ORDERS`).
-        marked: The marked molecules of `data`, as `marked_molecules` returns them. If none of them
-            are held out, the training is cross-validated.
-        folds: Number of folds of the cross-validation, at least 2; ignored if molecules are held
-            out.
-        batch_size: Molecules per step.
-
-    Returns:
-        The experiment. Its headline is "bits_per_element": bits per stereo element of held-out
-        molecules.
+    The headline is "bits_per_element" of held-out molecules; if there are none, the training is
+    cross-validated. Each marked molecule is learned in 15 further orders of its atoms (`ORDERS`).
     """
     from graphcnf.datasets.stereo import encode_stereo
 
