@@ -31,13 +31,8 @@ def to_networkx(
 ) -> list[nx.Graph]:
     """Convert graphs to networkx.
 
-    Args:
-        graphs: Graphs of this package.
-        vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
-            their numbers.
-
-    Returns:
-        A `nx.Graph` for each graph, with nodes 0, 1, ... in the same order.
+    vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
+        their numbers.
     """
     found = []
     for k in range(len(graphs)):
@@ -63,9 +58,6 @@ def from_networkx(
             order. Without a vocabulary, a missing label means category 0.
         vocabulary: Vocabulary of molecules if labels are names of categories; None if they are the
             numbers.
-
-    Returns:
-        As many graphs, in the same order.
     """
     known: Sequence[Any] = (None, None)
     if vocabulary is not None:

@@ -30,14 +30,10 @@ def score_image_models(
     Args:
         models: Triples of name, model and held-out images (M, C, H, W) of integers.
         draws: Number of draws per image for models whose likelihood is a bound.
-        seed: Seed of these draws.
 
     Returns:
         A dictionary for each model, in order, with these keys:
-        - `model` (its name), `architecture`, `dataset`
-        - `images`: number of held-out images; `draws`
-        - `figure`: what the bits are, "exact", "bound" or "none"
-        - `parameters`: number of weights; `training_minutes`; `sampling_milliseconds` per image
+    A dictionary for each model: its name as `model`, and
         - with a likelihood, `bits_per_dimension` with `draws` draws and `bits_one_draw` with one,
           means over images
         - with latents, `reconstruction`: share, 0 to 1, of the first images that encoding and
