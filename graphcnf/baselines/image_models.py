@@ -84,9 +84,10 @@ class ImageToVector(nn.Module):
 class VectorToImage(nn.Module):
     """Network from vectors to images: a linear map, then four convolutions and two upsamplings.
 
-    size: Height and width of the images.
-    width: Channels before the last convolution. Layers of a half and of a quarter of the size
-        have twice and four times as many.
+    Args:
+        size: Height and width of the images.
+        width: Channels before the last convolution. Layers of a half and of a quarter of the size
+            have twice and four times as many.
     """
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):

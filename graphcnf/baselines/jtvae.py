@@ -120,10 +120,11 @@ class TreeBatch:
 class Choice(NamedTuple):
     """One decision how a child is attached to its parent, among several options.
 
-    options: The possible attachments, pairs (site of the parent, site of the child).
-    chosen: Index in `options` of the chosen one.
-    shared: What the parent shares with other clusters. An entry (v, (label, w)) says that node
-        v of the parent is node w of a cluster with that label.
+    Attributes:
+        options: The possible attachments, pairs (site of the parent, site of the child).
+        chosen: Index in `options` of the chosen one.
+        shared: What the parent shares with other clusters. An entry (v, (label, w)) says that node
+            v of the parent is node w of a cluster with that label.
     """
 
     graph: int

@@ -31,8 +31,9 @@ def to_networkx(
 ) -> list[nx.Graph]:
     """Convert graphs to networkx.
 
-    vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
-        their numbers.
+    Args:
+        vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
+            their numbers.
     """
     found = []
     for k in range(len(graphs)):

@@ -54,7 +54,6 @@ class Layers:
     Architectures use and return it: `steps` are the transforms so far, from images to latents,
     `shape` is that of the images after them, `base` the base density (standard normal if None) and
     `network` the arguments of `ConvolutionNetwork` for all couplings.
-        **network: Arguments of `ConvolutionNetwork` for the networks of all couplings.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -66,11 +65,10 @@ class Layers:
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
         """Add what turns integer pixels into real numbers: dequantization, then a logit.
 
-        alpha: Share of the unit interval that `Logit` leaves out at its ends, to stay finite.
-
-        kind: Kind of the couplings of variational dequantization.
-
-        couplings: Number of these couplings; 0 for uniform noise.
+        Args:
+            alpha: Share of the unit interval that `Logit` leaves out at its ends, to stay finite.
+            kind: Kind of the couplings of variational dequantization.
+            couplings: Number of these couplings; 0 for uniform noise.
         """
         noise: Transform = UniformDequantization(levels)
         if couplings:
@@ -104,10 +102,11 @@ class Layers:
     ) -> None:
         """Add couplings with channel masks: half of the channels given the other half.
 
-        mix: True for an invertible 1x1 convolution before each coupling, which then always
-            transforms the second half; False to transform the second half and the first half by
-            turns.
-        **network: Arguments of `ConvolutionNetwork`, in place of those of the constructor.
+        Args:
+            mix: True for an invertible 1x1 convolution before each coupling, which then always
+                transforms the second half; False to transform the second half and the first half by
+                turns.
+            **network: Arguments of `ConvolutionNetwork`, in place of those of the constructor.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []

@@ -1,11 +1,7 @@
 """`ImageModel`, the interface of all models of images, and their latents.
 
-- A *pixel* has in each channel an integer from 0 to `levels` - 1.
-- *Latents* are the continuous numbers into which a model encodes an image.
-- The *likelihood* of a model is exact, a lower bound, or missing, as in a GAN.
-- An *architecture* is the short name of a kind of model, such as "glow".
-- A *dimension* is one channel of one pixel: an image has C x H x W of them.
-- A *record* is one image of a sample, with its number.
+A *pixel* has in each channel an integer from 0 to `levels` - 1, a *dimension* is one channel of one
+pixel, and an *architecture* is the short name of a kind of model, such as "glow".
 
 Shapes: B images of C channels, H rows and W columns.
 """
@@ -130,9 +126,10 @@ class ImageModel(Pretrained, ABC):
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return log P(x), (B,) nats, or draw a lower bound on it; `likelihood` says which.
 
-        samples: Number K of draws of a bound. The result is the logarithm of the mean of their
-            K importance weights, tighter for larger K (IWAE, Burda et al. 2016, arXiv
-            1509.00519).
+        Args:
+            samples: Number K of draws of a bound. The result is the logarithm of the mean of their
+                K importance weights, tighter for larger K (IWAE, Burda et al. 2016, arXiv
+                1509.00519).
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -157,6 +154,8 @@ class ImageModel(Pretrained, ABC):
         """Return the loss of a batch and the metrics to report; the training loop calls it.
 
         `beta` is the weight of log P(x|z) in models with a decoder, such as the VAE.
+
+        Returns:
             The mean negative log-likelihood, or its bound, in nats per dimension; and the metrics
             `{"bits_per_dimension": (sum over images, number of images)}`, without `beta`.
         """
@@ -173,9 +172,10 @@ class ImageModel(Pretrained, ABC):
     ) -> Tensor:
         """Draw images, (count, C, H, W) uint8.
 
-        temperature: Below 1 for more probable images. Latents are multiplied by it, and where
-            pixels are drawn, their distributions are narrowed.
-        generator: None, a torch generator, or a list of one numpy generator per image.
+        Args:
+            temperature: Below 1 for more probable images. Latents are multiplied by it, and where
+                pixels are drawn, their distributions are narrowed.
+            generator: None, a torch generator, or a list of one numpy generator per image.
         """
         return self._sample(count, temperature, generator)
 

@@ -32,8 +32,7 @@ def score_image_models(
         draws: Number of draws per image for models whose likelihood is a bound.
 
     Returns:
-        A dictionary for each model, in order, with these keys:
-    A dictionary for each model: its name as `model`, and
+        A dictionary for each model, in order, with these keys, beside `model`, its name:
         - with a likelihood, `bits_per_dimension` with `draws` draws and `bits_one_draw` with one,
           means over images
         - with latents, `reconstruction`: share, 0 to 1, of the first images that encoding and
