@@ -130,6 +130,7 @@ def load_coloring(
     Args:
         size: "small" (10 to 20 nodes) or "large" (25 to 50).
         nodes: (lowest, highest) number of nodes, in place of those of `size`; None for `size`.
+        colors: Number of colours, at least 2; graphs that need fewer are discarded.
         edge_probability: (lowest, highest) probability of an edge; None for 0.1 to 0.3 or, with
             four colours or more, 0.15 to 0.3. As published, the highest falls with the number of
             nodes, to (lowest + highest) / 2 in the largest graphs.

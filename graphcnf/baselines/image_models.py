@@ -50,11 +50,7 @@ class ImageToVector(nn.Module):
 
     It is the encoder of the VAE and the discriminator of the GAN.
 
-    Args:
-        channels: Channels of the images.
-        size: Height and width of the images.
-        outputs: Length of the vector.
-        width: Channels of the first convolution; each stride doubles them.
+    `width` are the channels of the first convolution; each stride doubles them.
     """
 
     def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
@@ -68,14 +64,7 @@ class ImageToVector(nn.Module):
         self.leave = nn.Linear(4 * width * math.prod(_halved(_halved(size))), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images to vectors.
-
-        Args:
-            x: Images, (B, C, H, W) floats.
-
-        Returns:
-            (B, outputs).
-        """
+        """Map images (B, C, H, W) to vectors (B, outputs)."""
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), SLOPE)
         return self.leave(x.flatten(1))
@@ -84,10 +73,8 @@ class ImageToVector(nn.Module):
 class VectorToImage(nn.Module):
     """Network from vectors to images: a linear map, then four convolutions and two upsamplings.
 
-    Args:
-        size: Height and width of the images.
-        width: Channels before the last convolution. Layers of a half and of a quarter of the size
-            have twice and four times as many.
+    `width` are the channels before the last convolution. Layers of a half and of a quarter of the
+    size have twice and four times as many.
     """
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):

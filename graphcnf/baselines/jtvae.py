@@ -1,17 +1,9 @@
 """JT-VAE: a variational autoencoder that draws a graph as a tree of clusters.
 
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
-ICML 2018, arXiv 1802.04364. The model is here for comparison. `graphcnf.baselines.junction_tree`
-takes graphs apart into such trees.
+ICML 2018, arXiv 1802.04364. The model is here for comparison. *Cluster*, *junction tree*, *parent*,
+*label*, *site* and to *attach* are defined in `graphcnf.baselines.junction_tree`.
 
-- A *cluster* is a ring or an edge of the graph, or a single node where three or more clusters meet.
-  The *junction tree* joins clusters that share nodes; every cluster but the first one has a
-  *parent*.
-- The *label* of a cluster is its number in a vocabulary, which holds all clusters of the training
-  graphs.
-- To *attach* a child to its parent is to let the two share one node or one edge of the graph. In
-  each of the two clusters, what is shared is called a *site*. So in naphthalene, two rings of six
-  atoms share an edge: that edge is the site of both.
 - *Options* are the possible ways to attach a child: pairs (site of the parent, site of the child).
   A *choice* is the decision for one of them.
 - A *turn* is the decision, at a cluster, to add another child or to go back to the parent.
@@ -184,19 +176,15 @@ class TreeGRU(nn.Module):
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """Compute the message m that each cluster sends.
-
-        `total` is the sum s of the messages that it has received, `gated` the sum g. All are (M,
-        C).
-        """
+        """Compute the message m of each cluster from s (`total`) and g (`gated`), (M, C)."""
         z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
         new = torch.tanh(self.content(torch.cat([x, gated], -1)))
         return ((1 - z) * total + z * new).to(total.dtype)
 
     def upward(self, x: Tensor, trees: TreeBatch) -> Tensor:
-        """Compute the messages of all clusters to their parents, from the leaves upwards.
+        """Compute the messages (M, C) of all clusters to their parents, from the leaves upwards.
 
-        That of a first cluster, which has no parent, summarises its whole tree. (M, C).
+        That of a first cluster, which has no parent, summarises its whole tree.
         """
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
@@ -209,11 +197,10 @@ class TreeGRU(nn.Module):
         return up
 
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
-        """Compute the messages to all clusters from their parents, downwards.
+        """Compute the messages (M, C) to all clusters from their parents; 0 for first ones.
 
         The message to a child depends on the messages that its parent has received from above and
         from earlier children. That is what is known when the child is drawn.
-        (M, C); 0 for first clusters.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -305,10 +292,9 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, choices: ChoiceBatch, down: Tensor) -> Tensor:
-        """Compute a vector of features for each option of attaching a child to its parent.
+        """Compute a vector of features for each option, (O, C), in the order of `choices.option`.
 
-        (O, C), in the order of `choices.option`; `down` has a row for each child, see
-        `choices.child`.
+        `down` has a row for each child, see `choices.child`.
         """
         choice, a, b, label, c, d = choices.option.unbind(1)
         count = len(choices.parent)
@@ -351,7 +337,6 @@ class TreeDecoder:
     decisions; clusters of a tree are numbered as they are added.
 
     Attributes:
-        graphs: The graphs so far.
         current: For each graph, the number of the cluster at which the next turn is decided.
         x: Embeddings of the clusters of each tree, (B, clusters, C).
         down: Messages to the clusters from their parents, (B, clusters, C).

@@ -266,15 +266,13 @@ def representative(
 ) -> tuple[tuple[Site, Site], tuple[int, ...], tuple[int, ...]]:
     """Find the attachment that is used in place of all attachments equivalent to a given one.
 
-    Sites are identified node by node, the k-th with the k-th.
-
     Args:
         fixed: Nodes of the host that it shares with other clusters already. Automorphisms that move
             them are left out.
 
     Returns:
-        The smallest equivalent attachment; the automorphism of the host and that of the guest that
-        map `place` and `site` to it. Entry v is the node to which v is mapped.
+        The smallest equivalent attachment; the automorphisms of host and guest that lead to it,
+        whose entry v is the node to which v is mapped.
     """
     images: list[Any] = []
     for s, t in product(host.symmetries, guest.symmetries):
@@ -315,8 +313,6 @@ def attachments(
 
 class ClusterVocabulary:
     """The clusters of which graphs are built; the index of a cluster is its label.
-
-    `len(vocabulary)` is the number of clusters.
 
     Args:
         rows: For each label the categories of the cluster's nodes, and three numbers for each edge,
@@ -398,12 +394,9 @@ class ClusterVocabulary:
 class PartialGraph:
     """Graph that is built by attaching clusters one by one, depth-first, and its junction tree.
 
-    Clusters are numbered by the order in which they are added: *cluster k* is the k-th of the tree.
-
-    `size` is the number of nodes with which the graph is complete.
+    *Cluster k* is the k-th to be added. The graph is complete with `size` nodes.
 
     Attributes:
-        labels: Label of each cluster.
         parents: Number of the parent of each cluster, -1 for cluster 0.
         remaining: `to_come` as it was before each cluster was added.
         nodes: For each cluster a tuple whose entry v is the node of the graph that is node v of the
@@ -412,8 +405,6 @@ class PartialGraph:
             node v of this cluster is node w of a neighbour in the tree with that label.
         choices: Filled by `rebuild`, one entry for each cluster but cluster 0: the possible
             attachments, the index of the chosen one, and the list `attached` of the parent before.
-        types: Category of each node of the graph.
-        sums: Sum of the edge weights of each node of the graph.
         edges: `{(i, j): category}` of the edges of the graph, i < j.
     """
 

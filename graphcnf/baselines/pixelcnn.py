@@ -189,9 +189,6 @@ class PixelCNN(ImageModel):
 
     `log_prob` takes one pass of the network, `sample` a pass for each pixel. It has no latents.
 
-    Args:
-        mixtures: Number of components of the mixture of a pixel.
-
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)
         >>> model.sample(3).shape

@@ -1,8 +1,7 @@
 """Normalizing flows of images: `ImageFlow`, and the architectures of which it is built.
 
-- An *architecture* is a function such as `glow`, which returns the transforms of a flow as
-  `Layers`. `ImageFlow(architecture="glow", ...)` calls it. `simple`, `vardeq` and `multiscale` are
-  the models of the UvA deep learning tutorial 11 (Lippe 2020).
+- An *architecture* is a function such as `glow`, which returns a flow as `Layers`. `simple`,
+  `vardeq` and `multiscale` are those of the UvA deep learning tutorial 11 (Lippe 2020).
 - *Dequantization* turns integer pixels into real numbers by noise: uniform, or *variational*, from
   a flow that is learned.
 - A *coupling* transforms one half of the numbers given the other half. Its *kind* is "additive",
@@ -12,7 +11,6 @@
 - To *squeeze* an image is to turn each 2 x 2 pixels into one pixel of four times as many channels.
 - To *factor out* (split) is to take half of the channels as latents, so that later couplings have
   less to do. A *scale* is the part of a flow between two splits.
-- The *base density* is that of the latents.
 """
 
 from __future__ import annotations
@@ -85,8 +83,7 @@ class Layers:
     def squeeze(self, step: Squeeze | None = None) -> None:
         """Add a transform that halves height and width, and quadruples the channels.
 
-        A `Checkerboard` also sorts the channels, so that a channel mask then is a checkerboard
-        mask.
+        After a `Checkerboard`, a channel mask is a checkerboard mask.
         """
         channels, height, width = self.shape
         if height % 2 or width % 2:
@@ -104,8 +101,7 @@ class Layers:
 
         Args:
             mix: True for an invertible 1x1 convolution before each coupling, which then always
-                transforms the second half; False to transform the second half and the first half by
-                turns.
+                transforms the second half instead of both by turns.
             **network: Arguments of `ConvolutionNetwork`, in place of those of the constructor.
         """
         for number in range(count):
@@ -259,12 +255,10 @@ def glow(
     (Kingma & Dhariwal 2018, arXiv 1807.03039), the first couplings have checkerboard masks and
     mixtures of logistics. The reason is that the values of a pixel may have several modes, such as
     black and bright, which an affine map cannot merge. With `pixels=0` it is Glow as published.
+    `2 ** scales` must divide both sides of the images.
 
     Args:
-        shape: `2 ** scales` must divide both sides of the images.
         pixels: How many of the couplings of the first scale have checkerboard masks.
-        mixtures: Number of logistics of the first couplings.
-        position: True for a learned vector of each pixel.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -294,7 +288,7 @@ def flowpp(
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 
     Ho et al. 2019, arXiv 1902.00275. The base density is the standard logistic. Four must divide
-    both sides of the images.
+    both sides.
 
     Args:
         couplings: Three numbers: with checkerboard masks at full size; and, after a squeeze, with
@@ -329,12 +323,10 @@ class ImageFlow(ImageModel):
 
     Args:
         architecture: Name of the function in this module that builds the layers, such as "glow".
-        levels: Number of values of a pixel, 2 to 256.
         **options: Further arguments of that function.
 
     Attributes:
         latent_shape: Shape of the latents of an image that were not factored out.
-        latent_size: Number of all latents of an image, C H W.
 
     Examples:
         >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}

@@ -70,19 +70,16 @@ class ImageLatents:
 class ImageModel(Pretrained, ABC):
     """Base class of distributions over images whose pixels are integers.
 
-    Every subclass defines `_sample`, and is named in `IMAGE_MODELS`. One with a likelihood also
-    sets `likelihood` and defines `_terms`. One with latents also sets `latent_size` and defines
-    `encode` and `decode`.
+    Every subclass defines `_sample`, and is named in `IMAGE_MODELS`. One with a likelihood sets it
+    and defines `_terms`; one with latents sets `latent_size` and defines `encode` and `decode`.
 
     Args:
         **options: Further arguments of the subclass, checked by the signatures of `parts`.
 
     Attributes:
-        config: The constructor's arguments, which are saved with the weights.
         metadata: Facts that training writes, as JSON values: `dataset`, `data` (how it was loaded),
             `checksum` of the images and `training` (settings of the run).
         likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None for neither.
-        latent_size: Number of latents of an image; None without latents.
     """
 
     likelihood: str | None = None
@@ -112,8 +109,7 @@ class ImageModel(Pretrained, ABC):
     def parts(cls, architecture: str) -> Sequence[Callable[..., Any]]:
         """Return the functions and classes whose parameters are the options of an architecture.
 
-        A subclass overrides it if options go to other functions, such as the one that builds the
-        layers of an `ImageFlow`.
+        A subclass overrides it if options go to other functions, as in `ImageFlow`.
         """
         return (cls,)
 
@@ -127,9 +123,8 @@ class ImageModel(Pretrained, ABC):
         """Return log P(x), (B,) nats, or draw a lower bound on it; `likelihood` says which.
 
         Args:
-            samples: Number K of draws of a bound. The result is the logarithm of the mean of their
-                K importance weights, tighter for larger K (IWAE, Burda et al. 2016, arXiv
-                1509.00519).
+            samples: Draws of a bound: the result is the logarithm of the mean of their importance
+                weights, tighter for more of them (IWAE, Burda et al. 2016, arXiv 1509.00519).
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -173,9 +168,7 @@ class ImageModel(Pretrained, ABC):
         """Draw images, (count, C, H, W) uint8.
 
         Args:
-            temperature: Below 1 for more probable images. Latents are multiplied by it, and where
-                pixels are drawn, their distributions are narrowed.
-            generator: None, a torch generator, or a list of one numpy generator per image.
+            temperature: Multiplies latents, and narrows the distributions of drawn pixels.
         """
         return self._sample(count, temperature, generator)
 
@@ -203,8 +196,7 @@ class ImageModel(Pretrained, ABC):
     def encode(self, x: Tensor) -> ImageLatents:
         """Encode images to latents; a model with latents overrides it.
 
-        `decode` maps them back to these images exactly in a flow, and approximately in other
-        models.
+        `decode` maps them back, exactly in a flow, and approximately in other models.
         """
         raise self._lacks("latents")
 
@@ -247,10 +239,7 @@ class ImageModel(Pretrained, ABC):
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if a name is that of a saved model of images.
-
-    Commands for molecules call it, to refuse such a model with a message that names the right one.
-    """
+    """Return True if a name is that of a saved model of images."""
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         config = read_json(inside(model_folder(name), "config.json"))
         return config["model"]["architecture"] in IMAGE_MODELS

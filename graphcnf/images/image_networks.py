@@ -1,8 +1,7 @@
 """Convolutional networks that compute the parameters of couplings in flows of images.
 
 - `ConvolutionNetwork` is the network of a coupling: a convolution, several *blocks*, a convolution.
-- A *block* maps features to features of the same shape. Its kinds are `GatedBlock`, `ResidualBlock`
-  and `PointwiseBlock`; `PixelAttention` may follow them.
+- The kinds of *blocks* are `GatedBlock`, `ResidualBlock` and `PointwiseBlock`.
 - The *context* of a network is further input besides the image: features of the image that is
   dequantized, which an `ImageEncoder` computes.
 
@@ -39,7 +38,6 @@ class ConvolutionNetwork(nn.Module):
         block: Kind of the blocks: "gated", "residual" or "pointwise".
         heads: Heads of self-attention (`PixelAttention`) after the last block; 0 for none.
         position: True for a learned vector of each pixel, added after the first convolution.
-        kernels: Sizes of the first and of the last convolution, both odd.
     """
 
     def __init__(
@@ -77,8 +75,7 @@ class ConvolutionNetwork(nn.Module):
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Map images to as many pixels with other channels.
 
-        The `features` of the context, with channels first, are a second input, unless their number
-        was 0 in the constructor.
+        The `features` of the context, with channels first, are a second input.
         """
         h = x.movedim(-1, 1)
         if self.with_context:
@@ -96,8 +93,7 @@ class ConvolutionNetwork(nn.Module):
 class ImageEncoder(nn.Module):
     """Network that computes the context of variational dequantization from images.
 
-    The features have half the height and width of the images, since the couplings of the
-    dequantization act on squeezed images.
+    The features have half the size of the images: dequantization acts on squeezed images.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
@@ -115,6 +111,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation of each pixel over its channels, for tensors `(B, C, H, W)`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the channels of every pixel."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -132,6 +129,7 @@ class GatedBlock(nn.Module):
         self.gate = nn.Conv2d(width, 2 * width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Apply the block."""
         u = F.silu(self.convolution(self.norm(h)))
         return h + F.glu(self.gate(u), 1)
 
@@ -149,6 +147,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Apply the block."""
         u = F.relu(self.first(F.relu(self.norm(h))))
         return h + self.second(u)
 
@@ -184,6 +183,7 @@ class PixelAttention(nn.Module):
         self.gate = nn.Linear(width, 2 * width)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Apply the attention."""
         pixels = (self.norm(h) + self.position).flatten(2).transpose(1, 2)
         parts = self.query_key_value(pixels).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)

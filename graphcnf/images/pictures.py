@@ -23,7 +23,7 @@ def write_grid(
     Args:
         images: Grey (C = 1) or RGB images (C = 3), (N, C, H, W) of integers 0 to `levels` - 1. Each
             pixel of small images is drawn as a square, as large as fits into 56 pixels per image.
-        columns: Number of images in a row of the grid; None for about as many as there are rows.
+        columns: Images in a row of the grid; None for about as many as there are rows.
     """
     try:
         from PIL import Image

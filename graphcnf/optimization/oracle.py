@@ -112,7 +112,6 @@ class Journal:
     """SQLite file with the answers of one goal; several processes may add to it at once.
 
     Its folder must be on a disk of this machine. `goal` is the `Goal.identity`.
-
     """
 
     def __init__(self, folder: Path, goal: str):

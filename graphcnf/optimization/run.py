@@ -252,7 +252,7 @@ def optimize(
 def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
     """Decide whether a search tells stereoisomers apart.
 
-    If `stereo` is None, they do if a fingerprint of the goal distinguishes them, or one of the
+    If `stereo` is None, it does if a fingerprint of the goal distinguishes them, or one of the
     given SMILES, those to start from and the fragment, has stereo marks.
     """
     if stereo is not None:
