@@ -143,7 +143,7 @@ def encode_stereo(
 ) -> StereoDataset:
     """Encode the molecules with stereo elements among SMILES, and cache them.
 
-    Unreadable ones are left out.
+    Unreadable SMILES are left out.
 
     Args:
         orders: How often each molecule is repeated with its atoms in another, random order, so that

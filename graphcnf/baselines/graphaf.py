@@ -302,7 +302,8 @@ class GraphAFModel(StochasticModel):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw the terms that training maximises: an unbiased estimate of those of `bounds`.
 
-        multiplied by (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
+        For each graph, only the terms of `rows` random nodes are computed, and multiplied by
+        (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
         """
         if self.rows is None:
             return self.bounds(batch)

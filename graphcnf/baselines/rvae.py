@@ -293,6 +293,7 @@ class RegularizedVAE(GraphVAE):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw the terms that training maximises: those of `bounds`, and "penalties".
 
+        In training mode, as many graphs as the batch has, of the same numbers of
         nodes, are decoded from latents of the prior. "penalties" is minus `multiplier` times their
         penalties. So the metrics `bits_*` of training are not those of the bound. In evaluation
         mode it is the same as `bounds`.

@@ -121,9 +121,8 @@ def smiles_of(
     For each graph they are read from the first of these that it has: the attribute `smiles`,
     molecular features, categories.
 
-        vocabulary: Meaning of the categories in `x` and `edge_attr`; None if there are none.
-        SMILES, or None where there is no valid molecule. The attribute `smiles` is returned as it
-        is and not checked; other SMILES are canonical.
+    None stands for no valid molecule. The attribute `smiles` is not checked; other SMILES are
+    canonical. `vocabulary` says what the categories in `x` and `edge_attr` mean.
     """
     return [_smiles(number, d, vocabulary) for number, d in enumerate(listed(data))]
 

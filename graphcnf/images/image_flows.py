@@ -2,8 +2,8 @@
 
 - An *architecture* is a function such as `glow`, which returns a flow as `Layers`. `simple`,
   `vardeq` and `multiscale` are those of the UvA deep learning tutorial 11 (Lippe 2020).
-- *Dequantization* turns integer pixels into real numbers by noise: uniform, or *variational*, from
-  a flow that is learned.
+- *Dequantization* turns integers into real numbers by noise: uniform, or *variational*, from a
+  flow.
 - A *coupling* transforms one half of the numbers given the other half. Its *kind* is "additive",
   "affine", or "mixture-K" for mixtures of K logistics, such as "mixture-8".
 - A *checkerboard mask* halves the pixels by the colour that they would have on a chessboard. A
@@ -287,8 +287,7 @@ def flowpp(
 ) -> Layers:
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 
-    Ho et al. 2019, arXiv 1902.00275. The base density is the standard logistic. Four must divide
-    both sides.
+    Ho et al. 2019, arXiv 1902.00275; standard logistic base density. Four must divide both sides.
 
     Args:
         couplings: Three numbers: with checkerboard masks at full size; and, after a squeeze, with

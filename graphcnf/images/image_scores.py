@@ -1,7 +1,6 @@
 """Scores of image models on held-out images: bits per dimension, reconstruction, speed.
 
-If the likelihood of a model is only a lower bound, its bits are an upper bound, which is lower with
-more *draws* (`ImageModel.log_prob`).
+Of a bound on the likelihood, more *draws* give fewer bits (`ImageModel.log_prob`).
 """
 
 from __future__ import annotations
