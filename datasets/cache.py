@@ -41,7 +41,6 @@ def cache_file(name: str, *key) -> Path:
     """Return the path of a cache file, whether it exists or not.
 
     Args:
-        name: Readable beginning of the file's name, such as the name of a data set.
         *key: JSON values that determine the content: other values lead to another file.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -50,16 +49,7 @@ def cache_file(name: str, *key) -> Path:
 
 
 def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the arrays in a cache file; without an intact file, compute and write them first.
-
-    Args:
-        path: The file, as `cache_file` returns it.
-        compute: Function that returns the arrays by name. It is called only if there is no intact
-            file.
-
-    Returns:
-        `{name: array}`, as `compute` returns it.
-    """
+    """Return the arrays of a cache file; without an intact one, compute and write them."""
     arrays = read(path)
     if arrays is None:
         arrays = compute()
@@ -68,11 +58,7 @@ def cached(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 
 
 def note(message: str) -> None:
-    """Print a message on stderr, as a line that begins with "graphcnf:".
-
-    Args:
-        message: One line of text.
-    """
+    """Print a message on stderr, as a line that begins with "graphcnf:"."""
     say(f"graphcnf: {message}")
 
 
@@ -82,10 +68,6 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     If that fails, a note on stderr says so, and nothing is raised: the arrays are computed again
     next time. If another process is writing the file, it is left to that process, since the content
     is the same.
-
-    Args:
-        path: The file, as `cache_file` returns it; its folder is made if it is missing.
-        arrays: `{name: array}`.
     """
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
@@ -99,14 +81,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `write` wrote to a cache file; None without an intact file.
+    """Return the arrays that `write` wrote to a cache file; None without an intact one.
 
-    Args:
-        path: The file, as `cache_file` returns it.
-
-    Returns:
-        `{name: array}`; None if the file is absent. None as well if it is damaged or was renamed,
-        since its checksum covers the name; a note on stderr says so.
+    A file that is damaged or was renamed, since its checksum covers the name, is named on stderr.
     """
     try:
         with (

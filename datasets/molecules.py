@@ -70,11 +70,9 @@ class MoleculeDataset:
 
     Attributes:
         name: Name, such as "zinc250k", or that of a file without its ending.
-        graphs: The M molecules as graphs.
         smiles: Canonical SMILES of each molecule, without stereo marks.
         vocabulary: Which atom or bond each category in `graphs` stands for.
         hashes: Hash of each molecule by `hash_each`, (M,) uint64.
-        skipped: Records of the file that were left out.
         test_indices: Indices of the held-out molecules, integers (K,); None to split by hash.
         columns: Names of the measured columns whose values are `targets`, (P of them); () if the
             targets are other properties, or if there are none.
@@ -111,24 +109,13 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the training or held-out molecules.
-
-        Args:
-            part: "train"; or "test", the held-out molecules.
-
-        Returns:
-            Indices, ascending, (K,) int64.
-        """
+        """Return the ascending indices of the "train" or "test" (held-out) molecules, (K,)."""
         if part not in ("train", "test"):
             raise ValueError(f"split must be train or test, got {part!r}")
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
-        """Return a data set of some molecules, each held out if it was held out before.
-
-        Args:
-            rows: Indices of K molecules, in the order of the result.
-        """
+        """Return a data set of some molecules, each held out if it was held out before."""
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
             self,
@@ -142,12 +129,7 @@ class MoleculeDataset:
         )
 
     def size_histogram(self) -> np.ndarray:
-        """Count the training molecules by number of heavy atoms.
-
-        Returns:
-            (largest number of atoms + 1,) int64: entry n is the number of training molecules of n
-            atoms.
-        """
+        """Count the training molecules by number of heavy atoms, (largest + 1,) int64."""
         return np.bincount(self.graphs.node_counts[self.split("train")])
 
     def atom_counts(self) -> Counter[AtomCategory]:
@@ -194,11 +176,7 @@ class MoleculeDataset:
         }
 
     def training_hashes(self) -> np.ndarray:
-        """Return the hashes of the training molecules, by which generated molecules count as novel.
-
-        Returns:
-            Hashes of the distinct training molecules, sorted, (K,) uint64.
-        """
+        """Return the sorted hashes of the training molecules, (K,) uint64: others are novel."""
         return np.unique(self.hashes[self.split("train")])
 
     def without_charges(self) -> MoleculeDataset:
@@ -221,12 +199,7 @@ class MoleculeDataset:
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
         """Return the data set with its graphs in the categories of another vocabulary.
 
-        Args:
-            vocabulary: The other vocabulary, such as that of a trained model. It must have all
-                categories of the data set, and may have more.
-
-        Raises:
-            KeyError: The vocabulary lacks a category of the data set.
+        It must have all categories of the data set, and may have more.
         """
         return self._recoded(lambda atom: atom, str, vocabulary)
 
@@ -258,11 +231,8 @@ class MoleculeDataset:
         If there are targets, a random part of them is known in each molecule, and the others are
         NaN. So a model learns to draw molecules given any part of the targets.
 
-        Args:
-            batch_size: Molecules in a batch.
-            epoch: Number of the epoch, from 0, which determines the order.
-            seed: Seed of the order and of which targets are known.
-            start: Number of the first batch to yield, from 0, to go on within an epoch.
+        The epoch, from 0, determines the order; `start` is the first batch to yield, to go on
+        within one.
         """
         train = self.split("train")
         sizes = self.graphs.node_counts[train]
@@ -273,9 +243,6 @@ class MoleculeDataset:
         """Yield the held-out molecules in batches, always in the same random order.
 
         If there are targets, always the same random part of them is known; the others are NaN.
-
-        Args:
-            batch_size: Molecules in a batch; the last one may have fewer.
         """
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
@@ -317,12 +284,7 @@ class MoleculeDataset:
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
         """Build a data set from the arrays that `to_arrays` returned.
 
-        Args:
-            name: Name of the data set, such as "zinc250k".
-            arrays: `{name: array}`, as `to_arrays` returns them.
-
-        Returns:
-            The data set, split by hash and without targets.
+        It is split by hash and without targets.
         """
         return cls(
             name=name,
@@ -365,21 +327,13 @@ def encode(
     """Encode SMILES as a data set; what cannot be encoded is left out and listed in `skipped`.
 
     Args:
-        name: Name of the data set.
-        lines: SMILES. The first one has the line number 1 in `skipped`.
-        vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules,
-            aromatic ones apart.
-        max_atoms: Largest number of heavy atoms.
-        workers: Number of processes, or a cluster of Dask; None for one process per core. Up to
-            2,000 SMILES are encoded in this process.
+        vocabulary: Categories of atoms and bonds; None to collect them from the molecules, aromatic
+            ones apart.
         exact: True to leave out molecules that come back from their graphs as other molecules.
         standardize: None to encode molecules as they are. A set of names to standardize each first
             (`graphcnf.chemistry.standardize.parse_standardized`): which of "acid" and "amine" are
             then written charged; all others become neutral.
         stereo: True to keep the SMILES with stereo marks as well, in `isomers`.
-
-    Returns:
-        The data set, in the order of `lines`.
     """
     encode_chunk = partial(
         _encode_chunk,
@@ -470,10 +424,6 @@ def cache_path(name: str, *key) -> Path:
     """Return the path of a cache file of encoded molecules.
 
     The versions of RDKit and of the encoding are part of the key, so that an old file is not used.
-
-    Args:
-        name: Readable beginning of the file's name.
-        *key: Further JSON values that determine the content.
     """
     return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
@@ -481,13 +431,7 @@ def cache_path(name: str, *key) -> Path:
 def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> dict[int, str | None]:
     """Find the molecules that come back from their graphs as other molecules.
 
-    Args:
-        dataset: Data set of the molecules to check.
-        workers: Number of processes, or a cluster of Dask; None for one process per core.
-
-    Returns:
-        `{index of a molecule that changes: SMILES that its graph leads to}`, None in place of the
-        SMILES if that is no valid molecule.
+    The result is `{index: SMILES that its graph leads to}`, None for no valid molecule.
     """
     chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
     workers = 1 if len(chunks) <= 2 else workers

@@ -53,10 +53,6 @@ class Source:
     """The content of a published data set's file from an installed package, and how to read it.
 
     Attributes:
-        title: Name of the data set or part, for messages.
-        package: Name of the package on the package index.
-        content: The file's bytes.
-        rows: Expected number of molecules.
         parse: Function from `content` to the SMILES of all molecules; raises ValueError if it is
             not the expected file.
     """
@@ -80,14 +76,7 @@ class Source:
 
 
 def package_file(title: str, package: str, install: str, *parts: str) -> Path:
-    """Return the path of a data file in an installed package, without importing the package.
-
-    Args:
-        title: Name of the data set, for the message.
-        package: Name of the package on the package index.
-        install: Command that installs it, for the message.
-        *parts: Import name of the package, then folders and name of the file in it.
-    """
+    """Return the path of a data file in an installed package, without importing the package."""
     path = installed_file(*parts)
     if path is None:
         raise UserError(f"{title} comes with the package {package}: {install}")
@@ -101,15 +90,7 @@ def load_published(
     vocabulary: MoleculeVocabulary | None = None,
     workers: Workers = None,
 ) -> MoleculeDataset:
-    """Return all molecules of a published data set as graphs; on first use, encode and cache them.
-
-    Args:
-        name: Name of the data set, and beginning of the name of its cache file.
-        source: File with the SMILES of the data set.
-        vocabulary: Categories of atoms and bonds to use; None to collect them from the molecules.
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
-    """
+    """Return all molecules of a published data set as graphs, encoded on first use and cached."""
 
     def encoded():
         smiles, title = source.smiles(), source.title
@@ -125,14 +106,7 @@ def load_published(
 
 
 def moses_source(part: str) -> Source:
-    """Return the file of one part of MOSES, read but not yet parsed.
-
-    Args:
-        part: "train", "test" or "test_scaffolds".
-
-    Raises:
-        KeyError: There is no such part.
-    """
+    """Return the file of one part of MOSES, read but not yet parsed."""
     parts = "moses", "dataset", "data", f"{part}.csv.gz"
     path = package_file("MOSES", "molsets", "pip install --no-deps molsets", *parts)
 
@@ -151,10 +125,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
     The molecules are those of the training part and of one test part, which is held out. On first
     use, they are encoded (some minutes on two cores) and cached.
 
-    Args:
-        split: The part to hold out, "test" or "test_scaffolds".
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
+    `split` is the part to hold out, "test" or "test_scaffolds".
     """
     if split not in ("test", "test_scaffolds"):
         raise UserError(f"split must be test or test_scaffolds, got {split!r}")
@@ -192,9 +163,5 @@ def load_qm9(*, workers: Workers = None) -> MoleculeDataset:
     """Load QM9: 130,831 molecules of up to 9 atoms, from the package qm9pack.
 
     On first use, they are encoded and cached. One in ten is held out, chosen by its hash.
-
-    Args:
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
     """
     return load_published("qm9", qm9_source(), workers=workers)

@@ -31,15 +31,8 @@ Rows = MoleculeDataset | Zinc250kRows
 def load_reference(name: str | None, model: GraphModel | None = None) -> Rows:
     """Load the reference of an evaluation, by name or from a file.
 
-    Args:
-        name: Name of a data set in `graphcnf.datasets.MOLECULES`, or a file; None for the data set
-            that the model was trained on, if it is one of those.
-        model: Model in whose categories of atoms and bonds the molecules are encoded; None for the
-            categories of the data set.
-
-    Returns:
-        The data set, encoded as a whole; ZINC250k, where possible, as rows that are encoded on
-        demand.
+    `name` is a key of `graphcnf.datasets.MOLECULES` or a file; None for the data of the model. The
+    molecules are encoded in the model's categories, those of ZINC250k on demand, where possible.
     """
     if name is None and model is not None:
         own = model.metadata.get("dataset")
@@ -77,13 +70,5 @@ def _charged(vocabulary: MoleculeVocabulary) -> bool:
 
 
 def held_out(dataset: Rows, count: int) -> np.ndarray:
-    """Choose the held-out molecules to compare with, at random but always the same.
-
-    Args:
-        dataset: Data set with a split into training and held-out molecules.
-        count: Number of molecules at most; fewer if fewer are held out.
-
-    Returns:
-        Indices in the data set, (M,) int64, in random order.
-    """
+    """Choose at most `count` held-out molecules, at random but always the same; return indices."""
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

@@ -51,45 +51,19 @@ class SetShuffling:
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw random sets.
-
-        Args:
-            count: Number of sets.
-            key: Integers from 0 on, which together are the seed.
-
-        Returns:
-            Categories, (count, N) long.
-        """
+        """Draw random sets, (count, N) long, by a seed of several integers."""
         rows = np.tile(np.arange(self.elements), (count, 1))
         return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Draw the sets of an epoch of training in batches.
-
-        Args:
-            batch_size: Sets in a batch.
-            epoch: Number of the epoch, from 0, which determines the sets.
-            seed: Seed of the sets.
-            start: Number of the first batch to yield, from 0, to go on within an epoch.
-
-        Yields:
-            Categories, (batch_size, N) long.
-        """
+        """Draw the sets of an epoch of training in batches, (batch_size, N) long."""
         for number in range(start, self.epoch_batches):
             yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
-        """Yield the held-out sets in batches, always the same ones.
-
-        Args:
-            batch_size: Sets in a batch; the last batch may have fewer.
-            count: Number of held-out sets.
-
-        Yields:
-            Categories, (batch_size, N) long.
-        """
+        """Yield the held-out sets in batches, (batch_size, N) long, always the same ones."""
         yield from self.draw(count, (1, self.test_seed)).split(batch_size)
 
 

@@ -163,24 +163,14 @@ def load_smiles_file(
             separated by commas, tabs or semicolons, whose cells hold one SMILES each; or a .jsonl,
             .sdf or .parquet file, as `graphcnf generate` writes them. A CXSMILES extension may
             follow any SMILES after a blank.
-        column: Column of a table that holds the SMILES; None for the one called "smiles" in any
-            case.
-        vocabulary: Categories of atoms and bonds to use, as a trained model's; None to take them
-            from the file.
+        column: Column of a table that holds the SMILES; None for "smiles" in any case.
         max_atoms: Largest number of heavy atoms of a molecule to keep, at most 255.
-        aromatic: True if categories that are taken from the file also say what is aromatic.
         standardize: None to take molecules as they are. A set to keep only the largest organic
             fragment of each, cleaned up by RDKit's MolStandardize. The set names the groups that
             are then written charged, some of "acid" and "amine", as `MoleculeFlow.charge_states`
             does; with an empty set molecules are written neutral.
         columns: Names of measured columns (numbers, or empty), which become the `targets` of the
             data set. Several records of one molecule get the mean of their values.
-        content: The file's bytes if they were read already; None to read them.
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
-
-    Returns:
-        The molecules in the order of the file, one in ten of them held out.
     """
     if not 1 <= max_atoms <= MAX_NODES:
         raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
@@ -259,21 +249,13 @@ def read_smiles(
     """Read the records of a molecule file, without a check of their SMILES.
 
     Args:
-        path: The file, in a format that `load_smiles_file` describes.
-        column: Column of a table that holds the SMILES; None for the one called "smiles" in any
-            case.
-        content: The file's bytes if they were read already; None to read them.
         others: True to keep the other values of records: columns of a table; "name", the text after
             the SMILES in a line; "title" and properties of an SD file.
         once: Columns that a table must not have twice; others that it has get numbers appended.
 
-    Returns:
-        The records in the order of the file.
-
     Raises:
         DataFileError: The file is missing, binary or damaged, lacks the column, or has one of
-            `once` twice. It is a `ValueError`, too.
-        NoMolecules: The file is empty or has no records; it is a `DataFileError`.
+            `once` twice; `NoMolecules` if it is empty.
     """
     path, content = _opened(path, content)
     unit, records = _records(path, content, column, others, once)
@@ -293,15 +275,8 @@ def load_surrogate(path: str | Path, column: str, bound: str = "mean") -> Surrog
 
     It predicts the column for other molecules.
 
-    Args:
-        path: The file, in a format that `load_smiles_file` describes.
-        column: Name of the column.
-        bound: What is predicted: "mean", the expected value; "lower" or "upper", the expected value
-            less or plus one standard deviation.
-
-    Returns:
-        The surrogate: called with a list of M sanitized RDKit molecules, it returns predictions,
-        (M,), in the unit of the column.
+    `bound` is "mean", the expected value, or "lower" or "upper", one standard deviation less or
+    more. Predictions are (M,), in the unit of the column.
     """
     from graphcnf.chemistry.surrogate import Surrogate  # imports RDKit
 
@@ -313,14 +288,7 @@ def surrogate(*, file: str, column: str, bound: str = "mean") -> Callable[[Chem.
 
     `graphcnf optimize` calls it for the score "surrogate:FILE:COLUMN".
 
-    Args:
-        file: File of molecules with the column.
-        column: Name of the column, such as "pIC50".
-        bound: What is predicted: "mean", the expected value; "lower" or "upper", the expected value
-            less or plus one standard deviation.
-
-    Returns:
-        Function from a sanitized RDKit molecule to the prediction, in the unit of the column.
+    The prediction is in the unit of the column; `bound` is that of `load_surrogate`.
     """
     found = load_surrogate(file, column, bound)
     return lambda mol: float(found([mol])[0])

@@ -51,7 +51,6 @@ class StereoDataset:
     """Molecules with stereo elements and their marks, split by hash like `MoleculeDataset`.
 
     Attributes:
-        name: Name, such as "zinc250k", or that of a file without its ending.
         graphs: The M molecules that have stereo elements, with their configurations.
         hashes: Hash of each molecule by `hash_each`, (M,) uint64.
         total: Number of readable molecules in the file, those without stereo elements included.
@@ -73,11 +72,8 @@ class StereoDataset:
 
         Molecules without stereo elements count as molecules without marks.
 
-        Returns:
-            JSON values, as `graphcnf.stereo.marks.mark_figures` returns them: "chain", "ring" and
-            "double", the share of the stereo elements of each kind that have a mark; "marks", the
-            shares of molecules with 0, 1, ... marks; and "kept", None, which drawn molecules alone
-            have.
+        "chain", "ring", "double" and "marks" are those of `graphcnf.stereo.marks.mark_figures`;
+        "kept" is None, which drawn molecules alone have.
         """
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.categories.numpy() > 0
         counts: Counter[str] = Counter()
@@ -91,14 +87,7 @@ class StereoDataset:
         return mark_figures(counts)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the training or held-out molecules.
-
-        Args:
-            part: "train"; or "test", the held-out molecules.
-
-        Returns:
-            Indices, ascending, (K,) int64.
-        """
+        """Return the ascending indices of the "train" or "test" (held-out) molecules, (K,)."""
         if self.test_indices is None:
             is_test = self.hashes % np.uint64(TEST_SHARE) == 0
         else:
@@ -121,13 +110,8 @@ class StereoDataset:
     ) -> Iterator[StereoGraphs]:
         """Yield the training molecules of an epoch in batches.
 
-        The molecules of a batch have similar numbers of stereo elements.
-
-        Args:
-            batch_size: Molecules in a batch.
-            epoch: Number of the epoch, from 0, which determines the order.
-            seed: Seed of the order.
-            start: Number of the first batch to yield, from 0, to go on within an epoch.
+        The molecules of a batch have similar numbers of stereo elements. `start` is the first batch
+        to yield, to go on within an epoch.
         """
         train = self.split("train")
         sizes = self.graphs.counts[train].numpy()
@@ -135,11 +119,7 @@ class StereoDataset:
             yield self.graphs[torch.from_numpy(train[index])]
 
     def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:
-        """Yield the held-out molecules in batches, always in the same random order.
-
-        Args:
-            batch_size: Molecules in a batch; the last one may have fewer.
-        """
+        """Yield the held-out molecules in batches, always in the same random order."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self.graphs[torch.from_numpy(test[first : first + batch_size])]
@@ -148,11 +128,7 @@ class StereoDataset:
 def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> StereoDataset:
     """Load the molecules with stereo elements of a file; on first use, encode and cache them.
 
-    Args:
-        path: File of molecules in any format that `graphcnf.datasets.smiles_file` reads; None for
-            ZINC250k. Unreadable records are left out.
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
+    `path` is a file of molecules; None for ZINC250k. Unreadable records are left out.
     """
     name = "zinc250k" if path is None else Path(path).stem
     lines = zinc250k_table().smiles() if path is None else read_smiles(path).smiles
@@ -167,17 +143,12 @@ def encode_stereo(
 ) -> StereoDataset:
     """Encode the molecules with stereo elements among SMILES, and cache them.
 
-    Args:
-        name: Name of the data set.
-        lines: SMILES; unreadable ones are left out.
-        orders: How often each molecule is repeated with its atoms in another, random order, so that
-            a model learns not to depend on the order; 0 for no repeats. A molecule that several
-            configurations may describe is not repeated.
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core. Up to 2,000 SMILES are encoded in this process.
+    Unreadable SMILES are left out.
 
-    Returns:
-        The data set, split by hash.
+    Args:
+        orders: How often each molecule is repeated with its atoms in another, random order, so that
+            a model learns not to depend on the order. A molecule that several configurations may
+            describe is not repeated.
     """
     if len(lines) <= 2 * _CHUNK:
         workers = 1

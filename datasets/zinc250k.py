@@ -78,8 +78,6 @@ def load_zinc250k(
             atoms, 9 without charges, and 3 of bonds.
         split_indices: JSON file of held-out row numbers from 0, as in the literature; None for the
             split by hash.
-        workers: Number of processes that encode, or a cluster of Dask; None for one process per
-            core.
     """
     # One phosphine oxide changes on the way to its graph and back.
     dataset = load_published("zinc250k", zinc250k_table(), workers=workers)
@@ -90,15 +88,7 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
-    """Read the numbers of held-out rows from a JSON file, such as that of the literature.
-
-    Args:
-        path: File with a list of numbers, or of texts of digits.
-        rows: Number of rows of the data set.
-
-    Returns:
-        The distinct numbers, ascending, (K,) int64.
-    """
+    """Read the distinct numbers of held-out rows, ascending, from a JSON file of the literature."""
     try:
         numbers = read_json(expand_user(path))
     except OSError as error:
@@ -141,33 +131,18 @@ class Zinc250kRows:
         return len(self.lines)
 
     def split(self, part: str) -> np.ndarray:
-        """Return the numbers of the training or held-out rows.
-
-        Args:
-            part: "train"; or "test", the held-out rows.
-
-        Returns:
-            Numbers, ascending, (K,) int64.
-        """
+        """Return the ascending numbers of the "train" or "test" (held-out) rows, (K,)."""
         return np.flatnonzero(self.held_out == (part == "test"))
 
     def training_hashes(self) -> np.ndarray:
-        """Return the hashes of the training molecules, by which generated molecules count as novel.
-
-        Returns:
-            Hashes of the distinct molecules, sorted, (K,) uint64.
-        """
+        """Return the sorted hashes of the training molecules, (K,) uint64: others are novel."""
         return self.hashes
 
     def take(self, rows: Sequence[int] | np.ndarray) -> MoleculeDataset:
         """Encode the molecules of some rows as a data set of their own.
 
-        Args:
-            rows: Numbers of the K rows, in the order of the result.
-
-        Returns:
-            A data set of K molecules. Its own `split` may differ from that of the rows, since it
-            depends on how the installed RDKit writes SMILES.
+        Its own `split` may differ from that of the rows, since it depends on how the installed
+        RDKit writes SMILES.
         """
         lines = [self.lines[k] for k in rows]
         part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
@@ -180,12 +155,6 @@ class Zinc250kRows:
 
         The split and `hashes` depend on these SMILES. They count as the same if the training
         molecules among `rows` have a hash that is in `hashes`, and the held-out ones have none.
-
-        Args:
-            rows: Numbers of the rows to check, integers (K,).
-
-        Returns:
-            True if it does.
         """
         known = contains(self.hashes, self.take(rows).hashes)
         return bool((known != self.held_out[rows]).all())

@@ -52,16 +52,10 @@ from graphcnf.pretrained import keep_arguments
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
-    """Return a breadth-first order of the nodes of each graph.
+    """Return a breadth-first order of the nodes of each graph, (B, N) long; padding stays last.
 
     The search starts at node 0, and visits the neighbours of a node in the order of their numbers.
     In a graph that is not connected, it goes on with the first node that is left.
-
-    Args:
-        batch: B graphs.
-
-    Returns:
-        The node numbers in this order, (B, N) long. Padding nodes keep their positions at the end.
 
     Examples:
         >>> from graphcnf.graphs.batch import PackedGraphs
@@ -97,9 +91,6 @@ MIDDLE, LOG_SCALE = 0.5, -1.0
 class SubGraph(NamedTuple):
     """Features by which nodes and their edges are drawn: of S nodes in each of B graphs.
 
-    Each node that is drawn has a sub-graph of its own: all nodes with smaller numbers in
-    breadth-first order, and their edges. The window is its last `window` nodes.
-
     Attributes:
         whole: One vector for each sub-graph, (B, S, W).
         nodes: One vector for each node of the window, (B, S, window, W), the node with the smallest
@@ -114,16 +105,7 @@ class SubGraph(NamedTuple):
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
-    """Select, for each pair of nodes, the message that belongs to the value of its edge.
-
-    Args:
-        sent: Message for each value that the edge can have, (..., R + 1, W).
-        categories: Edge value of each pair, 0 for no edge, else one of the R edge categories plus
-            1, (...) long.
-
-    Returns:
-        The messages for these values, (..., W).
-    """
+    """Select the message that belongs to the edge value of each pair of nodes, (..., W)."""
     index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
@@ -151,15 +133,10 @@ class GraphAFModel(StochasticModel):
     The terms of `bounds` are "nodes" and "edges".
 
     Args:
-        node_categories: Number M of node categories.
-        edge_categories: Number R of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category (for molecules: bond orders); 1 each if None.
         largest_sums: Largest sum of edge weights of each node category, for the valency check; None
             to draw without it. It is not part of the density.
         window: Number of earlier nodes to which a node may have edges (published: 12).
-        width: Channels W of the network.
-        layers: Number of relational convolutions.
         rows: Number of nodes of each graph whose terms a training step computes, to save time; None
             for all.
     """
@@ -228,27 +205,17 @@ class GraphAFModel(StochasticModel):
         ]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return which graphs the model can represent: those without edges beyond the window.
-
-        In breadth-first order, the two nodes of an edge may be at most `window` positions apart.
-        """
+        """Return which graphs the model can represent: those without edges beyond the window."""
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
         """Compute the features of the sub-graphs before some nodes of each graph.
 
-        All nodes are numbered in breadth-first order.
-
         Args:
-            types: Node categories, (B, N) long.
+            types: Node categories, (B, N) long, in breadth-first order.
             adjacency: Adjacency matrices of the R edge categories side by side, as `relations`
                 returns them, (B, N, R N).
-            sizes: Number of nodes of each whole graph, (B,) long.
-            rows: Numbers of the S nodes, (B, S) long.
-
-        Returns:
-            Features of the sub-graph before each of these nodes.
         """
         number = torch.arange(types.shape[1], device=rows.device)[:, None]
         back = rows[:, None] - number  # (B, N, S)
@@ -268,38 +235,20 @@ class GraphAFModel(StochasticModel):
         return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
 
     def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Return the parameters of the normal distribution of the next node, for each sub-graph.
-
-        Args:
-            before: Features of the sub-graphs before S nodes of each graph.
-
-        Returns:
-            Mean and log-scale of the node's one-hot vector with noise, (B, S, M) each.
-        """
+        """Return mean and log-scale of the next node's vector with noise, (B, S, M) each."""
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return features of each pair of a new node and a node of its window, for `of_edge`.
-
-        Args:
-            before: Features of the sub-graphs before the S new nodes of each graph.
-            types: Categories of the new nodes, (B, S) long.
-
-        Returns:
-            (B, S, window, W), the node of the window with the smallest number first.
-        """
+        """Return features (B, S, window, W) of each pair of a new node and a node of its window."""
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return the parameters of the normal distributions of edges to earlier nodes.
+        """Return mean and log-scale of each edge's one-hot vector with noise, (..., R + 1) each.
 
         Args:
-            query: Features of the pairs of nodes, as `queries` returns them, (..., W).
+            query: As `queries` returns them, (..., W).
             received: For each pair, the sum of the messages along those edges of the new node that
                 are drawn before, (..., W); see `SubGraph.sent`. 0 for the first edge of a node.
-
-        Returns:
-            Mean and log-scale of each edge's one-hot vector with noise, (..., R + 1) each.
         """
         return _mean_and_log_scale(self.edge(query + received))
 
@@ -353,8 +302,8 @@ class GraphAFModel(StochasticModel):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw the terms that training maximises: an unbiased estimate of those of `bounds`.
 
-        Training calls it. For each graph, only the terms of `rows` random nodes are computed, and
-        multiplied by (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
+        For each graph, only the terms of `rows` random nodes are computed, and multiplied by
+        (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
         """
         if self.rows is None:
             return self.bounds(batch)
@@ -384,18 +333,11 @@ class GraphAFModel(StochasticModel):
     ) -> Tensor:
         """Apply the valency check to drawn edges: draw those that are too heavy again.
 
-        Sampling calls it for one edge of each of B graphs at a time. An edge is drawn again up to
-        50 times (`DRAWS`).
+        An edge is drawn again up to 50 times (`DRAWS`); one that is still too heavy becomes 0, no
+        edge.
 
         Args:
-            category: Drawn edge values, 0 for no edge, else the edge category plus 1, (B,) long.
             free: Largest edge weight that both nodes of the edge still allow, (B,).
-            mean: Means of the one-hot vectors with noise, (B, R + 1).
-            log_scale: Log-scales of these vectors, (B, R + 1).
-            generator: None, a torch generator, or a list of one numpy generator per graph.
-
-        Returns:
-            Edge values, (B,) long. An edge that is still too heavy becomes 0, no edge.
         """
         # If no edge fits, further draws are useless.
         category = torch.where(free < self.weights[1:].min(), 0, category)

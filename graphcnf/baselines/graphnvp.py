@@ -59,9 +59,6 @@ class OneHotDequantization(Encoding):
     that a flow puts outside of the cubes is lost. So the mean of log p(z) + K log c is a lower
     bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
 
-    Args:
-        categories: Number K of categories.
-
     Examples:
         >>> encoding = OneHotDequantization(3)
         >>> encoded = encoding.encode(torch.tensor([[2, 0]]))
@@ -89,16 +86,10 @@ class OneHotDequantization(Encoding):
 
 
 def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
-    """Return the adjacency matrices of the R edge categories side by side, for graph convolutions.
+    """Return the adjacency matrices of the edge categories side by side, (B, N, R N).
 
-    Args:
-        bonds: Edge value of each pair of nodes, 0 for no edge, else the edge category plus 1,
-            (B, N, N) long.
-        categories: Number R of edge categories.
-        dtype: Type of the matrices.
-
-    Returns:
-        (B, N, R N): entry [b, i, r N + j] is 1 if nodes i and j have an edge of category r, else 0.
+    Entry [b, i, r N + j] is 1 if nodes i and j have an edge of category r, else 0. `bonds` are edge
+    values, (B, N, N) long.
     """
     one_hot = F.one_hot(bonds, categories + 1)[..., 1:].to(dtype)
     return one_hot.movedim(-1, 2).flatten(2)
@@ -110,10 +101,6 @@ class RelationalConvolution(nn.Module):
     h_i are the features of node i, and N_r(i) its neighbours along edges of category r.
     Schlichtkrull et al. 2018, arXiv 1703.06103. The paper divides by the number of neighbours; here
     the term h_i, a residual connection, makes that unnecessary.
-
-    Args:
-        width: Channels of a node.
-        categories: Number R of edge categories.
     """
 
     def __init__(self, width: int, categories: int):
@@ -126,12 +113,7 @@ class RelationalConvolution(nn.Module):
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
         """Update the features of nodes by those of their neighbours.
 
-        Args:
-            h: Features of the nodes, (B, N, ..., width). Absent nodes must have 0.
-            adjacency: Adjacency matrices side by side, as `relations` returns them, (B, N, R N).
-
-        Returns:
-            The new features, of the shape of `h`.
+        Absent nodes must have features 0. `adjacency` is as `relations` returns it, (B, N, R N).
         """
         own = self.own(h)
         sent = torch.stack(self.send(h).chunk(self.categories, -1), 1)  # (B, R, N, ..., width)
@@ -180,7 +162,6 @@ class ColumnCouplings(OneByOne):
     i = j + 1, ..., N - 1, so the last column holds none. All other entries are 0 (`later_pairs`).
 
     Args:
-        max_nodes: Largest number of nodes.
         channels: Number R + 1 of edge values.
         width: Channels of the first and of the second hidden layer.
     """
@@ -255,13 +236,6 @@ class NodeCouplings(OneByOne):
     """Flow of the nodes given the edges, (B, N, channels): one coupling for each node.
 
     The coupling of a node reads all other nodes and the edges.
-
-    Args:
-        max_nodes: Largest number of nodes.
-        channels: Number of node categories.
-        categories: Number of edge categories.
-        width: Hidden channels.
-        layers: Number of relational convolutions.
     """
 
     def __init__(self, max_nodes: int, channels: int, categories: int, width: int, layers: int):
@@ -315,13 +289,7 @@ class GraphNVPModel(StochasticModel):
     edges of a node within what the training data have.
 
     Args:
-        node_categories: Number M of node categories.
-        edge_categories: Number R of edge categories.
-        max_nodes: Largest number of nodes of a graph.
-        width: Channels of the first and of the second hidden layer in the couplings of the
-            adjacency tensor.
-        node_width: Channels of the hidden layers in the couplings of the nodes.
-        layers: Number of relational convolutions in the couplings of the nodes.
+        width: Channels of both hidden layers in the couplings of the adjacency tensor.
     """
 
     architecture = "graphnvp"
@@ -401,10 +369,6 @@ class GraphNVPModel(StochasticModel):
 def later_pairs(mask: Tensor) -> Tensor:
     """Return which entries of the adjacency tensor hold data: pairs of a node and an earlier one.
 
-    Args:
-        mask: Real nodes, (B, N) bool.
-
-    Returns:
-        (B, N N) bool; entry N i + j is True if i > j and both nodes are real.
+    Entry N i + j of (B, N N) is True if i > j and both nodes are real.
     """
     return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)

@@ -50,11 +50,7 @@ class ImageToVector(nn.Module):
 
     It is the encoder of the VAE and the discriminator of the GAN.
 
-    Args:
-        channels: Channels of the images.
-        size: Height and width of the images.
-        outputs: Length of the vector.
-        width: Channels of the first convolution; each stride doubles them.
+    `width` are the channels of the first convolution; each stride doubles them.
     """
 
     def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
@@ -68,14 +64,7 @@ class ImageToVector(nn.Module):
         self.leave = nn.Linear(4 * width * math.prod(_halved(_halved(size))), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images to vectors.
-
-        Args:
-            x: Images, (B, C, H, W) floats.
-
-        Returns:
-            (B, outputs).
-        """
+        """Map images (B, C, H, W) to vectors (B, outputs)."""
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), SLOPE)
         return self.leave(x.flatten(1))
@@ -84,15 +73,8 @@ class ImageToVector(nn.Module):
 class VectorToImage(nn.Module):
     """Network from vectors to images: a linear map, then four convolutions and two upsamplings.
 
-    It is the decoder of the VAE and the generator of the GAN. The linear map gives an image of a
-    quarter of the height and width.
-
-    Args:
-        inputs: Length of the vector.
-        outputs: Channels of the images.
-        size: Height and width of the images.
-        width: Channels before the last convolution. Layers of a half and of a quarter of the size
-            have twice and four times as many.
+    `width` are the channels before the last convolution. Layers of a half and of a quarter of the
+    size have twice and four times as many.
     """
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
@@ -108,14 +90,7 @@ class VectorToImage(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map vectors to images.
-
-        Args:
-            z: Vectors, (B, inputs).
-
-        Returns:
-            (B, outputs, H, W).
-        """
+        """Map vectors (B, inputs) to images (B, outputs, H, W)."""
         h = self.enter(z).unflatten(1, (-1, *self.sizes[0]))
         *inner, last = self.convolutions
         for size, convolution in zip(self.sizes, inner, strict=True):
@@ -130,12 +105,8 @@ class VAE(ImageModel):
     p(z), and pixels that are independent given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
 
     Args:
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel, 2 to 256.
-        latents: Number of latents of an image.
         width: Channels of the first convolution of the encoder; each stride doubles them.
         mixtures: Number of components of P(x|z), a mixture of logistics for each pixel.
-        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
@@ -216,12 +187,8 @@ class GAN(ImageModel):
     (arXiv 1801.04406).
 
     Args:
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel, 2 to 256.
-        latents: Number of latents of an image.
         width: Channels of the first convolution of the discriminator; each stride doubles them.
         penalty: Weight gamma of the gradient penalty.
-        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)

@@ -1,17 +1,9 @@
 """JT-VAE: a variational autoencoder that draws a graph as a tree of clusters.
 
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
-ICML 2018, arXiv 1802.04364. The model is here for comparison. `graphcnf.baselines.junction_tree`
-takes graphs apart into such trees.
+ICML 2018, arXiv 1802.04364. The model is here for comparison. *Cluster*, *junction tree*, *parent*,
+*label*, *site* and to *attach* are defined in `graphcnf.baselines.junction_tree`.
 
-- A *cluster* is a ring or an edge of the graph, or a single node where three or more clusters meet.
-  The *junction tree* joins clusters that share nodes; every cluster but the first one has a
-  *parent*.
-- The *label* of a cluster is its number in a vocabulary, which holds all clusters of the training
-  graphs.
-- To *attach* a child to its parent is to let the two share one node or one edge of the graph. In
-  each of the two clusters, what is shared is called a *site*. So in naphthalene, two rings of six
-  atoms share an edge: that edge is the site of both.
 - *Options* are the possible ways to attach a child: pairs (site of the parent, site of the child).
   A *choice* is the decision for one of them.
 - A *turn* is the decision, at a cluster, to add another child or to go back to the parent.
@@ -76,10 +68,6 @@ def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
 class TreeBatch:
     """Batch of junction trees as tensors; their M clusters in all are numbered 0 to M - 1.
 
-    Args:
-        graphs: The graphs, as `junction_tree.rebuild` returns them.
-        device: Device of the tensors.
-
     Attributes:
         label: Label of each cluster, (M,) long.
         graph: Number of the graph to which each cluster belongs, (M,) long.
@@ -125,10 +113,6 @@ class Choice(NamedTuple):
     """One decision how a child is attached to its parent, among several options.
 
     Attributes:
-        graph: Number of the graph in the batch.
-        child: Number of the child in the `TreeBatch`, or another row of a tensor of messages.
-        parent: Label of the parent.
-        label: Label of the child.
         options: The possible attachments, pairs (site of the parent, site of the child).
         chosen: Index in `options` of the chosen one.
         shared: What the parent shares with other clusters. An entry (v, (label, w)) says that node
@@ -147,15 +131,8 @@ class Choice(NamedTuple):
 class ChoiceBatch:
     """Batch of E choices as tensors, with O options in all.
 
-    Args:
-        choices: The E choices, of any graphs of a batch.
-        device: Device of the tensors.
-
     Attributes:
-        graph: Number of the graph of each choice, (E,) long.
-        child: Row of the child of each choice in a tensor of messages, (E,) long.
-        parent: Label of the parent of each choice, (E,) long.
-        chosen: Index of the chosen option among those of each choice, (E,) long.
+        graph: Number of the graph of each choice, (E,) long; likewise `child`, `parent`, `chosen`.
         first: Index in `option` of the first option of each choice, (E,) long.
         shared: Nodes of parents that other clusters share, (S, 4) long. A row has the number of the
             choice, the node of the parent, the label of the other cluster, and the node of that
@@ -184,9 +161,6 @@ class TreeGRU(nn.Module):
     has received from the clusters other than the receiver:
     s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)), m = (1 - z) s +
     z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
-
-    Args:
-        width: Channels C of embeddings and messages.
     """
 
     def __init__(self, width: int):
@@ -197,43 +171,20 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """Multiply messages by the reset gates of the clusters that receive them: the terms of g.
-
-        Args:
-            x: Embeddings of the receivers, (M, C).
-            message: One received message for each, (M, C).
-
-        Returns:
-            (M, C).
-        """
+        """Multiply messages by the reset gates of their receivers: the terms of g."""
         gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """Compute the message m that each cluster sends.
-
-        Args:
-            x: Embeddings of the clusters, (M, C).
-            total: Sum s of the messages that each cluster has received, (M, C).
-            gated: Sum g of the received messages after the reset gates, (M, C).
-
-        Returns:
-            (M, C).
-        """
+        """Compute the message m of each cluster from s (`total`) and g (`gated`), (M, C)."""
         z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
         new = torch.tanh(self.content(torch.cat([x, gated], -1)))
         return ((1 - z) * total + z * new).to(total.dtype)
 
     def upward(self, x: Tensor, trees: TreeBatch) -> Tensor:
-        """Compute the messages of all clusters to their parents, from the leaves upwards.
+        """Compute the messages (M, C) of all clusters to their parents, from the leaves upwards.
 
-        Args:
-            x: Embeddings of the clusters, (M, C).
-            trees: The trees, with M clusters in all.
-
-        Returns:
-            The message of each cluster to its parent, (M, C). That of a first cluster, which has no
-            parent, summarises its whole tree.
+        That of a first cluster, which has no parent, summarises its whole tree.
         """
         up, total, gated = (torch.zeros_like(x) for _ in range(3))
         for level in reversed(trees.levels):
@@ -246,18 +197,10 @@ class TreeGRU(nn.Module):
         return up
 
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
-        """Compute the messages to all clusters from their parents, downwards.
+        """Compute the messages (M, C) to all clusters from their parents; 0 for first ones.
 
         The message to a child depends on the messages that its parent has received from above and
         from earlier children. That is what is known when the child is drawn.
-
-        Args:
-            x: Embeddings of the clusters, (M, C).
-            up: Messages of the clusters to their parents, as `upward` returns them, (M, C).
-            trees: The trees, with M clusters in all.
-
-        Returns:
-            The message to each cluster from its parent, (M, C); 0 for first clusters.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -279,15 +222,6 @@ class Attachments(nn.Module):
     included. The score of an option is a linear map of its features, plus their product with the
     latents. The posterior of the latents sees the sum of the features of all chosen options. So the
     product can tell whether an option was chosen.
-
-    Args:
-        vocabulary: V clusters of at most A nodes.
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        latent_dim: Number D of latents for the choices.
-        node_width: Channels of a node.
-        width: Channels C of an option.
-        layers: Number of rounds of message passing along the edges of a cluster.
 
     Attributes:
         size: Number of nodes of each cluster, (V,) long.
@@ -358,15 +292,9 @@ class Attachments(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
     def features(self, choices: ChoiceBatch, down: Tensor) -> Tensor:
-        """Compute a vector of features for each option of attaching a child to its parent.
+        """Compute a vector of features for each option, (O, C), in the order of `choices.option`.
 
-        Args:
-            choices: The choices, with O options in all.
-            down: Message to each of M clusters from its parent, (M, C). `choices.child` says which
-                row belongs to a choice.
-
-        Returns:
-            Features of the options, (O, C), in the order of `choices.option`.
+        `down` has a row for each child, see `choices.child`.
         """
         choice, a, b, label, c, d = choices.option.unbind(1)
         count = len(choices.parent)
@@ -388,15 +316,9 @@ class Attachments(nn.Module):
         return F.gelu(self.option(both) + self.of_message(down[choices.child])[choice])
 
     def log_probs(self, features: Tensor, choices: ChoiceBatch, z: Tensor) -> Tensor:
-        """Return the log-probabilities of the options of each choice.
+        """Return the log-probabilities, nats, of the options of each choice; -inf beyond them.
 
-        Args:
-            features: Features of all options, as `features` returns them, (O, C).
-            choices: The E choices.
-            z: Latents "graph" of the graph of each choice, (E, D).
-
-        Returns:
-            (E, largest number of options) nats; -inf beyond the number of options of a choice.
+        `z` are the latents "graph" of the graph of each choice, (E, D).
         """
         choice = choices.option[:, 0]
         match = (self.key(features) * self.query(z)[choice]).mean(-1)
@@ -414,14 +336,7 @@ class TreeDecoder:
     Make one for each batch, and call `run` once. The attributes are the state between two
     decisions; clusters of a tree are numbered as they are added.
 
-    Args:
-        model: Model with the networks and the vocabulary of clusters.
-        sizes: Number of nodes of each of the B graphs.
-        z_tree: Latents "tree", (B, tree channels).
-        z_graph: Latents "graph", (B, graph channels).
-
     Attributes:
-        graphs: The graphs so far.
         current: For each graph, the number of the cluster at which the next turn is decided.
         x: Embeddings of the clusters of each tree, (B, clusters, C).
         down: Messages to the clusters from their parents, (B, clusters, C).
@@ -440,11 +355,8 @@ class TreeDecoder:
     def run(self) -> list[PartialGraph]:
         """Decode all graphs, decision by decision.
 
-        Call it once for each decoder, since the attributes are those of finished graphs afterwards.
-
-        Returns:
-            B graphs. One to which no cluster can be attached any more ends early: it then has fewer
-            nodes than its entry in `sizes` asks for.
+        A graph to which no cluster can be attached any more ends early, with fewer nodes than its
+        entry in `sizes`.
         """
         rows = list(range(len(self.graphs)))
         for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
@@ -528,20 +440,12 @@ class TreeDecoder:
 class Reading(NamedTuple):
     """What the JT-VAE computes of B graphs before latents are drawn.
 
-    `JunctionTreeVAE._read` makes it once, for `_posteriors` and for `_likelihood`. In all, the
-    junction trees have M clusters (rings, edges and branching nodes of the graphs). C is the number
-    of channels, the argument `width` of the model.
-
     Attributes:
-        trees: Junction tree of each graph, which says what is the parent of each cluster.
         x: Embedding of each cluster, (M, C).
-        up: Message from each cluster to its parent, (M, C): it summarises the cluster with all its
-            descendants.
-        down: Message to each cluster from its parent, (M, C): it summarises what is drawn before
-            the cluster. 0 for the first cluster of a tree.
-        choices: Those children that can be attached to their parents in several ways, each with
-            these ways, the options; O options in all.
-        features: Features of the options, (O, C), those of the first choice first.
+        up: Message from each cluster to its parent, (M, C).
+        down: Message to each cluster from its parent, (M, C); 0 for the first one of a tree.
+        choices: The children that can be attached to their parents in several ways.
+        features: Features of the O options, (O, C).
     """
 
     trees: TreeBatch
@@ -555,24 +459,14 @@ class Reading(NamedTuple):
 class JunctionTreeVAE(GraphVAE):
     """The JT-VAE as a graph model: a variational autoencoder through junction trees.
 
-    *Clusters* are the rings and the other edges of graphs, and single nodes where three or more of
-    these meet; a junction tree joins those that share nodes. `measure` finds the arguments
-    `edge_weights`, `clusters` and `largest_sums` in training data.
+    `measure` finds the arguments `edge_weights`, `clusters` and `largest_sums` in training data.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category; for molecules, the bond order.
         clusters: The vocabulary. Each cluster is a list of two lists: the categories of its nodes;
             and three numbers for each edge, all in one list: its two nodes and its category. So
             `[[2, 5], [0, 1, 0]]` is an edge of category 0 between nodes of categories 2 and 5.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        tree_dim: Number of latents "tree".
-        graph_dim: Number of latents "graph".
-        width: Channels C of clusters and messages.
-        node_width: Channels of nodes.
-        layers: Number of rounds of message passing along the edges of a cluster.
         kl_free: Number of molecules, counted with repetitions, that training sees before the KL
             divergence of the posterior from the prior is part of its loss.
         kl_weight: Weight of the KL divergence after that. If it is large, the model ignores its
@@ -640,10 +534,8 @@ class JunctionTreeVAE(GraphVAE):
     def measure(graphs: PackedGraphs, *, support: bool = True, **options: Any) -> dict[str, Any]:
         """Measure the arguments of the constructor that depend on the training graphs.
 
-        Args:
-            graphs: The training graphs.
-            support: False for no limit on the sums of edge weights of drawn graphs.
-            **options: Further arguments of `graphcnf.graphs.path.data_rules.measured_sums`.
+        Without `support`, the sums of edge weights of drawn graphs have no limit. Further `options`
+        are those of `graphcnf.graphs.path.data_rules.measured_sums`.
         """
         limits = measured_sums(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
@@ -744,32 +636,19 @@ class JunctionTreeVAE(GraphVAE):
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logits of adding another child at clusters, instead of going back.
+        """Return the logits (R,) of adding another child at clusters, instead of going back.
 
-        Args:
-            x: Embeddings of R clusters, (R, C).
-            heard: Sum of the messages that each cluster has received, (R, C).
-            z: Latents "tree" of the graph of each cluster, (R, tree channels).
-            remaining: Numbers of nodes to come, (R,) long.
-
-        Returns:
-            (R,).
+        `heard` sums the messages that each cluster has received, (R, C); `remaining` are the nodes
+        to come.
         """
         h = self.of_turn(torch.cat([x, heard], -1))
         return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
-        """Return the logits of the labels of new clusters.
+        """Return the logits (M, V) of the labels of new clusters.
 
-        Args:
-            down: Messages to M new clusters from their parents, (M, C).
-            z: Latents "tree" of the graph of each cluster, (M, tree channels).
-            remaining: Numbers of nodes to come, (M,) long.
-            parent: Label of the parent of each cluster, (M,) long; -1 for a first cluster.
-
-        Returns:
-            (M, V). -inf for clusters that cannot be attached to the parent, or would add more nodes
-            than are to come.
+        They are -inf for clusters that cannot be attached to the parent (label -1: a first
+        cluster), or would add more nodes than are to come (`remaining`).
         """
         logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
         tables = self.attachments

@@ -59,13 +59,9 @@ Site = tuple[int, ...]
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
     """Convert a batch of tensors to the lists and dictionaries that this module works with.
 
-    Args:
-        batch: B graphs.
-
-    Returns:
-        For each graph a pair. The first entry lists the categories of its nodes. The second has,
-        for each node, the dictionary `{neighbour: edge category}`, neighbours ascending. Their
-        order matters: by it `rings` chooses among several rings of one size.
+    For each graph a pair: the categories of its nodes, and for each node the dictionary
+    `{neighbour: edge category}`, neighbours ascending. Their order matters: by it `rings` chooses
+    among several rings of one size.
     """
     sizes, types = batch.node_counts.tolist(), batch.node_types.tolist()
     graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
@@ -81,12 +77,6 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
 
     For each edge that is in no ring yet, a shortest ring through it is added. In most graphs this
     is a basis, found fast. In the others a minimum cycle basis is computed.
-
-    Args:
-        neighbours: The graph, `{neighbour: edge category}` for each node.
-
-    Returns:
-        The nodes of each ring; [] for a graph without rings.
     """
     edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
@@ -118,9 +108,6 @@ def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
 
 def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None:
     """Take a graph apart into clusters.
-
-    Args:
-        neighbours: The graph, `{neighbour: edge category}` for each node.
 
     Returns:
         Two lists with an entry for each cluster, in depth-first order from node 0. The first has
@@ -204,10 +191,7 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
 class TreeCluster:
     """Cluster of a vocabulary: a small graph with nodes 0, 1, ...
 
-    Args:
-        types: Categories of its nodes.
-        edges: `{(i, j): category}` with each edge in both directions.
-        weights: Weight of each edge category.
+    `edges` is `{(i, j): category}`, with each edge in both directions.
 
     Attributes:
         sums: Sum of the edge weights of each node.
@@ -226,12 +210,7 @@ class TreeCluster:
     def isomorphisms(self, other: TreeCluster) -> Iterator[tuple[int, ...]]:
         """Yield all isomorphisms: renumberings that turn this cluster into another one.
 
-        Args:
-            other: Cluster to compare with this one.
-
-        Yields:
-            A tuple per isomorphism: entry v is the node of `other` to which node v of this cluster
-            is mapped. Nothing if the clusters are different.
+        Entry v of the tuple is the node of `other` to which node v of this cluster is mapped.
         """
         matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for mapping in matcher.isomorphisms_iter():
@@ -271,19 +250,13 @@ class TreeCluster:
 
     @cached_property
     def distinct_sites(self) -> set[Site]:
-        """Sites that no automorphism maps to each other: the smallest site of each class.
-
-        Attachments at other sites of a class are equivalent, so `attachments` tries only these.
-        """
+        """Sites that no automorphism maps to each other: the smallest site of each class."""
         return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
 
     def shared(self, site: Site) -> int:
         """Return the weight of the edge that host and guest share at a site; 0 for a node.
 
         In the sums of edge weights, both clusters count the shared edge, but the graph has it once.
-
-        Args:
-            site: A site of this cluster.
         """
         return self.weights[self.edges[site]] if len(site) == 2 else 0
 
@@ -293,22 +266,13 @@ def representative(
 ) -> tuple[tuple[Site, Site], tuple[int, ...], tuple[int, ...]]:
     """Find the attachment that is used in place of all attachments equivalent to a given one.
 
-    Two attachments are equivalent if automorphisms, renumberings that change neither cluster, map
-    one to the other. A site is what a cluster shares with the other one: a tuple of one node, or of
-    both ends of an edge.
-
     Args:
-        host: Cluster to which the guest is attached.
-        guest: Cluster to attach.
         fixed: Nodes of the host that it shares with other clusters already. Automorphisms that move
             them are left out.
-        place: Site of the host.
-        site: Site of the guest; its k-th node is identified with the k-th node of `place`.
 
     Returns:
-        Three entries: the smallest equivalent attachment, as a pair (site of the host, site of the
-        guest); the automorphism of the host and that of the guest that map `place` and `site` to
-        it. An automorphism is a tuple whose entry v is the node to which v is mapped.
+        The smallest equivalent attachment; the automorphisms of host and guest that lead to it,
+        whose entry v is the node to which v is mapped.
     """
     images: list[Any] = []
     for s, t in product(host.symmetries, guest.symmetries):
@@ -322,21 +286,11 @@ def representative(
 def attachments(
     host: TreeCluster, guest: TreeCluster, fixed: Site, free: tuple[int, ...], most: int
 ) -> list[tuple[Site, Site]]:
-    """Return the ways to attach a cluster to another one, without equivalent ones.
-
-    A site is what a cluster shares with the other one: a tuple of one node, or of both ends of an
-    edge.
+    """Return the sorted ways to attach a cluster to another one, without equivalent ones.
 
     Args:
-        host: Cluster to which the guest is attached.
-        guest: Cluster to attach.
         fixed: Nodes of the host that it shares with other clusters already.
         free: Free valence of each node of the host: by how much its sum of edge weights may grow.
-        most: Largest number of nodes that may be added to the graph.
-
-    Returns:
-        Sorted pairs (site of the host, site of the guest); the k-th nodes of both are identified.
-        [] if the guest does not fit.
     """
     options = set()
     for site in guest.distinct_sites:
@@ -360,18 +314,9 @@ def attachments(
 class ClusterVocabulary:
     """The clusters of which graphs are built; the index of a cluster is its label.
 
-    `len(vocabulary)` is the number of clusters.
-
     Args:
-        rows: For each label a list of two lists that describes its cluster. The first has the
-            categories of its nodes. The second has three numbers for each edge, all in one list:
-            its two nodes and its category. A bond of category 0 between nodes of categories 2 and 5
-            is `[[2, 5], [0, 1, 0]]`.
-        edge_weights: Weight of each edge category.
-        largest_sums: Largest sum of edge weights of each node category.
-
-    Attributes:
-        clusters: The clusters, by label.
+        rows: For each label the categories of the cluster's nodes, and three numbers for each edge,
+            all in one list: its two nodes and its category, as in `[[2, 5], [0, 1, 0]]`.
     """
 
     def __init__(self, rows: list[Any], edge_weights: list[int], largest_sums: list[int]):
@@ -396,16 +341,7 @@ class ClusterVocabulary:
 
     @classmethod
     def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list[Any]:
-        """Collect the clusters of training graphs.
-
-        Args:
-            graphs: The graphs.
-            weights: Weight of each edge category.
-            sums: Largest sum of edge weights of each node category.
-
-        Returns:
-            The argument `rows` of the constructor.
-        """
+        """Collect the clusters of training graphs: the argument `rows` of the constructor."""
         vocabulary = cls([], weights, sums)
         for start in range(0, len(graphs), CHUNK):
             part = range(start, min(start + CHUNK, len(graphs)))
@@ -426,15 +362,11 @@ class ClusterVocabulary:
     ) -> tuple[int, Site] | None:
         """Find the cluster of the vocabulary that some nodes of a graph form.
 
-        Args:
-            types: Node categories of the graph.
-            neighbours: The graph, `{neighbour: edge category}` for each node.
-            nodes: Nodes of the graph that form the cluster.
-            add: True to add an unknown cluster to the vocabulary.
+        With `add`, an unknown cluster joins the vocabulary; else the result is None.
 
         Returns:
             The label, and a tuple whose entry v is the node of the graph that is node v of the
-            cluster. None for an unknown cluster.
+            cluster.
         """
         index = {v: k for k, v in enumerate(nodes)}
         edges: dict[Site, int] = {
@@ -462,16 +394,9 @@ class ClusterVocabulary:
 class PartialGraph:
     """Graph that is built by attaching clusters one by one, depth-first, and its junction tree.
 
-    Clusters are numbered by the order in which they are added: *cluster k* is the k-th one of the
-    tree. A cluster that is attached is the *guest*, its parent the *host*. The *site* of each is
-    what it shares with the other: a tuple of one node, or of both ends of an edge.
-
-    Args:
-        vocabulary: Clusters to choose from.
-        size: Number of nodes with which the graph is complete.
+    *Cluster k* is the k-th to be added. The graph is complete with `size` nodes.
 
     Attributes:
-        labels: Label of each cluster.
         parents: Number of the parent of each cluster, -1 for cluster 0.
         remaining: `to_come` as it was before each cluster was added.
         nodes: For each cluster a tuple whose entry v is the node of the graph that is node v of the
@@ -480,8 +405,6 @@ class PartialGraph:
             node v of this cluster is node w of a neighbour in the tree with that label.
         choices: Filled by `rebuild`, one entry for each cluster but cluster 0: the possible
             attachments, the index of the chosen one, and the list `attached` of the parent before.
-        types: Category of each node of the graph.
-        sums: Sum of the edge weights of each node of the graph.
         edges: `{(i, j): category}` of the edges of the graph, i < j.
     """
 
@@ -503,31 +426,17 @@ class PartialGraph:
         return self.size - len(self.types)
 
     def cluster(self, k: int) -> TreeCluster:
-        """Return cluster k, as the vocabulary has it.
-
-        Args:
-            k: Number of the cluster in the tree.
-        """
+        """Return cluster k, as the vocabulary has it."""
         return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
-        """Return the free valence of a node of the graph.
-
-        Args:
-            node: Number of the node.
-        """
+        """Return the free valence of a node of the graph."""
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
     def fixed(self, k: int) -> tuple[int, ...]:
         """Return the nodes of cluster k that it shares with other clusters, in ascending order.
 
         They are numbered as in the cluster of the vocabulary, not as in the graph.
-
-        Args:
-            k: Number of the cluster in the tree.
-
-        Returns:
-            Node numbers, any number of them; () if the cluster shares none.
         """
         return tuple(sorted({v for v, _ in self.attached[k]}))
 
@@ -536,9 +445,6 @@ class PartialGraph:
 
         Clusters are added depth-first. After cluster k, only nodes of it and of its ancestors can
         get further edges. Those with free valence are returned, numbered as in the graph.
-
-        Args:
-            k: Number of a cluster in the tree that is an edge or a ring, not a single node.
         """
         reachable: set[int] = set()
         while k >= 0:
@@ -547,16 +453,7 @@ class PartialGraph:
         return [v for v in reachable if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster to one of the tree, without equivalent ones.
-
-        Args:
-            parent: Number of the host in the tree.
-            label: Label of the guest.
-
-        Returns:
-            Sorted pairs (site of the host, site of the guest), numbered as in the clusters of the
-            vocabulary. [] if the guest does not fit.
-        """
+        """Return the ways to attach a cluster to one of the tree, numbered as in the vocabulary."""
         guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # The minimum changes no result, and leaves fewer cases to cache.
         most = min(self.to_come, len(guest.types))
@@ -567,13 +464,6 @@ class PartialGraph:
 
         False means that the graph would end with too few nodes: no node to which a later cluster
         could be attached would have free valence (`open`).
-
-        Args:
-            parent: Number of the host in the tree.
-            label: Label of the guest.
-            place: Site of the host, as `attachments` returns it: numbered as in the cluster of the
-                vocabulary, not as in the graph.
-            site: Site of the guest, numbered likewise.
         """
         guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
         added = [v for v in range(len(guest.types)) if v not in site]
@@ -589,12 +479,6 @@ class PartialGraph:
         """Attach a cluster: the graph and the tree are changed in place.
 
         Sites are numbered as in the clusters of the vocabulary, as `attachments` returns them.
-
-        Args:
-            label: Label of the guest.
-            parent: Number of the host in the tree; -1 for the first cluster.
-            place: Site of the host; () for the first cluster.
-            site: Site of the guest; () for the first cluster.
         """
         guest = self.vocabulary.clusters[label]
         self.remaining.append(self.to_come)
@@ -625,17 +509,9 @@ def rebuild(
 ) -> PartialGraph | None:
     """Build a given graph from the clusters of a vocabulary, and record the decisions.
 
-    Training uses it to learn which decisions lead to a graph.
-
-    Args:
-        vocabulary: The clusters.
-        types: Node categories of the graph.
-        neighbours: The graph, `{neighbour: edge category}` for each node.
-
-    Returns:
-        The graph with its `choices`; nodes are numbered in the order in which they were added. None
-        if the given graph is not connected, has an unknown cluster, or exceeds the largest sums of
-        edge weights.
+    Training learns from it. None if the given graph is not connected, has an unknown cluster, or
+    exceeds the largest sums of edge weights. Nodes are numbered in the order in which they were
+    added.
     """
     tree = junction_tree(neighbours)
     if tree is None:

@@ -36,40 +36,21 @@ LOG_SCALES = (-7.0, 3.0)  # bounds of log-scales, for values from -1 to 1
 def parameter_count(channels: int, mixtures: int) -> int:
     """Return how many numbers per pixel a network must output for a `PixelMixture`.
 
-    Args:
-        channels: Channels C of a pixel.
-        mixtures: Number K of components of the mixture.
-
-    Returns:
-        The number of output channels. For each component they are one weight, C means, C scales,
-        and C (C - 1) / 2 slopes that say how each mean depends on earlier channels.
+    For each component: a weight, C means, C scales, and C (C - 1) / 2 slopes that say how each mean
+    depends on earlier channels.
     """
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Map the values of pixels linearly to numbers from -1 to 1.
-
-    Args:
-        x: Integers 0 to levels - 1, of any shape.
-        levels: Number of values of a pixel.
-        dtype: Type of the result.
-
-    Returns:
-        Numbers from -1 to 1, of the shape of x.
-    """
+    """Map the values 0 to `levels` - 1 of pixels linearly to numbers from -1 to 1."""
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
     """Map numbers from -1 to 1 back to the nearest values of pixels: the inverse of `scaled`.
 
-    Args:
-        value: Numbers, of any shape; those outside of -1 to 1 are clipped.
-        levels: Number of values of a pixel.
-
-    Returns:
-        Integers 0 to levels - 1, of the shape of `value`, uint8.
+    Numbers outside of -1 to 1 are clipped; the result is uint8.
     """
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
@@ -88,8 +69,6 @@ class PixelMixture:
     Args:
         parameters: Outputs of a network, (B, P, H, W) with P = `parameter_count`. If they are 0,
             the means of the components are evenly spaced.
-        channels: Number of channels C.
-        levels: Number of values of a channel.
 
     Examples:
         >>> pixels = PixelMixture(torch.randn(1, parameter_count(1, 5), 1, 1), 1, levels=4)
@@ -110,14 +89,7 @@ class PixelMixture:
         self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-probability of each pixel of images.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-
-        Returns:
-            (B, H, W) nats, of all channels of a pixel together.
-        """
+        """Return the log-probability of each pixel, all channels together, (B, H, W) nats."""
         values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
         total = F.log_softmax(self.logits, 1)
         for channel, value in enumerate(values):
@@ -143,16 +115,13 @@ class PixelMixture:
         return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
 
     def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw images: for each pixel first a component of the mixture, then its channels in turn.
+        """Draw images (B, C, H, W) uint8: for each pixel a component, then its channels in turn.
 
         Args:
             uniform: Uniform random numbers in [0, 1), (B, 1 + C, H, W). Of each pixel, number 0
                 chooses the component, number 1 + c the value of channel c.
             temperature: Divides the logits of the components, and multiplies their scales; below 1
                 for more probable images.
-
-        Returns:
-            (B, C, H, W) uint8.
         """
         uniform = uniform.clamp(1e-12, 1 - 1e-12)
         shares = torch.softmax(self.logits.double() / temperature, 1).cumsum(1)
@@ -168,12 +137,9 @@ class PixelMixture:
         return unscaled(torch.cat(before, 1), self.levels)
 
     def mean(self) -> Tensor:
-        """Return the mean image of each mixture, for decoding without random numbers.
+        """Return the mean images, (B, C, H, W) uint8, for decoding without random numbers.
 
         Means of components outside of the range of values are clipped to it.
-
-        Returns:
-            (B, C, H, W) uint8.
         """
         weights = torch.softmax(self.logits, 1)
         means: list[Tensor] = []  # of each channel in every component, (B, K, H, W)
@@ -188,9 +154,6 @@ class GatedLayer(nn.Module):
 
     An update of a stack h is `h + a sigmoid(b)`, where (a, b) come from causal convolutions of
     the normalised h.
-
-    Args:
-        width: Channels of each stack.
     """
 
     def __init__(self, width: int):
@@ -204,13 +167,8 @@ class GatedLayer(nn.Module):
     def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
         """Update the vertical stack, of the whole image or of its next row.
 
-        Args:
-            v: The stack, (B, width, H, W). With a memory only the next row, (B, width, 1, W).
-            memory: Cache of the earlier rows, `{convolution: its last inputs}`, updated in place;
-                {} before the first row. None if v is the whole image.
-
-        Returns:
-            The new stack, of the shape of `v`.
+        `v` is (B, width, H, W). With a memory, `{convolution: its last inputs}`, updated in place,
+        it is only the next row, (B, width, 1, W); {} before the first row.
         """
         u = self.above(self.norms[0](v), memory)
         return v + F.glu(self.gates[0](F.silu(u)), 1)
@@ -218,15 +176,9 @@ class GatedLayer(nn.Module):
     def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
         """Update the horizontal stack, of the whole image or of its next pixel.
 
-        Args:
-            h: The stack, (B, width, H, W). With a memory only the next pixel, (B, width, 1, 1).
-            v: The vertical stack at the same pixels, as `vertical` of this layer returned it, of
-                the shape of `h`.
-            memory: Cache of the earlier pixels of the row, `{convolution: its last inputs}`,
-                updated in place; {} before the first pixel. None if h is the whole image.
-
-        Returns:
-            The new stack, of the shape of `h`.
+        `v` is the vertical stack at the same pixels, after this layer. With a memory, as in
+        `vertical`, both are only the next pixel, (B, width, 1, 1); {} before the first pixel of a
+        row.
         """
         u = self.left(self.norms[1](h), memory) + self.link(v)
         return h + F.glu(self.gates[1](F.silu(u)), 1)
@@ -236,14 +188,6 @@ class PixelCNN(ImageModel):
     """Autoregressive model of images, whose likelihood is exact.
 
     `log_prob` takes one pass of the network, `sample` a pass for each pixel. It has no latents.
-
-    Args:
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel, 2 to 256.
-        width: Channels of each stack.
-        layers: Number of gated layers.
-        mixtures: Number of components of the mixture of a pixel.
-        architecture: Name under which the model is saved; keep the default.
 
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)

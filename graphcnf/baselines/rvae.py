@@ -43,12 +43,8 @@ class Gaussian:
     """Normal posterior q(z|x) with independent latents.
 
     Args:
-        parameters: Outputs of a network, (B, 2 D): the means, then for each latent a number r that
-            stands for the logarithm of the standard deviation, 5 tanh(r / 5) - 2.
-
-    Attributes:
-        mean: Mean, (B, D).
-        log_scale: Logarithm of the standard deviation, (B, D), between -7 and 3.
+        parameters: (B, 2 D): the means, then for each latent a number r that stands for the
+            logarithm of the standard deviation, 5 tanh(r / 5) - 2, between -7 and 3.
     """
 
     def __init__(self, parameters: Tensor):
@@ -56,27 +52,13 @@ class Gaussian:
         self.log_scale = 5 * torch.tanh(raw / 5) - 2
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """Draw z = mean + scale * e with standard normal e.
-
-        Args:
-            noise: Records the random numbers, or repeats recorded ones; None to draw new ones.
-
-        Returns:
-            (B, D).
-        """
+        """Draw z = mean + scale * e with standard normal e, (B, D); `noise` can repeat the draw."""
         u = draw_noise(noise, self.mean.shape, device=self.mean.device)
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
         return self.mean + self.log_scale.exp() * e
 
     def bound(self, z: Tensor) -> Bound:
-        """Return log p(z) - log q(z|x), one draw of minus the KL divergence from the prior.
-
-        Args:
-            z: A draw of this posterior, (B, D).
-
-        Returns:
-            The term of the bound; its `value()` is (B,) nats.
-        """
+        """Return log p(z) - log q(z|x), one draw of minus the KL divergence from the prior."""
         zero = torch.zeros_like(z[:, 0])
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
@@ -84,12 +66,7 @@ class Gaussian:
     def expected_bound(self, weight: float) -> Bound:
         """Return -KL(q(z|x) | p(z)) times a weight: the expectation of `bound` over draws.
 
-        Args:
-            weight: 1 for the bound itself. Less than 1 in training lets latents carry more
-                information.
-
-        Returns:
-            The term of the bound; its `value()` is (B,) nats.
+        A weight below 1 in training lets latents carry more information.
         """
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
@@ -102,12 +79,8 @@ class GraphEncoder(nn.Module):
     neighbours of node i along edges of category k. The MLP normalises its input.
 
     Args:
-        nodes: Number of node categories.
-        bonds: Number of edge categories.
         max_nodes: Largest number of nodes, for features that depend on the numbers of the nodes.
             None for features that do not depend on them.
-        width: Channels W of a node.
-        layers: Number of layers.
     """
 
     def __init__(self, nodes: int, bonds: int, max_nodes: int | None, width: int, layers: int):
@@ -131,17 +104,10 @@ class GraphEncoder(nn.Module):
     def forward(
         self, node_types: Tensor, bonds: Tensor, mask: Tensor, known: Tensor | float = 0.0
     ) -> Tensor:
-        """Return the features of the nodes.
+        """Return the features of the nodes, (B, N, W), 0 where masked.
 
-        Args:
-            node_types: Node categories, (B, N) long.
-            bonds: Edge categories plus 1, 0 for no edge, (B, N, N) long.
-            mask: Real nodes, (B, N) bool.
-            known: Further features of the nodes, which are added to the input of the first layer,
-                (B, N, W); 0 for none.
-
-        Returns:
-            (B, N, W), 0 where masked.
+        `bonds` are edge categories plus 1, 0 for no edge, (B, N, N) long; `known` is added to the
+        input of the first layer, (B, N, W).
         """
         h = self.category(node_types) + known
         if self.position is not None:
@@ -184,7 +150,6 @@ class GraphVAE(StochasticModel):
         """Draw the terms of the bound on log p(graph | number of nodes).
 
         Args:
-            batch: The graphs.
             noise: Records the random numbers of z, or repeats recorded ones; None for new ones.
             weight: For training: a number, by which the KL divergence, then computed exactly
                 instead of drawn, is multiplied. None for the bound itself.
@@ -216,18 +181,10 @@ class RegularizedVAE(GraphVAE):
     `measure` finds `edge_weights`, `largest_sums` and `edge_ends` in training data.
 
     Args:
-        node_categories: Number of node categories.
-        edge_categories: Number of edge categories.
-        max_nodes: Largest number of nodes of a graph.
         edge_weights: Weight of each edge category; for molecules, the bond order.
         edge_ends: Which edges occur in the training data: triples (edge category, category of the
             one node, category of the other), each in both directions.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        latent_dim: Number D of latents.
-        width: Channels of a node.
-        pair_width: Channels of a pair of nodes in the decoder.
-        encoder_layers: Layers of message passing in the encoder.
-        decoder_layers: Convolutions in the decoder.
         multiplier: Factor of the penalties, which are added to the loss in nats.
     """
 
@@ -336,7 +293,7 @@ class RegularizedVAE(GraphVAE):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Draw the terms that training maximises: those of `bounds`, and "penalties".
 
-        Training calls it. In training mode, as many graphs as the batch has, of the same numbers of
+        In training mode, as many graphs as the batch has, of the same numbers of
         nodes, are decoded from latents of the prior. "penalties" is minus `multiplier` times their
         penalties. So the metrics `bits_*` of training are not those of the bound. In evaluation
         mode it is the same as `bounds`.
@@ -355,11 +312,9 @@ class RegularizedVAE(GraphVAE):
         """Return how much graphs, given as probabilities of their categories, break the rules.
 
         Args:
-            nodes: Probabilities of the T node categories, (B, N, T); 0 where masked.
             edges: Probabilities of the K edge categories of each pair of nodes, (B, N, N, K),
                 symmetric; 0 where masked and on the diagonal. The rest to 1 is the probability of
                 no edge.
-            mask: Real nodes, (B, N) bool.
 
         Returns:
             Three penalties, (B,) each, from 0 for a graph that keeps the rules. "valence" is the

@@ -37,14 +37,7 @@ def keep_kernels() -> None:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the container's CPU quota in cores, which need not be whole.
-
-    Args:
-        root: Folder of the control groups of Linux.
-
-    Returns:
-        Cores, such as 2.5; infinity without a limit.
-    """
+    """Return the container's CPU quota in cores, such as 2.5; infinity without a limit."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
             quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
@@ -55,9 +48,6 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
 @cache
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Return package versions and the processor, since rounding, and so samples, depend on them.
-
-    Args:
-        device: Device of the computation, such as "cpu" or "cuda:1".
 
     Returns:
         - "versions": `{package: version}` of graphcnf, numpy, rdkit and torch (`PACKAGES`).

@@ -77,9 +77,6 @@ class Cluster:
     `open_workers` makes it. If a worker dies, another one repeats its chunk; workers that join
     later get work at once. The function, with the model in it, is sent to every worker once, then
     only chunks and results are.
-
-    Args:
-        client: Connection to the scheduler, a `distributed.Client`.
     """
 
     def __init__(self, client: Client):
@@ -93,14 +90,6 @@ class Cluster:
         """Context with an iterator over `function(chunk)` for every chunk, in their order.
 
         The function `ordered_map` calls it if `workers` is a cluster.
-
-        Args:
-            function: A function at the top level of an importable module, or a `functools.partial`
-                of one; it is pickled and sent to every worker once.
-            chunks: Arguments, possibly endless; they and the results are pickled.
-
-        Yields:
-            The iterator. Leaving the context cancels what it has not yielded.
 
         Raises:
             WorkerDied: Also while iterating: the scheduler died, or several workers over one chunk.
@@ -196,9 +185,6 @@ def ordered_map(
         workers: Number of processes, or a cluster. With 1, this process computes each result when
             the iterator is asked for it.
 
-    Yields:
-        The iterator.
-
     Raises:
         WorkerDied: While iterating: a process or the scheduler died.
         Exception: While iterating: the function raised it; its traceback is attached as a note. An
@@ -266,15 +252,6 @@ class Worker:
     """A child process that applies one function to one chunk at a time.
 
     Call `apply` any number of times, then `close`.
-
-    Args:
-        function: The function, pickled and packed by `framed`.
-
-    Attributes:
-        process: The process.
-
-    Raises:
-        OSError: The process cannot start.
     """
 
     def __init__(self, function: bytes):
@@ -293,14 +270,8 @@ class Worker:
     def apply(self, chunk: object) -> tuple[bool, bytes]:
         """Apply the function to a chunk, and wait for the reply.
 
-        Args:
-            chunk: The chunk, which is pickled.
-
-        Returns:
-            True and the pickled result, or False and the pickled exception; `result_of` reads them.
-
-        Raises:
-            WorkerDied: The process ended without a reply.
+        The reply is True and the pickled result, or False and the pickled exception. `WorkerDied`
+        is raised if the process ended without one.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
@@ -342,18 +313,7 @@ class Worker:
 
 
 def result_of(reply: tuple[bool, bytes]) -> Any:
-    """Return the result in a worker's reply, or raise its exception.
-
-    Args:
-        reply: True and the pickled result, or False and the pickled exception, as `Worker.apply`
-            returns them.
-
-    Returns:
-        The result.
-
-    Raises:
-        Exception: The one that the function raised.
-    """
+    """Return the result in a reply of `Worker.apply`, or raise its exception."""
     succeeded, data = reply
     value = pickle.loads(data)
     if not succeeded:
@@ -410,12 +370,6 @@ def framed(value: object) -> bytes:
     """Return a value as a message for the pipe of a `Worker`: pickled, and its bytes pickled again.
 
     So the receiver can read the whole message from its pipe even if it cannot unpickle the value.
-
-    Args:
-        value: A function or a chunk, which must be picklable.
-
-    Returns:
-        The message.
     """
     return pickle.dumps(pickle.dumps(value))
 

@@ -15,11 +15,6 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Return a context with a progress bar, which is shown on a terminal only.
 
-    Args:
-        label: Text before the bar.
-        total: Amount of work, in any unit.
-        hidden: True for no bar.
-
     Yields:
         Function `show(done, label=None)`. It sets the amount of work done so far, in the unit of
         `total`, and the text before the bar if `label` is given.

@@ -16,11 +16,7 @@ METRICS = Registry(
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Read names of distribution metrics from a text.
 
-    Args:
-        text: "all", "none", or names separated by commas, such as "fcd,snn".
-
-    Returns:
-        The names, keys of `METRICS`, each once and in the order of tables; () for "none".
+    `text` is "all", "none", or names separated by commas. They come in the order of tables.
     """
     names = [part.strip() for part in text.split(",")]
     for name in names:

@@ -138,13 +138,8 @@ class Reference:
     def load(self, model: GraphModel | None = None) -> tuple[str, Rows | None]:
         """Load the data set of training and held-out molecules.
 
-        Args:
-            model: Model whose categories of atoms and bonds the graphs get; None for those of the
-                data set. If `name` is None, the data of this model are taken.
-
-        Returns:
-            - Name of the data set; "none" without one.
-            - The data set; None without one.
+        Its graphs get the model's categories of atoms and bonds. If `name` is None, the data of the
+        model are taken.
         """
         name = "zinc250k" if self.name is None else self.name
         if self.name is None and model is not None:
@@ -164,12 +159,8 @@ class Reference:
     def held_out(self, dataset: Rows | None) -> list[str]:
         """Return the SMILES of held-out molecules for the distribution metrics, at most 10,000.
 
-        Args:
-            dataset: The data set that `load` returned; None for none.
-
-        Returns:
-            Molecules of the file `test` if there is one, else of the held-out part. [] if there is
-            neither this file nor a metric in `metrics`.
+        They are those of the file `test` if there is one, else of the held-out part. [] if there is
+        neither this file nor a metric in `metrics`.
         """
         if self.test is None and not self.metrics:
             return []
@@ -193,14 +184,7 @@ class Reference:
         return dataset.take(held_out(dataset, HELD_OUT)).smiles
 
     def statistics(self, dataset: Rows | None) -> tuple[Statistic, ...]:
-        """Return the statistics that have to be computed of samples for the chosen metrics.
-
-        Args:
-            dataset: The data set that `load` returned, or None.
-
-        Returns:
-            Each statistic once; () without a data set, since then nothing is compared.
-        """
+        """Return the statistics that have to be computed of samples for the chosen metrics."""
         return statistics_of(self.metrics if dataset else (), self.device)
 
     def data_row(
@@ -211,17 +195,10 @@ class Reference:
         Its figures are the best that models with the atom and bond categories of this data set can
         reach.
 
-        Args:
-            dataset: The data set that `load` returned.
-            count: Number of molecules; at most `graphcnf.evaluation.metrics.COMPARED` (30,000) are
-                taken.
-            seed: Seed of the choice of molecules.
-            hashes: Sorted hashes of the training molecules, by which novelty is measured.
-
         Returns:
             - Figures by name, as `Summary.figures` returns them; "name", that of the row;
               "reconstruction", the share of molecules that come back unchanged from their graphs,
-              and "reconstruction_molecules", the number of all; "reference", the data set's name.
+              of "reconstruction_molecules"; "reference", the data set's name.
             - SMILES of the chosen molecules.
         """
         count = min(count, COMPARED)
@@ -252,16 +229,11 @@ class Reference:
         that can be expected of samples: the *floor*, or train-vs-test reference.
 
         Args:
-            dataset: The data set that `load` returned.
-            summaries: Summary of the samples of each seed, at least one, with the statistics that
-                the method `statistics` names.
+            summaries: Summary of the samples of each seed, with the statistics that `statistics`
+                names.
             training: SMILES of training molecules, as `data_row` returns them. Used are about as
                 many as there are strictly valid samples of the first seed, since distances depend
                 on the number.
-            test: SMILES of held-out molecules, as `held_out` returns them.
-
-        Returns:
-            The metrics, with their values for the samples of each seed and for training molecules.
         """
         names = self.metrics
         describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
@@ -296,9 +268,7 @@ class ModelSamples:
     """Options of the evaluation of a model.
 
     Attributes:
-        samples: Samples per seed.
-        seeds: Seeds; with more than one, means and standard deviations are reported.
-        temperature: Temperature of sampling.
+        seeds: With more than one, means and standard deviations are reported.
         reconstruct: Number of held-out molecules to encode and decode.
         likelihood: Number of held-out molecules to compute the likelihood of.
         stereo: True to draw and evaluate stereo marks as well, with the first seed, if the model
@@ -337,15 +307,11 @@ def evaluate(
             SMILES and RDKit molecules, in which None counts as invalid.
         reference: Molecules to compare with, or their name: zinc250k, moses, qm9, "none", or a
             file; None for a model's own data, or zinc250k.
-        name: Name of a model or a list in tables.
         standardize: True to take the largest organic fragment of each molecule of a file or list,
             cleaned up (`parse_standardized`), with acids and amines in the charge states of the
             reference, or neutral without a reference.
         **drawn: For a model, the attributes of `ModelSamples`: `samples` (10,000), `seeds` ((0,)),
             `temperature`, `reconstruct`, `likelihood` and `stereo`.
-
-    Returns:
-        The evaluation: `figures` by name, as in JSON, and the tables as its text.
 
     Examples:
         >>> found = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"], "none")
@@ -426,15 +392,7 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
 def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -> dict[str, Any]:
     """Return figures about the stereo marks of strictly valid molecules.
 
-    Args:
-        summary: Summary of the molecules, with `marks` and `isomers`.
-        source: Name of the training data.
-        training: Sorted hashes of the training molecules; None if unknown.
-
     Returns:
-        Figures by name:
-
-        - "chain", "ring", "double", "marks", "kept": see `graphcnf.stereo.marks.mark_figures`;
         - "uniqueness": share of distinct stereoisomers;
         - "novelty": share of stereoisomers that are no training molecules, see `isomer_novelty`;
           None without `training`, or without shipped stereo weights for this data set;
@@ -465,13 +423,6 @@ def isomer_novelty(summary: Summary, hashes: np.ndarray) -> float:
     To parse all of ZINC250k would take minutes, so this is an estimate. Molecules are looked at in
     their order, until 2,000 of them (`MEASURED`) have a graph that is among the training molecules.
     Of the data set, only lines with the composition of one of these are parsed.
-
-    Args:
-        summary: Summary of the molecules, with `isomers`.
-        hashes: Sorted hashes of the training molecules without stereo.
-
-    Returns:
-        The share, in [0, 1]; 1 if no molecule was looked at.
     """
     plain = list(summary.head["smiles"][summary.head["strict"]])
     known = contains(hashes, hash_each(plain))
@@ -518,15 +469,7 @@ def draw_part(
 
     With the first seed, stereo marks are drawn as well if the options ask for them.
 
-    Args:
-        model: Model of molecules.
-        drawn: Options of the evaluation.
-        seed: Seed of the sample.
-        wanted: Statistics to compute of the strictly valid molecules.
-        records: Numbers of the records.
-
-    Returns:
-        The summary of these records; equal for equal model, options, seed and numbers.
+    It is equal for equal model, options, seed and numbers.
     """
     flow = MoleculeModel(model)
     stereo = drawn.stereo and seed == drawn.seeds[0]
@@ -674,10 +617,6 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
     node numbers, whose probability is the sum over all its orderings. Its bits per node are those
     of one ordering, as in publications.
 
-    Args:
-        model: Model of such graphs, which stays as it is.
-        graphs: The graphs, in the node order that the model needs.
-
     Returns:
         - "bits_per_node": mean over the graphs of their bits divided by their number of nodes.
         - "bits_per_molecule": mean of their bits.
@@ -696,16 +635,7 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
 
 
 def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = True) -> float:
-    """Return the share of graphs that come back unchanged: encoded to latents, and decoded again.
-
-    Args:
-        model: The model, of which a copy is used.
-        graphs: The graphs, at least one, in the node order that the model needs.
-        double: True to compute in float64, False in float32.
-
-    Returns:
-        Share of graphs whose latents decode to an isomorphic graph, in [0, 1].
-    """
+    """Return the share of graphs that come back unchanged from their latents, in [0, 1]."""
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # MPS has no float64
         exact = exact.cpu()

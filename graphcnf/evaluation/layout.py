@@ -25,14 +25,7 @@ Column = tuple[str, Callable[[Row], str]]
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
     """Write a Markdown table, aligned so that it can be read as plain text.
 
-    Args:
-        rows: `{name: value}` of each row.
-        columns: Heading of each column, and function from a row to the text of its cell. Columns
-            that are empty in all rows are left out.
-        notes: Lines of a list below the table.
-
-    Returns:
-        The text, with a line break at the end; "" if all columns are empty.
+    Columns that are empty in all rows are left out; `notes` become a list below the table.
     """
     cells = [[c.replace("|", "\\|") for c in column] for column in shown_columns(rows, columns)]
     if not cells:
@@ -51,13 +44,8 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
 def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
     """Fill the cells of a table, without the columns that are empty in all rows.
 
-    Args:
-        rows: `{name: value}` of each row.
-        columns: Heading of each column, and function from a row to the text of its cell.
-
-    Returns:
-        For each remaining column a list: its heading, then the text of the cell in each row. Empty
-        cells are "-", unless the heading is empty.
+    For each remaining column a list: its heading, then the cells. Empty ones are "-", unless the
+    heading is empty.
     """
     cells = [[title, *(show(row) for row in rows)] for title, show in columns]
     cells = [column for column in cells if any(column[1:])]
@@ -67,15 +55,8 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
 def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
     """Transpose a table, so that few rows with many figures fit the page.
 
-    Args:
-        rows: `{name: value}` of each row.
-        columns: Heading of each column, and function from a row to the text of its cell. Columns
-            that are empty in all rows are left out first; at least one must remain.
-
-    Returns:
-        - Rows, one for each former column but the first.
-        - Columns: the first has the former headings as cells; the others have the cells of the
-          former first column as headings.
+    The former headings become the cells of the first column, the former first column the headings.
+    Columns that are empty in all rows are left out first; at least one must remain.
     """
     head, *lines = shown_columns(rows, columns)
     keys = [str(k) for k in range(len(head))]
@@ -86,13 +67,7 @@ def transposed(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row
 def csv_text(rows: Sequence[Row]) -> str:
     """Write rows as comma-separated values, with a header.
 
-    Args:
-        rows: `{name: value}` of each row. Every name that a row has is a column; values that are
-            lists or dicts, which have no place in a cell, are left out.
-
-    Returns:
-        The text, a header and a line for each row; a cell is empty where the row lacks the name or
-        has None.
+    Every name that a row has is a column, empty where a row lacks it; lists and dicts are left out.
     """
     names = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, dict | list)
@@ -107,9 +82,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 def json_text(content: Any, indent: int | None = 2) -> str:
     """Return JSON text, with a line break at the end.
 
-    Args:
-        content: JSON values; numbers that are not finite, which JSON lacks, become null.
-        indent: Spaces per level; None for a single line.
+    Numbers that are not finite, which JSON lacks, become null.
     """
     return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
 
@@ -130,12 +103,7 @@ def _finite(content: Any) -> Any:
 def text(key: str, form: str = "{}") -> Callable[[Row], str]:
     """Return a function of a row that formats one of its values.
 
-    Args:
-        key: Name of the value.
-        form: Format string, such as "{:.1f} s".
-
-    Returns:
-        Function from a row to the text, "" if the value is missing or None.
+    `form` is such as "{:.1f} s"; a value that is missing or None gives "".
     """
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 
@@ -143,13 +111,8 @@ def text(key: str, form: str = "{}") -> Callable[[Row], str]:
 def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callable[[Row], str]:
     """Return a function of a row that formats a number, such as "1.50 ± 0.10".
 
-    Args:
-        key: Name of the number; its standard deviation is called `<key>_sd` and may be missing.
-        decimals: Decimals of both.
-        digits: Significant digits of the number instead; the deviation has two then.
-
-    Returns:
-        Function from a row to the text, "" if the number is missing or not finite.
+    The standard deviation is called `<key>_sd` and may be missing. With significant `digits`, it
+    has two.
     """
     form, spread = (f",.{decimals}f",) * 2 if digits is None else (f".{digits}g", ".2g")
 
@@ -165,13 +128,7 @@ def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callabl
 def percent(key: str, of: str | None = None) -> Callable[[Row], str]:
     """Return a function of a row that formats a fraction, such as "12.50 % of 1,000".
 
-    Args:
-        key: Name of the fraction, in [0, 1]; its standard deviation is called `<key>_sd` and may be
-            missing.
-        of: Name of the count of which it is a fraction; None not to show it.
-
-    Returns:
-        Function from a row to the text, "" if the fraction is missing.
+    The standard deviation is called `<key>_sd` and may be missing; `of` names the count.
     """
 
     def show(row: Row) -> str:

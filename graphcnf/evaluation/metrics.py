@@ -65,15 +65,7 @@ BLOCK = 2000
 
 
 def add_counts(one: Counter, other: Counter) -> Counter:
-    """Add the counts of a histogram to those of another one; a function for `Statistic.add`.
-
-    Args:
-        one: The histogram to which counts are added, in place.
-        other: The counts to add.
-
-    Returns:
-        `one`.
-    """
+    """Add the counts of a histogram to those of another one, in place; for `Statistic.add`."""
     one.update(other)  # += would visit all keys of `one` each time
     return one
 
@@ -103,8 +95,6 @@ class Metric:
     """A metric of a generated set, given a reference set; the values of `METRICS`.
 
     Attributes:
-        title: Name in tables.
-        better: Which values are better: "lower", "higher", or "as the reference".
         statistic: The statistic of both sets that it is computed from.
         function: Function of the statistic of the generated set and that of the reference set, in
             this order. It returns the value, or raises `Unavailable` if there is none.
@@ -122,16 +112,7 @@ class Metric:
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    """Count texts that describe molecules, such as the elements of their atoms.
-
-    Args:
-        function: Function from a sanitized molecule to its texts; one that it returns several times
-            counts as often.
-        mols: The molecules.
-
-    Returns:
-        How often each text occurs among all molecules.
-    """
+    """Count how often texts that describe molecules occur among them, such as their elements."""
     return Counter(text for mol in mols for text in function(mol))
 
 
@@ -168,50 +149,28 @@ def _ring_sizes(mol: Chem.Mol) -> list[str]:
 
 
 def brics_fragments(mol: Chem.Mol) -> list[str]:
-    """Cut a molecule at the bonds that BRICS rules break.
+    """Cut a molecule at the bonds that BRICS rules break, and return the fragments' SMILES.
 
-    Args:
-        mol: A sanitized molecule.
-
-    Returns:
-        SMILES of the fragments, with dummy atoms at the cut bonds; equal ones are listed as often
-        as they occur. The molecule itself if nothing is cut.
+    They have dummy atoms at the cut bonds, and are listed as often as they occur; the molecule
+    itself if nothing is cut.
     """
     return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
 
 
 def scaffolds(mol: Chem.Mol) -> list[str]:
-    """Return the Bemis-Murcko scaffold of a molecule, if it has at least two rings.
-
-    Args:
-        mol: A sanitized molecule.
-
-    Returns:
-        A list of its SMILES; [] for a scaffold of fewer than two rings.
-    """
+    """Return the SMILES of the Bemis-Murcko scaffold, [] if it has fewer than two rings."""
     core = MurckoScaffold.GetScaffoldForMol(mol)
     large = core.GetRingInfo().NumRings() >= 2
     return [Chem.MolToSmiles(core)] if large else []
 
 
 def passes_pains(mol: Chem.Mol) -> bool:
-    """Return True if none of the 480 PAINS alerts A, B and C match (Baell & Holloway 2010).
-
-    Args:
-        mol: A sanitized molecule.
-    """
+    """Return True if none of the 480 PAINS alerts A, B and C match (Baell & Holloway 2010)."""
     return not _pains().HasMatch(mol)
 
 
 def passes_mcf(mol: Chem.Mol) -> bool:
-    """Return True if none of MOSES' 22 medicinal chemistry filters (MCF) match.
-
-    Args:
-        mol: A sanitized molecule.
-
-    Raises:
-        Unavailable: The package molsets, which contains the patterns, is not installed.
-    """
+    """Return True if none of MOSES' 22 medicinal chemistry filters (MCF) match."""
     with_hydrogens = Chem.AddHs(mol)  # the patterns contain hydrogens
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
 
@@ -221,12 +180,6 @@ def passes_filters(mol: Chem.Mol) -> bool:
 
     These require no PAINS or MCF alert, no charge, no ring of eight or more atoms, and only C, N,
     S, O, F, Cl, Br and H.
-
-    Args:
-        mol: A sanitized molecule.
-
-    Raises:
-        Unavailable: The package molsets is not installed.
     """
     return (
         all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
@@ -255,24 +208,12 @@ def passed_share(generated: Histogram, reference: Histogram) -> float:
     """Return the share of generated molecules that pass a filter, as in MOSES.
 
     In [0, 1], higher is better; the share of the reference may be far below 1 itself.
-
-    Args:
-        generated: `{"passed": number of molecules, other text: number of molecules}`.
-        reference: Not used; it is there since every metric is called with both sets.
     """
     return generated.get("passed", 0) / sum(generated.values())
 
 
 def values_and_counts(counts: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Return the K numbers that a histogram counts, and how often each occurs.
-
-    Args:
-        counts: `{value: number of occurrences}`; values are decimal numbers as text, such as
-            "0.25".
-
-    Returns:
-        Values and counts, (K,) float64 each.
-    """
+    """Return the K numbers that a histogram counts, and how often each occurs, (K,) each."""
     return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
 
 
@@ -281,10 +222,6 @@ def wasserstein(generated: Histogram, reference: Histogram) -> float:
 
     The mean distance by which values have to be moved to turn one distribution into the other, in
     the property's own unit. At least 0, lower is better.
-
-    Args:
-        generated: Counts of the property's values, written as decimals, in the generated molecules.
-        reference: Those in the reference molecules.
     """
     from scipy.stats import wasserstein_distance
 
@@ -297,10 +234,6 @@ def total_variation(generated: Histogram, reference: Histogram) -> float:
 
     The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
     better; 1 if one histogram is empty and the other is not.
-
-    Args:
-        generated: Counts in the generated molecules; p_k is the share of the counts of text k.
-        reference: Counts in the reference molecules, with the shares q_k.
     """
     totals = [sum(generated.values()), sum(reference.values())]
     if 0 in totals:
@@ -315,10 +248,6 @@ def cosine(generated: Histogram, reference: Histogram) -> float:
     """Return the cosine similarity of two histograms: Frag and Scaf of MOSES.
 
     In [0, 1], higher is better; 1 means the same proportions.
-
-    Args:
-        generated: Counts of BRICS fragments or scaffolds in the generated molecules.
-        reference: Those in the reference molecules.
 
     Raises:
         Unavailable: A histogram is empty.
@@ -335,14 +264,7 @@ _MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
 
 
 def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Return Morgan fingerprints of molecules, of radius 2 and 1,024 bits, without chirality.
-
-    Args:
-        mols: M sanitized molecules.
-
-    Returns:
-        Bits packed into bytes by `numpy.packbits`, (M, 128) uint8.
-    """
+    """Return Morgan fingerprints (radius 2, 1,024 bits, no chirality), packed, (M, 128) uint8."""
     return np.array([np.packbits(_MORGAN.GetFingerprintAsNumPy(mol)) for mol in mols])
 
 
@@ -356,10 +278,6 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
     The Tanimoto similarity of each generated molecule to its most similar reference molecule,
     averaged over the generated ones, of which the first 30,000 (`COMPARED`) count. In [0, 1],
     higher is better; copies of the reference have 1.
-
-    Args:
-        generated: Packed `fingerprints`, (M, 128) uint8.
-        reference: Packed fingerprints, (N, 128) uint8.
     """
     best = _similarities(generated[:COMPARED], reference, lambda block: block.max(1), np.maximum)
     return math.fsum(best) / len(best)
@@ -372,11 +290,6 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
     [0, 1], higher is more diverse. A good model matches the value of the reference, which is not
     used here. The paper takes one root of the mean over all pairs; MOSES' code, and so every
     published IntDiv_2, takes the root per molecule. For p = 1 both agree.
-
-    Args:
-        generated: Packed `fingerprints`, (M, 128) uint8; the first 30,000 (`COMPARED`) count.
-        reference: Not used; it is there since every metric is called with both sets.
-        power: The exponent p, 1 or 2.
     """
     chosen = generated[:COMPARED]
 
@@ -415,11 +328,7 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
     published ones: the element of an atom, without its charge, and the order of a bond, cut to a
     whole number, so that aromatic bonds (1.5) count as single.
 
-    Args:
-        mols: Sanitized molecules.
-
-    Returns:
-        (65538,) float64: the sums of EDeN's 2^16 + 1 features, then the number of molecules.
+    (65538,) float64: the sums of EDeN's 2^16 + 1 features, then the number of molecules.
 
     Raises:
         Unavailable: The package eden-kernel is not installed.
@@ -452,10 +361,6 @@ def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, including a graph with itself
     (Jo et al. 2022, arXiv 2202.02514). The kernel is linear in the features, so this is the squared
     distance between mean features. In [0, 2], lower is better; falls with the number of molecules.
-
-    Args:
-        generated: Result of `nspdk_sums`.
-        reference: Result of `nspdk_sums`.
     """
     one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
     return float(np.square(one - other).sum())
@@ -466,13 +371,9 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
 
     They give the mean and the covariance of the activations, which the FCD compares.
 
-    Args:
-        mols: Sanitized molecules.
-        device: Device of the network, such as "cuda".
-
-    Returns:
-        Sum of the outer products of the vector (1, activations) with itself, (513, 513) float64. So
-        entry (0, 0) is the number of molecules, and row 0 has the sums of the activations.
+    The result is the sum of the outer products of the vector (1, activations) with itself, (513,
+    513) float64: entry (0, 0) is the number of molecules, and row 0 has the sums of the
+    activations.
 
     Raises:
         Unavailable: The package fcd_torch is not installed.
@@ -495,10 +396,6 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` for the means m and covariances C of ChemNet's
     activations, with fcd_torch's square root. At least 0, lower is better. Falls with the number of
     molecules: compare sets of equal size only.
-
-    Args:
-        generated: Result of `chemnet_sums`.
-        reference: Result of `chemnet_sums`.
 
     Raises:
         Unavailable: A set has fewer than two molecules, there is no finite distance, or fcd_torch
@@ -636,27 +533,12 @@ RINGS_TV = _tv("rings", "ring sizes", "ring size", _ring_sizes)
 
 
 def chosen_metrics(names: Sequence[str] | None = None) -> dict[str, Metric]:
-    """Look up metrics by their names.
-
-    Args:
-        names: Names such as "fcd", keys of `METRICS`; None for all.
-
-    Returns:
-        `{name: metric}`, in the order of `names`.
-    """
+    """Look up metrics by their names; None for all."""
     return {name: METRICS.find(name, "metric") for name in (METRICS if names is None else names)}
 
 
 def statistics_of(names: Sequence[str] | None = None, device: str = "cpu") -> tuple[Statistic, ...]:
-    """Return the statistics that some metrics need.
-
-    Args:
-        names: Names such as "fcd", keys of `METRICS`; None for all.
-        device: Device of ChemNet, the network of the FCD.
-
-    Returns:
-        Each statistic once, also if several metrics need it.
-    """
+    """Return the statistics that some metrics need, each once; None for all metrics."""
     known: dict[str, tuple[str, Statistic]] = {}
     # Of all metrics, since `SetStatistics.add` finds the functions that add by the names alone.
     for name, metric in chosen_metrics().items():

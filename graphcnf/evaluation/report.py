@@ -85,11 +85,7 @@ Curves = Sequence[tuple[str, Mapping[str, int], str]]
 def write_report(results: Sequence[Evaluation], path: Path, known: Sequence[str] = ()) -> None:
     """Write the HTML page about one or several sets of molecules.
 
-    Args:
-        results: The evaluation of each set.
-        path: The file to write.
-        known: SMILES of known molecules. Beside drawn molecules of a set, the nearest of these are
-            drawn.
+    Beside drawn molecules of a set, the nearest of the `known` SMILES are drawn.
     """
     tabled = [
         {"title": title, "columns": shown_columns(rows, columns)}

@@ -59,9 +59,7 @@ class SetStatistics:
     def add(self, other: SetStatistics) -> None:
         """Add the statistics of further molecules to these, in place.
 
-        Args:
-            other: Statistics of the further molecules. Do not use them afterwards, since parts of
-                them are taken over and changed.
+        Do not use the further ones afterwards, since parts of them are taken over and changed.
         """
         if not self.size:
             self.values = other.values
@@ -87,14 +85,7 @@ class SetStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
-        """Build the statistics from the arrays that `to_arrays` returned.
-
-        Args:
-            arrays: `{name: array}`, such as the content of an .npz file.
-
-        Raises:
-            KeyError: The array "rest" is missing.
-        """
+        """Build the statistics from the arrays that `to_arrays` returned."""
         rest = json.loads(arrays["rest"].tobytes())
         values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
         values |= {name: Counter(counts) for name, counts in rest["counts"].items()}
@@ -128,11 +119,6 @@ def compare(
     Args:
         generated: The generated molecules: RDKit molecules or SMILES, or what `set_statistics`
             returned for them. Pass the latter if several comparisons share a set.
-        reference: The reference molecules, in the same way.
-        metrics: Names such as "fcd", keys of `METRICS`; None for all.
-
-    Returns:
-        The value of each metric, or the reason why it has none.
     """
     chosen = chosen_metrics(metrics)
     one, other = (
@@ -174,16 +160,11 @@ def set_statistics(
     """Compute the statistics that metrics need, in one pass over a set of molecules.
 
     Args:
-        molecules: Valid molecules or SMILES; stereo is dropped.
-        metrics: Names of the metrics that will be computed, such as "fcd" (keys of `METRICS`); None
-            for all.
         workers: Number of processes, or a cluster; None for one per core. Does not affect the
             result.
-        device: Device of ChemNet, the network of the FCD.
         label: Short name of the set, for the progress bar and the cache file.
-        use_cache: True to read the result from the cache, or write it there. It is ignored if the
-            source of a statistic's function cannot be found, as for a lambda in a console, since
-            the cache is keyed by it.
+        use_cache: Ignored if the source of a statistic's function, by which the cache is keyed,
+            cannot be found, as for a lambda in a console.
 
     Returns:
         The statistics. For one that needs a missing package, the reason is in `missing`.
@@ -240,13 +221,7 @@ def chunk_statistics(
 ) -> SetStatistics:
     """Compute statistics of one part of a set; worker processes call it.
 
-    Args:
-        wanted: The statistics to compute.
-        chunk: Number of the part, from 0; and the SMILES in it. All parts but the last have 500
-            molecules (`CHUNK`).
-
-    Returns:
-        Statistics of the part alone, which `SetStatistics.add` adds to those of other parts.
+    All parts but the last have 500 molecules (`CHUNK`).
     """
     number, smiles = chunk
     result, mols = SetStatistics(len(smiles)), []

@@ -90,9 +90,7 @@ class Summary:
     def add(self, block: Summary) -> None:
         """Add the summary of the next block, in place.
 
-        Args:
-            block: Summary of the records that follow. It must not be used afterwards, since its
-                parts are taken over without a copy.
+        Do not use it afterwards, since its parts are taken over without a copy.
         """
         self.sums.update(block.sums)
         for convention, own in block.hashes.items():
@@ -105,11 +103,7 @@ class Summary:
         self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     def add_marks(self, smiles: Iterable[str]) -> None:
-        """Count the stereo marks of strictly valid molecules, in place.
-
-        Args:
-            smiles: Isomeric SMILES of the molecules.
-        """
+        """Count the stereo marks of strictly valid molecules, in place."""
         counts, isomers = count_marks(smiles)
         self.marks.update(counts)
         self.isomers.append(hash_each(isomers))
@@ -126,8 +120,7 @@ class Summary:
         """Return the figures: fractions in [0, 1] and counts, by name.
 
         Args:
-            training_hashes: Sorted hashes of the training molecules, by `hash_each`; without them,
-                novelty is None.
+            training_hashes: Sorted hashes of the training molecules; without them, novelty is None.
 
         Returns:
             A dictionary with these keys:
@@ -169,15 +162,9 @@ class Summary:
 
 
 def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summary:
-    """Summarize a block of records.
+    """Summarize a block of records, the table that `evaluate_records` returns.
 
-    Args:
-        records: Table that `evaluate_records` returns, which says of each record whether it is
-            valid by each convention.
-        wanted: Statistics to compute of the molecules that are valid by the convention "strict".
-
-    Returns:
-        The summary. Its `marks` and `isomers` are empty until its `add_marks` is called.
+    `marks` and `isomers` are empty until `add_marks` is called.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
@@ -197,13 +184,8 @@ def summarize(records: pd.DataFrame, wanted: tuple[Statistic, ...] = ()) -> Summ
 def figure_key(convention: str, name: str) -> str:
     """Return the key in `Summary.figures` of a figure in a convention.
 
-    Args:
-        convention: One of `graphcnf.molecules.conventions.CONVENTIONS`, such as "strict".
-        name: Name of the figure, such as "novelty".
-
-    Returns:
-        The name with the convention in front; in "strict", the names of ratios other than
-        "validity" stay as they are.
+    It is the name with the convention in front; in "strict", the names of ratios other than
+    "validity" stay as they are.
 
     Examples:
         >>> figure_key("strict", "novelty"), figure_key("strict", "validity")
@@ -216,20 +198,12 @@ def figure_key(convention: str, name: str) -> str:
 
 
 def share(part: float, whole: int) -> float:
-    """Return `part / whole`, 0 if the whole is 0.
-
-    Args:
-        part: Number of those counted, or a sum over them.
-        whole: Number of all.
-    """
+    """Return `part / whole`, 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 
 def mean_and_sd(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Average figures over seeds, with their standard deviations.
-
-    Args:
-        summaries: `{name: figure}` for each seed.
 
     Returns:
         - `name`: mean of the figure, rounded if it is a count; None if it is None for a seed. What
@@ -261,15 +235,7 @@ def summarize_blocks(
 ) -> Summary:
     """Summarize every block, in processes or on a cluster, and add up the summaries.
 
-    Args:
-        score: Function that summarizes a block; it is pickled for the processes.
-        blocks: Arguments of `score`, which are pickled as well.
-        total: Number of records in all blocks, for the progress bar.
-        label: Text beside the progress bar.
-        workers: Number of processes, or a cluster.
-
-    Returns:
-        The summary of all blocks, the same for any number of processes; an empty one for no blocks.
+    It is the same for any number of processes; an empty one for no blocks.
     """
     result = Summary()
     with (
@@ -298,12 +264,9 @@ class Records:
     Made by `Records.read` of a file or folder, and by `Records.of` of a list.
 
     Attributes:
-        name: Name in tables.
         files: The files; for a list of molecules, `[Path(name)]`, which is not read.
         count: Number of records of all files.
-        column: Column of SMILES in a table; None for the one called "smiles".
-        records: The records of a file or list, as `graphcnf.datasets.smiles_file.read_smiles`
-            returns them; None for a folder, whose files are read when they are needed.
+        records: The records of a file or list; None for a folder, whose files are read when needed.
     """
 
     name: str
@@ -316,12 +279,7 @@ class Records:
     def read(cls, file: str, column: str | None = None) -> Records:
         """Read the records of a file, or count the records in the files of a folder.
 
-        Args:
-            file: File, folder, or "-" for standard input.
-            column: Column of SMILES in a table; None for the one called "smiles".
-
-        Returns:
-            The records; files of a folder that hold no molecule are left out.
+        Files of a folder that hold no molecule are left out; "-" is standard input.
         """
         if file == STDIN or not Path(file).is_dir():
             records = read_smiles(file, column=column)
@@ -350,13 +308,7 @@ class Records:
     def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
         """Return the records of a list.
 
-        Args:
-            molecules: SMILES, RDKit molecules (which are not sanitized), and None for unreadable
-                records.
-            name: Name in tables.
-
-        Returns:
-            The records, with "" in place of None and of molecules that RDKit cannot write.
+        They have "" in place of None and of molecules that RDKit cannot write.
         """
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         for number, text in enumerate(smiles, 1):
@@ -392,18 +344,12 @@ def score_chunk(
     """Summarize the molecules of a chunk; worker processes call it.
 
     Args:
-        wanted: Statistics of the strictly valid molecules to compute.
-        states: None to take the molecules as they are. A set, even an empty one, to standardize
-            them first (`parse_standardized`): acids are then written charged if it contains "acid",
-            amines if it contains "amine". Molecules that cannot be standardized are taken as they
-            are.
-        marked: True to count stereo marks.
-        chunk: Tuple (number of the first record, places, SMILES), as `Records.chunks` yields it. A
-            place says where a record stands, for messages: "line 7 of a.smi".
+        states: None to take the molecules as they are; else the groups, "acid" and "amine", that
+            standardizing (`parse_standardized`) then writes charged. Molecules that cannot be
+            standardized are taken as they are.
 
-    Returns:
-        The summary. Its `sums` also count "came_back", the valid molecules that a graph represents
-        without loss, and "unreadable", the records that are no molecule.
+    `sums` also count "came_back", the valid molecules that a graph represents without loss, and
+    "unreadable", the records that are no molecule.
     """
     first, places, given = chunk
     smiles = list(given)

@@ -48,11 +48,9 @@ class Distances:
     """Distribution metrics of samples, compared with held-out molecules.
 
     Attributes:
-        metrics: The metrics by name, in the order of tables.
         samples: For each seed, the values of the metrics for its samples.
         floor: The values for about as many training molecules as there are samples of the first
             seed: finite sets from the same distribution differ by this much.
-        training: Name of the training data.
         generated: Statistics of the first seed's samples.
         reference: Statistics of the held-out molecules.
     """
@@ -115,9 +113,6 @@ class Evaluation:
 def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list[Column]]]:
     """Arrange evaluations in tables.
 
-    Args:
-        results: Evaluations of at least one set of molecules.
-
     Returns:
         Title, rows and columns of each table: an overview and the conventions of validity; stereo
         marks, and distances to held-out molecules, if there are such figures.
@@ -139,13 +134,8 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
 def render(results: Sequence[Evaluation], kind: str) -> str:
     """Return evaluations as text.
 
-    Args:
-        results: The evaluation of each set of molecules, at least one.
-        kind: "md" for all tables with footnotes, "csv" for the figures of the overview, "json" for
-            all figures, one object for one evaluation, a list of objects for several.
-
-    Returns:
-        The content of a file of that kind, with a line break at the end.
+    `kind` is "md" for all tables with footnotes, "csv" for the figures of the overview, "json" for
+    all figures, one object for one evaluation, a list of objects for several.
     """
     if kind == "json":
         contents = [{**r.figures, **({"training_data": r.data} if r.data else {})} for r in results]
@@ -158,13 +148,9 @@ def render(results: Sequence[Evaluation], kind: str) -> str:
 
 
 def all_notes(results: Sequence[Evaluation]) -> list[str]:
-    """Return the distinct footnotes of all evaluations.
+    """Return the distinct footnotes of all evaluations, in order.
 
-    Args:
-        results: The evaluations.
-
-    Returns:
-        The notes in order; one that only some evaluations have begins with the name of its set.
+    One that only some evaluations have begins with the name of its set.
     """
     each = [[*result.notes, *_failure_note(result)] for result in results]
     notes = [
@@ -189,9 +175,6 @@ def conventions_agree(figures: Mapping[str, Any]) -> bool:
 
     A strictly valid record is valid, and the same molecule, in every convention. So it suffices to
     compare how many records are valid in each.
-
-    Args:
-        figures: Figures of a set of molecules by name.
     """
     return len({figures[figure_key(convention, "valid")] for convention in CONVENTIONS}) == 1
 
@@ -200,9 +183,6 @@ def is_agreed(result: Evaluation) -> bool:
     """Return True for molecules of a file or list on which the conventions of validity agree.
 
     Samples drawn by a model are always shown in every convention, as models are compared by them.
-
-    Args:
-        result: The evaluation of the molecules.
     """
     return "unreadable" in result.figures and conventions_agree(result.figures)
 

@@ -32,12 +32,7 @@ def to_networkx(
     """Convert graphs to networkx.
 
     Args:
-        graphs: Graphs of this package.
-        vocabulary: Vocabulary of molecules, to write names of categories as labels; None to write
-            their numbers.
-
-    Returns:
-        A `nx.Graph` for each graph, with nodes 0, 1, ... in the same order.
+        vocabulary: To write names of categories as labels; None to write their numbers.
     """
     found = []
     for k in range(len(graphs)):
@@ -61,11 +56,7 @@ def from_networkx(
     Args:
         graphs: The graphs, whose nodes and edges have the attribute "label". Nodes keep their
             order. Without a vocabulary, a missing label means category 0.
-        vocabulary: Vocabulary of molecules if labels are names of categories; None if they are the
-            numbers.
-
-    Returns:
-        As many graphs, in the same order.
+        vocabulary: Given if labels are names of categories; None if they are numbers.
     """
     known: Sequence[Any] = (None, None)
     if vocabulary is not None:

@@ -34,14 +34,7 @@ FEATURES = 9, 3
 
 
 def listed(data: Iterable[Data]) -> list[Data]:
-    """Return graphs of PyG as a list, whatever holds them.
-
-    Args:
-        data: A list, a `Batch` or a `Dataset` of `Data`.
-
-    Returns:
-        The `Data`, in their order; they are not copied.
-    """
+    """Return graphs of PyG as a list, whatever holds them."""
     from torch_geometric.data import Batch, Data
 
     wanted = "give a list, a Batch or a Dataset of torch_geometric.data.Data"
@@ -58,16 +51,7 @@ def listed(data: Iterable[Data]) -> list[Data]:
 
 
 def categories(what: str, values: Tensor | None) -> np.ndarray:
-    """Read the categories of nodes or edges from an attribute of a graph.
-
-    Args:
-        what: Name of the attribute, such as "x", for messages.
-        values: The attribute: numbers (n,) or (n, 1), or one-hot rows (n, C); None if it is
-            missing.
-
-    Returns:
-        Categories, (n,), in the type of numbers of the attribute; int64 for one-hot rows.
-    """
+    """Read the categories of nodes or edges, (n,), from an attribute, named `what` in messages."""
     if values is None:
         raise ValueError(f"{what} is missing")
     if is_one_hot(values):
@@ -80,11 +64,7 @@ def categories(what: str, values: Tensor | None) -> np.ndarray:
 
 
 def is_one_hot(values: Tensor) -> bool:
-    """Return True for one-hot rows: a tensor (n, C), C > 1, with a single 1 in each row and else 0.
-
-    Args:
-        values: A tensor of any shape.
-    """
+    """Return True for one-hot rows: a tensor (n, C), C > 1, with a single 1 in each row."""
     wide = values.dim() == 2 and values.shape[1] > 1
     return wide and bool(
         ((values == 1).sum(1) == 1).all() and ((values == 0) | (values == 1)).all()
@@ -94,13 +74,8 @@ def is_one_hot(values: Tensor) -> bool:
 def from_pyg(data: Iterable[Data]) -> PackedGraphs:
     """Pack graphs of PyG.
 
-    Args:
-        data: List, `Batch` or `Dataset` of `Data` with categories in `x` and `edge_attr`. Without
-            `edge_attr` every edge has category 0. Each edge is given in one direction or in both.
-
-    Returns:
-        As many graphs, with the same node numbers. Further attributes of `Data`, such as
-        coordinates, are dropped.
+    `edge_attr` may be missing: then every edge has category 0. Each edge is given in one direction
+    or in both. Further attributes, such as coordinates, are dropped.
     """
     graphs = []
     for d in listed(data):
@@ -116,12 +91,7 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
     """Convert graphs to `Data` of PyG, with both directions of every edge.
 
     Args:
-        graphs: Graphs of this package.
-        smiles: SMILES of each graph, which become its attribute `smiles`; None to leave it out.
-
-    Returns:
-        A `Data` for each graph of n nodes and m edges: node categories `x` (n,), `edge_index` (2, 2
-        m) and edge categories `edge_attr` (2 m,), all long. `data_of` says in which order.
+        smiles: SMILES of each graph, which become its attribute `smiles`.
     """
     found = [data_of(*graphs.graph(k)) for k in range(len(graphs))]
     for data, text in zip(found, smiles or (), strict=smiles is not None):
@@ -132,14 +102,8 @@ def to_pyg(graphs: PackedGraphs, smiles: Sequence[str | None] | None = None) -> 
 def data_of(nodes: ArrayLike, edges: ArrayLike, kinds: ArrayLike) -> Data:
     """Convert one graph to a `Data` of PyG, with both directions of every edge.
 
-    Args:
-        nodes: Node categories, (n,).
-        edges: Pairs of node numbers (m, 2), each edge once.
-        kinds: Edge categories, (m,).
-
-    Returns:
-        `Data` with `x` (n,), `edge_index` (2, 2 m) and `edge_attr` (2 m,), all long. First come all
-        edges in the given direction, then all in the other one.
+    `x` is (n,), `edge_index` (2, 2 m), `edge_attr` (2 m,), all long: first all edges in the given
+    direction, then all in the other one.
     """
     from torch_geometric.data import Data
 
@@ -157,14 +121,8 @@ def smiles_of(
     For each graph they are read from the first of these that it has: the attribute `smiles`,
     molecular features, categories.
 
-    Args:
-        data: List, `Batch` or `Dataset` of `Data`.
-        vocabulary: Meaning of the categories in `x` and `edge_attr`, such as the vocabulary of a
-            `MoleculeFlow`; None if graphs have no categories.
-
-    Returns:
-        A SMILES for each graph, or None if it is no valid molecule. The attribute `smiles` is
-        returned as it is and not checked; other SMILES are canonical.
+    None stands for no valid molecule. The attribute `smiles` is not checked; other SMILES are
+    canonical. `vocabulary` says what the categories in `x` and `edge_attr` mean.
     """
     return [_smiles(number, d, vocabulary) for number, d in enumerate(listed(data))]
 

@@ -1,7 +1,6 @@
 """Models of images: the interface `ImageModel`, normalizing flows, and how to score and show them.
 
-- `image_model`: `ImageModel`, the base class of all models of images, also of those in
-  `graphcnf.baselines`
+- `image_model`: `ImageModel`, the base class of all models of images
 - `image_flows`: `ImageFlow` and its architectures, such as "glow"
 - `image_networks`: the networks in its couplings
 - `image_scores`: bits per dimension and other scores on held-out images

@@ -1,10 +1,9 @@
 """Normalizing flows of images: `ImageFlow`, and the architectures of which it is built.
 
-- An *architecture* is a function such as `glow`, which returns the transforms of a flow as
-  `Layers`. `ImageFlow(architecture="glow", ...)` calls it. `simple`, `vardeq` and `multiscale` are
-  the models of the UvA deep learning tutorial 11 (Lippe 2020).
-- *Dequantization* turns integer pixels into real numbers by noise: uniform, or *variational*, from
-  a flow that is learned.
+- An *architecture* is a function such as `glow`, which returns a flow as `Layers`. `simple`,
+  `vardeq` and `multiscale` are those of the UvA deep learning tutorial 11 (Lippe 2020).
+- *Dequantization* turns integers into real numbers by noise: uniform, or *variational*, from a
+  flow.
 - A *coupling* transforms one half of the numbers given the other half. Its *kind* is "additive",
   "affine", or "mixture-K" for mixtures of K logistics, such as "mixture-8".
 - A *checkerboard mask* halves the pixels by the colour that they would have on a chessboard. A
@@ -12,7 +11,6 @@
 - To *squeeze* an image is to turn each 2 x 2 pixels into one pixel of four times as many channels.
 - To *factor out* (split) is to take half of the channels as latents, so that later couplings have
   less to do. A *scale* is the part of a flow between two splits.
-- The *base density* is that of the latents.
 """
 
 from __future__ import annotations
@@ -51,18 +49,9 @@ COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": 
 class Layers:
     """Builder of a flow of images: each method appends transforms.
 
-    The functions that are architectures use it, and return it.
-
-    Args:
-        shape: Channels, height and width of the images.
-        base: Base density of the latents; standard normal if None.
-        **network: Arguments of `ConvolutionNetwork` for the networks of all couplings.
-
-    Attributes:
-        steps: Transforms so far, from images to latents.
-        shape: Channels, height and width of the images after these transforms.
-        base: Base density.
-        network: Arguments of `ConvolutionNetwork`, `width` (32) among them.
+    Architectures use and return it: `steps` are the transforms so far, from images to latents,
+    `shape` is that of the images after them, `base` the base density (standard normal if None) and
+    `network` the arguments of `ConvolutionNetwork` for all couplings.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -74,14 +63,9 @@ class Layers:
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
         """Add what turns integer pixels into real numbers: dequantization, then a logit.
 
-        It comes first in every architecture.
-
         Args:
-            levels: Number of values of a pixel, 0 to levels - 1.
-            alpha: Share of the unit interval that `Logit` leaves out at its ends, so that its
-                result is finite.
-            kind: Kind of the couplings of variational dequantization: "additive", "affine" or
-                "mixture-K"; without effect if there are none.
+            alpha: Share of the unit interval that `Logit` leaves out at its ends, to stay finite.
+            kind: Kind of the couplings of variational dequantization.
             couplings: Number of these couplings; 0 for uniform noise.
         """
         noise: Transform = UniformDequantization(levels)
@@ -99,9 +83,7 @@ class Layers:
     def squeeze(self, step: Squeeze | None = None) -> None:
         """Add a transform that halves height and width, and quadruples the channels.
 
-        Args:
-            step: The transform; None for a `Squeeze`. A `Checkerboard` also sorts the channels, so
-                that a channel mask then is a checkerboard mask.
+        After a `Checkerboard`, a channel mask is a checkerboard mask.
         """
         channels, height, width = self.shape
         if height % 2 or width % 2:
@@ -118,13 +100,9 @@ class Layers:
         """Add couplings with channel masks: half of the channels given the other half.
 
         Args:
-            kind: Kind of the couplings: "additive", "affine" or "mixture-K".
-            count: Number of couplings.
-            normalise: True for an ActNorm before each coupling.
-            mix: True for an invertible 1x1 convolution before each coupling. It mixes the channels,
-                so each coupling transforms the second half. If False, the couplings transform the
-                second half and the first half by turns.
-            **network: Arguments of `ConvolutionNetwork`; they replace those of the constructor.
+            mix: True for an invertible 1x1 convolution before each coupling, which then always
+                transforms the second half instead of both by turns.
+            **network: Arguments of `ConvolutionNetwork`, in place of those of the constructor.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
@@ -134,15 +112,7 @@ class Layers:
             self.steps += map(ChannelsFirst, steps)
 
     def checkerboard(self, kind: str, count: int, **options: Any) -> None:
-        """Add couplings with checkerboard masks: the pixels of one colour given those of the other.
-
-        The images keep height, width and channels.
-
-        Args:
-            kind: Kind of the couplings: "additive", "affine" or "mixture-K".
-            count: Number of couplings.
-            **options: Further arguments of the method `couplings`.
-        """
+        """Add couplings with checkerboard masks: pixels of one colour given the others."""
         shape = self.shape
         self.squeeze(Checkerboard())
         self.couplings(kind, count, **options)
@@ -186,18 +156,7 @@ def simple(
     alpha: float = 1e-5,
     **network: Any,
 ) -> Layers:
-    """Build uniform dequantization and couplings with checkerboard masks; sides must be even.
-
-    Args:
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel.
-        coupling: Kind of the couplings: "additive", "affine", or "mixture-K" for mixtures of K
-            logistics.
-        couplings: Number of couplings.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its ends
-            (`graphcnf.flows.Logit`).
-        **network: Arguments of `ConvolutionNetwork` for all couplings.
-    """
+    """Build uniform dequantization and couplings with checkerboard masks; sides must be even."""
     options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
     return vardeq(shape, levels, dequantization=0, **options)
 
@@ -212,18 +171,7 @@ def vardeq(
     alpha: float = 1e-5,
     **network: Any,
 ) -> Layers:
-    """Build variational dequantization and couplings with checkerboard masks; sides must be even.
-
-    Args:
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel.
-        coupling: Kind of all couplings: "additive", "affine" or "mixture-K".
-        couplings: Number of couplings after dequantization.
-        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its
-            ends.
-        **network: Arguments of `ConvolutionNetwork` for all couplings.
-    """
+    """Build variational dequantization and checkerboard couplings; sides must be even."""
     layers = Layers(shape, **network)
     layers.dequantize(levels, alpha, coupling, dequantization)
     layers.checkerboard(coupling, couplings)
@@ -242,16 +190,8 @@ def multiscale(
 ) -> Layers:
     """Build a flow of two scales, which factors out half of the numbers at half the size.
 
-    Args:
-        shape: Channels, height and width of the images. Four must divide both sides.
-        levels: Number of values of a pixel.
-        coupling: Kind of all couplings: "additive", "affine" or "mixture-K".
-        couplings: Three numbers of couplings: with checkerboard masks at full size, with channel
-            masks at half the size, and with channel masks at a quarter of the size.
-        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its
-            ends.
-        **network: Arguments of `ConvolutionNetwork` for all couplings.
+    `couplings` are three numbers: with checkerboard masks at full size, and with channel masks at
+    half and at a quarter of the size. Four must divide both sides of the images.
     """
     checkerboards, halves, quarters = couplings
     layers = Layers(shape, **network)
@@ -281,15 +221,7 @@ def realnvp(
     size, and then factors out half of the numbers. The last scale has only checkerboard masks, one
     coupling more, and factors out nothing (Dinh et al. 2017, arXiv 1605.08803).
 
-    Args:
-        shape: Channels, height and width of the images. `2 ** scales` must divide both sides.
-        levels: Number of values of a pixel.
-        scales: Number of scales.
-        couplings: Number of couplings with each kind of mask in a scale.
-        block: "gated", "residual" or "pointwise", see `ConvolutionNetwork`.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its
-            ends.
-        **network: Further arguments of `ConvolutionNetwork` for all couplings.
+    `2 ** scales` must divide both sides of the images.
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -323,22 +255,10 @@ def glow(
     (Kingma & Dhariwal 2018, arXiv 1807.03039), the first couplings have checkerboard masks and
     mixtures of logistics. The reason is that the values of a pixel may have several modes, such as
     black and bright, which an affine map cannot merge. With `pixels=0` it is Glow as published.
+    `2 ** scales` must divide both sides of the images.
 
     Args:
-        shape: Channels, height and width of the images. `2 ** scales` must divide both sides.
-        levels: Number of values of a pixel.
-        scales: Number of scales.
-        steps: Number of couplings in a scale.
-        pixels: How many of the couplings of the first scale have checkerboard masks. They come
-            before the first squeeze, and the other ones of that scale are fewer by this number.
-        mixtures: Number of logistics of these couplings.
-        coupling: Kind of all other couplings: "additive", "affine" or "mixture-K".
-        block: "gated", "residual" or "pointwise", see `ConvolutionNetwork`.
-        layers: Number of blocks in each network.
-        position: True for a learned vector of each pixel, see `ConvolutionNetwork`.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its
-            ends.
-        **network: Further arguments of `ConvolutionNetwork` for all couplings.
+        pixels: How many of the couplings of the first scale have checkerboard masks.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -367,19 +287,11 @@ def flowpp(
 ) -> Layers:
     """Build mixture-of-logistics couplings with self-attention (Flow++).
 
-    Ho et al. 2019, arXiv 1902.00275. The base density is the standard logistic.
+    Ho et al. 2019, arXiv 1902.00275; standard logistic base density. Four must divide both sides.
 
     Args:
-        shape: Channels, height and width of the images. Four must divide both sides.
-        levels: Number of values of a pixel.
-        couplings: Three numbers of couplings: with checkerboard masks at full size; and, after a
-            squeeze, with channel masks and with checkerboard masks.
-        mixtures: Number of logistics of a mixture.
-        dequantization: Number of couplings in the dequantization; 0 for uniform noise.
-        heads: Heads of self-attention; they must divide the width of the network.
-        alpha: Share of the unit interval that the logit after dequantization leaves out at its
-            ends.
-        **network: Further arguments of `ConvolutionNetwork` for all couplings.
+        couplings: Three numbers: with checkerboard masks at full size; and, after a squeeze, with
+            channel masks and with checkerboard masks.
     """
     first, channels, second = couplings
     kind = f"mixture-{mixtures}"
@@ -409,17 +321,11 @@ class ImageFlow(ImageModel):
     Each call of `log_prob` draws the noise of the dequantization, so it gives a lower bound.
 
     Args:
-        architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp": name of the
-            function in this module that builds the layers.
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel, 2 to 256.
+        architecture: Name of the function in this module that builds the layers, such as "glow".
         **options: Further arguments of that function.
 
     Attributes:
-        flow: The transforms, from images to latents.
-        base: Base density of the latents.
         latent_shape: Shape of the latents of an image that were not factored out.
-        latent_size: Number of all latents of an image, C H W.
 
     Examples:
         >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
@@ -468,11 +374,6 @@ class ImageFlow(ImageModel):
         """Encode images to latents, which `decode` maps back to exactly these images.
 
         It computes in float64, whatever the type of the weights: float32 would change some pixels.
-
-        Args:
-            x: Images, (B, C, H, W) of integers.
-            noise: Records the random numbers of the dequantization, or repeats recorded ones; None
-                for new ones.
         """
         discarded: list[Tensor] = []
         context = Context(noise=noise, discarded=discarded)

@@ -1,11 +1,7 @@
 """`ImageModel`, the interface of all models of images, and their latents.
 
-- A *pixel* has in each channel an integer from 0 to `levels` - 1.
-- *Latents* are the continuous numbers into which a model encodes an image.
-- The *likelihood* of a model is exact, a lower bound, or missing, as in a GAN.
-- An *architecture* is the short name of a kind of model, such as "glow".
-- A *dimension* is one channel of one pixel: an image has C x H x W of them.
-- A *record* is one image of a sample, with its number.
+A *pixel* has in each channel an integer from 0 to `levels` - 1, a *dimension* is one channel of one
+pixel, and an *architecture* is the short name of a kind of model, such as "glow".
 
 Shapes: B images of C channels, H rows and W columns.
 """
@@ -59,7 +55,7 @@ BLOCK = 32  # records that are always drawn together: float32 rounding depends o
 
 @dataclass
 class ImageLatents:
-    """Latents of B images, as `ImageModel.encode` returns them.
+    """Latents of B images.
 
     Attributes:
         z: The latents, (B, ...). In a flow they are the output of the last layer, (B, C', H', W').
@@ -74,26 +70,16 @@ class ImageLatents:
 class ImageModel(Pretrained, ABC):
     """Base class of distributions over images whose pixels are integers.
 
-    Every subclass defines `_sample`, and is named in `IMAGE_MODELS`. One with a likelihood also
-    sets `likelihood` and defines `_terms`. One with latents also sets `latent_size` and defines
-    `encode` and `decode`.
+    Every subclass defines `_sample`, and is named in `IMAGE_MODELS`. One with a likelihood sets it
+    and defines `_terms`; one with latents sets `latent_size` and defines `encode` and `decode`.
 
     Args:
-        architecture: Name of the kind of model, by which a saved model is loaded.
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel, 2 to 256.
-        **options: Further arguments of the subclass, saved in `config`. They are checked by the
-            signatures of `parts`.
+        **options: Further arguments of the subclass, checked by the signatures of `parts`.
 
     Attributes:
-        config: The constructor's arguments, which are saved with the weights.
-        metadata: Facts that training writes, as JSON values: `dataset` (name of the data set),
-            `data` (how it was loaded), `checksum` and `training` (settings of the run).
-        shape: Channels, height and width of the images.
-        levels: Number of values of a pixel.
-        likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None if there is
-            no likelihood.
-        latent_size: Number of latents of an image; None without latents.
+        metadata: Facts that training writes, as JSON values: `dataset`, `data` (how it was loaded),
+            `checksum` of the images and `training` (settings of the run).
+        likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None for neither.
     """
 
     likelihood: str | None = None
@@ -112,10 +98,7 @@ class ImageModel(Pretrained, ABC):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build an untrained model from the config that was saved with it.
-
-        Loading calls it, and then loads the weights.
-        """
+        """Build an untrained model from the config that was saved with it."""
         found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
         if not issubclass(found, cls):
             raise ValueError(f'a model of architecture "{config["architecture"]}"')
@@ -126,15 +109,7 @@ class ImageModel(Pretrained, ABC):
     def parts(cls, architecture: str) -> Sequence[Callable[..., Any]]:
         """Return the functions and classes whose parameters are the options of an architecture.
 
-        The constructor checks its `**options` by their signatures. A subclass overrides it if
-        options go to other functions, as those of `ImageFlow` to the function that builds its
-        layers.
-
-        Args:
-            architecture: Name of an architecture of this class.
-
-        Returns:
-            Here the class alone.
+        A subclass overrides it if options go to other functions, as in `ImageFlow`.
         """
         return (cls,)
 
@@ -145,18 +120,11 @@ class ImageModel(Pretrained, ABC):
 
     @evaluated
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return log P(x) of images, or draw a lower bound on it; `likelihood` says which.
+        """Return log P(x), (B,) nats, or draw a lower bound on it; `likelihood` says which.
 
         Args:
-            x: Images (B, C, H, W) of integers 0 to `levels` - 1, in an integer type.
-            samples: Number K of draws of a bound per image. The result is the logarithm of the mean
-                of their K importance weights, which is tighter for larger K (IWAE, Burda et al.
-                2016, arXiv 1509.00519). Without effect on an exact likelihood.
-            noise: Records the random numbers of a bound, or repeats recorded ones; None for new
-                ones.
-
-        Returns:
-            Log-probabilities of whole images, (B,) nats.
+            samples: Draws of a bound: the result is the logarithm of the mean of their importance
+                weights, tighter for more of them (IWAE, Burda et al. 2016, arXiv 1509.00519).
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -171,12 +139,7 @@ class ImageModel(Pretrained, ABC):
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
         """Return bits per dimension of images (-log2 P(x) / (C H W)), or an upper bound on them.
 
-        Args:
-            x: Images (B, C, H, W) of integers.
-            samples: Number of draws per image if the likelihood is a bound.
-
-        Returns:
-            (B,).
+        For a bound, `samples` draws per image are taken.
         """
         return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
 
@@ -185,15 +148,11 @@ class ImageModel(Pretrained, ABC):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Return the loss of a batch and the metrics to report; the training loop calls it.
 
-        Args:
-            batch: Images, (B, C, H, W) of integers.
-            beta: Weight of log P(x|z) in models with a decoder, such as the VAE; without effect in
-                others.
+        `beta` is the weight of log P(x|z) in models with a decoder, such as the VAE.
 
         Returns:
-            A pair. The loss is a scalar: the mean negative log-likelihood, or its bound, in nats
-            per dimension. The metrics are `{"bits_per_dimension": (sum over images, number of
-            images)}`, without `beta`.
+            The mean negative log-likelihood, or its bound, in nats per dimension; and the metrics
+            `{"bits_per_dimension": (sum over images, number of images)}`, without `beta`.
         """
         decoded, others = self._terms(batch)
         dimensions = math.prod(self.shape)
@@ -206,16 +165,10 @@ class ImageModel(Pretrained, ABC):
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
     ) -> Tensor:
-        """Draw images.
+        """Draw images, (count, C, H, W) uint8.
 
         Args:
-            count: Number of images.
-            temperature: Below 1 for more probable images. Latents are multiplied by it, and where
-                pixels are drawn, their distributions are narrowed.
-            generator: None, a torch generator, or a list of one numpy generator per image.
-
-        Returns:
-            (count, C, H, W) uint8.
+            temperature: Multiplies latents, and narrows the distributions of drawn pixels.
         """
         return self._sample(count, temperature, generator)
 
@@ -226,19 +179,10 @@ class ImageModel(Pretrained, ABC):
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
     ) -> Tensor:
-        """Draw the images with given numbers of a sample, reproducibly.
+        """Draw images number `first` to `first + count - 1` of a sample, (count, C, H, W) uint8.
 
         An image is a function of the model, the seed, its number and the temperature. So images 10
         to 19 are the same whether they are drawn alone or with others.
-
-        Args:
-            first: Number of the first image, from 0.
-            count: Number of images.
-            seed: Seed of the sample.
-            temperature: Below 1 for more probable images, see `sample`.
-
-        Returns:
-            (count, C, H, W) uint8.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no records {first} to {first + count - 1}")
@@ -252,37 +196,18 @@ class ImageModel(Pretrained, ABC):
     def encode(self, x: Tensor) -> ImageLatents:
         """Encode images to latents; a model with latents overrides it.
 
-        Args:
-            x: Images, (B, C, H, W) of integers.
-
-        Returns:
-            The latents. `decode` maps them back to these images exactly in a flow, and
-            approximately in other models.
+        `decode` maps them back, exactly in a flow, and approximately in other models.
         """
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Decode latents to images; a model with latents overrides it.
-
-        Args:
-            latents: Latents of B images, as `encode` returns them.
-
-        Returns:
-            Images, (B, C, H, W) uint8.
-        """
+        """Decode latents to images, (B, C, H, W) uint8; a model with latents overrides it."""
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Return images on the straight line between two images in the space of latents.
+        """Return (steps, C, H, W) images on the straight line between the latents of two.
 
-        Args:
-            a: First image, (C, H, W) of integers.
-            b: Last image, (C, H, W) of integers.
-            steps: Number of images, both ends included.
-
-        Returns:
-            (steps, C, H, W) uint8. The ends are decoded, too, so they equal `a` and `b` only in a
-            flow.
+        The ends are decoded, too, so they equal `a` and `b` only in a flow.
         """
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}")
@@ -294,14 +219,7 @@ class ImageModel(Pretrained, ABC):
         return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Check that images fit the model, and return them.
-
-        Args:
-            x: Images, (B, C, H, W).
-
-        Returns:
-            The same tensor.
-        """
+        """Check that images fit the model, and return them."""
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
@@ -321,17 +239,7 @@ class ImageModel(Pretrained, ABC):
 
 
 def is_image_model(name: str) -> bool:
-    """Return True if a name is that of a saved model of images.
-
-    Commands for molecules call it, to refuse such a model with a message that names the right one.
-
-    Args:
-        name: Folder of a model, folder of a training run, or "org/name" of the Hugging Face hub,
-            which is downloaded.
-
-    Returns:
-        True for a model of images; False for another model, or if there is none that can be read.
-    """
+    """Return True if a name is that of a saved model of images."""
     with suppress(UserError, OSError, ValueError, KeyError, TypeError):
         config = read_json(inside(model_folder(name), "config.json"))
         return config["model"]["architecture"] in IMAGE_MODELS

@@ -1,8 +1,7 @@
 """Convolutional networks that compute the parameters of couplings in flows of images.
 
 - `ConvolutionNetwork` is the network of a coupling: a convolution, several *blocks*, a convolution.
-- A *block* maps features to features of the same shape. Its kinds are `GatedBlock`, `ResidualBlock`
-  and `PointwiseBlock`; `PixelAttention` may follow them.
+- The kinds of *blocks* are `GatedBlock`, `ResidualBlock` and `PointwiseBlock`.
 - The *context* of a network is further input besides the image: features of the image that is
   dequantized, which an `ImageEncoder` computes.
 
@@ -26,9 +25,6 @@ def channels_last(module: nn.Module) -> None:
     """Store the weights of a module's convolutions in channels-last memory format, in place.
 
     CPUs convolve faster with it; results are the same.
-
-    Args:
-        module: The module; all its weights with four axes are stored so.
     """
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 
@@ -39,18 +35,9 @@ class ConvolutionNetwork(nn.Module):
     The last convolution begins with weights 0, so that a coupling begins as the identity.
 
     Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
-        size: Height and width of the input, in pixels.
-        width: Hidden channels.
-        layers: Number of blocks.
         block: Kind of the blocks: "gated", "residual" or "pointwise".
-        heads: Heads of self-attention (`PixelAttention`) after the last block; 0 for none. They
-            must divide `width`.
-        context: Channels of the context's features; 0 for a network without context.
-        position: True for a learned vector of each pixel, which is added after the first
-            convolution.
-        kernels: Sizes of the first and of the last convolution, both odd.
+        heads: Heads of self-attention (`PixelAttention`) after the last block; 0 for none.
+        position: True for a learned vector of each pixel, added after the first convolution.
     """
 
     def __init__(
@@ -88,13 +75,7 @@ class ConvolutionNetwork(nn.Module):
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Map images to as many pixels with other channels.
 
-        Args:
-            x: Input with channels last, `(B, H, W, inputs)`.
-            context: Its `features`, with channels first, `(B, C, H, W)` for C = `context` of the
-                constructor, are a second input. Without effect if that was 0.
-
-        Returns:
-            `(B, H, W, outputs)`.
+        The `features` of the context, with channels first, are a second input.
         """
         h = x.movedim(-1, 1)
         if self.with_context:
@@ -112,14 +93,7 @@ class ConvolutionNetwork(nn.Module):
 class ImageEncoder(nn.Module):
     """Network that computes the context of variational dequantization from images.
 
-    The features have half the height and width of the images, since the couplings of the
-    dequantization act on squeezed images.
-
-    Args:
-        channels: Channels C of the images.
-        features: Number F of features.
-        size: Height and width of the images, both even.
-        **network: Further arguments of `ConvolutionNetwork`.
+    The features have half the size of the images: dequantization acts on squeezed images.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
@@ -129,14 +103,7 @@ class ImageEncoder(nn.Module):
         self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the features of images.
-
-        Args:
-            x: Images, `(B, C, H, W)`.
-
-        Returns:
-            `(B, F, H / 2, W / 2)`.
-        """
+        """Compute the features of images, `(B, F, H / 2, W / 2)`."""
         return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 
@@ -144,14 +111,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation of each pixel over its channels, for tensors `(B, C, H, W)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the channels of every pixel.
-
-        Args:
-            x: Features, `(B, C, H, W)`.
-
-        Returns:
-            `(B, C, H, W)`.
-        """
+        """Normalise the channels of every pixel."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -160,9 +120,6 @@ class GatedBlock(nn.Module):
 
     `(a, b) = conv1x1(silu(conv3x3(ChannelNorm(h))))`. The last convolution has 2 C output
     channels; the first half of them is a, the second b.
-
-    Args:
-        width: Channels C.
     """
 
     def __init__(self, width: int):
@@ -172,14 +129,7 @@ class GatedBlock(nn.Module):
         self.gate = nn.Conv2d(width, 2 * width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the block.
-
-        Args:
-            h: Features, `(B, C, H, W)`.
-
-        Returns:
-            `(B, C, H, W)`.
-        """
+        """Apply the block."""
         u = F.silu(self.convolution(self.norm(h)))
         return h + F.glu(self.gate(u), 1)
 
@@ -188,9 +138,6 @@ class ResidualBlock(nn.Module):
     """`h` plus two 3x3 convolutions of the normalised `h`, as in RealNVP (arXiv 1605.08803).
 
     `h + conv3x3(relu(conv3x3(relu(ChannelNorm(h)))))`.
-
-    Args:
-        width: Channels C.
     """
 
     def __init__(self, width: int):
@@ -200,14 +147,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the block.
-
-        Args:
-            h: Features, `(B, C, H, W)`.
-
-        Returns:
-            `(B, C, H, W)`.
-        """
+        """Apply the block."""
         u = F.relu(self.first(F.relu(self.norm(h))))
         return h + self.second(u)
 
@@ -216,9 +156,6 @@ class PointwiseBlock(nn.Module):
     """1x1 convolution of `relu(h)`, as in the middle of Glow's networks (arXiv 1807.03039).
 
     It has no normalisation and no residual connection.
-
-    Args:
-        width: Channels C.
     """
 
     def __init__(self, width: int):
@@ -226,14 +163,7 @@ class PointwiseBlock(nn.Module):
         self.convolution = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the block; the input is overwritten, to save memory.
-
-        Args:
-            h: Features, `(B, C, H, W)`.
-
-        Returns:
-            `(B, C, H, W)`.
-        """
+        """Apply the block; the input is overwritten, to save memory."""
         return self.convolution(F.relu_(h))
 
 
@@ -242,11 +172,6 @@ class PixelAttention(nn.Module):
 
     Self-attention acts on the normalised `h` plus a learned vector of each pixel. A linear map of
     its output gives (a, b).
-
-    Args:
-        width: Channels of a pixel.
-        heads: Attention heads; they must divide the width.
-        size: Height and width in pixels.
     """
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):
@@ -258,14 +183,7 @@ class PixelAttention(nn.Module):
         self.gate = nn.Linear(width, 2 * width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the attention.
-
-        Args:
-            h: Features, `(B, C, H, W)`.
-
-        Returns:
-            `(B, C, H, W)`.
-        """
+        """Apply the attention."""
         pixels = (self.norm(h) + self.position).flatten(2).transpose(1, 2)
         parts = self.query_key_value(pixels).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)

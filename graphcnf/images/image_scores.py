@@ -1,7 +1,6 @@
 """Scores of image models on held-out images: bits per dimension, reconstruction, speed.
 
-A *dimension* is one channel of one pixel. If the likelihood of a model is only a lower bound, its
-bits are an upper bound, which is lower with more *draws* (`ImageModel.log_prob`).
+Of a bound on the likelihood, more *draws* give fewer bits (`ImageModel.log_prob`).
 """
 
 from __future__ import annotations
@@ -29,23 +28,15 @@ def score_image_models(
 
     Args:
         models: Triples of name, model and held-out images (M, C, H, W) of integers.
-        draws: Number of draws per image for models whose likelihood is a bound.
-        seed: Seed of these draws.
 
     Returns:
-        A dictionary for each model, in order, with these keys:
-        - `model` (its name), `architecture`, `dataset`
-        - `images`: number of held-out images; `draws`
-        - `figure`: what the bits are, "exact", "bound" or "none"
-        - `parameters`: number of weights; `training_minutes`; `sampling_milliseconds` per image
-        - with a likelihood, `bits_per_dimension` with `draws` draws and `bits_one_draw` with one,
-          means over images
+        A dictionary for each model, in order, with these keys, beside `model`, its name:
+        - with a likelihood, the means `bits_per_dimension`, with `draws` draws, and `bits_one_draw`
         - with latents, `reconstruction`: share, 0 to 1, of the first images that encoding and
           decoding gives back exactly; `reconstructed`: number of these images, at most 50
         - if trained on the same data as the first model, `difference`: its mean bits less those of
           the first model
-        - `bits_per_dimension_se`, `bits_one_draw_se`, `difference_se`: standard errors of these
-          means; None for a single image
+        - `..._se`, standard errors of these means; None for a single image
     """
     rows, first = [], None
     for name, model, images in models:

@@ -22,11 +22,8 @@ def write_grid(
 
     Args:
         images: Grey (C = 1) or RGB images (C = 3), (N, C, H, W) of integers 0 to `levels` - 1. Each
-            pixel of small images is drawn as a square of pixels, as large as fits into 56 pixels
-            per image.
-        path: The file, which is replaced if it exists.
-        levels: Number of values of a pixel, at least 2.
-        columns: Number of images in a row of the grid; None for about as many as there are rows.
+            pixel of small images is drawn as a square, as large as fits into 56 pixels per image.
+        columns: Images in a row of the grid; None for about as many as there are rows.
     """
     try:
         from PIL import Image

@@ -66,11 +66,7 @@ class _Reader(pickle.Unpickler):
 def activity(*, protein: str) -> Callable[[Chem.Mol], float]:
     """Return a score: predicted probability of activity at a protein, in [0, 1]; needs molscore.
 
-    Args:
-        protein: "drd2", "gsk3b" or "jnk3".
-
-    Returns:
-        Function from a sanitized molecule to the probability that it is active.
+    `protein` is "drd2", "gsk3b" or "jnk3".
     """
     if protein not in FILES:
         raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")

@@ -30,10 +30,6 @@ def molscore(*, config: str) -> Callable[[str], float]:
     Args:
         config: File of a configuration (`.json`), or a preset of MolScore such as
             "GuacaMol:Albuterol_similarity".
-
-    Returns:
-        Function from a SMILES to the combined number of the configuration, such as a weighted sum
-        of its metrics.
     """
     content = _content(config)
     try:

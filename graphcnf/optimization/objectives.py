@@ -66,9 +66,6 @@ def penalized_logp(mol: Chem.Mol) -> float:
     and standard deviations of Kusner et al. 2017 (arXiv 1703.01925). Rings are the smallest ones
     (SSSR). Published code takes a cycle basis of networkx instead, which gives another longest ring
     for 0.6 % of 4,000 molecules of ZINC250k (measured on 2026-11-29).
-
-    Args:
-        mol: A sanitized molecule.
     """
     longest = max((len(ring) for ring in Chem.GetSSSR(mol)), default=0)
     logp = (descriptors.logp(mol) - 2.4570953396190123) / 1.434324401111988
@@ -78,11 +75,7 @@ def penalized_logp(mol: Chem.Mol) -> float:
 
 
 def bertz(mol: Chem.Mol) -> float:
-    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599), 0 or more, no unit.
-
-    Args:
-        mol: A sanitized molecule.
-    """
+    """Return the complexity index of Bertz (1981, J. Am. Chem. Soc. 103, 3599), ≥ 0, no unit."""
     return Descriptors.BertzCT(mol)
 
 
@@ -107,9 +100,6 @@ def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
         fingerprint: "ECFP4", "ECFP6", "FCFP4", "AP" (atom pairs) or "PHCO" (pharmacophores), as in
             GuacaMol. With "-chiral" appended, as in "ECFP4-chiral", stereoisomers have different
             fingerprints; "PHCO" has no such variant.
-
-    Returns:
-        Function from a sanitized molecule to the similarity.
     """
     try:
         with quiet():
@@ -134,11 +124,7 @@ def similarity(*, to: str, fingerprint: str = "ECFP4") -> Score:
 def smarts(*, pattern: str) -> Score:
     """Return a score: 1 for molecules that match a SMARTS pattern, else 0.
 
-    Args:
-        pattern: The SMARTS, such as "[#6](=O)[OX2H1]" for a carboxylic acid.
-
-    Returns:
-        Function from a sanitized molecule to 1 or 0.
+    The pattern of carboxylic acids is "[#6](=O)[OX2H1]".
     """
     return properties.has_pattern(pattern).value
 
@@ -150,11 +136,7 @@ def formula(*, of: str) -> Score:
     one for each element of the formula, which compares its number of atoms (width 1), and one for
     the total number of atoms (width 2). Hydrogens count.
 
-    Args:
-        of: The formula, with symbols of elements and numbers of atoms.
-
-    Returns:
-        Function from a sanitized molecule to the closeness, 1 for every isomer of the formula.
+    It is 1 for every isomer of the formula.
     """
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
@@ -174,14 +156,7 @@ def formula(*, of: str) -> Score:
 
 
 def count(*, element: str) -> Score:
-    """Return a score: number of atoms of an element, which may be H.
-
-    Args:
-        element: Symbol of the element, such as "Cl".
-
-    Returns:
-        Function from a sanitized molecule to the number. For "H" implicit hydrogens count.
-    """
+    """Return a score: number of atoms of an element; "H" counts implicit hydrogens."""
     _check_element(element)
     return lambda mol: float(_composition(mol)[element])
 
@@ -205,13 +180,7 @@ def _check_element(symbol: str) -> None:
 def gaussian(value: float, centre: float, width: float) -> float:
     """Score how near a value is to a wanted one: `exp(-(value - centre)^2 / (2 width^2))`.
 
-    Args:
-        value: Number to score.
-        centre: The wanted value, whose score is 1.
-        width: Distance at which the score falls to exp(-1/2) = 0.61, above 0.
-
-    Returns:
-        The score, in [0, 1].
+    The score is 1 at the centre, and falls to exp(-1/2) = 0.61 at the distance `width`.
     """
     deviation = (value - centre) / width
     # No power, which would raise OverflowError far away.
@@ -221,12 +190,7 @@ def gaussian(value: float, centre: float, width: float) -> float:
 def geometric(values: ArrayLike, weights: ArrayLike) -> float:
     """Return the weighted geometric mean: the product of `value^(weight / sum of weights)`.
 
-    Args:
-        values: The numbers, (N,).
-        weights: Their weights, (N,), from 0 on, not all 0.
-
-    Returns:
-        The mean; 0 if a number with a positive weight is 0 or negative.
+    It is 0 if a number with a positive weight is 0 or negative.
     """
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
@@ -261,7 +225,6 @@ class Objective(NamedTuple):
         function: The score, called with a sanitized molecule and its SMILES.
         desirability: Map from the score to [0, 1]. If the table names none, it returns the score as
             it is.
-        weight: Weight in the mean of the goal, from 0 on.
     """
 
     name: str
@@ -280,16 +243,8 @@ ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
     """Return the tasks of a published benchmark, each as the content of a TOML file of a goal.
 
-    Args:
-        suite: "pmo" for 23 tasks or "guacamol" for 20.
-
-    Returns:
-        `{name of the task: {"objective": list of tables, "mean": "geometric" or "arithmetic"}}`.
-        "mean" may be missing from a task with a single objective. `Goal.of("pmo:qed")` makes a goal
-        of a task.
-
-    Raises:
-        KeyError: There is no such benchmark.
+    Each is `{"objective": list of tables, "mean": "geometric" or "arithmetic"}`; "mean" may be
+    missing from a task with a single objective. `Goal.of("pmo:qed")` makes a goal of a task.
     """
     tables: dict[str, dict[str, Any]] = {}
     for name in BENCHMARKS[suite]:
@@ -351,9 +306,6 @@ class Goal:
                   ":lower" or ":upper" may follow, for one standard deviation less or more
                 - "molscore:CONFIG": a configuration file or preset of the package MolScore
                 - "pmo:qed" or "guacamol:...": a task of a benchmark
-
-        Returns:
-            The goal, with one objective unless several were given. A `Goal` is returned as it is.
         """
         if isinstance(score, Goal):
             return score
@@ -427,18 +379,10 @@ class Goal:
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
         """Score a molecule.
 
-        Args:
-            mol: The sanitized molecule, which is not changed: each score gets a copy.
-            smiles: Its SMILES, for scores that are functions of a SMILES.
-
         Returns:
             The number to maximize, and `{name of an objective: its score}` with scores in their own
             units. The number is the weighted mean of the desirabilities. With a single objective it
             is the desirability itself, which may leave [0, 1] if the table names none.
-
-        Raises:
-            Unavailable: A score is no finite number.
-            Exception: Whatever a score raises.
         """
         # A copy for each, since a function may change its molecule.
         with contained:
@@ -515,10 +459,8 @@ def _surrogate_table(text: str) -> dict[str, str]:
 def is_path(key: str, value: Any) -> bool:
     """Return True if a parameter of a score names a file.
 
-    Args:
-        key: Name of the parameter. Only "file" and "config" can name files.
-        value: Its value. For "config" it is a file if it ends in ".json", else a preset of
-            MolScore.
+    Only "file" and "config" can name files; a config that does not end in ".json" is a preset of
+    MolScore.
     """
     return key == "file" or (key == "config" and str(value).endswith(".json"))
 
@@ -526,13 +468,8 @@ def is_path(key: str, value: Any) -> bool:
 def parameters_of(score: Callable[..., Any]) -> list[str]:
     """Return the names of the parameters that a score has in a table, besides `score` itself.
 
-    Args:
-        score: What `SCORES` holds for a name. A function whose arguments are keyword-only makes
-            scores, and these arguments are the parameters. A plain function of a molecule has none.
-
-    Returns:
-        Names in the order of the signature, such as ["to", "fingerprint"] for `similarity`; [] for
-        `bertz`. Those without a default must be given.
+    A function whose arguments are keyword-only makes scores, and these arguments are the
+    parameters. A plain function of a molecule has none.
     """
     with suppress(TypeError, ValueError):  # built in
         given = inspect.signature(score).parameters.values()
@@ -552,12 +489,7 @@ def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
     - `at_least = t`, with `width = w`: 1 for x >= t, below it the same Gaussian.
     - `at_most = t`, with `width = w`: 1 for x <= t, above it the same Gaussian.
 
-    Args:
-        table: Table of an objective.
-
-    Returns:
-        Function from a score to its desirability. If the table has none of the keys, the function
-        returns the score as it is.
+    If the table has none of the keys, the function returns the score as it is.
     """
     given = [name for name in SHAPES if name in table]
     if len(given) > 1:

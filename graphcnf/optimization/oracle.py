@@ -76,7 +76,6 @@ class Answer:
     """Result of a call: the score of a molecule, or the reason why it has none.
 
     Attributes:
-        smiles: Canonical SMILES of the molecule; isomeric in a search with stereo.
         score: The number that the goal returned, which the search maximizes; NaN if the call
             failed.
         values: `{name of an objective: its score}`, before the desirability; {} if the call failed.
@@ -90,12 +89,7 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str | BaseException) -> Answer:
-        """Return the answer of a failed call: the score NaN and the reason in one line.
-
-        Args:
-            smiles: Canonical SMILES of the molecule.
-            error: The reason, an exception or text.
-        """
+        """Return the answer of a failed call: the score NaN and the reason in one line."""
         if isinstance(error, BaseException) and not isinstance(error, Unavailable):
             error = described(error)
         line = printable(" ".join(str(error).split()))[:LONGEST_REASON]
@@ -103,18 +97,7 @@ class Answer:
 
     @classmethod
     def of_row(cls, smiles: str, score: float, values: str, error: str | None) -> Answer:
-        """Build an answer from a row of the journal, and check the row's values.
-
-        Args:
-            smiles: Canonical SMILES of the molecule.
-            score: The score; None if the call failed.
-            values: JSON text `{name of an objective: its score}`; None if the call failed.
-            error: The reason for the failure; None if the call did not fail.
-
-        Raises:
-            TypeError: The row is damaged. It may raise any exception of `INVALID` instead, such as
-                ValueError for a score that is not finite.
-        """
+        """Build an answer from a row of the journal; a damaged row raises one of `INVALID`."""
         if not (isinstance(smiles, str) and isinstance(error, str | None)):
             raise TypeError(f"{smiles!r:.40} is not text")
         if error is not None:
@@ -128,13 +111,7 @@ class Answer:
 class Journal:
     """SQLite file with the answers of one goal; several processes may add to it at once.
 
-    Args:
-        folder: Existing folder in which the file is, or is created. It must be on a disk of this
-            machine.
-        goal: Text that identifies the goal, its `Goal.identity`. It is stored in a new file.
-
-    Attributes:
-        path: The file.
+    Its folder must be on a disk of this machine. `goal` is the `Goal.identity`.
     """
 
     def __init__(self, folder: Path, goal: str):
@@ -164,23 +141,15 @@ class Journal:
                 )
 
     def read(self) -> dict[str, Answer]:
-        """Return all answers, in the order in which they were added.
-
-        Returns:
-            `{canonical SMILES: answer}`.
-        """
+        """Return all answers by canonical SMILES, in the order in which they were added."""
         with self._reporting():
             rows = self._rows("SELECT * FROM answers ORDER BY rowid")
             return {answer.smiles: answer for answer in (Answer.of_row(*row) for row in rows)}
 
     def add(self, answer: Answer) -> Answer:
-        """Store an answer, unless the molecule has one already.
+        """Store an answer, unless the molecule has one already, and return the stored one.
 
-        Args:
-            answer: Answer to store, of a successful or a failed call.
-
-        Returns:
-            The stored answer of this molecule. It is an earlier one if another process was faster.
+        It is an earlier one if another process was faster.
         """
         row: tuple[Any, ...] = (answer.smiles, None, None, answer.error)
         if answer.error is None:
@@ -190,11 +159,7 @@ class Journal:
             return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
     def remove(self, molecules: Iterable[str]) -> None:
-        """Delete the answers for some molecules, so that their scores are computed again.
-
-        Args:
-            molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
-        """
+        """Delete the answers for some molecules, so that their scores are computed again."""
         with self._reporting():
             for smiles in molecules:
                 self._rows("DELETE FROM answers WHERE smiles = ?", (smiles,))
@@ -205,10 +170,7 @@ class Journal:
         Otherwise a continued run would make these calls a second time. Such a child has called
         `hold`.
 
-        Args:
-            patience: Seconds to wait at most. Then the method returns all the same.
-            note: Function that is called once with a line for the user, if there is something to
-                wait for.
+        It returns after `patience` seconds all the same.
         """
         until, noted = time.monotonic() + patience, False
         with self._reporting():
@@ -263,19 +225,16 @@ class Oracle:
     error, the calls in progress are finished and stored.
 
     Args:
-        goal: Goal that scores molecules.
         folder: Folder of the run with the journal, created if it is missing. Answers that it holds
             are not computed again. None for a temporary folder.
         workers: Number of child processes; None for one per core. 0 computes in this process,
             without a time limit. A cluster is also possible: each of its workers has one child
             process; if the process of the search dies, the answers of calls in progress are lost.
-        timeout: Seconds per molecule; a longer call fails.
         stop_on_error: True to end the search at the first failed call, which is made again when the
             run is continued. The search itself looks at this attribute.
         note: Function that receives lines for the user, such as one for each failed call.
 
     Attributes:
-        folder: The folder of the run.
         answers: `{canonical SMILES: answer}`, those of earlier runs in the folder included.
         calls: Number of calls that this object has made.
     """
@@ -330,8 +289,7 @@ class Oracle:
 
         The score is called for molecules without an answer, each once; their answers are stored.
 
-        Args:
-            molecules: Canonical SMILES. A molecule in another SMILES would be computed again.
+        A molecule in another SMILES than the canonical one would be computed again.
         """
         molecules = list(molecules)
         new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
@@ -344,9 +302,6 @@ class Oracle:
         """Delete the answers for some molecules, so that their scores are computed again.
 
         They are deleted from `answers` and from the journal.
-
-        Args:
-            molecules: SMILES as in `Answer.smiles`. Those without an answer are ignored.
         """
         molecules = list(molecules)
         self._journal.remove(molecules)
@@ -447,11 +402,8 @@ class ScoreProcess:
     The child starts at the first call and loads the goal once. If the process that started it dies,
     the child ends after its current call.
 
-    Args:
-        function: Pickled function from a SMILES to an `Answer`, packed by
-            `graphcnf.compute.parallel.framed`. With None instead of a SMILES it only loads the
-            goal.
-        timeout: Seconds per molecule.
+    `function` makes an `Answer` of a SMILES, pickled and packed by
+    `graphcnf.compute.parallel.framed`; given None, it only loads the goal.
     """
 
     def __init__(self, function: bytes, timeout: float):
@@ -462,9 +414,6 @@ class ScoreProcess:
         """Return the answer for a molecule, computed in the child process.
 
         A time-out or a crash ends the process, and gives an answer with an `error`.
-
-        Args:
-            smiles: Canonical SMILES of the molecule.
         """
         if self._worker is not None and self._worker.process.poll() is not None:
             self.close()  # the process was killed between two calls

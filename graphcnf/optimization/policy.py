@@ -63,14 +63,7 @@ class Policy:
     The model itself, the prior, is left as it is. Training brings the copy's log-probability of a
     molecule near to that of the prior plus `sigma` times the reward; `update` takes one step.
 
-    Args:
-        flow: The model, which draws molecules atom by atom.
-        learning_rate: Learning rate of AdamW.
-        sigma: Nats that a reward of 1 adds to the target log-probability.
-
     Attributes:
-        prior: The model `flow`, unchanged.
-        model: The trained copy of its graph model.
         nats: `{canonical SMILES: log-likelihood under the prior}` in nats; -inf for a molecule that
             is not learnable. It is saved with a search, since computing it again could round
             differently.
@@ -95,11 +88,7 @@ class Policy:
         Their graphs and their log-likelihoods under the prior (`nats`) are stored in this object.
         So call it for every molecule before `update`, which reads both.
 
-        Args:
-            molecules: M canonical SMILES.
-
-        Returns:
-            M values, True for each molecule that is learnable.
+        The result has a value for each.
         """
         known = self.nats
         others = (s for s in dict.fromkeys(molecules) if s not in self._graphs)
@@ -123,10 +112,6 @@ class Policy:
         The loss is the mean of `(target - log p)^2 / (2 sigma)`. Here `target` is the molecule's
         log-likelihood under the prior, `nats`, plus `sigma` times its reward, and `log p` is that
         under the trained model. The gradient is clipped to norm 1.
-
-        Args:
-            molecules: M canonical SMILES for which `learnable` has returned True.
-            rewards: Reward of each molecule, in [0, 1], (M,).
         """
         packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
@@ -142,17 +127,11 @@ class Policy:
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
         """Draw graphs with the trained model, and return the distinct valid molecules among them.
 
-        Args:
-            count: Number of graphs to draw.
-            sizes: Probability of each number of atoms, (K,): entry n is that of n atoms.
-                The method `sizes` returns it.
-            seed: Integers as `numpy.random.SeedSequence` takes them. The graphs are a function of
-                the seed, `sizes` and the weights.
+        The graphs are a function of the seed, `sizes` and the weights.
 
-        Returns:
-            Canonical SMILES without stereo marks: at most `count`, and fewer where graphs are equal
-            or not valid; [] if none is valid. They are not sorted by size, so the first few of them
-            have the same distribution of sizes as all.
+        SMILES have no stereo marks; there are fewer than `count` where graphs are equal or not
+        valid. They are not sorted by size, so the first few have the same distribution of sizes as
+        all.
         """
         drawn: dict[int, str | None] = {}
         for records, atoms, generators in batches_of_block(range(count), sizes, seed, BATCH):
@@ -164,16 +143,7 @@ class Policy:
 
     @own_modes()
     def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
-        """Draw distinct molecules that contain a fragment, with the trained model.
-
-        Args:
-            count: Number of molecules. Fewer are returned if no further ones are found.
-            fragment: Atoms and bonds that every molecule must contain.
-            seed: Integers as `numpy.random.SeedSequence` takes them.
-
-        Returns:
-            Canonical SMILES.
-        """
+        """Draw up to `count` distinct molecules that contain a fragment, with the trained model."""
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         growth = Growth(
             self.model, self.prior.vocabulary, fragment, seed=number, particles=PARTICLES
@@ -184,19 +154,12 @@ class Policy:
         return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return the probability of each number of atoms for new proposals.
+        """Return the probability of each number of atoms for new proposals, (K,).
 
         It is a mixture: 20 % from the training data of the prior (`SIZES_FROM_PRIOR`), 80 % from
         good molecules. The numbers of atoms of good molecules are blurred by a Gaussian
         (`SIZE_WIDTH`), so that a search can move to sizes that it has not met. Without good
         molecules, those of the training data are returned.
-
-        Args:
-            molecules: Canonical SMILES of the good molecules. Those that are not learnable do not
-                count.
-
-        Returns:
-            (K,), summing to one: entry n is the probability of n atoms.
         """
         prior = self.prior.model.size_prior.probabilities()
         inside = compress(molecules, self.learnable(molecules))
@@ -212,10 +175,9 @@ class Policy:
     def tensors(self) -> dict[str, Tensor]:
         """Return weights and optimizer state, to save them in a file from which a search continues.
 
-        Returns:
-            `{name: tensor}`. For each parameter NAME of the model there is `weight.NAME`. After the
-            first training step there are also `step.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`,
-            the number of steps and the moments of AdamW.
+        For each parameter NAME of the model there is `weight.NAME`. After the first training step
+        there are also `step.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`, the number of steps and
+        the moments of AdamW.
         """
         named = dict(self.model.named_parameters())
         state = {f"weight.{name}": p.detach() for name, p in named.items()}
@@ -225,15 +187,7 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the weights and the state of the optimizer that `tensors` returned.
-
-        Args:
-            tensors: `{name: tensor}` as `tensors` returns it, for a model of the same architecture.
-
-        Raises:
-            KeyError: A parameter is missing.
-            RuntimeError: A tensor has another shape than its parameter.
-        """
+        """Restore the weights and the state of the optimizer that `tensors` returned."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])

@@ -45,12 +45,7 @@ LONGEST_LINE = 1 << 20
 def check_command(command: str) -> list[str]:
     """Split a command into its program and its arguments, and check that the program exists.
 
-    Args:
-        command: The command, such as "python routes.py --steps 5". Quotes work as in a shell, but
-            it is not run by one.
-
-    Returns:
-        The program as given, then each argument.
+    Quotes work as in a shell, but it is not run by one.
     """
     try:
         words = shlex.split(command)
@@ -72,10 +67,8 @@ def routes_of(
     null or left out. `smiles` is the text that was asked for.
 
     Args:
-        smiles: SMILES of the molecules.
-        command: The command, with quotes as in a shell; see `check_command`.
-        folder: Folder of an optimisation, in which the results are stored. Molecules with a stored
-            result of this command are not asked for again.
+        folder: Folder of an optimisation. Molecules with a stored result of this command are not
+            asked for again.
 
     Returns:
         A table and an error. The table has one row per molecule and the columns `route_solved`

@@ -122,11 +122,7 @@ class OptimizationResult:
     def top(self, count: int = 10) -> float:
         """Return the mean of the best scores, a measure of how well the search went.
 
-        Args:
-            count: How many of the best scores; if there are fewer, all of them.
-
-        Returns:
-            The mean; NaN if no call gave a score.
+        If there are fewer, all of them count; NaN if no call gave a score.
         """
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
@@ -135,7 +131,6 @@ class OptimizationResult:
         """Return a table of molecules: all calls in order, or the best, or diverse good ones.
 
         Args:
-            best: Return this many molecules with the highest scores, best first.
             diverse: Return this many molecules that differ from each other. The 2,000 best
                 (`CLUSTERED`) are clustered by similarity. The table begins with the best molecule
                 of each cluster, then come the second best of each, and so on.
@@ -257,15 +252,8 @@ def optimize(
 def among_isomers(stereo: bool | None, goal: Goal, given: Iterable[str]) -> bool:
     """Decide whether a search tells stereoisomers apart.
 
-    Args:
-        stereo: The argument of `optimize`. True and False are returned as they are; None leaves the
-            decision to the other arguments.
-        goal: The goal of the search.
-        given: SMILES to start from, and the fragment if there is one.
-
-    Returns:
-        True if stereoisomers count as different molecules. If `stereo` is None, they do if a
-        fingerprint of the goal distinguishes them or one of the given SMILES has stereo marks.
+    If `stereo` is None, it does if a fingerprint of the goal distinguishes them, or one of the
+    given SMILES, those to start from and the fragment, has stereo marks.
     """
     if stereo is not None:
         return stereo
@@ -285,17 +273,11 @@ def prescreen(
     The calls are made outside the budget of the search.
 
     Args:
-        score: The score, as `optimize` takes it.
-        smiles: SMILES of the library.
-        best: Number of molecules to return.
         stereo: True to score stereoisomers, False to remove stereo marks; None to score
             stereoisomers if a fingerprint of the score distinguishes them.
         **calls: How the score is called, see `Oracle`. Give the `folder` of the search: then an
             interrupted prescreen continues, and the search finds these answers there without new
             calls.
-
-    Returns:
-        Canonical SMILES of the molecules with the highest scores, best first.
 
     Examples:
         >>> prescreen("qed", ["CCO", "CC(=O)Oc1ccccc1C(=O)O"], best=1, workers=0)
@@ -326,9 +308,6 @@ def forget_search(folder: Path) -> None:
 
     The journal of answers stays, so known molecules cost no calls. A folder without a run is left
     as it is.
-
-    Args:
-        folder: Folder of the run.
     """
     if is_claimed(folder, "optimization"):
         with file_lock(inside(folder, RUN_LOCK), folder):
@@ -340,13 +319,8 @@ def check_model_folder(save: Path, folder: Path) -> None:
 
     Nothing is left on the disk: a missing folder is created and removed again.
 
-    Args:
-        save: Folder for the model. It must be new or empty, or hold the model that this run has
-            saved before.
-        folder: Folder of the run. `save` may lie in it, but must not be it.
-
-    Raises:
-        OSError: `save` cannot be created.
+    `save` must be new or empty, or hold the model that this run has saved before. It may lie in the
+    folder of the run, but must not be it.
     """
     if os.path.realpath(save) == os.path.realpath(folder):
         raise UserError(f"{save} is the folder of the run: save to one in it, as {save / 'model'}")
@@ -363,11 +337,6 @@ def save_model(policy: MoleculeFlow, save: Path, folder: Path) -> None:
     """Save the trained model of a run, and note in the run's folder that it may be replaced later.
 
     The note is what lets a continued run write to the same folder: see `check_model_folder`.
-
-    Args:
-        policy: The trained model, `OptimizationResult.policy`.
-        save: Folder for the model, which `check_model_folder` has accepted.
-        folder: Folder of the run.
     """
     place = os.path.relpath(os.path.realpath(save), os.path.realpath(folder))
 
@@ -494,13 +463,7 @@ def _report_failures(answers: list[Answer], first: int, hopeless: bool, oracle: 
 def starting_molecules(smiles: Sequence[str], stereo: bool = False) -> list[str]:
     """Return the distinct molecules from which a search starts, as canonical SMILES.
 
-    Args:
-        smiles: SMILES of the molecules.
-        stereo: True to keep stereo marks; False to remove them.
-
-    Returns:
-        Canonical SMILES in the order given, isomeric with `stereo`. Repeated molecules are left
-        out.
+    They are isomeric with `stereo`, in the order given.
     """
     molecules: dict[str, None] = {}
     with codec.quiet():
@@ -525,17 +488,8 @@ def run_identity(
 
     A run in a folder is continued only if the hash is the same as before.
 
-    Args:
-        goal: Goal of the search.
-        flow: Model from which the search starts.
-        settings: Settings of the search.
-        seed: Seed of the search.
-        start: SMILES that are scored first.
-        rules: Further JSON values on which proposals depend: the fragment, the identity of the
-            filters, and "stereo" in a search among stereoisomers.
-
-    Returns:
-        16 hexadecimal digits.
+    `rules` are further JSON values on which proposals depend: the fragment, the identity of the
+    filters, and "stereo" in a search among stereoisomers. The hash has 16 hexadecimal digits.
     """
     content = {
         "goal": goal.identity,

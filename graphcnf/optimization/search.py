@@ -82,7 +82,6 @@ class SearchSettings:
     """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md).
 
     Attributes:
-        batch: Molecules to score in a round.
         first: Molecules that the policy draws for the first round, and for later ones as long as
             all scores are equal.
         every: The policy is trained in every `every`-th round (8: in rounds 0, 8, 16, ...), and
@@ -90,12 +89,8 @@ class SearchSettings:
             if there are too few new offspring, or if no score tells which molecules are good.
         sampled: How many graphs the policy draws in such a round, as a multiple of the molecules
             that are scored until the next such round (`every * batch`).
-        bred: Offspring to breed in a round, as a multiple of `batch`.
         parents: So many of the best molecules can be parents.
         replay: So many of the best molecules are those from which the policy learns.
-        steps: Training steps of the policy each time; 0 for no training.
-        step_size: Molecules in a training step.
-        learning_rate: Learning rate of the policy.
         sigma: Nats that a reward of 1 adds to the log-probability to which the policy is trained.
         fitted: Largest number of molecules to which the surrogate is fitted: half of them the best,
             half drawn from the rest. 0 for no surrogate: proposals are then chosen at random.
@@ -103,7 +98,6 @@ class SearchSettings:
             chosen. Larger values prefer molecules about which the surrogate is uncertain.
         per_scaffold: Largest number of molecules of one scaffold among the best, to keep them
             diverse; 0 for any number.
-        most_atoms: Largest number of heavy atoms of offspring.
     """
 
     batch: Positive = 20
@@ -134,18 +128,12 @@ def offspring(
     The operators are those of the package mol_ga (Jensen 2019, Chem. Sci. 10, 3567; Tripp &
     Hernandez-Lobato 2023, arXiv 2310.09267).
 
-    Args:
-        first: SMILES of a parent.
-        second: SMILES of the other parent, which mutations do not use.
-        seed: Integers as `numpy.random.SeedSequence` takes them. The child is a function of the
-            seed and the parents.
-        most_atoms: Largest number of heavy atoms of the child.
-        stereo: True to keep the stereo marks of the parents' atoms. Some children are then the
-            first parent with one mark changed (`isomer`). False to return a SMILES without marks.
+    The child is a function of the seed and the parents; None if it is not one connected molecule
+    without radicals, or has too many atoms.
 
-    Returns:
-        Canonical SMILES. None if the child is not one connected molecule without radicals, or has
-        too many atoms.
+    Args:
+        stereo: True to keep the stereo marks of the parents' atoms. Some children are then the
+            first parent with one mark changed (`isomer`).
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
@@ -167,12 +155,7 @@ def offspring(
 def isomer(smiles: str, random: Random) -> str | None:
     """Change a molecule to a stereoisomer: set another mark at one random stereo element.
 
-    Args:
-        smiles: SMILES of the molecule. The marks of its other stereo elements stay.
-        random: Random generator that chooses the element, and the mark if the element had none.
-
-    Returns:
-        Canonical isomeric SMILES; None if the molecule has no stereo element.
+    The marks of its other stereo elements stay. None if the molecule has no stereo element.
     """
     one, marks = split_stereo(parse(smiles))
     if not marks:
@@ -190,13 +173,10 @@ class ReplayMemory:
     further isomers are worth a call (`tells_isomers`).
 
     Attributes:
-        per_scaffold: Largest number of molecules of one scaffold that `best` returns; 0 for any
-            number.
         smiles: Canonical SMILES of the molecules, isomeric in a search with stereo.
         sources: Where each molecule comes from: "start" (given by the user), "model" (drawn by the
             policy) or "genetic" (offspring).
         scores: Score of each molecule; NaN for failed calls.
-        known: The molecules of `smiles` as a set.
         graphs: `{SMILES without stereo marks: score}`, with the score of the first isomer that was
             added.
         isomers: `{True: number, False: number}` of molecules that are a further isomer of a known
@@ -216,13 +196,7 @@ class ReplayMemory:
         return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
-        """Append a molecule that is not in the memory yet.
-
-        Args:
-            smiles: Canonical SMILES, isomeric in a search with stereo.
-            source: Where it comes from: "start", "model" or "genetic".
-            score: Its score; NaN for a failed call.
-        """
+        """Append a molecule that is not in the memory yet."""
         self.known.add(smiles)
         self.smiles.append(smiles)
         self.sources.append(source)
@@ -243,16 +217,10 @@ class ReplayMemory:
         return self.isomers[True] <= self.isomers[False] + len(self) // 100
 
     def best(self, count: int) -> np.ndarray:
-        """Return the indices of the molecules with the highest scores, best first.
+        """Return at most `count` indices of the molecules with the highest scores, best first.
 
         Failed calls are left out. Of one scaffold at most `per_scaffold` molecules are returned. Of
         equal scores the earlier one comes first.
-
-        Args:
-            count: Largest number of molecules.
-
-        Returns:
-            Indices into `smiles` and `scores`, (M,) int64 with M <= `count`.
         """
         scores = np.array(self.scores)
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
@@ -270,14 +238,7 @@ class ReplayMemory:
 
 @lru_cache(maxsize=100_000)
 def without_marks(smiles: str) -> str:
-    """Remove the stereo marks from a molecule.
-
-    Args:
-        smiles: Canonical isomeric SMILES.
-
-    Returns:
-        Canonical SMILES without marks, the same for all stereoisomers.
-    """
+    """Remove the stereo marks from a molecule: the same SMILES for all stereoisomers."""
     return canonical_smiles(parse(smiles)) if "stereo" in find_dropped(smiles) else smiles
 
 
@@ -294,12 +255,6 @@ def rank_probabilities(count: int) -> np.ndarray:
     Rank k of K = `count`, from 0 for the best, has a probability proportional to `1 / (0.01 K +
     k)`. So the best 1 % (`RANK_SHARE`) are equally probable within a factor of 2. The weights are
     those of weighted retraining (Tripp et al. 2020, arXiv 2006.09191).
-
-    Args:
-        count: Number of molecules, from 1.
-
-    Returns:
-        (count,), summing to one.
     """
     weights = 1 / (RANK_SHARE * count + np.arange(count)) if count > 1 else np.ones(count)
     return weights / weights.sum()
@@ -312,18 +267,12 @@ class Search:
 
     Args:
         policy: Generative model that draws molecules; `learn` trains it in place.
-        settings: Numbers of molecules, training steps and so on.
-        seed: Seed of all random numbers.
         start: Canonical SMILES that are proposed first. The fragment and the filters do not apply
             to them.
-        fragment: Fragment that all other proposals contain, or None.
-        filters: Filters that all other proposals pass.
         stereo: Model that draws stereo marks at the stereo elements of proposals; marks of the
             fragment, and marks that offspring inherit, are kept. None for a search without marks.
 
     Attributes:
-        memory: Scored molecules.
-        round: Number of the round, from 0.
         given: The molecules of `start` and the fragment. A reactive group that one of them has is
             no reason to reject a proposal.
         outcomes: How the molecules that contain the fragment fared with the filters, `{outcome:
@@ -357,12 +306,7 @@ class Search:
         them are equal. Otherwise the surrogate chooses among molecules of the policy and offspring.
         Neither memory nor policy is changed; `outcomes` counts what the filters said.
 
-        Args:
-            count: Number of calls that are left: the largest number of molecules to return.
-
-        Returns:
-            Pairs (SMILES, source) with the source "start", "model" or "genetic"; [] if none was
-            found.
+        The source is "start", "model" or "genetic"; [] if none was found.
         """
         settings = self.settings
         waiting = [s for s in self.start if s not in self.memory.known]
@@ -415,10 +359,6 @@ class Search:
 
         In round 0, and then in every `every`-th round, it also trains the policy on the best
         molecules so far, unless `propose` still asks the policy alone.
-
-        Args:
-            proposed: Pairs (SMILES, source) as `propose` returned them.
-            scores: Score of each; NaN for failed calls.
         """
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)

@@ -52,9 +52,7 @@ class Record(NamedTuple):
     def is_sound(self) -> bool:
         """Return True if the attributes have the types that they should have, after reading a file.
 
-        Raises:
-            TypeError: `reached` does not even have pairs as values.
-            AttributeError: `reached` is no dictionary.
+        It raises TypeError or AttributeError if `reached` does not even have pairs as values.
         """
         types = {"number": int, "strict": bool, "refusal": str, "text": str}
         return (
@@ -67,9 +65,7 @@ class Record(NamedTuple):
 class DrawnBlock(NamedTuple):
     """A block, records that were drawn together.
 
-    Attributes:
-        records: Its records, at least one, in the order of their numbers.
-        seconds: Wall time from the end of the block before to the end of this one, in seconds.
+    `seconds` is the wall time from the end of the block before to the end of this one.
     """
 
     records: list[Record]
@@ -89,14 +85,9 @@ class Blocks:
     which is there from the first `put` on. Only the process that holds the `output_lock` of `out`
     may use this object.
 
-    Args:
-        out: The file of the sample, which need not exist yet.
-        manifest: JSON values that determine the records. Blocks that were stored with another
-            manifest belong to another sample.
-        force: True to delete the blocks of another sample, if there are any.
-
-    Attributes:
-        graphs: Number of records in the blocks that were read or written so far.
+    `manifest` determines the records: blocks stored with another one belong to another sample,
+    which `force` deletes. `graphs` counts the records in the blocks that were read or written so
+    far.
     """
 
     def __init__(self, out: Path, manifest: dict[str, Any], force: bool):
@@ -119,14 +110,7 @@ class Blocks:
                 self.clear()
 
     def get(self, numbers: range) -> DrawnBlock | None:
-        """Read a block.
-
-        Args:
-            numbers: Numbers of its records.
-
-        Returns:
-            The block; None if it is not there, or if it is damaged, which a note on stderr says.
-        """
+        """Read a block; None if it is missing, or damaged, which a note on stderr says."""
         path = self._path(numbers)
         try:
             content = json.loads(gunzip(read_file(path, LARGEST_TEXT)))
@@ -146,14 +130,7 @@ class Blocks:
         return None
 
     def put(self, block: DrawnBlock) -> None:
-        """Write a block. Once this returns, the block survives if the process is killed.
-
-        Args:
-            block: The block, whose file is named by the numbers of its records.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write a block. Once this returns, the block survives if the process is killed."""
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
             self.folder.mkdir(exist_ok=True)

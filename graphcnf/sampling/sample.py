@@ -67,13 +67,10 @@ class Recipe:
     """Options that, with the model and the number of a record, determine the text of the record.
 
     Attributes:
-        seed: Seed of the sample.
-        temperature: Temperature of the sample.
         sizes: Lowest and highest number of atoms; None for those of the training data.
         kind: Kind of text: "smi", "csv", "sdf" or "jsonl".
         columns: Names of the values that are written of a record.
         everything: True to write invalid graphs and repeats as well.
-        properties: Properties of molecules to compute, which are also among the columns.
         targets: Target value of each condition of the model, in their order and units; the value is
             None for a condition without a target. None instead of the tuple for no targets at all.
         best_of: Number of graphs that are drawn for each record, of which the one nearest to the
@@ -95,11 +92,7 @@ class Recipe:
     stereo: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON values, to compare it with that of another sample.
-
-        Returns:
-            `{attribute: value}`. Equal dictionaries determine equal records.
-        """
+        """Return the recipe as JSON values; equal dictionaries determine equal records."""
         return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 
 
@@ -115,11 +108,10 @@ class Exhausted(UserError):
 class SampleCounts:
     """Counts of a sample so far; also stored in the descriptions of shards.
 
+    `sampled` counts all records, `valid` the connected valid molecules; `seconds` is the wall time
+    of drawing, over all interrupted runs.
+
     Attributes:
-        sampled: Number of records.
-        valid: Number of records that are connected valid molecules.
-        written: Number of records that are written.
-        seconds: Wall time of drawing in seconds, over all interrupted runs.
         outcomes: Counter of the valid molecules by the filter that refused them, `{refusal:
             number}`; the key "" counts those that pass. See `Filters.refusal`.
         reached: `{property with a target: [target, number, sum of values, sum of absolute
@@ -137,9 +129,6 @@ class SampleCounts:
         """Count a record that was drawn, in place, whether or not it is written.
 
         For a record that is written, call `add_written` as well.
-
-        Args:
-            record: The record.
         """
         self.sampled += 1
         self.valid += record.strict
@@ -147,11 +136,7 @@ class SampleCounts:
             self.outcomes[record.refusal] += 1
 
     def add_written(self, record: Record) -> None:
-        """Count a record that is written, and how far its properties are from their targets.
-
-        Args:
-            record: The record, whose `reached` has the targets and the values.
-        """
+        """Count a record that is written, and how far its properties are from their targets."""
         self.written += 1
         for name, (asked, value) in record.reached.items():
             self._add_reached(name, [asked, 1, value, abs(value - asked)])
@@ -159,9 +144,8 @@ class SampleCounts:
     def add_counts(self, other: SampleCounts) -> None:
         """Add the counts of another part of the sample, in place.
 
-        Args:
-            other: Counts of the part, with the same targets in `reached`. A molecule that both
-                parts have written counts twice, in `written` and in the sums of `reached`.
+        With the same targets. A molecule that both parts have written counts twice, in `written`
+        and in the sums of `reached`.
         """
         self.sampled += other.sampled
         self.valid += other.valid
@@ -179,10 +163,7 @@ class SampleCounts:
     def figures(self, distinct: bool, filters: Collection[str], best_of: int = 1) -> dict[str, Any]:
         """Return the counts, and shares of them, by name, as in JSON.
 
-        Args:
-            distinct: False if repeats are written.
-            filters: Names of the single filters, the keys of `Filters.checks`.
-            best_of: Number of graphs that were drawn for each record.
+        `filters` are the keys of `Filters.checks`; `distinct` is False if repeats are written.
 
         Returns:
             - "sampled", "strict_valid", "accepted" (valid and passing all filters), "written",
@@ -218,13 +199,7 @@ class SampleCounts:
         }
 
     def summary(self, distinct: bool, filters: Collection[str], best_of: int = 1) -> str:
-        """Return a one-line summary, with the share of molecules that passes each filter.
-
-        Args:
-            distinct: False if repeats are written.
-            filters: Names of the single filters, the keys of `Filters.checks`.
-            best_of: Number of graphs that were drawn for each record.
-        """
+        """Return a one-line summary, with the share of molecules that passes each filter."""
         figures = self.figures(distinct, filters, best_of)
         passed = passing_text(filters, self.outcomes)
         shown = f", of these {passed}" if passed else ""
@@ -239,13 +214,8 @@ class SampleCounts:
 def asked_text(figures: dict[str, Any]) -> str:
     """Return phrases for a summary: how near the sample came to the targets, and at what cost.
 
-    Args:
-        figures: What `SampleCounts.figures` returned.
-
-    Returns:
-        A phrase on each property with a target, such as "; logp=2.5 requested, mean 2.48, mean
-        absolute error 0.11", and how many draws each molecule is the nearest of; "" without such
-        properties.
+    Such as "; logp=2.5 requested, mean 2.48, mean absolute error 0.11", and how many draws each
+    molecule is the nearest of; "" without targets.
     """
     asked = "".join(
         f"; {name}={found['value']:g} requested, mean {found['mean']:.4g}, "
@@ -263,16 +233,8 @@ class Sample:
     """A sample of a molecule model. Call `write` or `save`, once, to draw it.
 
     Args:
-        model: Model to draw from.
-        recipe: Options that determine the records and their text.
-        records: Numbers of the records to draw from.
         number: Number of records to write, after which drawing stops; None to draw all of
             `records`.
-        workers: Number of processes, or a cluster; None for a number that suits the size of the
-            sample.
-
-    Attributes:
-        counts: Counts of the records so far.
     """
 
     def __init__(
@@ -295,11 +257,7 @@ class Sample:
     def write(self, stream: TextIO) -> None:
         """Draw the sample into a text stream, which is flushed after each block.
 
-        Args:
-            stream: The stream. A progress bar is shown on stderr unless the stream is a terminal.
-
-        Raises:
-            Exhausted: Drawing was given up before `number` records were written.
+        `Exhausted` is raised if drawing is given up before `number` records are written.
         """
         # A progress bar would be mixed up with molecules on the same terminal.
         self._write(stream, self._drawn(self._ranges()), hidden=stream.isatty())
@@ -318,15 +276,11 @@ class Sample:
         complete, and the blocks are deleted.
 
         Args:
-            out: File to write.
             convert: Function that converts the text (first path) into the file (second path), such
                 as `conversion` returns; None if the file is the text.
             beside: Function that is called with the temporary path of the whole file before it gets
                 its name `out`, to write something beside it.
             force: True to delete an unfinished sample of this file with other options.
-
-        Raises:
-            Exhausted: Drawing was given up; what was drawn is kept.
         """
         manifest = {
             "model": model_digest(self.model),
@@ -438,15 +392,8 @@ def _timed(drawn: Iterable[list[Record]]) -> Iterator[DrawnBlock]:
 def block_records(model: GraphModel, recipe: Recipe, block: range) -> list[Record]:
     """Draw a block of records; worker processes call it.
 
-    Args:
-        model: Model to draw from.
-        recipe: What is drawn and written.
-        block: Numbers of the records.
-
-    Returns:
-        The records in the order of their numbers. The text is "" for graphs that `recipe` does not
-        let through. A repeat of a molecule has a text, since repeats are only found when the text
-        is written.
+    The text is "" for graphs that the recipe does not let through. A repeat of a molecule has a
+    text, since repeats are only found when the text is written.
     """
     graphs, molecules = draw_nearest(
         MoleculeModel(model),
@@ -509,17 +456,8 @@ def molecule_log_likelihoods(
 
     Each bound is one draw, with noise that is a function of the seed and the record's number.
 
-    Args:
-        model: Model of the graphs.
-        graphs: The M graphs of the block.
-        block: Numbers of the records.
-        strict: True for records that are valid molecules, (M,) bool.
-        seed: Seed of the noise.
-        targets: Target value of each condition of the model; the value is None for a condition
-            without a target. None instead of the sequence for no targets at all.
-
-    Returns:
-        Nats, rounded to four decimals, or None, (M,) object. None also where a bound is not finite.
+    The result is (M,) object: nats, rounded to four decimals, or None, also where a bound is not
+    finite. `targets` has None for a condition without a target.
     """
     with one_thread(model.device):
         nats = log_prob_in_batches(
@@ -545,12 +483,7 @@ def molecule_log_likelihoods(
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:
     """Yield the blocks of the first `number` records; the last one may be shorter.
 
-    Args:
-        number: Number of records.
-        together: Number of blocks that become one range, to be drawn together.
-
-    Yields:
-        Ranges of record numbers, from 0 on without gaps; none if `number` is 0.
+    With `together`, so many blocks become one range, to be drawn together.
     """
     needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
@@ -561,14 +494,8 @@ def sampling_processes(model: GraphModel, records: float, workers: Workers = Non
 
     It is one process for a model on a GPU, and never more processes than blocks.
 
-    Args:
-        model: Model to draw from.
-        records: Number of graphs that are about to be drawn.
-        workers: Largest number of processes, or a cluster; None for one per core, if there are at
-            least `WORTHWHILE` (1,000) records for each, which is worth their start.
-
-    Returns:
-        The number, at least 1; a cluster as it is.
+    `workers` is the largest number of processes, or a cluster; None for one per core, if there are
+    at least `WORTHWHILE` (1,000) records for each.
     """
     if workers is not None and not isinstance(workers, int):
         return workers

@@ -55,10 +55,7 @@ ShardFile = tuple[Path, Shard]
 class NoShard(ValueError):
     """Raised if a file is not a whole shard; the message says why.
 
-    Args:
-        reason: Why, in a few words.
-        shard: Its description if that could be read, so that a report can name the shard; else
-            None.
+    `shard` is its description if that could be read, so that a report can name it.
     """
 
     def __init__(self, reason: str, shard: Shard | None = None):
@@ -71,13 +68,7 @@ def share_of(records: range, part: int, parts: int) -> range:
 
     No block is drawn by two parts. The numbers of blocks of the parts differ by at most one.
 
-    Args:
-        records: Numbers of the records of all parts.
-        part: Number of the part, 1 to `parts`.
-        parts: Number of parts.
-
-    Returns:
-        The records of the part; some parts are empty if there are fewer blocks than parts.
+    Some are empty if there are fewer blocks than parts.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
@@ -102,16 +93,8 @@ def shards_of(
 
     If all shards are drawn, their files are numbered: m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
-    Args:
-        model: Model to draw from.
-        recipe: Options of the sample.
-        sample: Numbers of the records of all shards.
-        out: File of the shard, or the name from which those of all shards are made.
-        number: Number of the shard to draw, 1 to `parts`; 0 for all shards.
-        parts: Number of shards.
-
-    Returns:
-        For each shard its file, and its description without `progress`, `bytes` and `sha256`.
+    `number` is that of the shard to draw, from 1; 0 for all. `progress`, `bytes` and `sha256` are
+    left out of the descriptions.
     """
     if parts > (most := block_count(sample)):
         raise UserError(
@@ -136,14 +119,7 @@ def shards_of(
 
 
 def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
-    """Write the description of a shard that has been drawn, before its file gets its name.
-
-    Args:
-        out: The name that the shard's file will have.
-        shard: Its description, without `progress`, `bytes` and `sha256`.
-        sample: The sample, which has been drawn.
-        file: The shard's file, under its temporary name.
-    """
+    """Write the description of a shard that has been drawn, before its file gets its name."""
     content = {**shard, "progress": vars(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
@@ -153,10 +129,6 @@ def is_complete(out: Path, shard: Shard) -> bool:
 
     It is so if the description beside the file says the same as `shard`, apart from the machine
     (`environment`), and if the file has the length and checksum of its description.
-
-    Args:
-        out: File of the shard.
-        shard: Description of the shard that is asked for, as `shards_of` returns it.
     """
     try:
         found = read_json(inside(out.parent, _described(out).name))
@@ -239,9 +211,6 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
 
     If they belong to several samples, the one with the most files is taken.
 
-    Args:
-        paths: The files, in any order, with their descriptions beside them.
-
     Returns:
         - File and description of each intact shard of the sample, in the order of their records.
         - Problems: a line for each file that is left out, and for each missing shard.
@@ -300,13 +269,8 @@ def _sample_of(shard: Shard) -> dict[str, Any]:
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
     """Add up the counts of shards.
 
-    Args:
-        shards: Files and descriptions of the shards.
-
-    Returns:
-        Counts of the whole sample. `seconds` is the sum over shards, also of those that were drawn
-        at the same time. `written`, the number of records in the files, and `reached`, how near
-        these are to the targets of properties, count a molecule of several shards several times.
+    `seconds` is the sum over shards, also of those drawn at the same time. `written` and `reached`
+    count a molecule of several shards several times.
     """
     counts = SampleCounts()
     for _, shard in shards:
@@ -317,13 +281,8 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
     """Yield the text of the merged file: its header, then one record after the other.
 
-    Args:
-        shards: Files and descriptions of the shards, in the order of their records.
-        counts: Counts of the sample; `written` is set to the number of records so far, in place.
-        unique: True to leave out repeats of a molecule; graphs without SMILES stay.
-
-    Yields:
-        A header, if files of this kind have one, then the text of each record with its line break.
+    `counts.written` is set to the number of records so far, in place. `unique` leaves out repeats
+    of a molecule; graphs without SMILES stay.
     """
     counts.written, seen, recipe = 0, HashSet(), shards[0][1]["recipe"]
     kind, columns = recipe["kind"], recipe["columns"]

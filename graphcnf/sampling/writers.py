@@ -45,9 +45,6 @@ TYPES = {
 def plain_kind(kind: str) -> str:
     """Return the kind of text from which a file is made.
 
-    Args:
-        kind: Ending of the file without the dot, one of `KINDS`.
-
     Examples:
         >>> plain_kind("csv.gz"), plain_kind("parquet")
         ('csv', 'jsonl')
@@ -62,13 +59,8 @@ def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False)
     with `everything`, "record" comes after it. Other files begin with "record", "smiles".
 
     Args:
-        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
-        more: Further columns, at the end.
         everything: True to add "strict", "largest_fragment" and "atoms", which tell valid from
             invalid graphs.
-
-    Returns:
-        The names.
 
     Examples:
         >>> columns_of("csv", ["qed"])
@@ -87,13 +79,6 @@ def header(kind: str, columns: Sequence[str]) -> str:
     """Return the header line of a file of molecules, or "" if files of its kind have none.
 
     A .csv file has one; a .smi file of several columns has a comment in place of one.
-
-    Args:
-        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
-        columns: Names of the columns.
-
-    Returns:
-        The line, with its line break.
     """
     if kind == "smi" and len(columns) > 1:
         return "# " + "\t".join(columns) + "\n"
@@ -154,17 +139,7 @@ columns, in their order."""
 
 
 def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the records of a file, as text and SMILES, to merge files without parsing all of it.
-
-    Args:
-        lines: Lines of the file with their line breaks, the header included.
-        kind: Plain kind: "smi", "csv", "sdf" or "jsonl".
-        columns: Names of the columns, "smiles" among them.
-
-    Yields:
-        - Text of the record as it stands: one line, or several of an .sdf file.
-        - Its SMILES; "" if it has none.
-    """
+    """Yield text and SMILES ("" for none) of a file's records, to merge files without parsing."""
     lines = iter(lines)
     if header(kind, columns):
         next(lines, None)
@@ -195,14 +170,9 @@ def conversion(
     """Return the function that converts text of the plain kind to a file of a kind.
 
     Args:
-        kind: Ending of the file without the dot, one of `KINDS`, such as "csv.gz".
-        columns: Names of the columns of the file.
         types: Types of Parquet columns by name, such as "int64"; for other columns those in
             `TYPES`, else float64. None for none.
-
-    Returns:
-        Function of the text file and the file to write, both paths. None if the text is the file,
-        as for "csv".
+    None if the text is the file, as for "csv".
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)
@@ -229,12 +199,8 @@ def to_parquet(
 ) -> None:
     """Convert a .jsonl file to Parquet.
 
-    Args:
-        source: The .jsonl file.
-        target: The Parquet file to write.
-        columns: Names of the columns.
-        types: Types of columns by name, such as "int64"; for other columns those in `TYPES`, else
-            float64. None for none.
+    `types` are those of columns by name, such as "int64"; for others those in `TYPES`, else
+    float64.
     """
     check_parquet()
     import pyarrow as pa
@@ -255,13 +221,7 @@ def to_parquet(
 def open_text(path: Path, convert: Conversion = None) -> Iterator[TextIO]:
     """Context with a text stream; when the block ends, its text becomes the file.
 
-    Args:
-        path: The file, which is replaced.
-        convert: Function that converts the text (first path) into the file (second path), as
-            `conversion` returns it; None if the file is the text.
-
-    Yields:
-        The stream, in UTF-8, with line breaks as they are written.
+    `convert` makes the file (second path) of the text (first path); None if the file is the text.
     """
     text = path if convert is None else path.with_name(f"{path.name}.text")
     try:
@@ -280,15 +240,6 @@ def open_lines(path: Path) -> Iterator[Iterable[str]]:
 
     The rows of a Parquet file become lines of JSON, as in .jsonl. The kind is told by the first
     bytes of the content, not by the name.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The lines, read while they are asked for.
-
-    Raises:
-        OSError: The file is missing, or no regular file.
     """
     with open_input(path) as file:
         magic = file.read(4)
