@@ -393,6 +393,7 @@ def stereo_figures(summary: Summary, source: str, training: np.ndarray | None) -
     """Return figures about the stereo marks of strictly valid molecules.
 
     Returns:
+        - "chain", "ring", "double", "marks", "kept": see `graphcnf.stereo.marks.mark_figures`;
         - "uniqueness": share of distinct stereoisomers;
         - "novelty": share of stereoisomers that are no training molecules, see `isomer_novelty`;
           None without `training`, or without shipped stereo weights for this data set;
