@@ -19,6 +19,7 @@ from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
 from graphcnf.molecule_flow import MoleculeFlow
 from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.molecule_model import shipped_stereo
 from graphcnf.molecules.vocabulary_building import bond_orders
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import forget_search, optimize, prescreen
@@ -30,7 +31,6 @@ from graphcnf.optimization.search import (
     rank_probabilities,
 )
 from graphcnf.scripts.benchmarks.optimization import top_auc, top_means
-from graphcnf.stereo.stereo_flow import shipped_stereo
 
 SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
 

@@ -12,7 +12,8 @@ import torch
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError
 from graphcnf.molecule_flow import MoleculeFlow
-from graphcnf.stereo.stereo_flow import StereoFlow, shipped_stereo
+from graphcnf.molecules.molecule_model import shipped_stereo
+from graphcnf.stereo.stereo_flow import StereoFlow
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.loop import Run
 

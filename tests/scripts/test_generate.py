@@ -153,10 +153,10 @@ def test_gives_up_and_leaves_the_old_file(refused, model_folder, monkeypatch, su
 
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
     from graphcnf.graphs import GraphModel
+    from graphcnf.molecules.molecule_model import shipped_stereo
     from graphcnf.pretrained import model_digest
     from graphcnf.sampling.sample import Recipe
     from graphcnf.sampling.writers import columns_of
-    from graphcnf.stereo.stereo_flow import shipped_stereo
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     model = GraphModel.from_pretrained(model_folder)

@@ -140,8 +140,8 @@ def test_what_cannot_be_asked_is_one_line(graphcnf, trained, options, message):
 
 
 def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
+    from graphcnf.chemistry import properties as computed
     from graphcnf.datasets import load_zinc250k
-    from graphcnf.molecules import properties as computed
     from graphcnf.training.experiments import property_values
 
     dataset, names = load_zinc250k(), ["qed", "logp"]

@@ -14,6 +14,7 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import UnparsableSmiles, without_stereo
+from graphcnf.molecules.molecule_model import shipped_stereo
 from graphcnf.stereo.marks import (
     FORCED,
     StereoTemplate,
@@ -23,7 +24,7 @@ from graphcnf.stereo.marks import (
     split_renumbered,
     split_stereo,
 )
-from graphcnf.stereo.stereo_flow import StereoContext, StereoFlow, StereoGraphs, shipped_stereo
+from graphcnf.stereo.stereo_flow import StereoContext, StereoFlow, StereoGraphs
 from graphcnf.testing import assert_stepping_agrees
 
 PLAIN = [
