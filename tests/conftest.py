@@ -7,8 +7,10 @@ import signal
 import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
+from counted_lines import lines_of
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, however slow the machine is.
@@ -58,6 +60,15 @@ def pytest_terminal_summary(terminalreporter):
             f"bad input: {sum(found.values()):,} cases, tracebacks {bad['traceback']}, raw "
             f"messages {bad['raw']}, silent acceptances {bad['accepted']}, otherwise wrong {others}"
         )
+    root = Path(__file__).resolve().parent.parent
+    folders = [root / "datasets", root / "scripts", *(root / "graphcnf").iterdir()]
+    shares = {}
+    for folder in sorted(folder for folder in folders if folder.is_dir()):
+        lines = [lines_of(path) for path in folder.rglob("*.py")]
+        said, code = map(sum, zip(*lines, strict=True)) if lines else (0, 0)
+        if code:
+            shares[folder.name] = f"{folder.name} {said / code:.2f}"
+    terminalreporter.write_line("docstring lines per line of code: " + ", ".join(shares.values()))
 
 
 @pytest.fixture(autouse=True)

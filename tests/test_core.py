@@ -1,6 +1,5 @@
 """The border: how much is loaded to draw and score molecules, and that wings can be taken off."""
 
-import ast
 import importlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from counted_lines import lines_of
 from test_package import ROOT, WINGS
 
 MOST_LINES = 4_000
@@ -34,21 +34,6 @@ BUILT_ON = {
     "training": {"discrete"},
 }  # fmt: skip
 """Wings of which files need a wing at import, directly or through another one."""
-
-
-def lines_of_code(path):
-    """Number of lines that are neither blank nor comments nor docstrings."""
-    text = path.read_text()
-    said = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            said |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") and number not in said
-        for number, line in enumerate(text.split("\n"), 1)
-    )
 
 
 def drawn():
@@ -117,7 +102,7 @@ def whole(tmp_path_factory):
 
 def test_the_core_is_small(whole):
     files = [Path(name).resolve() for name in whole[1] if name.endswith(".py")]
-    counts = {str(path.relative_to(ROOT)): lines_of_code(path) for path in files}
+    counts = {str(path.relative_to(ROOT)): lines_of(path)[1] for path in files}
     parts = {name.split("/")[1] for name in counts}
     print(f"core: {sum(counts.values()):,} lines of code in {len(counts)} files")
     for name, count in counts.items():
