@@ -37,7 +37,7 @@ WINGS = {
     "compute": set(),
     "exchange": set(),
     "chemistry": {"compute"},
-    "stereo": {"chemistry"},
+    "stereo": set(),
     "design": {"chemistry", "stereo"},
     "images": {"compute"},
     "baselines": {"images"},
@@ -46,7 +46,7 @@ WINGS = {
     "sampling": {"chemistry", "compute"},
     "evaluation": {"chemistry", "compute", "sampling", "datasets", "stereo"},
     "training": {"chemistry", "compute", "datasets", "design", "images", "stereo"},
-    "discrete": {"compute", "exchange", "hub", "training"},
+    "discrete": {"exchange", "hub", "training"},
     "optimization": {"chemistry", "compute", "stereo", "design"},
     "estimators": {"discrete"},
 }

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from rdkit import Chem
 
-from graphcnf.chemistry.standardize import charge_states_of, standardized
+from graphcnf.chemistry.standardize import charge_states_of, cut_off, standardized
 from graphcnf.chunks import chunked
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.errors import UserError
@@ -123,8 +123,6 @@ def _score(
         reasons[inside[k]] = _impossible(flow, graphs.subset([k]))
     for number, reason in enumerate(reasons) if states is not None else ():
         if reason is not None and number not in refused:
-            from graphcnf.chemistry.standardize import cut_off
-
             with codec.quiet():
                 lost = cut_off(str(text[number]), molecules[number])
             reasons[number] = f"{reason}; standardizing cut off {lost}" if lost else reason

@@ -158,8 +158,8 @@ class MoleculeModel:
         A record depends on nothing but the model, the seed, its number and the other arguments. So
         a sample can be divided among processes.
 
-        Stereo marks are drawn for valid molecules, if the model has `stereo`: `isomer` of the
-        molecule.
+        With `stereo`, the `isomer` of a valid molecule is its SMILES with marks drawn, if the model
+        has a density of them.
 
         Args:
             atoms: Lowest and highest number of heavy atoms, between which the sizes have the
