@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled, unscaled
 from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
 from graphcnf.flows.transform import Generators, Noise, draw_noise
-from graphcnf.images.image_model import ImageLatents, ImageModel
+from graphcnf.images.image_model import ImageModel
 from graphcnf.images.image_networks import channels_last
 from graphcnf.limits import Range
 
@@ -161,14 +161,14 @@ class VAE(ImageModel):
         return self._pixels(z).sample(uniform, temperature)
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> ImageLatents:
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Encode images to the means of q(z|x)."""
-        return ImageLatents(self._posterior(x)[0])
+        return (self._posterior(x)[0],)
 
     @torch.no_grad()
-    def decode(self, latents: ImageLatents) -> Tensor:
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Decode latents to images: the mean of P(x|z), so nothing is drawn."""
-        return self._pixels(latents.z).mean()
+        return self._pixels(latents[0]).mean()
 
 
 # `GAN.encode`: number of random latents, then steps and learning rate of Adam from the nearest.
@@ -246,10 +246,10 @@ class GAN(ImageModel):
     def _sample(self, count: int, temperature: float, generator: Generators) -> Tensor:
         options = {"generator": generator, "device": self.device, "dtype": self.dtype}
         z = temperature * draw_normal((count, self.latent_size), **options)
-        return self.decode(ImageLatents(z))
+        return self.decode((z,))
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> ImageLatents:
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Search for latents whose images are near given ones.
 
         It is gradient descent on the squared distance, 100 steps of Adam (Zhu et al. 2016, arXiv
@@ -267,9 +267,9 @@ class GAN(ImageModel):
                 distance = (self.generator(z) - x).square().sum()
                 (z.grad,) = torch.autograd.grad(distance, z)
             optimizer.step()
-        return ImageLatents(z.detach())
+        return (z.detach(),)
 
     @torch.no_grad()
-    def decode(self, latents: ImageLatents) -> Tensor:
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Decode latents to images by the generator."""
-        return unscaled(self.generator(latents.z), self.levels)
+        return unscaled(self.generator(latents[0]), self.levels)

@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "logistic_mixture_inverse": "mixture_of_logistics",
         "ChannelsFirst": "pixels",
         "Checkerboard": "pixels",
+        "MultiScale": "pixels",
         "Split": "pixels",
         "Squeeze": "pixels",
         "RationalQuadraticCoupling": "spline",

@@ -6,12 +6,14 @@ Other transforms of this package have the channels last. Images have no padding:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
-from graphcnf.flows.composition import SequentialBijection
+from graphcnf.flows.composition import Sequential, SequentialBijection
 from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dtype, zero_log_term
 
 
@@ -87,9 +89,8 @@ class Checkerboard(Squeeze):
 class Split(Transform):
     """Multi-scale split `z = x[:, :keep]` with the log term `log p(rest)`.
 
-    `keep` is half of the channels, rounded up. The *rest*, `x[:, keep:]`, has a base density. To
-    get it back in `inverse`, pass a list as `Context.discarded`: `forward` appends the rest to it,
-    and `inverse` takes it from the end. Without a list, `inverse` draws the rest.
+    `keep` is half of the channels, rounded up. The *rest*, `x[:, keep:]`, has a base density, from
+    which `inverse` draws it; `MultiScale.encode` keeps it.
     Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
@@ -100,30 +101,61 @@ class Split(Transform):
         self.channels, self.keep = channels, channels - channels // 2
         self.base: BaseDensity = StandardNormal() if base is None else base
 
-    def forward(self, x, context=Context()):
+    def divide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels that are kept, and the rest."""
         if x.shape[1] != self.channels:
             raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
         z, rest = x.to(log_term_dtype(x)).tensor_split([self.keep], 1)
-        if context.discarded is not None:
-            context.discarded.append(rest)
+        return z, rest
+
+    def forward(self, x, context=Context()):
+        z, rest = self.divide(x)
         return z, self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Put the rest back behind the channels that were kept."""
+        """Draw the rest, and put it behind the channels that were kept."""
         z = z.to(log_term_dtype(z))
-        if context.discarded is None:
-            rest = self.base.sample(
-                (len(z), self.channels - self.keep, *z.shape[2:]),
-                temperature=context.temperature,
-                generator=context.generator,
-                device=z.device,
-                dtype=z.dtype,
-            )
-        elif context.discarded:
-            rest = context.discarded.pop().to(z)
-        else:
-            raise ValueError("discarded is empty: it must be the list that forward has filled")
+        rest = self.base.sample(
+            (len(z), self.channels - self.keep, *z.shape[2:]),
+            temperature=context.temperature,
+            generator=context.generator,
+            device=z.device,
+            dtype=z.dtype,
+        )
         return torch.cat((z, rest), 1)
+
+
+class MultiScale(Sequential):
+    """Composition in which some steps are a `Split`, whose latents are a tuple.
+
+    `encode` and `decode` have the latents of all scales: the rest of each `Split`, in the order of
+    the steps, and the output of the last step. `forward` returns that output alone, and `inverse`
+    draws the others.
+    """
+
+    def encode(self, x: Tensor, context: Context = Context()) -> tuple[Tensor, ...]:
+        """Map images to the latents of all scales."""
+        rests = []
+        for step in self.transforms:
+            if isinstance(step, Split):
+                x, rest = step.divide(x)
+                rests.append(rest)
+            else:
+                x = step(x, context)[0]
+        return *rests, x
+
+    def decode(self, latents: Sequence[Tensor], context: Context = Context()) -> Tensor:
+        """Map the latents of all scales back to images."""
+        *rests, z = latents
+        splits = sum(isinstance(step, Split) for step in self.transforms)
+        if len(rests) != splits:
+            raise ValueError(f"latents of {splits + 1} scales are needed, got {len(latents)}")
+        for step in reversed(self.transforms):
+            if isinstance(step, Split):
+                z = torch.cat((z, rests.pop().to(z)), 1)
+            else:
+                z = step.inverse(z, context)
+        return z
 
 
 def _check_image(x: Tensor) -> None:

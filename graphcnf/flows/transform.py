@@ -44,8 +44,6 @@ class Context:
         condition_values: Properties of whole samples given which the density is meant, `(B, P)`,
             each in its own unit, NaN where unknown; None if all are.
         noise: Tape of the random numbers of stochastic steps; None for fresh numbers.
-        discarded: List for the latents that `Split` factors out: `forward` appends them, `inverse`
-            takes them from it. None to drop them, and to draw them anew in `inverse`.
         temperature: Below 1, samples are more probable. Latents that are drawn are multiplied by
             it, or conditional probabilities are sharpened instead (`Transform.tempers`).
         generator: Source of the random numbers of `inverse`.
@@ -56,7 +54,6 @@ class Context:
     features: Tensor = None  # type: ignore[assignment]
     condition_values: Tensor | None = None
     noise: Noise | None = None
-    discarded: list[Tensor] | None = None
     temperature: float = 1.0
     generator: Generators = None
 

@@ -13,7 +13,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "ImageFlow": "image_flows",
-        "ImageLatents": "image_model",
         "ImageModel": "image_model",
         "ConvolutionNetwork": "image_networks",
     },

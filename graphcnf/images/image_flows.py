@@ -25,7 +25,7 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity, StandardLogistic, StandardNormal
-from graphcnf.flows.composition import Inverse, Sequential, SequentialBijection
+from graphcnf.flows.composition import Inverse, SequentialBijection
 from graphcnf.flows.coupling import (
     AdditiveCoupling,
     AffineCoupling,
@@ -34,9 +34,9 @@ from graphcnf.flows.coupling import (
 )
 from graphcnf.flows.dequantization import Logit, UniformDequantization, VariationalDequantization
 from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
-from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
+from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, MultiScale, Split, Squeeze
 from graphcnf.flows.transform import Bijection, Context, Noise, Transform
-from graphcnf.images.image_model import ImageLatents, ImageModel
+from graphcnf.images.image_model import ImageModel
 from graphcnf.images.image_networks import ConvolutionNetwork, ImageEncoder
 from graphcnf.limits import Range
 
@@ -350,7 +350,7 @@ class ImageFlow(ImageModel):
             layers = MODELS[architecture](tuple(shape), levels, **options)
         except (UserError, ValueError, TypeError) as error:
             raise UserError(f"architecture {architecture}: {error}") from None
-        self.flow = Sequential(*layers.steps)
+        self.flow = MultiScale(*layers.steps)
         self.base: BaseDensity = layers.base
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
@@ -370,21 +370,17 @@ class ImageFlow(ImageModel):
         return self.flow.inverse(z, Context(**options)).to(torch.uint8)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
+    def encode(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
         """Encode images to latents, which `decode` maps back to exactly these images.
 
         It computes in float64, whatever the type of the weights: float32 would change some pixels.
         """
-        discarded: list[Tensor] = []
-        context = Context(noise=noise, discarded=discarded)
-        z, _ = self._double().flow(self.checked(x).double(), context)
-        return ImageLatents(z, discarded)
+        return self._double().flow.encode(self.checked(x).double(), Context(noise=noise))
 
     @torch.no_grad()
-    def decode(self, latents: ImageLatents) -> Tensor:
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Decode latents to images, computed in float64."""
-        context = Context(discarded=list(latents.discarded))
-        return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
+        return self._double().flow.decode([z.double() for z in latents]).to(torch.uint8)
 
     def _double(self) -> ImageFlow:
         """Return a copy in float64 and evaluation mode: float32 would change some pixels."""

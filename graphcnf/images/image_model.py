@@ -1,4 +1,4 @@
-"""`ImageModel`, the interface of all models of images, and their latents.
+"""`ImageModel`, the interface of all models of images.
 
 A *pixel* has in each channel an integer from 0 to `levels` - 1, a *dimension* is one channel of one
 pixel, and an *architecture* is the short name of a kind of model, such as "glow".
@@ -12,7 +12,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -51,20 +50,6 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 """Types that tensors of images may have."""
 
 BLOCK = 32  # records that are always drawn together: float32 rounding depends on the batch size
-
-
-@dataclass
-class ImageLatents:
-    """Latents of B images.
-
-    Attributes:
-        z: The latents, (B, ...). In a flow they are the output of the last layer, (B, C', H', W').
-        discarded: In a flow, the latents that each `Split` factored out, in the order of the
-            layers, (B, C', H', W') each; [] in other models.
-    """
-
-    z: Tensor
-    discarded: list[Tensor] = field(default_factory=list)
 
 
 class ImageModel(Pretrained, ABC):
@@ -193,14 +178,15 @@ class ImageModel(Pretrained, ABC):
         ]
         return torch.cat(drawn)[first - start :][:count]
 
-    def encode(self, x: Tensor) -> ImageLatents:
-        """Encode images to latents; a model with latents overrides it.
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Encode images to latents, (B, ...) each; a model with latents overrides it.
 
-        `decode` maps them back, exactly in a flow, and approximately in other models.
+        A flow has those of every scale, see `MultiScale`, other models have one tensor. `decode`
+        maps them back, exactly in a flow, and approximately in other models.
         """
         raise self._lacks("latents")
 
-    def decode(self, latents: ImageLatents) -> Tensor:
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Decode latents to images, (B, C, H, W) uint8; a model with latents overrides it."""
         raise self._lacks("latents")
 
@@ -213,10 +199,10 @@ class ImageModel(Pretrained, ABC):
             raise ValueError(f"steps must be at least 2, got {steps}")
         latents = [self.encode(image[None]) for image in (a, b)]
         line = []
-        for first, last in zip(*([one.z, *one.discarded] for one in latents), strict=True):
+        for first, last in zip(*latents, strict=True):
             share = torch.linspace(0, 1, steps).to(first).view(-1, *[1] * (first.dim() - 1))
             line.append((1 - share) * first + share * last)
-        return self.decode(ImageLatents(line[0], line[1:]))
+        return self.decode(line)
 
     def checked(self, x: Tensor) -> Tensor:
         """Check that images fit the model, and return them."""

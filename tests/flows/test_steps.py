@@ -19,6 +19,7 @@ from graphcnf.flows import (
     InvertibleLinear,
     Logit,
     MixtureLogisticCoupling,
+    MultiScale,
     Sequential,
     SequentialBijection,
     Split,
@@ -224,17 +225,16 @@ def split(request):
 
 def test_split_is_exact_and_loses_nothing(split):
     x = torch.randn(3, split.channels, 3, 2)
-    discarded = []
-    z, log_term = split(x, Context(discarded=discarded))
+    z, log_term = split(x)
     assert split.exact and z.shape == (3, split.keep, 3, 2) and torch.equal(z, x[:, : split.keep])
-    assert len(discarded) == 1 and log_term.dtype == torch.float32
+    assert log_term.dtype == torch.float32
     # Together with the density of z it is that of the whole image.
     total = StandardNormal().log_prob(x)
     torch.testing.assert_close(StandardNormal().log_prob(z) + log_term, total)
-    assert torch.equal(split.inverse(z, Context(discarded=list(discarded))), x)
-    with pytest.raises(ValueError, match="discarded is empty"):
-        split.inverse(z, Context(discarded=[]))
-    assert torch.equal(split(x)[1], log_term)
+    flow = MultiScale(split)
+    assert torch.equal(flow.decode(flow.encode(x)), x)
+    with pytest.raises(ValueError, match="2 scales"):
+        flow.decode((z,))
 
 
 def test_split_draws_what_it_has_not(split):
@@ -255,12 +255,11 @@ def test_multi_scale_reconstruction():
     def scale(channels):
         return [Squeeze(), ChannelsFirst(ActNorm(4 * channels)), image_mixture(4 * channels)]
 
-    flow = Sequential(*scale(3), Split(12), *scale(6), Split(24), image_mixture(12))
+    flow = MultiScale(*scale(3), Split(12), *scale(6), Split(24), image_mixture(12))
     flow = moved_away(flow).double()
     x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
-    discarded = []
-    z, _ = flow(x, Context(discarded=discarded))
-    assert [d.shape[1] for d in discarded] == [6, 12] and z.shape == (2, 12, 2, 3)
-    again = flow.inverse(z, Context(discarded=list(discarded)))
-    torch.testing.assert_close(again, x, atol=1e-9, rtol=0)
+    *rests, z = flow.encode(x)
+    assert [rest.shape[1] for rest in rests] == [6, 12] and z.shape == (2, 12, 2, 3)
+    assert torch.equal(z, flow(x)[0])
+    torch.testing.assert_close(flow.decode((*rests, z)), x, atol=1e-9, rtol=0)
     assert not torch.allclose(flow.inverse(z), x)  # resampled: another image
