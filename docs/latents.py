@@ -107,14 +107,14 @@ def learn(name: str, types: Tensor, steps: int) -> tuple[CategoricalFlow, float]
             warm = min(1.0, (step + 1) / WARMUP)
             optimizer.param_groups[0]["lr"] = RATE * warm * (1 - step / steps)
             x = types[torch.randint(len(types), (BATCH, 1))]
-            loss = -flow.bound(x, _all(x)).value(BETA).mean()
+            loss = -flow.bound(x, _all(x)).log_prob(BETA).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
             optimizer.step()
         with torch.no_grad():
             x = torch.arange(len(shares)).repeat_interleave(SCORED).unsqueeze(1)
-            bits = -flow.eval().bound(x, _all(x)).value().double() / math.log(2)
+            bits = -flow.eval().bound(x, _all(x)).log_prob().double() / math.log(2)
     return flow, float(bits.view(-1, SCORED).mean(1) @ shares)
 
 

@@ -319,6 +319,9 @@ class Pretrained(nn.Module):
         config: Arguments of the constructor by name, JSON values, from which `rebuild` builds the
             model again.
         metadata: Facts about the data of the model, JSON values by name.
+        registry: Classes by architecture, of a base class of several models; None for others.
+        architecture: Short name of the class in `registry`; "" if it has several, which its
+            constructor takes.
         not_sizes: Names in the `config`, at any depth, whose numbers do not determine how large the
             model is, such as means of data. All other numbers are limited when a model is loaded,
             see `check_sizes`.
@@ -326,16 +329,26 @@ class Pretrained(nn.Module):
 
     config: dict[str, Any]
     metadata: dict[str, Any]
+    registry: ClassVar[Registry | None] = None
+    architecture: ClassVar[str] = ""
     not_sizes: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any]) -> Self:
         """Build a model with initial weights from the `config` of another one.
 
-        `load_model` calls it. A base class of several models overrides it, to choose the class.
+        A base class with a `registry` looks up the class by the config's architecture.
         """
-        check_sizes(config, cls.not_sizes)
-        return cls(**config)
+        found, arguments = cls, dict(config)
+        name = arguments.get("architecture")
+        if cls.registry is not None and (name != cls.architecture or not name):
+            found = cls.registry.find(name, "architecture")
+        if not issubclass(found, cls):
+            raise ValueError(f'a model of architecture "{name}"')
+        if found.architecture:
+            del arguments["architecture"]
+        check_sizes(arguments, found.not_sizes)
+        return found(**arguments)
 
     def check_metadata(self, metadata: Any) -> None:
         """Check metadata that were read from a file, before they become those of this model.

@@ -400,7 +400,7 @@ def assert_normalised(
     estimate of the probability. So the sum over the space, averaged over many calls, is 1 up to its
     standard error.
 
-    `log_prob(space, K)` returns `(B,)` nats, with fresh noise in every call, for all elements of
+    `log_prob(space, samples=K)` returns `(B,)` nats, with fresh noise in every call, for all elements of
     the space, each exactly once. After the first `repeats` calls more follow until 4 (`Z_SCORE`)
     standard errors are at most `max_error`, or `most_repeats` are reached and the check fails.
     `atol` is allowed in addition.
@@ -409,7 +409,7 @@ def assert_normalised(
     error = math.inf
     while error > max_error and len(totals) < most_repeats:
         for _ in range(max(2, min(repeats, most_repeats - len(totals)))):
-            totals.append(log_prob(space, samples).double().exp().sum().item())
+            totals.append(log_prob(space, samples=samples).double().exp().sum().item())
         estimates = torch.tensor(totals, dtype=torch.float64)
         mean = estimates.mean().item()
         error = Z_SCORE * estimates.std().item() / math.sqrt(len(totals))
@@ -435,14 +435,14 @@ def assert_lower_bound(
     More draws tighten a bound. Its mean over samples and many calls is compared for the given
     numbers K.
 
-    `log_prob(x, K)` returns bounds, `(B,)` nats, with fresh noise in every call. `atol` is allowed
+    `log_prob(x, samples=K)` returns bounds, `(B,)` nats, with fresh noise in every call. `atol` is allowed
     in addition to 4 (`Z_SCORE`) standard errors, in nats.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")
     previous, previous_error, previous_samples = -math.inf, 0.0, 0
     for count in samples:
-        values = torch.stack([log_prob(x, count).double().mean() for _ in range(repeats)])
+        values = torch.stack([log_prob(x, samples=count).double().mean() for _ in range(repeats)])
         mean, error = values.mean().item(), values.std().item() / math.sqrt(repeats)
         noise = Z_SCORE * math.hypot(error, previous_error) + atol
         assert mean >= previous - noise, (

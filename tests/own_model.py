@@ -30,7 +30,7 @@ class IndependentModel(GraphModel):
     def knows(self, batch):
         return (batch.edge_labels <= self.last).all((1, 2))
 
-    def bounds(self, batch):
+    def terms(self, batch):
         values = {"nodes": batch.node_types, "pairs": batch.edge_labels.clamp(max=self.last)}
         log_p = {
             name: (p.log()[values[name]] * real).flatten(1).sum(1)
@@ -59,6 +59,3 @@ class IndependentModel(GraphModel):
             for name, (p, real) in self._parts(mask).items()
         }
         return GraphBatch(drawn["nodes"], drawn["pairs"] + drawn["pairs"].transpose(1, 2), mask)
-
-    def sampling_notes(self, rules):
-        return [f"bonds: {'single' if rules else 'all'}."]

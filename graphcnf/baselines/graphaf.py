@@ -46,8 +46,8 @@ from graphcnf.flows.transform import (
     sum_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel, Loss, likelihood_loss
 from graphcnf.graphs.path.data_rules import measured_sums
-from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 
@@ -127,7 +127,7 @@ def _from_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return mean.to(z) + torch.exp(log_scale.to(z)) * z
 
 
-class GraphAFModel(StochasticModel):
+class GraphAFModel(GraphModel):
     """GraphAF as a graph model: log p(graph) as a sum over nodes and edges in breadth-first order.
 
     The terms of `bounds` are "nodes" and "edges".
@@ -142,6 +142,7 @@ class GraphAFModel(StochasticModel):
     """
 
     architecture = "graphaf"
+    stochastic = True
     measured_arguments = ("edge_weights", "largest_sums")
     rules_off = {"largest_sums": None}
     redraw_check = "valency check"
@@ -194,15 +195,6 @@ class GraphAFModel(StochasticModel):
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
         """Measure from training data the arguments that the valency check needs."""
         return measured_sums(graphs, **options)
-
-    def sampling_notes(self, rules: bool) -> list[str]:
-        if not rules:
-            return ["valency check: off."]
-        return [
-            "valency check: on. These are no raw samples: a bond that gives an atom more bonds "
-            "than its category has in the data is drawn again up to 50 times, and an atom without "
-            "a bond ends the molecule. Bits are those of the density without it."
-        ]
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs the model can represent: those without edges beyond the window."""
@@ -296,17 +288,16 @@ class GraphAFModel(StochasticModel):
         rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         return self._all_rows(batch, noise)[1]
 
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: an unbiased estimate of those of `bounds`.
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0) -> Loss:
+        terms = self._terms_of_random_rows if self.rows else self.terms
+        return likelihood_loss(self, batch, terms, beta)
 
-        For each graph, only the terms of `rows` random nodes are computed, and multiplied by
-        (number of nodes) / `rows`. If `rows` is None, it is the same as `bounds`.
-        """
-        if self.rows is None:
-            return self.bounds(batch)
+    def _terms_of_random_rows(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Estimate `terms` by those of `rows` random nodes, times (number of nodes) / `rows`."""
+        assert self.rows is not None
         sizes = batch.node_counts[:, None]
         # Stratified: one node from each of `rows` equal parts of the order.
         u = torch.rand(len(batch), self.rows, device=sizes.device)

@@ -45,7 +45,7 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.stochastic_model import StochasticModel
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.pretrained import keep_arguments
 
 NOISE = 0.9  # width c of the noise, in the papers of GraphNVP and GraphAF
@@ -282,7 +282,7 @@ class NodeCouplings(OneByOne):
         return torch.cat(nodes, 1), log_det
 
 
-class GraphNVPModel(StochasticModel):
+class GraphNVPModel(GraphModel):
     """GraphNVP as a graph model: log p(adjacency tensor) + log p(nodes | adjacency tensor).
 
     The terms of `bounds` are "adjacency" and "nodes". Nothing keeps drawn graphs connected, or the
@@ -293,6 +293,7 @@ class GraphNVPModel(StochasticModel):
     """
 
     architecture = "graphnvp"
+    stochastic = True
 
     @keep_arguments
     def __init__(
@@ -335,7 +336,7 @@ class GraphNVPModel(StochasticModel):
         }
         return {"pairs": pairs, "nodes": nodes}, bounds
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         return self._run(batch, noise)[1]
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:

@@ -110,7 +110,8 @@ class VAE(ImageModel):
 
     Examples:
         >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
-        >>> model.encode(torch.randint(16, (2, 1, 4, 4))).z.shape
+        >>> (z,) = model.encode(torch.randint(16, (2, 1, 4, 4)))
+        >>> z.shape
         torch.Size([2, 3])
     """
 

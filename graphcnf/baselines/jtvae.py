@@ -45,7 +45,8 @@ from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.transform import Generators, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.path.data_rules import limit_note, measured_sums
+from graphcnf.graphs.graph_model import Loss, likelihood_loss
+from graphcnf.graphs.path.data_rules import measured_sums
 from graphcnf.pretrained import keep_arguments
 
 NEVER = 10_000  # larger than any number of nodes or sum of weights: a cluster cannot be attached
@@ -543,9 +544,6 @@ class JunctionTreeVAE(GraphVAE):
         limits |= {} if support else {"largest_sums": None}
         return {**limits, "clusters": ClusterVocabulary.measure(graphs, weights, sums)}
 
-    def sampling_notes(self, rules: bool) -> list[str]:
-        return [limit_note(rules)]
-
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return which graphs the model can represent.
 
@@ -590,18 +588,18 @@ class JunctionTreeVAE(GraphVAE):
             "graph": Gaussian(self.graph_posterior(chosen)),
         }
 
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: the bound with a weighted KL divergence.
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0) -> Loss:
+        """Return the negative bound with a weighted KL divergence.
 
-        Training calls it. The weight is 0 for the first `kl_free` molecules, then `kl_weight`; each
-        call in training mode adds the batch to `seen`. So the metrics `bits_*` of training are not
-        those of the bound. In evaluation mode it is the same as `bounds`.
+        The weight is 0 for the first `kl_free` molecules, then `kl_weight`; each call in training
+        mode adds the batch to `seen`. So the metrics `bits_*` of training are not those of `terms`.
         """
-        if not self.training:
-            return self.bounds(batch)
+        return likelihood_loss(self, batch, self._weighted if self.training else self.terms, beta)
+
+    def _weighted(self, batch: GraphBatch) -> dict[str, Bound]:
         weight = 0.0 if self.seen < self.kl_free else self.kl_weight
         self.seen += len(batch)
-        return self.bounds(batch, weight=weight)
+        return self.terms(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
         """Return the terms of log p(all decisions | latents)."""

@@ -31,9 +31,9 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.transform import Generators, Noise, draw_noise, log_term_dtype, masked
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.graph_model import GraphModel, Loss, likelihood_loss
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.data_rules import measured_sums
-from graphcnf.graphs.stochastic_model import StochasticModel
 from graphcnf.pretrained import keep_arguments
 
 PRIOR = StandardNormal()  # density of the latents, p(z)
@@ -119,7 +119,7 @@ class GraphEncoder(nn.Module):
         return masked(h, mask)
 
 
-class GraphVAE(StochasticModel):
+class GraphVAE(GraphModel):
     """Base class of graph VAEs, with one or more latent vectors and a decoder of several terms.
 
     A subclass sets `dims` and defines `_posteriors` (q(z|x) of each latent vector) and
@@ -130,6 +130,7 @@ class GraphVAE(StochasticModel):
         dims: `{name of a latent vector: number of its latents}`.
     """
 
+    stochastic = True
     dims: dict[str, int]
 
     def _read(self, batch: GraphBatch) -> Any:
@@ -144,7 +145,7 @@ class GraphVAE(StochasticModel):
         """Return the terms of log p(x|z) by name."""
         raise NotImplementedError
 
-    def bounds(
+    def terms(
         self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
     ) -> dict[str, Bound]:
         """Draw the terms of the bound on log p(graph | number of nodes).
@@ -290,23 +291,22 @@ class RegularizedVAE(GraphVAE):
             bounds[name] = Bound(zero, total, zero, torch.where(real.any(1), right, 1.0))
         return bounds
 
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Draw the terms that training maximises: those of `bounds`, and "penalties".
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0) -> Loss:
+        """Return the negative bound, plus `multiplier` times the penalties of drawn graphs.
 
-        In training mode, as many graphs as the batch has, of the same numbers of
-        nodes, are decoded from latents of the prior. "penalties" is minus `multiplier` times their
-        penalties. So the metrics `bits_*` of training are not those of the bound. In evaluation
-        mode it is the same as `bounds`.
+        In training mode, as many graphs as the batch has, of the same numbers of nodes, are decoded
+        from latents of the prior. So the metrics `bits_*` of training are not those of `terms`.
         """
-        if not self.training:
-            return self.bounds(batch)
-        bounds, mask = self.bounds(batch, weight=1.0), batch.mask
+        return likelihood_loss(self, batch, self._penalized if self.training else self.terms, beta)
+
+    def _penalized(self, batch: GraphBatch) -> dict[str, Bound]:
+        terms, mask = self.terms(batch, weight=1.0), batch.mask
         nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
         index, real = all_pairs(mask)
         edges = dense(masked(pairs.exp()[..., 1:], real), index, mask.shape[1])
         penalties = self.penalties(masked(nodes.exp(), mask), edges, mask)
         paid: Any = self.multiplier * sum(penalties.values())
-        return {**bounds, "penalties": Bound.exact(-paid)}
+        return {**terms, "penalties": Bound.exact(-paid)}
 
     def penalties(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return how much graphs, given as probabilities of their categories, break the rules.

@@ -123,6 +123,7 @@ class AutoregressiveFlow(CategoricalFlow, Generic[AnyNetwork]):
     intervals. With `single`, positions have one variable and categories are (B, N), else (B, N, V).
     """
 
+    exact = True
     encoding: IntervalEncoding
     transform: AutoregressiveCoupling[AnyNetwork]
 

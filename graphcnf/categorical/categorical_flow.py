@@ -12,7 +12,6 @@ Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv 2006.09790, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +51,7 @@ class Bound:
         zero = torch.zeros_like(value)
         return cls(value, zero, zero, torch.ones_like(value))
 
-    def value(self, beta: float = 1.0) -> Tensor:
+    def log_prob(self, beta: float = 1.0) -> Tensor:
         """Return log p(z) + beta log p(x|z) - log q(z|x), (B,) nats.
 
         Training may begin with `beta` above 1, which keeps the latents of different categories
@@ -61,17 +60,14 @@ class Bound:
         return self.log_flow + beta * self.log_posterior - self.log_encoder
 
 
-def total(bounds: Iterable[Bound]) -> Tensor:
-    """Add up bounds on the factors of a probability: log p(a, b) = log p(a) + log p(b|a)."""
-    first, *others = (bound.value() for bound in bounds)
-    return sum(others, first)
-
-
 class CategoricalFlow(nn.Module):
     """Distribution of categories by an encoding and a flow of its latents.
 
     `encode`, `decode` and `sample` run in evaluation mode, without dropout; `log_prob` and `bound`
     in the mode of the model.
+
+    Attributes:
+        exact: True if `bound` is log p(x) itself.
 
     Examples:
         >>> from graphcnf.categorical import make_encoding
@@ -84,6 +80,8 @@ class CategoricalFlow(nn.Module):
         >>> model.sample(5, length=4).shape
         torch.Size([5, 4])
     """
+
+    exact: bool = False
 
     def __init__(self, encoding: Encoding, transform: Transform):
         super().__init__()
@@ -106,15 +104,17 @@ class CategoricalFlow(nn.Module):
         return Bound.of(self.base.log_prob(base_latents, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Estimate log p(x) from below, (B,) nats: the log of the mean of exp(bound) over draws.
+        """Return log p(x), or estimate it from below: log of the mean of exp(bound); (B,) nats.
 
-        More `samples` tighten it (Burda et al. 2016, arXiv 1509.00519).
+        More `samples` tighten a bound (Burda et al. 2016, arXiv 1509.00519); one that is `exact` is
+        evaluated once.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
         check_rows(context.mask)
-        draws = [self.bound(x, context).value() for _ in range(samples)]
-        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+        count = 1 if self.exact else samples
+        draws = [self.bound(x, context).log_prob() for _ in range(count)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
 
     @evaluated
     def encode(self, x, context: Context = Context()) -> Tensor:

@@ -102,16 +102,17 @@ def _score(
     reasons = [refused.get(number, reason) for number, reason in enumerate(found)]
     sizes = np.asarray(graphs.node_counts)
     with one_thread(flow.model.device):
-        given_size = flow.log_prob_given_size(graphs, orders)
-        canonical = given_size if orders == 1 else flow.log_prob_given_size(graphs)
+        given_size = flow.model.log_prob(graphs, orders=orders).numpy()
+        canonical = given_size if orders == 1 else flow.model.log_prob(graphs).numpy()
         inside = [number for number, reason in enumerate(reasons) if reason is None]
-        of_marks, exact = (part[inside] for part in flow.log_prob_of_marks(molecules, inside))
+        marks = None if flow.stereo is None else flow.stereo.scores([molecules[k] for k in inside])
     of_sizes = flow.model.size_prior.log_prob(torch.from_numpy(graphs.node_counts)).numpy()
-    of_others = of_sizes + of_marks
+    of_others = of_sizes if marks is None else of_sizes + marks.nats
     nats, of_one = given_size + of_others, canonical + of_others
     table = pd.DataFrame({"log_likelihood": nats}, index=inside)
-    if flow.stereo is not None:
-        table["stereo"], table["stereo_exact"] = of_marks, exact.astype(object)
+    if marks is not None:
+        table["stereo"] = marks.nats
+        table["stereo_exact"] = marks.exact.astype(object)
     table["bits_per_atom"] = -nats / math.log(2) / sizes
     if orders > 1:
         table["bits_per_atom_one_order"] = -of_one / math.log(2) / sizes
@@ -149,7 +150,7 @@ def learn_percentiles(flow: MoleculeModel, molecules: PackedGraphs) -> None:
     in place. Fine-tuning calls this function once the weights are final.
     """
     sizes = molecules.node_counts
-    bits = -flow.log_prob_given_size(molecules) / math.log(2) / sizes
+    bits = -flow.model.log_prob(molecules).numpy() / math.log(2) / sizes
     flow.model.metadata["likelihood_quantiles"] = likelihood_quantiles(sizes, bits)
 
 

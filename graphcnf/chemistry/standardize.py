@@ -130,7 +130,7 @@ def charge_states_of(flow: MoleculeModel) -> frozenset[str]:
     pairs = [pair for group in GROUPS for pair in group.probes]
     graphs, reasons = flow.graphs(sum(pairs, ()))
     nats = np.full(len(reasons), -math.inf)
-    nats[[reason is None for reason in reasons]] = flow.log_prob_given_size(graphs)
+    nats[[reason is None for reason in reasons]] = flow.model.log_prob(graphs).numpy()
     # Skip pairs of which the model can represent neither molecule.
     likely = [
         pair[int(values.argmax())]

@@ -44,7 +44,7 @@ from graphcnf.design import fragments
 from graphcnf.design import growing as growth
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.records import log_prob_in_batches, one_thread
+from graphcnf.graphs.records import condition_row, one_thread
 from graphcnf.limits import PARTICLES, SIMILAR, check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import strict
@@ -509,9 +509,8 @@ class NearAnalogs:
         nats = np.full(len(smiles), -math.inf)
         known = [k for k, reason in enumerate(reasons) if reason is None]
         # All analogues have the same number of atoms, whose probability therefore does not matter.
-        nats[known] = log_prob_in_batches(
-            self.flow.model, graphs, condition_values=self.condition_values
-        )
+        row = condition_row(self.condition_values).expand(len(graphs), -1)
+        nats[known] = self.flow.model.log_prob(graphs, condition_values=row).numpy()
         return nats
 
     def _substituted(self, state: Substituted) -> Substituted | None:

@@ -157,10 +157,10 @@ class ColoringFlow(Pretrained, nn.Module):
         drawn colouring is proper.
         """
         bound, nodes = self.bound(batch), batch.node_counts
-        loss = -bound.value(beta).sum() / nodes.sum()
+        loss = -bound.log_prob(beta).sum() / nodes.sum()
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)
-            bits = (-bound.value() / (nodes * math.log(2))).sum()
+            bits = (-bound.log_prob() / (nodes * math.log(2))).sum()
             metrics = {"bits_per_node": (bits, count), "accuracy": (bound.correct.sum(), count)}
             if not self.training:
                 colors = self.sample(batch)

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from graphcnf.graphs.building import model_class, model_for_graphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import canonicalise, order_check
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.records import log_prob_in_batches, sample_records
+from graphcnf.graphs.records import sample_records
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 if TYPE_CHECKING:
@@ -261,21 +260,9 @@ class GraphAdapter(Adapter):
         probabilities are added; for a model without a node order, of draws of the bound whose
         exponentials are averaged.
         """
-        graphs = batch.to_packed()
-        # The same random draws for every graph, so that its value does not depend on the others.
-        records = np.zeros(len(batch), dtype=int)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
-        if flow.ordered and orders > 1:
-            from graphcnf.graphs.path.orders import log_prob_of_orders
-
-            nats = log_prob_of_orders(flow, graphs, orders)
-        else:
-            draws = [
-                log_prob_in_batches(flow, graphs, noise_seed=k, noise_records=records)
-                for k in range(orders)
-            ]
-            nats = np.logaddexp.reduce(draws) - math.log(orders)
-        value = torch.from_numpy(nats)
+        options = {"orders": orders} if flow.ordered else {"samples": orders}
+        value = flow.log_prob(batch.to_packed(), **options)
         return value + flow.size_prior.log_prob(batch.node_counts).cpu().double()
 
     def draw(

@@ -144,10 +144,10 @@ class SetFlow(Pretrained, CategoricalFlow):
         of elements whose most probable category under p(x|z) is the encoded one.
         """
         bound = self.bound(batch)
-        loss = -bound.value(beta).mean() / batch.shape[1]
+        loss = -bound.log_prob(beta).mean() / batch.shape[1]
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)
-            bits = -bound.value().sum() / (batch.shape[1] * math.log(2))
+            bits = -bound.log_prob().sum() / (batch.shape[1] * math.log(2))
             accuracy = bound.correct.sum(), count
         return loss, {"bits_per_variable": (bits, count), "accuracy": accuracy}
 

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from graphcnf.discrete.adapters import Refused
 from graphcnf.errors import suggest
+from graphcnf.flows.transform import RecordNoise
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.stochastic_model import RecordNoise
 from graphcnf.molecule_flow import MoleculeFlow
 
 OUTPUTS = ("latents", "log_likelihood")

@@ -39,6 +39,7 @@ from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import zinc250k_table
 from graphcnf.errors import UserError, require
 from graphcnf.evaluation.metrics import COMPARED, Statistic, chosen_metrics, statistics_of
+from graphcnf.evaluation.model_notes import notes_of_rules
 from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
 from graphcnf.evaluation.summary import (
     CHUNK,
@@ -51,11 +52,12 @@ from graphcnf.evaluation.summary import (
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import AGREED, Distances, Evaluation, conventions_agree
+from graphcnf.flows.transform import RecordNoise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs, batches
 from graphcnf.graphs.building import draws_raw, has_rules
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import isomorphic, labelling_bits
-from graphcnf.graphs.records import log_prob_in_batches, together_on
+from graphcnf.graphs.records import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.messages import say
 from graphcnf.molecules.codec import (
@@ -78,8 +80,8 @@ ON_HELD_OUT = (
 )  # fmt: skip
 """Figures that a model has on held-out molecules."""
 
-SCORED_TOGETHER = 128
-"""Held-out graphs that are encoded or scored at a time."""
+ENCODED_TOGETHER = 128
+"""Held-out graphs that are encoded at a time."""
 
 MEASURED = 2000
 """Default number of held-out molecules for reconstruction and likelihood."""
@@ -544,7 +546,7 @@ def _notes_of_model(model: GraphModel, hashes: np.ndarray | None) -> list[str]:
                 f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    return notes + model.sampling_notes(has_rules(model))
+    return notes + notes_of_rules(model, has_rules(model))
 
 
 def _compare_with_training(
@@ -623,8 +625,8 @@ def bits(model: GraphModel, graphs: PackedGraphs) -> dict[str, float]:
         - "bits_per_molecule": mean of their bits.
         - "bits_molecules": number of graphs in these means, those with a probability above 0.
     """
-    with _fixed_noise(model):
-        total = -log_prob_in_batches(model, graphs, batch_size=SCORED_TOGETHER) / np.log(2)
+    noise = RecordNoise(0, np.arange(len(graphs)))
+    total = -model.log_prob(graphs, noise=noise).numpy() / np.log(2)
     possible = np.flatnonzero(total != np.inf)
     total, graphs = total[possible], graphs.subset(possible)
     spent = 0 if model.ordered else labelling_bits(graphs).mean()
@@ -642,7 +644,7 @@ def reconstruction(model: GraphModel, graphs: PackedGraphs, *, double: bool = Tr
         exact = exact.cpu()
     exact = exact.double() if double else exact.float()
     with _fixed_noise(model):
-        for chosen in batches(graphs.node_counts, SCORED_TOGETHER):
+        for chosen in batches(graphs.node_counts, ENCODED_TOGETHER):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
             decoded = exact.decode(exact.encode(batch), batch.mask).clear_padding()
             nodes = ((decoded.node_types == batch.node_types) & (decoded.mask == batch.mask)).all(1)

@@ -145,6 +145,38 @@ class Noise:
         return self
 
 
+class RecordNoise(Noise):
+    """Tape whose numbers do not depend on the batch in which a sample is scored.
+
+    They are a function of the seed and of a number that the sample has, `records` (B,).
+    """
+
+    def __init__(self, seed: int, records: Sequence[int] | np.ndarray):
+        super().__init__()
+        self.seed = seed
+        self.records = np.asarray(records)
+
+    def of(self, chosen: np.ndarray) -> RecordNoise:
+        """Return a new tape for some of the samples."""
+        return RecordNoise(self.seed, self.records[chosen])
+
+    def draw(self, shape, device, dtype):
+        """Draw uniform numbers; `Noise.uniform` calls it where the tape has none to repeat.
+
+        Row k is drawn by a generator of its own, made of the seed, number k of `records`, and how
+        many draws are on the tape.
+        """
+        rows = []
+        for record in self.records:
+            # The spawn key makes these numbers independent of those that drew the record.
+            key = (len(self.draws),)
+            sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
+            # Padding comes last, so it does not shift the numbers.
+            random = np.random.Generator(np.random.Philox(sequence))
+            rows.append(random.random(tuple(shape[1:])))
+        return torch.from_numpy(np.stack(rows)).to(device, dtype)
+
+
 def draw_noise(noise: Noise | None, shape: Sequence[int], *, device, dtype=torch.float64) -> Tensor:
     """Draw uniform numbers in [0, 1) for a stochastic step, from a tape if there is one."""
     return (Noise() if noise is None else noise).uniform(shape, device=device, dtype=dtype)

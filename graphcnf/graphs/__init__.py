@@ -9,13 +9,12 @@ Read the files in this order; those of a model are loaded by its name alone:
 4. `path`, the default: node by node, depth-first. The other models are `unordered` (the same in
    random node orders), `node_by_node` (any graphs), `faces` (planar graphs) and `pairs` (all nodes
    and pairs at once, as Lippe & Gavves 2021);
-5. `records`: scoring and drawing many graphs, reproducibly;
+5. `records`: reproducible samples;
 6. `building`, `training_loss`, `training_batches`: a model for training graphs, and its training.
 
-`isomorphism` orders nodes and counts symmetries. `stochastic_model` is the base of models whose
-bounds are random, `random_order` of those whose node order is drawn at random. `features` describes
-whole graphs to the networks of `pairs`, and `conditions` brings given properties of a graph, such
-as logP, into a network.
+`isomorphism` orders nodes and counts symmetries. `random_order` is the base of models whose node
+order is drawn at random. `features` describes whole graphs to the networks of `pairs`, and
+`conditions` brings given properties of a graph, such as logP, into a network.
 """
 
 from graphcnf.registry import lazy_names
@@ -26,8 +25,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "GraphBatch": "batch",
         "PackedGraphs": "batch",
         "GraphModel": "graph_model",
-        "StochasticModel": "stochastic_model",
-        "log_prob_in_batches": "records",
         "model_for_graphs": "building",
         "sample_records": "records",
         "FaceModel": "faces",

@@ -27,7 +27,7 @@ from graphcnf.flows.transform import Context, Generators, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.graph_model import GraphModel
 
-# What a graph consists of. `CodedModel.bounds` reports them apart, as the model of Lippe & Gavves
+# What a graph consists of. `CodedModel.terms` reports them apart, as the model of Lippe & Gavves
 # 2021 has a step for each.
 PARTS = ("adjacency", "edges", "nodes")
 
@@ -42,7 +42,7 @@ class GraphCode(Protocol):
     cardinalities: list[int]
 
     def part(self, k: int) -> str:
-        """Return the part of variable k in `CodedModel.bounds`: "adjacency", "edges" or "nodes"."""
+        """Return the part of variable k in `CodedModel.terms`: "adjacency", "edges" or "nodes"."""
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Write graphs as codes (B, N, V), 0 at padding; and say which have one, (B,) bool."""
@@ -80,22 +80,22 @@ class CodedModel(GraphModel, Generic[AnyNetwork]):
         """Network that gives the probabilities of codes; it is a part of `flow`."""
         return self.flow.network
 
-    def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch) -> dict[str, Bound]:
         """Score the codes of graphs given their numbers of nodes, in the batch's node order."""
         context = Context(batch.mask, condition_values=batch.condition_values)
-        return self.bounds_in(batch, context)
+        return self._terms(batch, context)
 
-    def bounds_in(self, batch: GraphBatch, context: Context) -> dict[str, Bound]:
-        """Return `bounds`; the network is told `context`."""
+    def _terms(self, batch: GraphBatch, context: Context) -> dict[str, Bound]:
+        """Return `terms`; the network is told `context`."""
         x, known = self.code.encode(batch)
         log_p = self.network.log_probs(x, context).sum(1)
         log_p = log_p.masked_fill(~known[:, None], -math.inf)
-        bounds = {}
+        terms = {}
         for part in PARTS:
             variables = [k for k in range(log_p.shape[1]) if self.code.part(k) == part]
             if variables:
-                bounds[part] = Bound.exact(log_p[:, variables].sum(1))
-        return bounds
+                terms[part] = Bound.exact(log_p[:, variables].sum(1))
+        return terms
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Encode graphs to base latents, in the node order of the batch."""

@@ -2,13 +2,12 @@
 
 A graph model is the density of a graph given its number of nodes, and of that number
 (`graphcnf.graphs.sizes`). `graphcnf.graphs.building` builds models from training graphs, and
-`graphcnf.graphs.records` scores and draws many graphs. A graph is scored by
+`graphcnf.graphs.records` draws reproducible samples. A graph is scored by
 
-    bounds                 terms of log p(graph | number of nodes), by part of the graph; a class
-                           writes it
-    estimate               the same or another estimate, which training maximises
-    log_prob               the sum of `bounds`, with gradients, of a batch that is checked
-    log_prob_in_batches    the same of any number of graphs, without gradients (`records`)
+    terms                  log p(graph | number of nodes) by part of the graph, of which the
+                           log-probability is the sum; a class writes it
+    log_prob               log p(graph | number of nodes), or a lower bound on it
+    training_loss          what training minimises
     size_prior.log_prob    log p(number of nodes), which is in none of these
 
 - A *companion* is a second model, of what the graphs leave out, such as stereo marks. It is saved
@@ -30,17 +29,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.categorical_flow import Bound, total
+from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.file_reading import WEIGHTS, inside
-from graphcnf.flows.transform import Generators, Noise
-from graphcnf.graphs.batch import BATCH, GraphBatch, Latents, PackedGraphs, check_latents, shape_of
+from graphcnf.flows.transform import Generators, Noise, RecordNoise
+from graphcnf.graphs.batch import (
+    BATCH,
+    GraphBatch,
+    Latents,
+    PackedGraphs,
+    batches,
+    check_latents,
+    shape_of,
+)
 from graphcnf.graphs.sizes import SizePrior
-from graphcnf.limits import LARGEST_COUNT, check_temperature, is_number
+from graphcnf.limits import LARGEST_COUNT, check_integer, check_temperature, is_number
 from graphcnf.pretrained import (
     Pretrained,
     check_kinds,
-    check_sizes,
     load_array,
     load_model,
     model_folder,
@@ -69,24 +75,25 @@ COMPANIONS = Registry("companions", {"stereo": "graphcnf.stereo.stereo_flow:Ster
 """Classes of companions, by the names of their folders."""
 
 
+Loss = tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]
+"""A loss with gradients, and metrics `{name: (sum, number of items)}`."""
+
+
 class GraphModel(Pretrained, ABC):
     """Density of typed graphs and of their numbers of nodes.
 
     What the probability of a graph is depends on the node order of the model, see `ordered`:
 
-    - "canonical": the graph can be drawn in several node orders. `bounds` and `log_prob` give the
-      probability of drawing it in the order of the batch, which should be that of the training
-      data: a lower bound on the probability of the graph, the sum over all orders.
-      `graphcnf.graphs.path.orders` adds up several.
+    - "canonical": the graph can be drawn in several node orders. `log_prob` gives the probability
+      of drawing it in the order of its node numbers, which should be that of the training data: a
+      lower bound on the probability of the graph, the sum over all orders.
     - "none": the probability is that of the graph with numbered nodes, where all n! numberings are
       equally likely. That of the graph without numbers is larger by log(n! / |Aut|) nats.
 
-    A subclass **writes** four methods: `bounds`, `to_latents`, `base_sample` and `from_latents`.
-    It **may override** `measure` and `options` (which depend on the training graphs, or may be
-    configured), `knows`, `estimate` (what training maximises) and `sampling_notes`. The other
-    methods are for **users**: `log_prob`, `encode`, `decode`, `sample`, `size_prior`, and those
-    that save and load a model. A class whose `bounds` draws random numbers derives from
-    `graphcnf.graphs.stochastic_model.StochasticModel`.
+    A subclass writes four methods and may override four, the others are for users: three comment
+    lines divide the class. One whose `terms` draws random numbers is
+    `stochastic`: they come from a further argument `noise`, a tape or None, and it gives the terms
+    only of graphs that it `knows`.
 
     The constructor of a subclass takes JSON values, which become the `config`:
     `node_categories`, `edge_categories`, `max_nodes`, the arguments that `measure` returns, and
@@ -104,6 +111,12 @@ class GraphModel(Pretrained, ABC):
         companions: Models of what the graphs leave out, by name: "stereo" for stereo marks. Empty
             in a new model.
         size_network: Network of `size_prior` that reads conditions; None without them.
+        max_nodes: Largest number of nodes of a graph.
+        ordered: True if graphs must come in their canonical node order.
+        conditions: Properties of whole graphs, given values of which graphs can be drawn:
+            `{"name": text, "mean": number, "deviation": number}` each, over the training graphs.
+        stochastic: True if `terms` is one draw of a lower bound, of latent variables that the class
+            cannot sum over.
         architecture: Short name of the class, the same as in `GRAPH_MODELS`.
         node_orders: Supported node orders: "canonical" (networks may use it) and "none"; the first
             is the default.
@@ -129,8 +142,9 @@ class GraphModel(Pretrained, ABC):
         [3, 3, 3, 3, 3]
     """
 
+    registry = GRAPH_MODELS
     not_sizes: ClassVar[frozenset[str]] = frozenset({"mean", "deviation"})  # of conditions
-    architecture: ClassVar[str] = ""
+    stochastic: ClassVar[bool] = False
     node_orders: ClassVar[tuple[str, ...]] = ("canonical",)
     measured_arguments: ClassVar[tuple[str, ...]] = ()
     why_unknown: str = "nothing"
@@ -147,11 +161,14 @@ class GraphModel(Pretrained, ABC):
         self.training_hashes: np.ndarray | None = None
         self.companions: dict[str, Pretrained] = {}
         self.size_network: nn.Module | None = None
+        self.max_nodes: int = self.config["max_nodes"]
+        self.ordered = self.config.get("order", self.node_orders[0]) == "canonical"
+        self.conditions: list[dict[str, Any]] = self.config.get("conditions") or []
 
     # A subclass writes these four.
 
     @abstractmethod
-    def bounds(self, batch: GraphBatch) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch) -> dict[str, Bound]:
         """Return log p(graph | number of nodes), or a lower bound on it, as a sum of terms.
 
         `{name: Bound}` has one for each part of a graph, (B,) nats; -inf where `knows` is False.
@@ -199,34 +216,11 @@ class GraphModel(Pretrained, ABC):
         """
         return batch.mask.any(1)
 
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return what training maximises, as a sum of terms; by default `bounds`."""
-        return self.bounds(batch)
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0) -> Loss:
+        """Return what training minimises, by default the `likelihood_loss` of `terms`."""
+        return likelihood_loss(self, batch, self.terms, beta)
 
-    def sampling_notes(self, rules: bool) -> list[str]:
-        """Return sentences about sampling, as footnotes for tables of samples."""
-        return []
-
-    # The other methods are the same for all models. These are for users.
-
-    @property
-    def ordered(self) -> bool:
-        """True if graphs must come in their canonical node order."""
-        return self.config.get("order", self.node_orders[0]) == "canonical"
-
-    @property
-    def max_nodes(self) -> int:
-        """Largest number of nodes of a graph."""
-        return self.config["max_nodes"]
-
-    @property
-    def conditions(self) -> list[dict[str, Any]]:
-        """The conditions: properties of whole graphs, given values of which graphs can be drawn.
-
-        `{"name": text, "mean": number, "deviation": number}`, over the training graphs, in its
-        unit.
-        """
-        return self.config.get("conditions") or []
+    # These are for users.
 
     @property
     def size_prior(self) -> SizePrior:
@@ -235,59 +229,45 @@ class GraphModel(Pretrained, ABC):
         return SizePrior(counts, self.max_nodes, self.size_network)
 
     @evaluated
-    def log_prob(self, batch: GraphBatch) -> Tensor:
+    def log_prob(
+        self,
+        graphs: GraphBatch | PackedGraphs,
+        *,
+        samples: int = 1,
+        orders: int = 1,
+        condition_values: Tensor | None = None,
+        noise: RecordNoise | None = None,
+    ) -> Tensor:
         """Return log p(graph | number of nodes), or a lower bound on it, (B,) nats.
 
         It is -inf for graphs of probability 0. Divided by -(nodes * ln 2) these are bits per node,
-        with edges but without the probability of the number of nodes (`size_prior`).
+        with edges but without the probability of the number of nodes (`size_prior`). Any number of
+        packed graphs is scored in batches, in float64 and without gradients.
+
+        Args:
+            samples: Draws of a bound that is random, whose mean is taken inside of the logarithm
+                (Burda et al. 2016, arXiv 1509.00519); others are evaluated once.
+            orders: Node orders of each graph whose probabilities are added, at most 1,024: its own
+                and random ones. More than 1 need the architecture "path".
+            condition_values: As in `sample`, for packed graphs; a batch has its own.
+            noise: The draws of a `stochastic` model. By default those of packed graphs have the
+                seed 0 and are the same for each graph, and those of a batch are new.
         """
-        return total(self.bounds(batch.for_model(self.config)).values())
-
-    def log_prob_of_records(
-        self, batch: GraphBatch, seed: int = 0, records: np.ndarray | None = None
-    ) -> Tensor:
-        """Return `log_prob`, which is the same whatever the batch also where `bounds` is random.
-
-        A `StochasticModel` draws by `seed` and a number for each graph, `records`; None draws from
-        torch's global generator.
-        """
-        return self.log_prob(batch)
-
-    def training_loss(
-        self, batch: GraphBatch, *, beta: float = 1.0
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Return the negative log-likelihood per node of B graphs, or its bound, and metrics.
-
-        Graphs of probability 0 are left out, unless all are; then the loss is infinite. With values
-        of conditions, -log p(number of nodes | conditions) is a part of it.
-
-        Returns:
-            (loss, metrics): nats per node, with gradients; and `{name: (sum over graphs, number of
-            graphs)}` for "bits_per_node", "bits_per_graph", and for each of the terms "bits_TERM"
-            (per node) and "accuracy_TERM" (share of variables that decode correctly).
-        """
-        terms = self.estimate(batch.for_model(self.config))
-        values: Any = sum(term.value().detach() for term in terms.values())
-        possible = values != -math.inf
-        if possible.any() and not possible.all():
-            # Computed anew, since a term of -inf would make gradients NaN.
-            return self.training_loss(batch[possible], beta=beta)
-        node_counts = batch.node_counts
-        nodes = node_counts.sum()
-        loss: Any = -sum(term.value(beta).sum() for term in terms.values()) / nodes
-        if batch.condition_values is not None:
-            of_sizes = self.size_prior.log_prob(node_counts, batch.condition_values)
-            # A held-out graph may have a size that no training graph has.
-            loss = loss - of_sizes[of_sizes.isfinite()].sum() / nodes
-        with torch.no_grad():
-            bits = {name: -term.value() / math.log(2) for name, term in terms.items()}
-            total: Any = sum(bits.values())
-            sums = {"bits_per_node": total / node_counts, "bits_per_graph": total}
-            for name, term in terms.items():
-                sums[f"bits_{name}"] = bits[name] / node_counts
-                sums[f"accuracy_{name}"] = term.correct
-            count = torch.tensor(float(len(batch)), device=loss.device)
-        return loss, {name: (value.sum(), count) for name, value in sums.items()}
+        check_integer("samples", samples, 1)
+        if orders != 1:
+            raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
+        if isinstance(graphs, GraphBatch):
+            return _log_prob(self, graphs, samples, noise)
+        nats = torch.full((len(graphs),), -math.inf, dtype=torch.float64)
+        noise = RecordNoise(0, np.zeros(len(graphs), dtype=int)) if noise is None else noise
+        for chosen in batches(graphs.node_counts):
+            batch = GraphBatch.collate(graphs, chosen).to(self.device)
+            if condition_values is not None:
+                batch.condition_values = condition_values[chosen].to(self.device)
+            with torch.no_grad():
+                log_p = _log_prob(self, batch, samples, noise.of(chosen))
+            nats[chosen] = log_p.cpu().double()
+        return nats
 
     @evaluated
     @torch.no_grad()
@@ -379,17 +359,6 @@ class GraphModel(Pretrained, ABC):
         model.companions = load_companions(folder, model.metadata.get("companions", []))
         return model
 
-    @classmethod
-    def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build an untrained model from the `config` of another one."""
-        arguments = dict(config)
-        name = arguments.pop("architecture", None)
-        found = cls if name == cls.architecture else GRAPH_MODELS.find(name, "architecture")
-        if not issubclass(found, cls):
-            raise ValueError(f'a model of architecture "{name}"')
-        check_sizes(arguments, found.not_sizes)
-        return found(**arguments)
-
     def check_metadata(self, metadata: Any) -> None:
         """Check metadata that were read from a file, before they become those of this model."""
         super().check_metadata(metadata)
@@ -399,6 +368,72 @@ class GraphModel(Pretrained, ABC):
             raise ValueError("metadata.size_histogram is no list of counts")
         if not any(counts[: self.config["max_nodes"] + 1]):
             raise ValueError("metadata.size_histogram counts nothing that the model can draw")
+
+
+def _log_prob(model: GraphModel, batch: GraphBatch, samples: int, noise: Noise | None) -> Tensor:
+    """Return `GraphModel.log_prob` of one batch."""
+    batch = batch.for_model(model.config)
+    if not model.stochastic:
+        return sum_terms(model.terms(batch))
+    known = model.knows(batch)
+    if not known.all():
+        nats = torch.full((len(batch),), -math.inf, device=known.device)
+        if known.any():
+            numbers = known.nonzero()[:, 0].cpu().numpy()
+            part = noise.of(numbers) if isinstance(noise, RecordNoise) else noise
+            log_p = _log_prob(model, batch[known], samples, part)
+            nats = nats.to(log_p).masked_scatter(known, log_p)
+        return nats
+    draws = [sum_terms(model.terms(batch, noise)) for _ in range(samples)]  # type: ignore[call-arg]
+    return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+
+def sum_terms(terms: Mapping[str, Bound]) -> Tensor:
+    """Return log p of which `terms` are the factors, or the bound on it, (B,) nats."""
+    first, *others = (term.log_prob() for term in terms.values())
+    return sum(others, first)
+
+
+def likelihood_loss(
+    model: GraphModel,
+    batch: GraphBatch,
+    terms: Callable[[GraphBatch], dict[str, Bound]],
+    beta: float = 1.0,
+) -> Loss:
+    """Return the negative log-likelihood per node of B graphs, or its bound, and metrics.
+
+    Graphs of probability 0 are left out, unless all are; then the loss is infinite. With values of
+    conditions, -log p(number of nodes | conditions) is a part of it.
+
+    Args:
+        terms: `GraphModel.terms`, or an estimate of them for training.
+
+    Returns:
+        (loss, metrics): nats per node, with gradients; and `{name: (sum over graphs, number of
+        graphs)}` for "bits_per_node", "bits_per_graph", and for each of the terms "bits_TERM" (per
+        node) and "accuracy_TERM" (share of variables that decode correctly).
+    """
+    found = terms(batch.for_model(model.config))
+    possible = sum_terms(found).detach() != -math.inf
+    if possible.any() and not possible.all():
+        # Computed anew, since a term of -inf would make gradients NaN.
+        return likelihood_loss(model, batch[possible], terms, beta)
+    node_counts = batch.node_counts
+    nodes = node_counts.sum()
+    loss: Any = -sum(term.log_prob(beta).sum() for term in found.values()) / nodes
+    if batch.condition_values is not None:
+        of_sizes = model.size_prior.log_prob(node_counts, batch.condition_values)
+        # A held-out graph may have a size that no training graph has.
+        loss = loss - of_sizes[of_sizes.isfinite()].sum() / nodes
+    with torch.no_grad():
+        bits = {name: -term.log_prob() / math.log(2) for name, term in found.items()}
+        total: Any = sum(bits.values())
+        sums = {"bits_per_node": total / node_counts, "bits_per_graph": total}
+        for name, term in found.items():
+            sums[f"bits_{name}"] = bits[name] / node_counts
+            sums[f"accuracy_{name}"] = term.correct
+        count = torch.tensor(float(len(batch)), device=loss.device)
+    return loss, {name: (value.sum(), count) for name, value in sums.items()}
 
 
 def load_training_hashes(folder: Path, dataset: str | None) -> np.ndarray | None:

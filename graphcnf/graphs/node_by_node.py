@@ -578,9 +578,3 @@ class GrowthModel(RandomOrder[GrowthNetwork]):
     def knows(self, batch: GraphBatch) -> Tensor:
         real = batch.mask.any(1)
         return real & batch.connected() if self.network.connected else real
-
-    def sampling_notes(self, rules: bool) -> list[str]:
-        notes = ["connected: every node but the first has an edge."] * self.network.connected
-        if rules:
-            notes.append("planar: edges that would make a graph non-planar are left out.")
-        return notes

@@ -46,7 +46,7 @@ from graphcnf.graphs.features import (
     GraphContext,
     graph_context,
 )
-from graphcnf.graphs.stochastic_model import StochasticModel
+from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.pretrained import keep_arguments
 
 
@@ -316,7 +316,7 @@ class VirtualEdges(nn.Module):
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
-class PairsModel(StochasticModel):
+class PairsModel(GraphModel):
     """GraphCNF in one shot; if `order` is "none", invariant to renumbering.
 
     In three steps, node categories become node latents, edge categories become latents of real
@@ -340,6 +340,7 @@ class PairsModel(StochasticModel):
     """
 
     architecture = "pairs"
+    stochastic = True
     node_orders = ("canonical", "none")
 
     @keep_arguments
@@ -444,7 +445,7 @@ class PairsModel(StochasticModel):
         }
         return z, bounds
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Draw the bound on log p(graph | number of nodes) once, as a sum of three terms."""
         return self._run(batch, noise)[1]
 

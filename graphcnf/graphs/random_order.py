@@ -22,7 +22,6 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Generators, Noise, draw_noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.coded import CodedModel
-from graphcnf.graphs.stochastic_model import StochasticModel
 
 
 def bridges(adjacency: Tensor) -> Tensor:
@@ -80,12 +79,11 @@ def depth_first(adjacency: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Ten
     return torch.stack(order, 1), log_p
 
 
-class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
+class RandomOrder(CodedModel[AnyNetwork]):
     """Base of graph models that draw the node order at random, so that no order is preferred.
 
-    It is a `CodedModel` for the probability of a graph given its order, and a `StochasticModel`,
-    since each evaluation of the bound draws an order. A subclass sets `draw_order`, and what
-    `CodedModel` needs.
+    It is a `CodedModel` for the probability of a graph given its order, and draws an order in each
+    evaluation of the bound. A subclass sets `draw_order`, and what `CodedModel` needs.
 
     Attributes:
         draw_order: Distribution q(order | graph), a function of three tensors: adjacency (B, N, N)
@@ -93,6 +91,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
             It returns node orders (B, N) long, with padding last, and log q of each, (B,) nats.
     """
 
+    stochastic = True
     node_orders = ("none",)
     draw_order: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -105,7 +104,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         order, log_p = self.draw_order(batch.adjacency, batch.node_counts, uniforms)
         return batch.permute(order), order, log_p
 
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+    def terms(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Draw a node order of each graph; return log p(graph, order) - log q(order | graph).
 
         Its mean over orders is a lower bound on log p(graph); `log_prob` tightens it by several
@@ -116,7 +115,7 @@ class RandomOrder(CodedModel[AnyNetwork], StochasticModel):
         """
         graphs, _, log_p = self._renumber(batch, noise)
         numberings = torch.lgamma(batch.node_counts.double() + 1)
-        return {**super().bounds(graphs), "order": Bound.exact(-log_p - numberings)}
+        return {**super().terms(graphs), "order": Bound.exact(-log_p - numberings)}
 
     def to_latents(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Draw a node order of each graph, and encode graph and order to base latents."""

@@ -1,7 +1,4 @@
-"""Many graphs: scored in batches of graphs of similar size, or drawn as reproducible records.
-
-`log_prob_in_batches` scores graphs, `sample_records` draws them. The other functions cut samples
-into batches.
+"""Reproducible samples of graphs: `sample_records`, and functions that cut samples into batches.
 
 - The *sample of a seed* is endless: graphs with the numbers 0, 1, 2, .... A *record* is one of
   them. On one kind of device it depends on nothing but the model, the arguments of sampling, the
@@ -28,7 +25,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.flows.base import record_generators
-from graphcnf.graphs.batch import BATCH, GraphBatch, PackedGraphs, batches
+from graphcnf.graphs.batch import BATCH, PackedGraphs, batches
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.sizes import draw_sizes
 from graphcnf.limits import check_integer, check_low_and_high, check_seed, check_temperature
@@ -43,42 +40,6 @@ GPU_BLOCKS = 4  # blocks that a GPU draws together: 4,096 records
 def condition_row(values: Sequence[float | None]) -> Tensor:
     """Return the conditions' values of one graph as a tensor: [[2.5, NaN]] for [2.5, None]."""
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
-
-
-@evaluated
-@torch.no_grad()
-def log_prob_in_batches(
-    model: GraphModel,
-    graphs: PackedGraphs,
-    *,
-    condition_values: Sequence[float | None] | None = None,
-    noise_seed: int = 0,
-    noise_records: np.ndarray | None = None,
-    batch_size: int = BATCH,
-) -> np.ndarray:
-    """Score many graphs in batches, without gradients: log p(graph | number of nodes), nats.
-
-    Whether the number is exact or a lower bound depends on the class of the model. The bound of a
-    `StochasticModel` is random; it is drawn once for each graph.
-
-    Args:
-        condition_values: Values of the P conditions, the same for all graphs, each in its own unit,
-            with None for each unknown value. None in place of the list if all are unknown, or for
-            a model without conditions.
-        noise_seed: Seed of the draws of a `StochasticModel`; used with `noise_records`.
-        noise_records: Any number for each graph, (M,). A graph's draw is a function of `noise_seed`
-            and its number, whatever the batch. None to draw from torch's global generator.
-    """
-    nats = np.full(len(graphs), -math.inf)
-    for chosen in batches(graphs.node_counts, batch_size):
-        batch = GraphBatch.collate(graphs, chosen).to(model.device)
-        if condition_values is not None:
-            row = condition_row(condition_values).to(model.device)
-            batch.condition_values = row.expand(len(chosen), -1)
-        records = None if noise_records is None else noise_records[chosen]
-        log_p = model.log_prob_of_records(batch, noise_seed, records)
-        nats[chosen] = log_p.cpu().double().numpy()
-    return nats
 
 
 @evaluated

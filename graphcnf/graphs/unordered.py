@@ -135,7 +135,6 @@ class UnorderedModel(RandomOrder[RoundNetwork]):
     network_class = RoundNetwork
     code: DepthFirstCode
     draw_order = staticmethod(depth_first)
-    sampling_notes = PathModel.sampling_notes
 
     @keep_arguments
     def __init__(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from graphcnf.file_reading import inside, read_json
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Generators, Noise, log_term_dtype
 from graphcnf.limits import check_integer
-from graphcnf.pretrained import Pretrained, check_sizes, model_folder
+from graphcnf.pretrained import Pretrained, model_folder
 from graphcnf.registry import Registry
 from graphcnf.torch_state import evaluated
 
@@ -67,6 +67,7 @@ class ImageModel(Pretrained, ABC):
         likelihood: What `log_prob` returns: "exact", "bound" (a lower bound), or None for neither.
     """
 
+    registry = IMAGE_MODELS
     likelihood: str | None = None
     latent_size: int | None = None
 
@@ -82,15 +83,6 @@ class ImageModel(Pretrained, ABC):
         self.shape, self.levels = (shape[0], shape[1], shape[2]), levels
 
     @classmethod
-    def rebuild(cls, config: Mapping[str, Any]) -> Self:
-        """Build an untrained model from the config that was saved with it."""
-        found = IMAGE_MODELS.find(config.get("architecture"), "architecture of images")
-        if not issubclass(found, cls):
-            raise ValueError(f'a model of architecture "{config["architecture"]}"')
-        check_sizes(config, found.not_sizes)
-        return found(**config)
-
-    @classmethod
     def parts(cls, architecture: str) -> Sequence[Callable[..., Any]]:
         """Return the functions and classes whose parameters are the options of an architecture.
 
@@ -104,7 +96,7 @@ class ImageModel(Pretrained, ABC):
         return log_term_dtype(next(self.parameters()))
 
     @evaluated
-    def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, *, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Return log P(x), (B,) nats, or draw a lower bound on it; `likelihood` says which.
 
         Args:
@@ -126,7 +118,7 @@ class ImageModel(Pretrained, ABC):
 
         For a bound, `samples` draws per image are taken.
         """
-        return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
+        return -self.log_prob(x, samples=samples) / (math.prod(self.shape) * math.log(2))
 
     def training_loss(
         self, batch: Tensor, *, beta: float = 1.0

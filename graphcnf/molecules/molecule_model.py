@@ -25,17 +25,14 @@ from graphcnf.errors import UserError
 from graphcnf.file_reading import WEIGHTS
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.graph_model import COMPANIONS, GraphModel
-from graphcnf.graphs.records import log_prob_in_batches, one_thread, sample_records
-from graphcnf.limits import LARGEST_ORDERS, check_integer, check_low_and_high
+from graphcnf.graphs.records import one_thread, sample_records
+from graphcnf.limits import check_integer, check_low_and_high
 from graphcnf.molecules import codec
 from graphcnf.molecules.validity import CheckedMolecule, check_graphs, strict_smiles
 from graphcnf.molecules.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCORED_TOGETHER = 128
-"""Graphs that are scored at a time."""
 
 WITH_STEREO = ("zinc250k",)
 """Data sets for whose molecules a density of stereo marks is shipped, as NAME-stereo."""
@@ -216,60 +213,29 @@ class MoleculeModel:
                 reasons.append(str(error))
         return PackedGraphs.from_lists(graphs), reasons
 
-    def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
+    def log_prob(
+        self, molecules: str | Chem.Mol | Iterable, *, samples: int = 1, orders: int = 1
+    ) -> np.ndarray:
         """Return lower bounds on log p(molecule) in nats, its number of atoms included.
 
         Stereo marks count if the model has `stereo`; marks that a molecule leaves open are summed
         over. -inf for molecules that the model cannot represent or gives the probability 0.
 
         Args:
+            samples: Draws of the bound of a one-shot or order-agnostic model: more tighten it.
             orders: Number of depth-first node orderings that are summed, up to 1,024: more give a
                 tighter bound. More than 1 need the architecture "path".
         """
         molecules = codec.list_molecules(molecules)
         graphs, reasons = self.graphs(molecules)
         known = [k for k, reason in enumerate(reasons) if reason is None]
-        sizes = torch.from_numpy(graphs.node_counts)
-        of_marks, _ = self.log_prob_of_marks(molecules, known)
         nats = np.full(len(molecules), -math.inf)
-        nats[known] = self.log_prob_given_size(graphs, orders)
-        nats[known] += self.model.size_prior.log_prob(sizes).numpy()
-        return nats + of_marks
-
-    def log_prob_of_marks(
-        self, molecules: Sequence, known: Iterable[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(stereo marks | graph), nats, and whether each is exact, both (M,).
-
-        Only the molecules whose indices are `known` are scored. Others have 0 and True, as has a
-        molecule without marks.
-        """
-        nats = np.zeros(len(molecules))
-        exact = np.ones(len(molecules), dtype=bool)
-        with_marks = [k for k in known if codec.has_marks(molecules[k])]
-        if with_marks and self.stereo is not None:
-            found = self.stereo.log_prob_of_molecules([molecules[k] for k in with_marks])
-            nats[with_marks], exact[with_marks] = found
-        return nats, exact
-
-    def log_prob_given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
-        """Return lower bounds on log p(graph | number of atoms) in nats.
-
-        It is the part of `log_prob` that depends on atoms and bonds: neither the probability of the
-        number of atoms nor that of stereo marks is included.
-
-        -inf for graphs that the model gives the probability 0. For `orders` see `log_prob`.
-        """
-        check_integer("orders", orders, 1, LARGEST_ORDERS)
-        if orders > 1:
-            from graphcnf.graphs.path.orders import log_prob_of_orders
-
-            return log_prob_of_orders(self.model, graphs, orders)
-        # The same noise for every molecule, so that its value does not depend on the others.
-        records = np.zeros(len(graphs), dtype=int)
-        return log_prob_in_batches(
-            self.model, graphs, noise_records=records, batch_size=SCORED_TOGETHER
-        )
+        nats[known] = self.model.log_prob(graphs, samples=samples, orders=orders).numpy()
+        nats[known] += self.model.size_prior.log_prob(torch.from_numpy(graphs.node_counts)).numpy()
+        marked = [k for k in known if codec.has_marks(molecules[k])]
+        if marked and self.stereo is not None:  # what has no mark needs no model of marks
+            nats[marked] += self.stereo.log_prob([molecules[k] for k in marked])
+        return nats
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Encode molecules as latents, which `decode` turns into molecules without stereo marks.

@@ -46,9 +46,10 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError
 from graphcnf.file_writing import output_lock, replacing
+from graphcnf.flows.transform import RecordNoise
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
-from graphcnf.graphs.records import BLOCK, blocks, log_prob_in_batches, one_thread, together_on
+from graphcnf.graphs.records import BLOCK, blocks, condition_row, one_thread, together_on
 from graphcnf.messages import say
 from graphcnf.molecules.conventions import validity_row
 from graphcnf.molecules.molecule_model import MoleculeModel
@@ -460,13 +461,9 @@ def molecule_log_likelihoods(
     finite. `targets` has None for a condition without a target.
     """
     with one_thread(model.device):
-        nats = log_prob_in_batches(
-            model,
-            graphs,
-            condition_values=targets,
-            noise_seed=seed,
-            noise_records=np.asarray(block),
-        )
+        row = None if targets is None else condition_row(targets).expand(len(graphs), -1)
+        noise = RecordNoise(seed, np.asarray(block))
+        nats = model.log_prob(graphs, condition_values=row, noise=noise).numpy()
     known = strict | model.ordered
     if not model.ordered:
         # Imports networkx, which would delay the first molecule of ordered models.

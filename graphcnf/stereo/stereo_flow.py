@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from graphcnf.categorical.transformer import ReadOut, zero_init
 from graphcnf.errors import UserError
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import MAX_NODES, Range
-from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
+from graphcnf.molecules.codec import MoleculeNotRepresentable, has_marks, parse, quiet
 from graphcnf.pretrained import Pretrained, keep_arguments
 from graphcnf.stereo.marks import (
     MOST_CONFIGURATIONS,
@@ -452,6 +452,18 @@ class StereoDrawing:
         self.categories[self.row, self.number] = x[:, 0]
 
 
+class MarkScores(NamedTuple):
+    """Scores of the stereo marks of M molecules.
+
+    Attributes:
+        nats: log p(marks | graph), (M,).
+        exact: False where it is a lower bound, (M,) bool.
+    """
+
+    nats: np.ndarray
+    exact: np.ndarray
+
+
 class StereoFlow(Pretrained, nn.Module):
     """Density p(stereo marks | graph) of molecules, exact: a categorical flow of configurations.
 
@@ -508,7 +520,7 @@ class StereoFlow(Pretrained, nn.Module):
     ) -> list[np.ndarray]:
         """Return log p(category of an element | categories before it) in nats, a list of arrays.
 
-        `log_prob` adds up all configurations that are the same molecule.
+        `scores_given` adds up all configurations that are the same molecule.
         """
         if not constitutions:
             return []
@@ -517,14 +529,16 @@ class StereoFlow(Pretrained, nn.Module):
         nats = self.flow.network.log_probs(x, context)[..., 0].double().cpu().numpy()
         return [row[: len(one)] for row, one in zip(nats, configurations, strict=True)]
 
-    def log_prob_of_molecules(
-        self, molecules: Sequence[str | Chem.Mol]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(marks | graph) of M molecules, nats, and whether each is exact, both (M,).
+    def log_prob(self, molecules: Sequence[str | Chem.Mol]) -> np.ndarray:
+        """Return log p(marks | graph) of M molecules, or a lower bound on it, (M,) nats."""
+        return self.scores(molecules).nats
 
-        The probabilities of all configurations that have the marks are added up, see `log_prob`. A
-        molecule without marks has the value 0, and so has one whose marks contradict each other or
-        that has too many automorphisms.
+    def scores(self, molecules: Sequence[str | Chem.Mol]) -> MarkScores:
+        """Return `log_prob` of M molecules, and which are exact.
+
+        The probabilities of all configurations that have the marks are added up. A molecule without
+        marks has the value 0, and so has one whose marks contradict each other or that has too many
+        automorphisms.
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         split: dict[int, tuple[Constitution, Configuration]] = {}
@@ -532,16 +546,17 @@ class StereoFlow(Pretrained, nn.Module):
             with quiet():
                 parsed = parse(mol) if isinstance(mol, str) else mol
                 with suppress(MoleculeNotRepresentable):
-                    split[k] = split_stereo(parsed)
+                    if has_marks(parsed):
+                        split[k] = split_stereo(parsed)
         if split:
             numbers = list(split)
-            nats[numbers], exact[numbers] = self.log_prob(*zip(*split.values(), strict=True))
-        return nats, exact
+            nats[numbers], exact[numbers] = self.scores_given(*zip(*split.values(), strict=True))
+        return MarkScores(nats, exact)
 
-    def log_prob(
+    def scores_given(
         self, constitutions: Sequence[Constitution], given: Sequence[Configuration]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p(these marks or more | constitution), nats, (M,), and if each is exact.
+    ) -> MarkScores:
+        """Score these marks or more given the constitution.
 
         The probabilities of all configurations with the given marks (0 where any category may be)
         are added up. Where these are more than 4,096 (`MOST_CONFIGURATIONS`), elements without a
@@ -566,7 +581,7 @@ class StereoFlow(Pretrained, nn.Module):
             rows = self.log_probs([constitutions[k] for k, _, _ in part], [c for _, _, c in part])
             for (k, first, _), row in zip(part, rows, strict=True):
                 nats[k] = np.logaddexp(nats[k], row[:first].sum())
-        return nats, exact
+        return MarkScores(nats, exact)
 
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
         """List the isomers of a molecule with a mark at every stereo element, with probabilities.

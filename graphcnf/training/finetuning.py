@@ -585,7 +585,7 @@ def _copying(folds: Any, graphs: PackedGraphs) -> dict[str, float]:
     """Return the probability that a drawn molecule is one of those learned."""
     model = folds.models[-1]
     sizes = torch.from_numpy(graphs.node_counts).to(model.device)
-    nats = MoleculeFlow(model).log_prob_given_size(graphs)
+    nats = model.log_prob(graphs).numpy()
     return {"copies": float(np.exp(nats + model.size_prior.log_prob(sizes).cpu().numpy()).sum())}
 
 

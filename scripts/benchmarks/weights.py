@@ -36,7 +36,6 @@ from graphcnf.evaluation.summary import mean_and_sd
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.graph_model import GraphModel
 from graphcnf.graphs.isomorphism import canonicalise
-from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.records import sample_records
 from graphcnf.messages import counted, say
 from graphcnf.molecules import codec
@@ -87,7 +86,7 @@ def codes(
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
     graphs = dataset.take(chosen).graphs
     for k in NUMBERINGS:
-        bits = -log_prob_of_orders(loaded, graphs, k).mean() / math.log(2)
+        bits = -loaded.log_prob(graphs, orders=k).mean() / math.log(2)
         rows.append({"what": f"bits per molecule, numberings: {k}", "bits": float(bits)})
     if reconstruct:
         graphs = dataset.take(references.held_out(dataset, reconstruct)).graphs

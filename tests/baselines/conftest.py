@@ -21,7 +21,7 @@ def build():
         config = {"node_categories": nodes, "edge_categories": bonds} | SIZES[name] | options
         config["max_nodes"] = batch.mask.shape[1]
         model = perturb(model_class(name.split()[0])(**config), scale).train()
-        model.bounds(batch)
+        model.terms(batch)
         return model.eval()
 
     return build

@@ -123,7 +123,7 @@ def test_log_density_matches_the_jacobian(build, system):
     batch = random_batch(1, 4)
     model = build(system, batch, nodes=3, bonds=2)
     noise = Noise()
-    value = sum(b.value() for b in model.bounds(batch, noise).values())
+    value = sum(b.log_prob() for b in model.terms(batch, noise).values())
     draws = [draw.double() for draw in noise.draws]
     names = ("pairs", "nodes") if system != "graphaf" else ("nodes", "edges")
 
@@ -167,7 +167,7 @@ def test_padding_changes_nothing(build, system):
         noise = Noise()
         expected = model.log_prob(small, noise=noise)
         tape = Noise()
-        model.bounds(alone, tape)
+        model.terms(alone, tape)
         for draw, short in zip(tape.draws, noise.draws, strict=True):
             # Padding comes last, and has noise of its own.
             if draw.shape[1] == 49:  # ordered pairs
@@ -210,15 +210,15 @@ def test_edges_beyond_the_window_are_not_known(build):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_estimate_has_no_bias(build, rows):
+def test_terms_of_random_rows_have_no_bias(build, rows):
     batch, repeats = random_batch(8, 6), 1000
     model = build("graphaf", batch, nodes=3, bonds=2, rows=rows, window=5)
     many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
                         (batch.node_types, batch.edge_labels, batch.mask)))  # fmt: skip
     with torch.no_grad():
-        exact, drawn = model.bounds(many), model.estimate(many)
+        exact, drawn = model.terms(many), model._terms_of_random_rows(many)
     for name in ("nodes", "edges"):
-        ours, theirs = (b[name].value().view(repeats, len(batch)) for b in (drawn, exact))
+        ours, theirs = (b[name].log_prob().view(repeats, len(batch)) for b in (drawn, exact))
         error = ((ours.var(0) + theirs.var(0)) / repeats).sqrt()
         # 4.5 standard errors; graphs of one node have no edges, and no error.
         assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error + 1e-9).all()

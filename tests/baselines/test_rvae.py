@@ -96,13 +96,13 @@ def test_training_pays_penalties_and_likelihoods_do_not():
     model = build(3, 2, 4, RULES).train()
     chains = batch_of(CHAIN, ([2, 0, 1], [(1, 0), (2, 1)], [0, 1]), ([1], [], []),
                       ([1, 0], [(1, 0)], [1]))  # fmt: skip
-    assert (model.estimate(chains)["penalties"].value()[:2] < 0).all()
+    assert model.training_loss(chains)[1]["bits_penalties"][0] > 0
     # An embedding of a size that no graph has gets no gradient.
     del model.size
     model.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(chains)[0])
-    assert "penalties" not in model.eval().estimate(chains)
-    assert "penalties" not in model.bounds(chains)
+    assert "bits_penalties" not in model.eval().training_loss(chains)[1]
+    assert "penalties" not in model.terms(chains)
 
 
 def test_likelihoods_and_graphs_do_not_see_padding():

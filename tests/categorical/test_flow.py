@@ -65,7 +65,7 @@ def repeated(flow):
     """`flow.log_prob` with its draws side by side in one batch: enumeration takes many."""
 
     def log_prob(x, samples):
-        values = flow.bound(x.repeat_interleave(samples, 0)).value()
+        values = flow.bound(x.repeat_interleave(samples, 0)).log_prob()
         return values.reshape(len(x), samples).logsumexp(1) - math.log(samples)
 
     return log_prob
@@ -116,10 +116,10 @@ def test_log_prob_averages_draws_and_beta_weighs_the_decoder():
     x = torch.randint(0, 3, (5, 2))
     several = flow.log_prob(x, Context(noise=tape), samples=3)
     tape.rewind()
-    draws = torch.stack([flow.bound(x, Context(noise=tape)).value() for _ in range(3)])
+    draws = torch.stack([flow.bound(x, Context(noise=tape)).log_prob() for _ in range(3)])
     torch.testing.assert_close(several, draws.exp().mean(0).log())
     bound = flow.bound(x)
-    torch.testing.assert_close(bound.value(2.0) - bound.value(), bound.log_posterior)
+    torch.testing.assert_close(bound.log_prob(2.0) - bound.log_prob(), bound.log_posterior)
 
 
 def test_samples_follow_the_probabilities(encoding):
@@ -155,7 +155,7 @@ def test_round_trip_and_masks(encoding):
         rewind()
         assert torch.equal(flow.log_prob(other, context), bound)
     empty = Context(torch.zeros_like(mask))
-    assert not flow.bound(x, empty).value().any()
+    assert not flow.bound(x, empty).log_prob().any()
     with torch.no_grad():
         assert not flow.decode(flow.encode(x, empty), empty).any()
 

@@ -125,13 +125,13 @@ def test_permutation_equivariance(coupling, mask):
     x, tape = torch.randint(0, 4, (5, 4)), Noise()
     order = torch.rand(5, 4).argsort(1)
     with torch.no_grad():
-        expected = flow.bound(x, Context(mask, noise=tape)).value()
+        expected = flow.bound(x, Context(mask, noise=tape)).log_prob()
         z = flow.encode(x, Context(mask, noise=tape.rewind()))
         permuted = Noise()
         permuted.draws = [draw.gather(1, order[..., None].expand_as(draw)) for draw in tape.draws]
         x, mask = x.gather(1, order), mask.gather(1, order)
         bound = flow.bound(x, Context(mask, noise=permuted))
-        torch.testing.assert_close(bound.value(), expected)
+        torch.testing.assert_close(bound.log_prob(), expected)
         latents = flow.encode(x, Context(mask, noise=permuted.rewind()))
         torch.testing.assert_close(latents, z.gather(1, order[..., None].expand_as(z)))
 
@@ -153,7 +153,7 @@ def test_normalised(coupling):
     space = torch.tensor(list(itertools.product(range(3), repeat=2)))
 
     def log_prob(x, samples):
-        values = flow.bound(x.repeat_interleave(samples, 0)).value()
+        values = flow.bound(x.repeat_interleave(samples, 0)).log_prob()
         return values.reshape(len(x), samples).logsumexp(1) - math.log(samples)
 
     assert_normalised(log_prob, space, samples=128, repeats=30)
@@ -168,7 +168,7 @@ def test_probabilities_of_all_sets_sum_to_one_for_every_order(groups):
         with torch.no_grad():
             flow.bound(space[:1], Context(noise=tape))
             tape.draws = [draw.expand(len(space), -1, -1) for draw in tape.draws]
-            total = flow.bound(space, Context(noise=tape.rewind())).value().exp().sum()
+            total = flow.bound(space, Context(noise=tape.rewind())).log_prob().exp().sum()
         # The margins at both ends of an interval are lost.
         total = total / (1 - 2 * MARGIN) ** 3
         torch.testing.assert_close(total, torch.ones(()).double(), atol=1e-9, rtol=0)

@@ -11,7 +11,6 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphModel, PackedGraphs
 from graphcnf.graphs.building import has_rules, model_for_graphs, without_rules
-from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.records import sample_records
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
@@ -65,7 +64,7 @@ def test_every_molecule_is_reconstructed(build_model, molecules):
     latents = model.encode(batch)
     assert model.decode(latents, batch.mask).to_packed() == molecules
     assert all(z.isfinite().all() for z in latents.values())
-    bounds = model.bounds(batch)
+    bounds = model.terms(batch)
     assert all((b.correct == 1).all() for b in bounds.values())
 
 
@@ -285,7 +284,7 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
             model.log_prob(GraphBatch(types, bonds, mask))
     if architecture == "pairs":
         with pytest.raises(UserError, match="orders must be 1 for this architecture"):
-            log_prob_of_orders(model, chosen, 2)
+            model.log_prob(chosen, orders=2)
     nothing = GraphBatch(good.node_types[:0], good.edge_labels[:0], good.mask[:0])
     for empty in (nothing, GraphBatch.collate(chosen.subset([]))):
         assert model.log_prob(empty).shape == (0,)

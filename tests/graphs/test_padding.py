@@ -10,7 +10,6 @@ from graphcnf.discrete import SetFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.building import model_for_graphs
-from graphcnf.graphs.stochastic_model import StochasticModel
 
 PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
@@ -55,7 +54,7 @@ def model(request, random_graphs, batch):
 
 def log_prob_of_batch(model, batch, noise):
     """The log-probabilities of graphs, with a tape for a model that draws random numbers."""
-    options = {"noise": noise} if isinstance(model, StochasticModel) else {}
+    options = {"noise": noise} if model.stochastic else {}
     return model.log_prob(batch, **options)
 
 

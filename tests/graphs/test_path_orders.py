@@ -11,8 +11,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.depth_first import earlier_edges
-from graphcnf.graphs.path.orders import log_prob_of_orders, random_depth_first, renumbered
-from graphcnf.graphs.records import log_prob_in_batches
+from graphcnf.graphs.path.orders import random_depth_first, renumbered
 
 
 def is_depth_first(graph, order):
@@ -51,10 +50,10 @@ def test_with_all_orders_the_bound_is_the_probability_of_the_graph(
     every = PackedGraphs.from_lists(every)
     model = build_model(every)
     first = GraphBatch.collate(packed)
-    monkeypatch.setattr("graphcnf.graphs.path.orders.LARGEST_ORDERS", 10_000)
+    monkeypatch.setattr("graphcnf.graphs.path.path_model.LARGEST_ORDERS", 10_000)
     with torch.no_grad():
         exact = torch.logsumexp(model.log_prob(GraphBatch.collate(every)), 0)
-        bounds = [float(log_prob_of_orders(model, packed, k)[0]) for k in (1, 2, 4, 16, 64, 10_000)]
+        bounds = [float(model.log_prob(packed, orders=k)[0]) for k in (1, 2, 4, 16, 64, 10_000)]
         assert bounds[0] == pytest.approx(float(model.log_prob(first)), abs=1e-12)
     assert bounds == sorted(bounds) and bounds[0] < bounds[-1] - 0.1
     assert bounds[-1] == pytest.approx(float(exact), abs=1e-9)
@@ -68,12 +67,12 @@ def test_numberings_are_distinct_and_orders_beyond_the_code_have_no_probability(
     assert len(graphs) > 100 and (np.bincount(owners) >= 1).all()
     assert graphs.subset(np.unique(owners, return_index=True)[1]) == few
     model = build_model(few)
-    log_p = log_prob_of_orders(model, few, 20)
-    assert (log_p >= log_prob_in_batches(model, few) - 1e-5).all()
+    log_p = model.log_prob(few, orders=20)
+    assert (log_p >= model.log_prob(few) - 1e-5).all()
     known = model.knows(GraphBatch.collate(graphs))
     assert known[np.unique(owners, return_index=True)[1]].all() and not known.all()
     # One molecule, one bound, whatever it is batched with.
-    alone = log_prob_of_orders(model, few.subset([7]), 20)
+    alone = model.log_prob(few.subset([7]), orders=20)
     assert math.isclose(float(alone[0]), float(log_p[7]), rel_tol=1e-5)
     with pytest.raises(UserError, match="orders must be an integer from 1 to 1024, got 0"):
-        log_prob_of_orders(model, few, 0)
+        model.log_prob(few, orders=0)

@@ -78,7 +78,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
         log_p = []
         for part in codes.split(4096):
             batch = code.decode(part, torch.ones(part.shape[:2], dtype=torch.bool))
-            log_p.append(sum(b.value() for b in steps.bounds(batch).values()))
+            log_p.append(sum(b.log_prob() for b in steps.terms(batch).values()))
     total = torch.cat(log_p)
     assert len(total) > 2 and total.std() > 1, "too uniform for the test to mean something"
     assert abs(math.log(total.exp().sum())) < 1e-9

@@ -8,6 +8,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.flows.base import record_generators
+from graphcnf.flows.transform import RecordNoise
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.batch import BATCH, batches
 from graphcnf.graphs.building import model_for_graphs
@@ -15,11 +16,9 @@ from graphcnf.graphs.records import (
     BLOCK,
     FIRST_BLOCKS,
     blocks,
-    log_prob_in_batches,
     one_thread,
     sample_records,
 )
-from graphcnf.graphs.stochastic_model import RecordNoise
 
 SEED = 3
 FIRST_BLOCK = FIRST_BLOCKS[1]
@@ -127,17 +126,15 @@ def test_likelihoods_are_the_bound_of_each_graph_with_its_noise(model, pair_mode
     graphs = sample_records(model, range(len(block)), seed=SEED)
     torch.manual_seed(5)
 
-    options = {"noise_seed": SEED, "noise_records": np.asarray(block)}
-    nats = log_prob_in_batches(model, graphs, **options)
+    nats = model.log_prob(graphs, noise=RecordNoise(SEED, block)).numpy()
     assert (nats < 0).all() and nats.std() > 1
     chosen = [0, 1, 50, 127]
     with torch.no_grad():
         for k in chosen:
-            options["noise_records"] = np.asarray([block[k]])
-            alone = log_prob_in_batches(model, graphs.subset([k]), **options)
+            alone = model.log_prob(graphs.subset([k]), noise=RecordNoise(SEED, [block[k]]))
             assert abs(float(alone[0]) - nats[k]) < 1e-6
         other = model.log_prob(GraphBatch.collate(graphs, chosen)).numpy()
     # A draw with other noise is another one, where there is any.
     assert (abs(other - nats[chosen]).max() > 1e-3) == (kind == "pairs")
-    options["noise_records"] = np.asarray(block)
-    assert np.array_equal(log_prob_in_batches(model, graphs, **options), nats)
+    again = model.log_prob(graphs, noise=RecordNoise(SEED, block))
+    assert np.array_equal(again.numpy(), nats)

@@ -137,7 +137,7 @@ def test_vae_is_a_bound_that_rises_with_draws_to_the_probability():
     torch.manual_seed(3)
     assert_lower_bound(model.log_prob, images, samples=(1, 8, 64), repeats=16, exact=exact)
     with torch.no_grad():
-        assert (exact - model.log_prob(images, 1000)).mean() < 0.05
+        assert (exact - model.log_prob(images, samples=1000)).mean() < 0.05
     assert_drawn(model.sample(20_000), images, exact.exp())
 
 

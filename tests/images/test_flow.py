@@ -34,7 +34,7 @@ def test_bound_is_finite_and_rises_with_the_number_of_draws(model, photographs):
     assert model.likelihood == "bound" and not model.flow.exact
     with torch.no_grad():
         assert model.log_prob(photographs).isfinite().all()
-    assert_lower_bound(lambda x, k: model.log_prob(x, k), photographs, samples=(1, 3), repeats=4)
+    assert_lower_bound(model.log_prob, photographs, samples=(1, 3), repeats=4)
 
 
 @pytest.mark.parametrize("samples", [1, 8])
@@ -48,9 +48,9 @@ def test_probabilities_of_all_images_sum_to_one(architecture, samples):
     model.log_prob(images)  # layers that start from data
     copies = 64 // samples
 
-    def log_prob(x, k):
+    def log_prob(x, samples):
         # Many draws in one batch cost little more than one.
-        draws = model.log_prob(x.repeat(copies, 1, 1, 1), k).view(copies, -1)
+        draws = model.log_prob(x.repeat(copies, 1, 1, 1), samples=samples).view(copies, -1)
         return draws.logsumexp(0) - math.log(copies)
 
     assert_normalised(log_prob, images, samples=samples, repeats=8, max_error=0.04)

@@ -181,17 +181,17 @@ def test_marks_that_are_not_given_are_summed_over(flow, smiles):
     pattern = Chem.MolFromSmiles(smiles)
     matches = [marks for marks in configurations_of(one)
                if one.with_marks(marks).HasSubstructMatch(pattern, useChirality=True)]  # fmt: skip
-    (value,), exact = flow.log_prob([one], [given])
+    (value,), exact = flow.scores_given([one], [given])
     assert exact.all()
     assert math.exp(value) == pytest.approx(total(flow, one, matches))
 
 
 def test_without_marks_nothing_is_given(flow):
     one, given = read("CC(F)C(F)Cl")
-    assert flow.log_prob([one], [given])[0] == 0
-    assert flow.log_prob_of_molecules(["CC(F)C(F)Cl"])[0] == 0
+    assert flow.scores_given([one], [given]).nats == 0
+    assert flow.log_prob(["CC(F)C(F)Cl"])[0] == 0
     with pytest.raises(UnparsableSmiles, match="nonsense"):
-        flow.log_prob_of_molecules(["C[C@H](O)N", "nonsense"])
+        flow.log_prob(["C[C@H](O)N", "nonsense"])
 
 
 def test_parallel_equals_stepping(flow, zinc_smiles):

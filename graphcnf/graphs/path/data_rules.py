@@ -89,18 +89,6 @@ def measured_rules(
     return {**sums, "environments": environments}
 
 
-def limit_note(rules: bool, environments: bool = False) -> str:
-    """Return a footnote for tables of samples: what limited the edges of nodes."""
-    if rules and environments:
-        return (
-            "support of the data: on; nodes have the edges and neighbours that nodes in the data "
-            "have, but where drawing could not complete one."
-        )
-    if rules:
-        return "support of the data: on; sums of edge weights are at most those in the data."
-    return "support of the data: off."
-
-
 def with_those_of(known: Environments, graphs: PackedGraphs) -> Environments:
     """Return known environments together with those of all nodes of some graphs."""
     both = Environments(known.node_representatives, known.edge_representatives)

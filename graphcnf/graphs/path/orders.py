@@ -1,4 +1,4 @@
-"""Several depth-first node orders of a graph, and the sum of their probabilities.
+"""Several depth-first node orders of a graph, whose probabilities `PathModel.log_prob` adds.
 
 The model "path" gives a probability to a graph in one node order, that of its *code*. The same
 graph can be drawn in other orders as well, so that its probability is a sum over orders.
@@ -7,15 +7,10 @@ graph can be drawn in other orders as well, so that its probability is a sum ove
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 
-from graphcnf.errors import UserError
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.graphs.path.path_model import PathModel
-from graphcnf.graphs.records import log_prob_in_batches
-from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 # Probability with which `random_depth_first` deviates from the given order: at the first node, and
 # at each branch.
@@ -72,20 +67,3 @@ def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarr
                 lists.append(graph)
                 owners.append(k)
     return PackedGraphs.from_lists(lists), np.array(owners)
-
-
-def log_prob_of_orders(model: Any, graphs: PackedGraphs, orders: int) -> np.ndarray:
-    """Return the log of the summed probabilities of several node orders of each graph, nats.
-
-    p(graph) is the sum over the codes of all its orders. So the result is a lower bound, which is
-    closer the more orders are summed; `PathModel.log_prob` has the given order alone. Orders that
-    differ by a symmetry of the graph have the same code, which counts once. `orders`
-    is at most 1,024.
-    """
-    check_integer("orders", orders, 1, LARGEST_ORDERS)
-    if not isinstance(model, PathModel):
-        raise UserError('orders must be 1 for this architecture: only "path" sums over orders')
-    numbered, owners = renumbered(graphs, orders)
-    nats = np.full(len(graphs), -np.inf)
-    np.logaddexp.at(nats, owners, log_prob_in_batches(model, numbered))
-    return nats

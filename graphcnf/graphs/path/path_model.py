@@ -2,7 +2,7 @@
 
 The *code* of a graph is V categories for each node (`DepthFirstCode`). A graph has one code for
 each of its depth-first *node orders*. The model scores the code of the order that it is given;
-`graphcnf.graphs.path.orders` adds up the codes of several orders.
+`log_prob(orders=K)` adds up the codes of several orders.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from graphcnf.categorical.categorical_flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.coded import CodedModel
+from graphcnf.graphs.graph_model import Loss, likelihood_loss
 from graphcnf.graphs.path.completion import CompletingSupport
 from graphcnf.graphs.path.depth_first import DepthFirstCode
 from graphcnf.graphs.path.network import PathContext, PathNetwork
@@ -25,7 +27,9 @@ from graphcnf.graphs.path.node_states import Environments
 from graphcnf.graphs.path.paths import Path
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.records import BLOCK
+from graphcnf.limits import LARGEST_ORDERS, check_integer
 from graphcnf.pretrained import keep_arguments
+from graphcnf.torch_state import evaluated
 
 
 def support_with_rules(
@@ -139,9 +143,30 @@ class PathModel(CodedModel[PathNetwork]):
         """Return True for each graph that has a code, (B,) bool."""
         return self.code.encode(batch)[1] & batch.mask.any(1)
 
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        if not (self.training and self.random_orders):
-            return self.bounds(batch)
+    @evaluated
+    def log_prob(self, graphs: GraphBatch | PackedGraphs, *, orders: int = 1, **options) -> Tensor:
+        """Return log p(graph | number of nodes), summed over some node orders, (B,) nats.
+
+        It is a lower bound, which is closer the more `orders` are summed. Orders that differ by a
+        symmetry of the graph have the same code, which counts once.
+        """
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        if orders == 1:
+            return super().log_prob(graphs, **options)
+        from graphcnf.graphs.path.orders import renumbered
+
+        packed = graphs.to_packed() if isinstance(graphs, GraphBatch) else graphs
+        numbered, owners = renumbered(packed, orders)
+        nats = np.full(len(packed), -np.inf)
+        np.logaddexp.at(nats, owners, super().log_prob(numbered, **options).numpy())
+        return torch.from_numpy(nats)
+
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0) -> Loss:
+        drawn = self.training and self.random_orders
+        return likelihood_loss(self, batch, self._in_random_order if drawn else self.terms, beta)
+
+    def _in_random_order(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Return `terms`, for a share of the graphs in random order, which the network is told."""
         from graphcnf.graphs.random_order import depth_first
 
         uniforms = torch.rand(*batch.mask.shape, self.max_nodes, device=batch.mask.device)
@@ -159,7 +184,7 @@ class PathModel(CodedModel[PathNetwork]):
         )
         values = batch.condition_values
         context = PathContext(batch.mask, condition_values=values, random_order=chosen)
-        return self.bounds_in(batch, context)
+        return self._terms(batch, context)
 
     def fit_contributions(self, batch: GraphBatch) -> None:
         """Fit the contributions of nodes and edges to the conditions, in place."""
@@ -169,9 +194,3 @@ class PathModel(CodedModel[PathNetwork]):
         path = Path.before_each(x, support.states, support.pad)
         links = contributions.links(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
         contributions.fit(x, links, batch.mask, batch.condition_values)
-
-    def sampling_notes(self, rules: bool) -> list[str]:
-        from graphcnf.graphs.path.data_rules import limit_note
-
-        note = limit_note(rules, self.config.get("environments") is not None)
-        return ["connected: by construction of the code of the connectivity.", note]
