@@ -400,9 +400,9 @@ def assert_normalised(
     estimate of the probability. So the sum over the space, averaged over many calls, is 1 up to its
     standard error.
 
-    `log_prob(space, samples=K)` returns `(B,)` nats, with fresh noise in every call, for all elements of
-    the space, each exactly once. After the first `repeats` calls more follow until 4 (`Z_SCORE`)
-    standard errors are at most `max_error`, or `most_repeats` are reached and the check fails.
+    `log_prob(space, samples=K)` returns `(B,)` nats, with fresh noise in every call, for all
+    elements of the space, each exactly once. After the first `repeats` calls more follow until 4
+    (`Z_SCORE`) standard errors are at most `max_error`, or `most_repeats` are reached and the check fails.
     `atol` is allowed in addition.
     """
     totals: list[float] = []
@@ -435,8 +435,8 @@ def assert_lower_bound(
     More draws tighten a bound. Its mean over samples and many calls is compared for the given
     numbers K.
 
-    `log_prob(x, samples=K)` returns bounds, `(B,)` nats, with fresh noise in every call. `atol` is allowed
-    in addition to 4 (`Z_SCORE`) standard errors, in nats.
+    `log_prob(x, samples=K)` returns bounds, `(B,)` nats, with fresh noise in every call. `atol` is
+    allowed in addition to 4 (`Z_SCORE`) standard errors, in nats.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

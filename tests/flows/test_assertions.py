@@ -169,7 +169,9 @@ def test_wrong_bounds_are_found():
     with pytest.raises(AssertionError, match="exceeds the exact value"):
         assert_lower_bound(model.log_prob, SPACE, exact=model.exact - 0.3)
     with pytest.raises(AssertionError, match="falls"):
-        assert_lower_bound(lambda x, samples: model.log_prob(x, 1) - 0.1 * samples, SPACE, repeats=200)
+        assert_lower_bound(
+            lambda x, samples: model.log_prob(x, 1) - 0.1 * samples, SPACE, repeats=200
+        )
     with pytest.raises(ValueError, match="increase"):
         assert_lower_bound(model.log_prob, SPACE, samples=(8, 1))
 
