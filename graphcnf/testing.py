@@ -402,8 +402,8 @@ def assert_normalised(
 
     `log_prob(space, samples=K)` returns `(B,)` nats, with fresh noise in every call, for all
     elements of the space, each exactly once. After the first `repeats` calls more follow until 4
-    (`Z_SCORE`) standard errors are at most `max_error`, or `most_repeats` are reached and the check fails.
-    `atol` is allowed in addition.
+    (`Z_SCORE`) standard errors are at most `max_error`, or `most_repeats` are reached and the check
+    fails. `atol` is allowed in addition.
     """
     totals: list[float] = []
     error = math.inf
